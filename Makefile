@@ -1,0 +1,46 @@
+# `make` prints this list. Each target sets up what it needs.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check lint format bench mlflow clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: $(READY)  ## make .venv with everything pinned by constraints.txt
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("specvit needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: $(READY)  ## made spectra -> trained model -> test score and figure, in minutes on two CPU cores
+	$(BIN)/specvit train experiment=demo
+
+test: $(READY)  ## the whole test suite
+	$(BIN)/pytest -n 2
+
+check: lint  ## lint, and the tests that take seconds: before every commit
+	$(BIN)/pytest -n 2 -m "not slow"
+
+lint: $(READY)  ## format, style, docstrings, types, and who may import whom
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+	$(BIN)/pyright
+
+format: $(READY)  ## put the code in order
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(READY)  ## training speed on this machine, beside the leanest loop for the same maths
+	$(BIN)/python benchmarks/train_speed.py
+
+mlflow: $(READY)  ## MLflow UI over mlflow.db, on loopback
+	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(CURDIR)/mlflow.db --host 127.0.0.1
+
+clean:  ## remove .venv and caches; runs and made spectra stay
+	rm -rf .venv build dist .pytest_cache .ruff_cache .import_linter_cache

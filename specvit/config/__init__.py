@@ -1,0 +1,1 @@
+"""Configuration: compose (Hydra), build (strict dataclasses), identity (run id), folder (run-folder protocol)."""

@@ -1,0 +1,206 @@
+"""The one door to Hydra's composer: overrides in, a resolved plain dict out, faults as one sentence.
+
+`python -m specvit.train` enters through `hydra.main` for its flags (`--help`, `--cfg`, `-m`, completion); everything
+else calls `compose`. Both pass `check_overrides` first, because Hydra itself lets `+new.key=1` through silently and
+says "Could not override" where "did you mean" would help.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # without it Hydra prints a trace and exits before we can explain
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from specvit.config.schema import ModelConfig
+from specvit.config.spelling import OLDER_OPTIONS, is_known, known_keys, nearest, suggest
+from specvit.errors import ConfigError
+
+VERSION_BASE = "1.3"
+CONFIG_NAME = "config"
+LISTS = ("data.param", "data.file_path", "data.val_path", "data.test_path", "data.class_edges", "opt.betas")
+
+
+def conf_dir() -> Path:
+    """Return the bundled `conf/`: inside an installed package, else at the top of the source tree."""
+    package = Path(__file__).resolve().parents[1]
+    inside = package / "conf"
+    return inside if inside.is_dir() else package.parent / "conf"
+
+
+class UserConf(SearchPathPlugin):
+    """Lays a user's own `./conf` over the bundled one."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Put `./conf` first, unless it is the bundled folder itself."""
+        own = Path.cwd() / "conf"
+        if own.is_dir() and not own.samefile(conf_dir()):
+            search_path.prepend("user", f"file://{own}")
+
+
+def register() -> None:
+    """Make Hydra look into the user's `./conf`; calling it again changes nothing."""
+    if UserConf not in Plugins.instance().discover(SearchPathPlugin):
+        Plugins.instance().register(UserConf)
+
+
+def compose(overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the resolved config of `overrides` as a plain dict; raises `ConfigError`."""
+    register()
+    overrides = tidy(overrides)
+    check_overrides(overrides)
+    with _composer(), explained(overrides):
+        return plain(hydra_compose(CONFIG_NAME, list(overrides)))
+
+
+def plain(composed: DictConfig) -> dict[str, Any]:
+    """Return a composed config as a plain dict with every interpolation resolved, without Hydra's own section."""
+    with explained(()):
+        resolved: Any = OmegaConf.to_container(composed, resolve=True)
+    resolved.pop("hydra", None)
+    return resolved
+
+
+def tidy(overrides: Sequence[str]) -> list[str]:
+    """Return overrides in which `data.param=a,b` is a list, as its user means, and not a sweep over two values."""
+    tidied = []
+    for text in overrides:
+        name, equals, value = text.partition("=")
+        listed = equals and name.lstrip("+") in LISTS and "," in value and value[0] not in "[(\"'"
+        tidied.append(f"{name}=[{value}]" if listed else text)
+    return tidied
+
+
+def check_overrides(overrides: Sequence[str]) -> None:
+    """Raise `ConfigError` for an override that names no known key or option, `+` and `++` included."""
+    parsed = [_parse(text) for text in overrides]
+    with _composer():
+        loader = GlobalHydra.instance().config_loader()
+        assert isinstance(loader, ConfigLoaderImpl)
+        for override in parsed:
+            _check_one(override, loader)
+    _check_tokenizer_agreement(list(overrides), parsed)
+
+
+def _parse(text: str) -> Override:
+    try:
+        return OverridesParser.create().parse_override(text)
+    except HydraException as error:
+        if "=" not in text:
+            raise ConfigError(f"{text!r} is not an override", remedy="write key=value, or --help") from error
+        reason = str(error).splitlines()[-2 if "See https" in str(error) else -1]
+        remedy = "put quotes around special characters, such as key='\"a b\"'"
+        raise ConfigError(f"cannot be read ({reason.strip()})", where=text, remedy=remedy) from error
+
+
+def _check_one(override: Override, loader: ConfigLoaderImpl) -> None:
+    name = override.key_or_group
+    if name == "hydra" or name.startswith(("hydra.", "hydra/")):
+        return
+    options = loader.get_group_options(name.replace(".", "/")) if name != "." else []
+    if override.type == OverrideType.DEL:
+        raise ConfigError("cannot be removed", where=name, remedy="set it to null or to another value")
+    if options and not (name in known_keys() and isinstance(override.value(), dict)):
+        if "." in name:
+            what, remedy = "is a group of files", f"choose one with {name.replace('.', '/')}={options[0]}"
+            raise ConfigError(what, where=name, remedy=remedy)
+        if override.type in (OverrideType.ADD, OverrideType.FORCE_ADD):
+            raise ConfigError("is there already", where=f"+{name}", remedy="type it without the plus sign")
+        for value in _choices(override):
+            if value is not None and str(value) not in options:
+                right = OLDER_OPTIONS.get(name, {}).get(str(value))
+                close = f"it is called {right} here, " if right else nearest(str(value), options)
+                raise ConfigError(
+                    f"has no option {value!r}", where=name, remedy=f"{close}there are {', '.join(options)}"
+                )
+    elif "/" in name:
+        groups = _all_groups(loader)
+        raise ConfigError("unknown group", where=name, remedy=f"{nearest(name, groups)}there are {', '.join(groups)}")
+    elif not is_known(name):
+        raise ConfigError("unknown key", where=name, remedy=suggest(name))
+
+
+def _choices(override: Override) -> list[Any]:
+    """Return what a group override chooses; several with a sweep or a list."""
+    if override.is_sweep_override():
+        return list(override.sweep_string_iterator()) if override.is_discrete_sweep() else []
+    value = override.value()
+    return value if isinstance(value, list) else [value]
+
+
+def _all_groups(loader: ConfigLoaderImpl, parent: str = "") -> list[str]:
+    found = []
+    for group in loader.list_groups(parent):
+        if (full := f"{parent}/{group}" if parent else group) != "hydra":
+            found += [full, *_all_groups(loader, full)]
+    return found
+
+
+def _check_tokenizer_agreement(overrides: list[str], parsed: list[Override]) -> None:
+    """Refuse `model/tokenizer=sw model.proj_fn=C1D`: the file says one thing, the key another."""
+    typed = {o.key_or_group: (o, text) for o, text in zip(parsed, overrides, strict=True)}
+    if not {"model/tokenizer", "model.proj_fn"} <= typed.keys():
+        return
+    key, key_text = typed["model.proj_fn"]
+    group, group_text = typed["model/tokenizer"]
+    if key.is_sweep_override() or group.is_sweep_override():
+        raise ConfigError("cannot be swept beside model.proj_fn", where="model/tokenizer", remedy="sweep one of them")
+    with _composer(), explained(overrides):
+        by_group = hydra_compose(CONFIG_NAME, [group_text]).model.proj_fn
+    aliases = ModelConfig.__dataclass_fields__["proj_fn"].metadata["aliases"]
+    if aliases.get(key.value(), key.value()) != by_group:
+        what = f"{group_text} means model.proj_fn={by_group}, which {key_text} contradicts"
+        raise ConfigError(what, where="model.proj_fn", remedy="drop one of the two")
+
+
+@contextlib.contextmanager
+def _composer() -> Iterator[None]:
+    """Give Hydra's composer our folder, inside or outside of a running `hydra.main`."""
+    register()
+    before = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(conf_dir()), version_base=VERSION_BASE):
+            yield
+    finally:
+        GlobalHydra.instance().hydra = before
+
+
+@contextlib.contextmanager
+def explained(overrides: Sequence[str]) -> Iterator[None]:
+    """Turn what Hydra and OmegaConf raise into one sentence."""
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        raise _explain(error, overrides) from error
+
+
+def _explain(error: Exception, overrides: Sequence[str]) -> ConfigError:
+    text = " ".join(str(error).split("\nSee https")[0].split())
+    if "Ambiguous value for argument" in text:
+        culprit = next((o for o in overrides if o in text), text)
+        return ConfigError(
+            "gives several values", where=culprit, remedy="write [a,b] for a list, or add -m for a sweep"
+        )
+    if "Could not append" in text:
+        culprit = next((o for o in overrides if o.startswith("+")), text)
+        return ConfigError("is there already", where=culprit, remedy="type it without the plus sign")
+    if "tracking.tags" in text:
+        return ConfigError("is a new name", where="tracking.tags", remedy="write +tracking.tags.NAME=VALUE")
+    return ConfigError(
+        text.rstrip("."), where="configuration", remedy="`specvit train --cfg job` shows what is composed"
+    )

@@ -1,0 +1,58 @@
+"""A run's identity: a hash of what changes its result, and of nothing else.
+
+In: every config key but those marked `identity=False` (tracking, device, saving, display, and paths, whose content
+stands in the data manifest instead), the data manifest, and `NUMERICS_VERSION`. A key at its `neutral` value is left
+out, so a key that is added later renames no older run.
+"""
+
+import dataclasses
+import hashlib
+import json
+from typing import Any
+
+from specvit import NUMERICS_VERSION
+from specvit.config.schema import MISSING, Config
+
+
+def identity_of(config: Config, manifest: dict[str, Any], extra: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return what names the run, as a plain dict; `extra` holds e.g. the digest of weights to start from."""
+    parts = {"numerics_version": NUMERICS_VERSION, "config": _identity_part(config), "data": manifest}
+    return {**parts, **({"extra": extra} if extra else {})}
+
+
+def run_id(identity: dict[str, Any]) -> str:
+    """Return the 8 hexadecimal digits that end a run folder's name."""
+    text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def default_name(config: Config) -> str:
+    """Return a readable folder name, such as `c1d-p64-h64-log_g-builtin-5k-s42`."""
+    model, data = config.model, config.data
+    count = "all" if data.num_samples < 0 else short_count(data.num_samples)
+    label = "-".join(data.param) if len(data.param) < 3 else f"{len(data.param)}labels"
+    parts = (model.proj_fn.lower(), f"p{model.patch_size}", f"h{model.hidden_size}", label, data.kind, count)
+    return "-".join((*parts, f"s{config.train.seed}"))
+
+
+def short_count(count: int) -> str:
+    """Return 5k for 5000, 1m for 1000000, 1234 for 1234."""
+    for size, letter in ((1_000_000, "m"), (1000, "k")):
+        if count >= size and count % size == 0:
+            return f"{count // size}{letter}"
+    return str(count)
+
+
+def _identity_part(section: Any) -> dict[str, Any]:
+    part = {}
+    for field in dataclasses.fields(section):
+        value, rules = getattr(section, field.name), field.metadata
+        neutral = rules.get("neutral", MISSING)
+        if not rules.get("identity", True) or (neutral is not MISSING and value == neutral):
+            continue
+        if dataclasses.is_dataclass(value):
+            if inner := _identity_part(value):
+                part[field.name] = inner
+        else:
+            part[field.name] = list(value) if isinstance(value, tuple) else value
+    return part

@@ -1,0 +1,112 @@
+"""Rules that span several keys, checked before anything is opened or written."""
+
+import itertools
+
+from specvit.config.schema import Config, DataConfig, ModelConfig
+from specvit.config.spelling import nearest
+from specvit.errors import ConfigError
+from specvit.quantities import NUM_PIXELS
+
+REGRESSION_METRICS = ("loss", "r2", "mae", "rmse", "mae_norm", "bias", "p90", "slope")
+CLASSIFICATION_METRICS = ("loss", "accuracy")
+LOWER_IS_BETTER = ("loss", "mae", "rmse", "mae_norm", "p90")
+HIGHER_IS_BETTER = ("r2", "accuracy")
+
+
+def check_together(config: Config) -> None:
+    """Raise `ConfigError` for a combination that no run could use."""
+    _check_model(config.model)
+    _check_data(config.data)
+    _check_task(config)
+    _check_training(config)
+    _check_monitor(config)
+
+
+def check_patch(model: ModelConfig, num_pixels: int) -> None:
+    """Raise `ConfigError` if a patch does not fit into a spectrum of `num_pixels`."""
+    if model.patch_size > num_pixels:
+        what = f"is {model.patch_size} but a spectrum has {num_pixels} pixels"
+        raise ConfigError(what, where="model.patch_size", remedy="choose a smaller patch")
+
+
+def _check_model(model: ModelConfig) -> None:
+    check_patch(model, NUM_PIXELS)
+    if model.stride_size > model.patch_size:
+        what = f"is {model.stride_size}, more than model.patch_size={model.patch_size}, so pixels would be skipped"
+        raise ConfigError(what, where="model.stride_size", remedy=f"set model.stride_size={model.patch_size} or less")
+    if model.hidden_size % model.num_attention_heads:
+        what = f"is {model.num_attention_heads}, which does not divide model.hidden_size={model.hidden_size}"
+        raise ConfigError(what, where="model.num_attention_heads", remedy="choose a divisor of the width")
+    if model.proj_fn == "linear" and model.stride_size != model.patch_size:
+        what = f"linear cuts the spectrum into separate patches, but model.stride_size={model.stride_size}"
+        raise ConfigError(what, where="model.proj_fn", remedy="use model.proj_fn=SW or C1D for overlapping patches")
+    if model.pos_encoding_type == "rope" and (model.hidden_size // model.num_attention_heads) % 2:
+        what = "rope turns pairs of channels, so each head needs an even width"
+        raise ConfigError(what, where="model.pos_encoding_type", remedy="change model.num_attention_heads")
+    if model.pos_encoding_type == "sinusoidal" and model.hidden_size % 2:
+        what = "sinusoidal positions need an even model.hidden_size"
+        raise ConfigError(what, where="model.pos_encoding_type", remedy="make model.hidden_size even")
+
+
+def _check_data(data: DataConfig) -> None:
+    if len(set(data.param)) != len(data.param):
+        raise ConfigError(f"names a label twice: {', '.join(data.param)}", where="data.param", remedy="name each once")
+    for name in ("num_samples", "val_samples", "test_samples"):
+        if getattr(data, name) == 0:
+            raise ConfigError("is 0", where=f"data.{name}", remedy="give a number of rows, or -1 for all of them")
+        if data.kind == "builtin" and getattr(data, name) < 0:
+            what = "is -1 (all rows), but built-in spectra are made on demand without end"
+            raise ConfigError(what, where=f"data.{name}", remedy="give a number of rows")
+    if data.kind == "hdf5":
+        for name in ("file_path", "val_path", "test_path"):
+            if getattr(data, name) is None:
+                what = "is not set, and data=hdf5 reads it"
+                remedy = f"set data.{name}=FILE, or use data=builtin for spectra made by specvit"
+                raise ConfigError(what, where=f"data.{name}", remedy=remedy)
+    edges = data.class_edges or ()
+    if any(right <= left for left, right in itertools.pairwise(edges)):
+        raise ConfigError(f"must rise, not {list(edges)}", where="data.class_edges", remedy="sort them, each once")
+
+
+def _check_task(config: Config) -> None:
+    classifies = config.model.task_type == "cls"
+    if classifies != (config.loss.name == "ce"):
+        what = f"{config.loss.name} does not go with model.task_type={config.model.task_type}"
+        raise ConfigError(what, where="loss.name", remedy="use loss=ce" if classifies else "use loss=mse, l1 or huber")
+    if classifies and len(config.data.param) != 1:
+        raise ConfigError("classification takes one label", where="data.param", remedy="name one")
+    if config.data.class_edges and not classifies:
+        remedy = "set model.task_type=cls loss=ce, or data.class_edges=null"
+        raise ConfigError("is set, but the task is regression", where="data.class_edges", remedy=remedy)
+
+
+def _check_training(config: Config) -> None:
+    train, opt = config.train, config.opt
+    step_rows = train.batch_size * train.accumulate
+    if 0 < config.data.num_samples < step_rows:
+        what = f"one step takes {step_rows} spectra but data.num_samples={config.data.num_samples}"
+        raise ConfigError(
+            what, where="train.batch_size", remedy=f"set train.batch_size={config.data.num_samples} or less"
+        )
+    if opt.warmup_epochs >= train.epochs:
+        what = f"is {opt.warmup_epochs:g}, not less than train.epochs={train.epochs}"
+        raise ConfigError(what, where="opt.warmup_epochs", remedy="warm up for a part of the run")
+    if opt.lr_sch in ("cosine", "onecycle") and opt.eta_min > opt.lr:
+        what = f"is {opt.eta_min:g}, above opt.lr={opt.lr:g}"
+        raise ConfigError(what, where="opt.eta_min", remedy=f"set opt.eta_min={opt.lr / 100:g} or less")
+    if train.compile and train.checkpoint_blocks:
+        raise ConfigError("cannot be combined with train.checkpoint_blocks", where="train.compile", remedy="drop one")
+
+
+def _check_monitor(config: Config) -> None:
+    stopping = config.train.early_stopping
+    names = CLASSIFICATION_METRICS if config.model.task_type == "cls" else REGRESSION_METRICS
+    allowed = [f"val_{name}" for name in names if name in LOWER_IS_BETTER + HIGHER_IS_BETTER]
+    where = "train.early_stopping.monitor"
+    if stopping.monitor not in allowed:
+        what = f"{stopping.monitor!r} is none of {', '.join(allowed)}"
+        raise ConfigError(what, where=where, remedy=nearest(stopping.monitor, allowed).strip())
+    right = "min" if stopping.monitor.removeprefix("val_") in LOWER_IS_BETTER else "max"
+    if stopping.mode != right:
+        what = f"is {stopping.mode}, but a better {stopping.monitor} is a {'lower' if right == 'min' else 'higher'} one"
+        raise ConfigError(what, where="train.early_stopping.mode", remedy=f"set train.early_stopping.mode={right}")

@@ -1,0 +1,166 @@
+"""Every config key with its type, default, choices and range; the YAML files of `conf/` only set values.
+
+The rest of specvit sees these frozen dataclasses and nothing of Hydra. A part is handed its own section.
+`key(...)` notes what the strict builder checks: `low`/`high` (inclusive), `above` (exclusive), `choices`,
+`aliases` (other spellings of a value, replaced before the run is named), and `identity=False` for keys that
+cannot change a result. `neutral=` marks a key that was added later: at that value it is left out of the
+run id, so older runs keep their names.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+MISSING = object()
+
+
+def key(
+    default: Any,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    choices: tuple[str, ...] = (),
+    aliases: dict[str, str] | None = None,
+    identity: bool = True,
+    neutral: Any = MISSING,
+) -> Any:
+    """Declare one config key with its default and what the builder checks of it."""
+    metadata = {"low": low, "high": high, "above": above, "choices": choices, "aliases": aliases or {}}
+    return field(default=default, metadata={**metadata, "identity": identity, "neutral": neutral})
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """`model`: the network, from pixels to the prediction."""
+
+    kind: str = key("vit", choices=("vit",))
+    task_type: str = key("reg", choices=("reg", "cls"), aliases={"regression": "reg", "classification": "cls"})
+    patch_size: int = key(16, low=1)
+    stride_size: int = key(16, low=1)
+    hidden_size: int = key(256, low=1)
+    num_hidden_layers: int = key(6, low=1)
+    num_attention_heads: int = key(8, low=1)
+    intermediate_size: int = key(1024, low=1)
+    dropout: float = key(0.1, low=0.0, high=0.95)
+    proj_fn: str = key("C1D", choices=("C1D", "SW", "linear"), aliases={"CNN": "C1D", "c1d": "C1D", "sw": "SW"})
+    pos_encoding_type: str = key("learned", choices=("learned", "sinusoidal", "rope", "none"))
+    pool: str = key("cls", choices=("cls", "mean", "attention"))
+    qkv_bias: bool = key(True)
+    init: str = key("specvit", choices=("specvit", "legacy"))
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """`data`: which spectra, which labels, how both are normalised."""
+
+    kind: str = key("hdf5", choices=("hdf5", "builtin"))
+    root: str | None = key(None, identity=False)
+    file_path: tuple[str, ...] | None = key(None, identity=False)
+    val_path: tuple[str, ...] | None = key(None, identity=False)
+    test_path: tuple[str, ...] | None = key(None, identity=False)
+    num_samples: int = key(-1, low=-1)
+    val_samples: int = key(-1, low=-1)
+    test_samples: int = key(-1, low=-1)
+    subset: str = key("first", choices=("first", "random"))
+    subset_seed: int = key(0, low=0)
+    param: tuple[str, ...] = key(("log_g",))
+    class_edges: tuple[float, ...] | None = key(None)
+    label_norm: str = key("standard", choices=("standard", "minmax", "none"))
+    flux_norm: str = key("standard", choices=("standard", "none"))
+    order: str = key("global", choices=("global", "block"))
+    builtin_seed: int = key(0, low=0)
+    resident: str = key("auto", choices=("auto", "never"), identity=False)
+    storage: str = key("float32", choices=("float32", "float16"))
+
+
+@dataclass(frozen=True)
+class NoiseConfig:
+    """`noise`: fresh noise each training step, one fixed realisation for val and test."""
+
+    noise_level: float = key(1.0, low=0.0)
+    noise_type: str = key("heteroscedastic", choices=("heteroscedastic", "homoscedastic", "none"))
+    eval_seed: int = key(42, low=0)
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """`loss`: computed in float32 on normalised labels."""
+
+    name: str = key("mse", choices=("mse", "l1", "huber", "ce"), aliases={"l2": "mse", "mae": "l1"})
+    huber_delta: float = key(1.0, above=0.0)
+    label_smoothing: float = key(0.0, low=0.0, high=0.5)
+
+
+@dataclass(frozen=True)
+class OptConfig:
+    """`opt`: optimizer and learning-rate schedule; durations in epochs, turned into steps once."""
+
+    type: str = key(
+        "AdamW", choices=("AdamW", "Adam", "SGD", "RMSprop"), aliases={"adamw": "AdamW", "adam": "Adam", "sgd": "SGD"}
+    )
+    lr: float = key(3e-4, above=0.0)
+    weight_decay: float = key(0.01, low=0.0)
+    betas: tuple[float, float] = key((0.9, 0.999), low=0.0, high=0.9999999)
+    momentum: float = key(0.9, low=0.0, high=0.9999999)
+    lr_sch: str = key("cosine", choices=("cosine", "plateau", "onecycle", "constant", "step", "none"))
+    eta_min: float = key(1e-5, low=0.0)
+    warmup_epochs: float = key(0.0, low=0.0)
+    step_epochs: float = key(30.0, above=0.0)
+    factor: float = key(0.5, above=0.0, high=1.0)
+    plateau_patience: int = key(10, low=0)
+
+
+@dataclass(frozen=True)
+class EarlyStoppingConfig:
+    """`train.early_stopping`: `monitor` also chooses the best checkpoint; patience null never stops early."""
+
+    monitor: str = key("val_mae")
+    mode: str = key("min", choices=("min", "max"))
+    patience: int | None = key(None, low=1)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """`train`: the loop. `batch_size` is one forward pass; a step takes `batch_size * accumulate` spectra."""
+
+    epochs: int = key(200, low=1)
+    batch_size: int = key(256, low=1)
+    accumulate: int = key(1, low=1)
+    precision: str = key("16-mixed", choices=("32", "16-mixed", "bf16-mixed", "auto"))
+    gradient_clip: float | None = key(0.5, above=0.0)
+    early_stopping: EarlyStoppingConfig = field(default_factory=EarlyStoppingConfig)
+    save_every: int = key(1, low=1, identity=False)
+    init_from: str | None = key(None, identity=False)
+    device: str = key("auto", identity=False)
+    threads: int | None = key(None, low=1, identity=False)
+    seed: int = key(42, low=0)
+    deterministic: bool = key(True)
+    compile: bool = key(False)
+    checkpoint_blocks: bool = key(False)
+    rerun: bool = key(False, identity=False)
+
+
+@dataclass(frozen=True)
+class TrackingConfig:
+    """`tracking`: names and places; nothing here can change a result, so nothing here is in the run id."""
+
+    experiment: str = key("specvit", identity=False)
+    uri: str | None = key(None, identity=False)
+    name: str | None = key(None, identity=False)
+    tags: dict[str, str] = field(default_factory=dict, metadata={"identity": False})
+    notes: str | None = key(None, identity=False)
+    folder: str = key("outputs", identity=False)
+    progress: str = key("auto", choices=("auto", "bar", "lines", "none"), identity=False)
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run, whole."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    noise: NoiseConfig = field(default_factory=NoiseConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    opt: OptConfig = field(default_factory=OptConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)

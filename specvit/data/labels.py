@@ -1,0 +1,110 @@
+"""Labels as the network sees them and back. Statistics come from the training subset only and are saved with the model.
+
+Legend: N rows, K labels.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from specvit.errors import DataError
+
+
+@dataclass(frozen=True)
+class LabelScaler:
+    """Regression targets: normalised = (label - offset) / scale, one pair a label, in the label's unit."""
+
+    names: tuple[str, ...]
+    offset: tuple[float, ...]
+    scale: tuple[float, ...]
+
+    num_classes = 0
+
+    @property
+    def num_outputs(self) -> int:
+        """Outputs that the network needs."""
+        return len(self.names)
+
+    def encode(self, labels_NK: np.ndarray) -> np.ndarray:
+        """Return normalised labels (N, K), float32."""
+        return ((labels_NK - np.array(self.offset)) / np.array(self.scale)).astype(np.float32)
+
+    def decode(self, normalised_NK: np.ndarray) -> np.ndarray:
+        """Return labels (N, K) in their units, float64."""
+        return normalised_NK.astype(np.float64) * np.array(self.scale) + np.array(self.offset)
+
+
+@dataclass(frozen=True)
+class ClassCoder:
+    """Classification targets: bins of one label between `edges`, or the values of an integer column."""
+
+    names: tuple[str, ...]
+    edges: tuple[float, ...] = ()
+    values: tuple[int, ...] = ()
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.edges) + 1 if self.edges else len(self.values)
+
+    @property
+    def num_outputs(self) -> int:
+        """Outputs that the network needs."""
+        return self.num_classes
+
+    def encode(self, labels_NK: np.ndarray) -> np.ndarray:
+        """Return class numbers (N,), int64; raises `DataError` for a value that training never saw."""
+        if self.edges:
+            return np.digitize(labels_NK[:, 0], self.edges).astype(np.int64)
+        known = {value: number for number, value in enumerate(self.values)}
+        strange = sorted(set(np.unique(labels_NK[:, 0]).tolist()) - set(known))
+        if strange:
+            what = f"holds class {strange[0]:g}, which the training rows do not"
+            raise DataError(
+                what, where=f"label {self.names[0]}", remedy="train on every class, or set data.class_edges"
+            )
+        return np.array([known[int(value)] for value in labels_NK[:, 0]], dtype=np.int64)
+
+
+TargetCoder = LabelScaler | ClassCoder
+
+
+def fit_scaler(labels_NK: np.ndarray, names: tuple[str, ...], kind: str) -> LabelScaler:
+    """Return the scaler of training labels: `standard` (mean, std), `minmax` (to 0..1) or `none`.
+
+    Raises `DataError` for a label that is constant.
+    """
+    spread_K = labels_NK.max(axis=0) - labels_NK.min(axis=0)
+    if (spread_K == 0).any():
+        name = names[int(np.argmin(spread_K))]
+        raise DataError("is the same in every training row", where=f"label {name}", remedy="choose another data.param")
+    offset_K, scale_K = np.zeros(len(names)), np.ones(len(names))
+    if kind == "standard":
+        offset_K, scale_K = labels_NK.mean(axis=0), labels_NK.std(axis=0)
+    elif kind == "minmax":
+        offset_K, scale_K = labels_NK.min(axis=0), spread_K
+    return LabelScaler(names, tuple(map(float, offset_K)), tuple(map(float, scale_K)))
+
+
+def fit_classes(labels_NK: np.ndarray, names: tuple[str, ...], edges: tuple[float, ...] | None) -> ClassCoder:
+    """Return the coder of training labels: bins between `edges`, or the distinct values of an integer column."""
+    if edges:
+        return ClassCoder(names, edges=edges)
+    values = np.unique(labels_NK[:, 0])
+    if (values != values.astype(np.int64)).any() or not 2 <= len(values) <= 1000:
+        what = "is no column of class numbers"
+        raise DataError(what, where=f"label {names[0]}", remedy="set data.class_edges=[...] to cut it into classes")
+    return ClassCoder(names, values=tuple(int(value) for value in values))
+
+
+def coder_to_dict(coder: TargetCoder) -> dict[str, Any]:
+    """Return a coder as plain lists and numbers, for a checkpoint."""
+    plain = {name: list(value) for name, value in asdict(coder).items()}
+    return {"kind": "labels" if isinstance(coder, LabelScaler) else "classes", **plain}
+
+
+def coder_from_dict(plain: dict[str, Any]) -> TargetCoder:
+    """Return the coder that `coder_to_dict` wrote."""
+    fields = {name: tuple(value) for name, value in plain.items() if name != "kind"}
+    return LabelScaler(**fields) if plain["kind"] == "labels" else ClassCoder(**fields)

@@ -1,0 +1,81 @@
+"""Noise: fresh in training, one fixed realisation a row in evaluation; and the normalisation that follows it.
+
+Legend: B batch, P pixels. `flux` is median-normalised flux, `error` its 1 sigma in the same unit.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from specvit import seeding
+from specvit.config.schema import NoiseConfig
+from specvit.data.views import Spectra
+
+STATISTICS_ROWS = 20_000
+"""Rows from which the mean spectrum is made: more would not move it by a tenth of the noise."""
+STATISTICS_CHUNK = 1024
+
+
+def sigma_of(error_BP: Tensor, noise: NoiseConfig) -> Tensor | None:
+    """Return the noise's sigma a pixel (B, P) or (B, 1), or None for clean flux."""
+    if noise.noise_type == "none" or noise.noise_level == 0.0:
+        return None
+    if noise.noise_type == "homoscedastic":
+        error_BP = error_BP.median(dim=1, keepdim=True).values
+    return error_BP * noise.noise_level
+
+
+def training_noise(shape: tuple[int, ...], *, seed: int, step: int, device: torch.device) -> Tensor:
+    """Return unit Gaussian noise for the whole batch of one step, keyed by (seed, step)."""
+    generator = seeding.torch_rng(seed, "noise", step, device=device)
+    return torch.randn(shape, generator=generator, device=device)
+
+
+def evaluation_noise(rows_B: np.ndarray, num_pixels: int, *, seed: int, split: str) -> np.ndarray:
+    """Return unit Gaussian noise (B, P), float32; a row's noise depends on (seed, split, row) alone."""
+    noise_BP = np.empty((len(rows_B), num_pixels), dtype=np.float32)
+    for noise_P, row in zip(noise_BP, rows_B, strict=True):
+        seeding.numpy_rng(seed, "eval_noise", split, int(row)).standard_normal(out=noise_P, dtype=np.float32)
+    return noise_BP
+
+
+@dataclass(frozen=True)
+class FluxNorm:
+    """Network input = (noisy flux - mean spectrum) / scale. Statistics of the training subset, saved with the model."""
+
+    mean_P: Tensor
+    scale: float
+
+    def __call__(self, flux_BP: Tensor) -> Tensor:
+        """Return normalised flux (B, P), float32."""
+        return (flux_BP - self.mean_P) / self.scale
+
+    def to(self, device: torch.device) -> "FluxNorm":
+        """Return the same normaliser on `device`."""
+        return FluxNorm(self.mean_P.to(device), self.scale)
+
+
+def fit_flux_norm(spectra: Spectra, kind: str, noise: NoiseConfig) -> FluxNorm:
+    """Return the normaliser of a training view: `standard` centres on its mean spectrum and scales to unit power.
+
+    The scale is one number, the root mean square of (flux - mean spectrum) with the noise's variance added, so the
+    network's input has unit power at any noise level. `none` leaves the flux as it is. Sums are float64 over fixed
+    chunks of the first `STATISTICS_ROWS` rows, so they do not depend on the hardware.
+    """
+    pixels = spectra.num_pixels
+    if kind == "none":
+        return FluxNorm(torch.zeros(pixels), 1.0)
+    rows = min(len(spectra), STATISTICS_ROWS)
+    sum_P, square, variance = np.zeros(pixels), np.zeros(pixels), 0.0
+    for start in range(0, rows, STATISTICS_CHUNK):
+        flux_BP, error_BP = spectra.gather(np.arange(start, min(start + STATISTICS_CHUNK, rows)))
+        flux_BP = np.clip(flux_BP, 0.0, None).astype(np.float64)
+        sum_P += flux_BP.sum(axis=0)
+        square += np.square(flux_BP).sum(axis=0)
+        sigma_BP = sigma_of(torch.from_numpy(error_BP), noise)
+        variance += 0.0 if sigma_BP is None else float(sigma_BP.double().square().expand(-1, pixels).sum())
+    mean_P = sum_P / rows
+    power = float((square / rows - mean_P**2).mean()) + variance / (rows * pixels)
+    return FluxNorm(torch.from_numpy(mean_P.astype(np.float32)), max(power, 1e-12) ** 0.5)

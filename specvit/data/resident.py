@@ -1,0 +1,183 @@
+"""Batches on the device. Where the arrays lie (device, host memory, files) never changes what a batch holds.
+
+Legend: N rows of a view, B rows of a step, P pixels.
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from specvit.config.schema import DataConfig, NoiseConfig
+from specvit.data.noise import FluxNorm, evaluation_noise, sigma_of, training_noise
+from specvit.data.order import epoch_order
+from specvit.data.views import Spectra
+from specvit.quantities import Batch
+
+EVAL_BATCH = 256
+"""Rows a forward pass in evaluation: fixed, so that a score never depends on a training setting."""
+SHARE_OF_FREE = 0.5
+"""Share of a device's free memory that resident spectra may take; the rest is for activations."""
+COPY_ROWS = 4096
+CACHED_EVAL_BYTES = 256 * 2**20
+
+
+class Store:
+    """Flux and error of a view, gathered by view row onto the device, wherever they lie."""
+
+    def __init__(self, spectra: Spectra, data: DataConfig, device: torch.device) -> None:
+        """On a CPU contiguous files are mapped and nothing is copied; chunked ones are unpacked once if they fit."""
+        self.spectra, self.device = spectra, device
+        self.dtype = torch.float16 if data.storage == "float16" else torch.float32
+        self.arrays: tuple[Tensor, Tensor] | None = None
+        wanted = data.resident == "auto" and (device.type != "cpu" or not spectra.contiguous)
+        size = 2 * len(spectra) * spectra.num_pixels * torch.finfo(self.dtype).bits // 8
+        if wanted and size <= SHARE_OF_FREE * _free_bytes(device):
+            self.arrays = self._load()
+
+    @property
+    def place(self) -> str:
+        """Say where the spectra lie, for the banner."""
+        if self.arrays is not None:
+            return "in memory" if self.device.type == "cpu" else f"on {self.device}"
+        return "mapped from files" if self.spectra.contiguous else "read from chunked files (slow)"
+
+    def gather(self, index_B: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Return clipped flux and error (B, P), float32, on the device."""
+        if self.arrays is None:
+            flux_BP, error_BP = self.host(index_B)
+            flux_BP, error_BP = flux_BP.to(self.device), error_BP.to(self.device)
+        else:
+            index = torch.from_numpy(index_B).to(self.device)
+            flux_BP, error_BP = self.arrays[0][index], self.arrays[1][index]
+        return flux_BP.float(), error_BP.float()
+
+    def host(self, index_B: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Return clipped flux and error (B, P) in the storage type, in host memory."""
+        flux_BP, error_BP = (torch.from_numpy(array) for array in self.spectra.gather(index_B))
+        return flux_BP.clamp_(min=0.0).to(self.dtype), error_BP.to(self.dtype)
+
+    def _load(self) -> tuple[Tensor, Tensor]:
+        shape = (len(self.spectra), self.spectra.num_pixels)
+        flux_NP = torch.empty(shape, dtype=self.dtype, device=self.device)
+        error_NP = torch.empty_like(flux_NP)
+        for start in range(0, shape[0], COPY_ROWS):
+            rows = slice(start, min(start + COPY_ROWS, shape[0]))
+            flux_NP[rows], error_NP[rows] = self.host(np.arange(rows.start, rows.stop))
+        return flux_NP, error_NP
+
+
+@dataclass
+class TrainData:
+    """The training view: `batch(step)` is a pure function of the configuration and the step."""
+
+    store: Store
+    targets: Tensor
+    flux_norm: FluxNorm
+    noise: NoiseConfig
+    order: str
+    seed: int
+    step_rows: int
+
+    def __post_init__(self) -> None:
+        """Prepare the look-ahead thread, which only helps where gathering and computing run on different hardware."""
+        self._epoch, self._order_N = -1, np.empty(0, dtype=np.int64)
+        ahead = self.store.arrays is None and self.store.device.type != "cpu"
+        self._pool = ThreadPoolExecutor(1) if ahead else None
+        self._next: tuple[int, Future[tuple[Tensor, Tensor]]] | None = None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole steps an epoch; the last rows of an epoch's order that fill no step wait for the next shuffle."""
+        return len(self.targets) // self.step_rows
+
+    def batch(self, step: int) -> Batch:
+        """Return the batch of `step` (counted from 0 over all epochs): gathered, noised, normalised, on the device."""
+        index_B = self._rows(step)
+        flux_BP, error_BP = self._gather(step, index_B)
+        sigma_BP = sigma_of(error_BP, self.noise)
+        if sigma_BP is not None:
+            device = self.store.device
+            flux_BP = flux_BP + sigma_BP * training_noise(
+                tuple(flux_BP.shape), seed=self.seed, step=step, device=device
+            )
+        return Batch(self.flux_norm(flux_BP), self.targets[torch.from_numpy(index_B).to(self.targets.device)])
+
+    def _rows(self, step: int) -> np.ndarray:
+        epoch, within = divmod(step, self.steps_per_epoch)
+        if epoch != self._epoch:
+            self._order_N = epoch_order(len(self.targets), seed=self.seed, epoch=epoch, order=self.order)
+            self._epoch = epoch
+        return self._order_N[within * self.step_rows : (within + 1) * self.step_rows]
+
+    def _gather(self, step: int, index_B: np.ndarray) -> tuple[Tensor, Tensor]:
+        if self._pool is None:
+            return self.store.gather(index_B)
+        ready = self._next[1].result() if self._next and self._next[0] == step else self.store.host(index_B)
+        if (step + 1) % self.steps_per_epoch:
+            self._next = (step + 1, self._pool.submit(self.store.host, self._rows(step + 1)))
+        device = self.store.device
+        return ready[0].to(device).float(), ready[1].to(device).float()
+
+
+@dataclass
+class EvalData:
+    """A validation or test view: fixed noise, fixed batches, in row order."""
+
+    store: Store
+    targets: Tensor
+    flux_norm: FluxNorm
+    noise: NoiseConfig
+    split: str
+
+    def __post_init__(self) -> None:
+        """Keep the noisy input of a small set instead of making it again each epoch."""
+        small = 4 * len(self.targets) * self.store.spectra.num_pixels <= CACHED_EVAL_BYTES
+        self._cache: dict[int, Batch] | None = {} if small else None
+
+    def __len__(self) -> int:
+        """Number of spectra."""
+        return len(self.targets)
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield the whole set in batches of `EVAL_BATCH` rows; the last one may be shorter."""
+        for start in range(0, len(self), EVAL_BATCH):
+            if self._cache is not None and start in self._cache:
+                yield self._cache[start]
+                continue
+            batch = self._make(np.arange(start, min(start + EVAL_BATCH, len(self))))
+            if self._cache is not None:
+                self._cache[start] = batch
+            yield batch
+
+    def _make(self, index_B: np.ndarray) -> Batch:
+        flux_BP, error_BP = self.store.gather(index_B)
+        sigma_BP = sigma_of(error_BP, self.noise)
+        if sigma_BP is not None:
+            rows_B = self.store.spectra.rows_N[index_B]
+            unit = evaluation_noise(rows_B, flux_BP.shape[1], seed=self.noise.eval_seed, split=self.split)
+            flux_BP = flux_BP + sigma_BP * torch.from_numpy(unit).to(flux_BP.device)
+        return Batch(self.flux_norm(flux_BP), self.targets[int(index_B[0]) : int(index_B[-1]) + 1])
+
+
+def signal_to_noise(spectra: Spectra, noise: NoiseConfig) -> np.ndarray:
+    """Return S/N (N,) = median over pixels of flux/error, divided by the noise level (infinite for clean flux)."""
+    clean = noise.noise_type == "none" or noise.noise_level == 0.0
+    snr_N = np.empty(len(spectra))
+    for start in range(0, len(spectra), COPY_ROWS):
+        rows = np.arange(start, min(start + COPY_ROWS, len(spectra)))
+        flux_BP, error_BP = spectra.gather(rows)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            snr_N[rows] = np.median(np.clip(flux_BP, 0.0, None) / error_BP, axis=1)
+    return np.full(len(spectra), np.inf) if clean else snr_N / noise.noise_level
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    import os
+
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,192 @@
+"""HDF5 shards in the simulator's layout: opened and checked cheaply, never loaded whole. Written here, too.
+
+Arrays that lie contiguously in the file are memory-mapped, so several runs on a host share the page cache and hold
+no copy; chunked or compressed ones are read through HDF5. The label table is read by pandas (PyTables), and never
+while h5py has the same file open: the two libraries do not share a file handle well.
+"""
+
+import glob
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from specvit.errors import DataError
+from specvit.quantities import ERROR, FLUX, PARAMS, WAVE
+
+
+@dataclass(frozen=True)
+class Array2D:
+    """A float array (rows, pixels) inside an HDF5 file; `offset` in bytes if it lies contiguously."""
+
+    path: Path
+    name: str
+    rows: int
+    pixels: int
+    dtype: np.dtype[Any]
+    offset: int | None
+
+    def open(self) -> Any:
+        """Return something to index by rows: a read-only memory map, or an HDF5 dataset of a file kept open."""
+        if self.offset is not None:
+            shape = (self.rows, self.pixels)
+            return np.memmap(self.path, dtype=self.dtype, mode="r", offset=self.offset, shape=shape)
+        return h5py.File(self.path, "r")[self.name]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file: its two arrays and its wavelengths (P,) in vacuum Angstrom."""
+
+    path: Path
+    flux: Array2D
+    error: Array2D
+    wave_P: np.ndarray
+
+    @property
+    def rows(self) -> int:
+        """Number of spectra."""
+        return self.flux.rows
+
+
+def find_files(patterns: Sequence[str], *, root: str | None, where: str) -> list[Path]:
+    """Return the files of paths and globs under `root` (None: the working directory), each pattern's in natural order.
+
+    Raises `DataError` naming the config key `where` if the root or any pattern gives nothing.
+    """
+    base = Path(root).expanduser() if root else Path()
+    if root and not base.is_dir():
+        raise DataError(
+            f"{base} is no folder",
+            where="data.root",
+            remedy="set data.root=FOLDER or SPECVIT_DATA, or use data=builtin",
+        )
+    files: list[Path] = []
+    for pattern in patterns:
+        full = str(base / Path(pattern).expanduser())
+        found = sorted(glob.glob(full), key=_natural) if glob.has_magic(full) else [full] * os.path.exists(full)
+        if not found:
+            hint = "" if root else ", or data.root=FOLDER for relative paths,"
+            raise DataError(
+                f"nothing lies at {full}", where=where, remedy=f"set {where}=FILE{hint} or use data=builtin"
+            )
+        files += [Path(name) for name in found]
+    return files
+
+
+def open_shard(path: Path) -> Shard:
+    """Return a file as a shard after checking layout, shapes and length; raises `DataError`."""
+    if path.is_dir():
+        raise DataError("is a folder, not an HDF5 file", where=str(path), remedy="name the file in it")
+    try:
+        with h5py.File(path, "r") as file:
+            flux, error = _array(file, path, FLUX), _array(file, path, ERROR)
+            wave_P = _dataset(file, path, WAVE)[()]
+    except OSError as problem:
+        reason = "is truncated" if "truncated" in str(problem) else f"is not a readable HDF5 file ({_short(problem)})"
+        raise DataError(reason, where=str(path), remedy="copy or make it again") from problem
+    if (flux.rows, flux.pixels) != (error.rows, error.pixels):
+        what = f"has shape {error.rows, error.pixels} but the flux has {flux.rows, flux.pixels}"
+        raise DataError(what, where=f"{path}:{ERROR}", remedy="both need one value a pixel")
+    _check_wave(np.asarray(wave_P, dtype=np.float64), flux.pixels, path)
+    return Shard(path=path, flux=flux, error=error, wave_P=np.asarray(wave_P, dtype=np.float64))
+
+
+def open_shards(paths: Sequence[Path]) -> list[Shard]:
+    """Open several files as one index; raises `DataError` if one is named twice or their wavelengths differ."""
+    resolved = [path.resolve() for path in paths]
+    if len(set(resolved)) < len(resolved):
+        twice = next(p for i, p in enumerate(paths) if resolved[i] in resolved[:i])
+        raise DataError("is named twice", where=str(twice), remedy="name each shard once")
+    shards = [open_shard(path) for path in paths]
+    first = shards[0]
+    for shard in shards[1:]:
+        if len(shard.wave_P) != len(first.wave_P) or not np.allclose(shard.wave_P, first.wave_P, rtol=0, atol=0.01):
+            what = f"has other wavelengths than {first.path}"
+            raise DataError(what, where=f"{shard.path}:{WAVE}", remedy="shards of one set need one wavelength grid")
+    return shards
+
+
+def read_labels(shard: Shard) -> Any:
+    """Return the label table of a shard as a pandas DataFrame with one row a spectrum; raises `DataError`."""
+    import pandas as pd
+
+    try:
+        table: Any = pd.read_hdf(shard.path)
+    except (ValueError, KeyError, OSError, AttributeError) as problem:
+        what = f"has no label table that pandas can read ({_short(problem)})"
+        raise DataError(
+            what, where=str(shard.path), remedy=f"write one with DataFrame.to_hdf(FILE, key='{PARAMS}')"
+        ) from problem
+    if len(table) != shard.rows:
+        what = f"has {len(table)} label rows but {shard.rows} spectra"
+        raise DataError(what, where=f"{shard.path}:{PARAMS}", remedy="make the file again")
+    return table.reset_index(drop=True)
+
+
+def write_shard(path: Path, *, wave_P: np.ndarray, flux_NP: np.ndarray, error_NP: np.ndarray, labels: Any) -> None:
+    """Write one shard, contiguous float32 arrays and a pandas table, atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.parent / f".{path.name}.{os.getpid()}.tmp"
+    try:
+        with h5py.File(scratch, "w") as file:
+            file[WAVE] = np.asarray(wave_P, dtype=np.float64)
+            file[FLUX] = np.asarray(flux_NP, dtype=np.float32)
+            file[ERROR] = np.asarray(error_NP, dtype=np.float32)
+        labels.to_hdf(scratch, key=PARAMS, mode="a", format="table", index=False)
+        with open(scratch, "rb+") as stream:
+            os.fsync(stream.fileno())
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def _dataset(file: h5py.File, path: Path, name: str) -> h5py.Dataset:
+    found = file.get(name)
+    if not isinstance(found, h5py.Dataset):
+        remedy = "`specvit data inspect FILE` shows what it holds; docs/data.md has the layout"
+        raise DataError("is missing", where=f"{path}:{name}", remedy=remedy)
+    return found
+
+
+def _array(file: h5py.File, path: Path, name: str) -> Array2D:
+    dataset = _dataset(file, path, name)
+    where = f"{path}:{name}"
+    if dataset.ndim != 2 or 0 in dataset.shape:
+        raise DataError(f"has shape {dataset.shape}, not (spectra, pixels)", where=where, remedy="make the file again")
+    if dataset.dtype.kind != "f":
+        raise DataError(
+            f"has type {dataset.dtype}, not a floating-point type", where=where, remedy="store it as float32"
+        )
+    rows, pixels = dataset.shape
+    offset = dataset.id.get_offset() if dataset.chunks is None else None
+    if offset is not None and offset + dataset.nbytes > path.stat().st_size:
+        raise DataError("reaches beyond the end of the file, which is truncated", where=where, remedy="copy it again")
+    return Array2D(path=path, name=name, rows=rows, pixels=pixels, dtype=dataset.dtype, offset=offset)
+
+
+def _check_wave(wave_P: np.ndarray, pixels: int, path: Path) -> None:
+    where = f"{path}:{WAVE}"
+    if wave_P.shape != (pixels,):
+        raise DataError(f"has shape {wave_P.shape} for {pixels} pixels", where=where, remedy="one wavelength a pixel")
+    if not np.isfinite(wave_P).all():
+        bad = int(np.flatnonzero(~np.isfinite(wave_P))[0])
+        raise DataError(f"is not finite at pixel {bad}", where=where, remedy="make the file again")
+    falls = np.flatnonzero(np.diff(wave_P) <= 0)
+    if len(falls):
+        raise DataError(f"does not rise at pixel {int(falls[0]) + 1}", where=where, remedy="sort pixels by wavelength")
+
+
+def _natural(name: str) -> list[Any]:
+    """Sort key that puts train_200k_2 before train_200k_10."""
+    import re
+
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+
+
+def _short(problem: Exception) -> str:
+    return str(problem).splitlines()[0][:120] if str(problem) else type(problem).__name__

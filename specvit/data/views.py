@@ -1,0 +1,162 @@
+"""A chosen set of rows over several shards: which they are, their labels, their manifest, and how to gather them.
+
+Legend: N rows of the view, B rows gathered, P pixels, K labels.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from specvit import seeding
+from specvit.data.shards import Shard, open_shards, read_labels
+from specvit.errors import DataError
+
+MANIFEST_ROWS = 16
+"""How many evenly spaced spectra the manifest digests: enough to tell files apart, cheap at every start."""
+
+
+class Spectra:
+    """Rows of one or more shards. `rows_N` are their numbers in shard order; nothing is read before it is asked for."""
+
+    def __init__(self, shards: Sequence[Shard], rows_N: np.ndarray) -> None:
+        """`rows_N` are int64 row numbers counted over all shards."""
+        self.shards = list(shards)
+        self.rows_N = rows_N
+        self.starts = np.cumsum([0, *(shard.rows for shard in shards)])
+        self._arrays: dict[tuple[int, str], Any] = {}
+        self._labels: Any = None
+
+    def __len__(self) -> int:
+        """Number of spectra."""
+        return len(self.rows_N)
+
+    @property
+    def num_pixels(self) -> int:
+        """Pixels a spectrum."""
+        return self.shards[0].flux.pixels
+
+    @property
+    def wave_P(self) -> np.ndarray:
+        """Wavelengths (P,), vacuum Angstrom."""
+        return self.shards[0].wave_P
+
+    @property
+    def contiguous(self) -> bool:
+        """Whether every array can be memory-mapped."""
+        return all(array.offset is not None for shard in self.shards for array in (shard.flux, shard.error))
+
+    def labels(self) -> Any:
+        """Return the label table of these rows as a DataFrame (N rows)."""
+        if self._labels is None:
+            import pandas as pd
+
+            touched = np.unique(np.searchsorted(self.starts, self.rows_N, side="right") - 1)
+            first, last = int(touched[0]), int(touched[-1])
+            tables = [read_labels(self.shards[index]) for index in range(first, last + 1)]
+            whole = pd.concat(tables, ignore_index=True, join="inner") if len(tables) > 1 else tables[0]
+            self._labels = whole.iloc[self.rows_N - self.starts[first]].reset_index(drop=True)
+        return self._labels
+
+    def label_values(self, names: Sequence[str]) -> np.ndarray:
+        """Return labels (N, K) in float64; raises `DataError` naming file and row for a missing or non-finite one."""
+        table = self.labels()
+        for name in names:
+            if name not in table:
+                what = f"has no label {name!r}; there are {', '.join(map(str, table.columns))}"
+                raise DataError(what, where=str(self.shards[0].path), remedy="set data.param to one of them")
+        try:
+            values_NK = table[list(names)].to_numpy(dtype=np.float64)
+        except ValueError as problem:
+            raise DataError(
+                "is not a number", where=f"label {', '.join(names)}", remedy="choose a numeric label"
+            ) from problem
+        bad = np.argwhere(~np.isfinite(values_NK))
+        if len(bad):
+            row, column = bad[0]
+            what = f"label {names[column]} is {values_NK[row, column]}"
+            raise DataError(what, where=self.describe_row(int(row)), remedy="mend or remove that row")
+        return values_NK
+
+    def gather(self, index_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return flux and error (B, P), float32, of view rows `index_B` in that order."""
+        rows_B = self.rows_N[index_B]
+        shard_B = np.searchsorted(self.starts, rows_B, side="right") - 1
+        flux_BP = np.empty((len(rows_B), self.num_pixels), dtype=np.float32)
+        error_BP = np.empty_like(flux_BP)
+        for shard in np.unique(shard_B):
+            where_b = np.flatnonzero(shard_B == shard)
+            local_b = rows_B[where_b] - self.starts[shard]
+            flux_BP[where_b] = _take(self._array(int(shard), "flux"), local_b)
+            error_BP[where_b] = _take(self._array(int(shard), "error"), local_b)
+        return flux_BP, error_BP
+
+    def describe_row(self, index: int) -> str:
+        """Return "file row r" of a view row, for messages."""
+        row = int(self.rows_N[index])
+        shard = int(np.searchsorted(self.starts, row, side="right") - 1)
+        return f"{self.shards[shard].path} row {row - int(self.starts[shard])}"
+
+    def origins(self) -> tuple[list[str], np.ndarray]:
+        """Return each row's file and its row number in that file."""
+        shard_N = np.searchsorted(self.starts, self.rows_N, side="right") - 1
+        return [str(self.shards[s].path) for s in shard_N], self.rows_N - self.starts[shard_N]
+
+    def manifest(self) -> dict[str, Any]:
+        """Return what identifies this data whatever file it lies in: shape, label digest, digest of sampled rows."""
+        table = self.labels()
+        digest = hashlib.sha256()
+        for name in sorted(map(str, table.columns)):
+            column = table[name]
+            digest.update(name.encode())
+            digest.update(
+                column.to_numpy().tobytes() if column.dtype.kind in "fiub" else "\0".join(map(str, column)).encode()
+            )
+        sample_b = np.unique(np.linspace(0, len(self) - 1, MANIFEST_ROWS).astype(np.int64))
+        flux_bP, error_bP = self.gather(sample_b)
+        sampled = hashlib.sha256(flux_bP.tobytes() + error_bP.tobytes() + self.wave_P.tobytes())
+        shape = [len(self), self.num_pixels]
+        return {"shape": shape, "labels": digest.hexdigest()[:16], "rows": sampled.hexdigest()[:16]}
+
+    def _array(self, shard: int, name: str) -> Any:
+        if (shard, name) not in self._arrays:
+            self._arrays[shard, name] = getattr(self.shards[shard], name).open()
+        return self._arrays[shard, name]
+
+
+def select_rows(total: int, wanted: int, *, subset: str, seed: int, where: str) -> np.ndarray:
+    """Return int64 row numbers of a nested subset: N rows are the start of any longer choice; -1 takes every row.
+
+    `first`: rows 0..N-1 in shard order. `random`: the first N of one seeded shuffle of all rows, sorted, so that N
+    rows are contained in any larger choice. Raises `DataError` if there are fewer than `wanted`.
+    """
+    if wanted > total:
+        raise DataError(
+            f"is {wanted} but the files hold {total} spectra", where=where, remedy=f"set {where}={total} or -1"
+        )
+    if wanted < 0 or wanted == total:
+        return np.arange(total)
+    if subset == "first":
+        return np.arange(wanted)
+    return np.sort(seeding.numpy_rng(seed, "subset").permutation(total)[:wanted])
+
+
+def open_spectra(
+    paths: Sequence[Path], wanted: int, *, subset: str = "first", seed: int = 0, where: str = "data.num_samples"
+) -> Spectra:
+    """Open files as one view of `wanted` rows; raises `DataError`."""
+    shards = open_shards(paths)
+    total = sum(shard.rows for shard in shards)
+    return Spectra(shards, select_rows(total, wanted, subset=subset, seed=seed, where=where))
+
+
+def _take(array: Any, rows_b: np.ndarray) -> np.ndarray:
+    """Return rows of a memory map, or of an HDF5 dataset (which wants them rising, each once)."""
+    if isinstance(array, np.ndarray):
+        return array[rows_b]
+    unique, inverse = np.unique(rows_b, return_inverse=True)
+    if unique[-1] - unique[0] == len(unique) - 1:
+        return array[unique[0] : unique[-1] + 1][inverse]
+    return array[unique][inverse]

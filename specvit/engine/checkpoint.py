@@ -1,0 +1,51 @@
+"""Checkpoints: one atomic file each, loadable without executing code, never holding a non-finite number."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from specvit.errors import CheckpointError
+from specvit.files import write_atomic
+
+FORMAT = 1
+
+
+def save(path: Path, content: dict[str, Any]) -> None:
+    """Write `content` (nested dicts and lists of numbers, text and tensors) atomically."""
+    write_atomic(path, lambda stream: torch.save({"format": FORMAT, **content}, stream))
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU; raises `CheckpointError` if it is missing, damaged or of another format."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as problem:
+        raise CheckpointError("is not there", where=str(path), remedy="name a run folder or a .ckpt file") from problem
+    except (
+        Exception
+    ) as problem:  # torch raises RuntimeError, UnpicklingError, EOFError, KeyError, ... for damaged files
+        what = f"cannot be read as a checkpoint ({type(problem).__name__})"
+        raise CheckpointError(what, where=str(path), remedy="remove it to start again from the one before") from problem
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise CheckpointError(
+            "is no specvit checkpoint of this format", where=str(path), remedy="use the specvit that made it"
+        )
+    return content
+
+
+def is_finite(content: Any) -> bool:
+    """Say whether every floating-point tensor in nested dicts and lists is finite; one device sync in all."""
+    tensors = [t for t in _tensors(content) if t.is_floating_point()]
+    if not tensors:
+        return True
+    flags = [torch.isfinite(tensor).all() for tensor in tensors]
+    return bool(torch.stack([flag.to(flags[0].device) for flag in flags]).all())
+
+
+def _tensors(content: Any) -> list[Tensor]:
+    if isinstance(content, Tensor):
+        return [content]
+    inner = content.values() if isinstance(content, dict) else content if isinstance(content, list | tuple) else ()
+    return [tensor for value in inner for tensor in _tensors(value)]

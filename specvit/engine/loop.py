@@ -1,0 +1,211 @@
+"""The training loop: step, log, evaluate, decide, save. Legend: B rows of a step, P pixels, K outputs.
+
+Everything random is keyed by (seed, step), so the loop can be left after any step and entered again at the next.
+"""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from specvit import seeding
+from specvit.config.schema import OptConfig, TrainConfig
+from specvit.engine import checkpoint
+from specvit.engine.optimizer import clip_gradients, gradient_norms
+from specvit.engine.precision import autocast
+from specvit.engine.schedule import Schedule
+from specvit.engine.state import TrainState
+from specvit.engine.stopping import final_state, note_validation, stops_early
+from specvit.quantities import Batch
+from specvit.scores.ports import EvalView, Stop, Task, Tracker, TrainView
+
+CHECK_STEPS = 10
+"""Steps between two looks at the health counter, which costs a device sync; also how many bad steps are too many."""
+
+
+class Diverged(Exception):
+    """The loss was not finite, or the gradient scaler fell below one, for `CHECK_STEPS` steps."""
+
+
+@dataclass
+class Learner:
+    """The module and all that changes it."""
+
+    module: nn.Module
+    parts: dict[str, list[nn.Parameter]]
+    task: Task
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    schedule: Schedule
+    train: TrainConfig
+    precision: str
+    device: torch.device
+
+    def step(self, batch: Batch, state: TrainState) -> None:
+        """Take one optimizer step on the rows of `batch`, in `train.accumulate` forward passes."""
+        self.module.train()
+        lr = self.schedule.lr(state.step, state.plateau_factor)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        pieces = zip(batch.flux_BP.chunk(self.train.accumulate), batch.target.chunk(self.train.accumulate), strict=True)
+        step_loss = torch.zeros((), device=self.device)
+        for number, (flux_BP, target) in enumerate(pieces):
+            step_loss += self._forward_backward(
+                flux_BP, target, seeding.key(self.train.seed, "dropout", state.step, number), state
+            )
+        self.scaler.unscale_(self.optimizer)
+        norms = gradient_norms(list(self.parts.values()))
+        if self.train.gradient_clip is not None:
+            clip_gradients(list(self.module.parameters()), norms[0], self.train.gradient_clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        _count(state.sums, step_loss, norms, fp16=self.scaler.is_enabled())
+
+    def _forward_backward(self, flux_BP: Tensor, target: Tensor, key: int, state: TrainState) -> Tensor:
+        set_step_key = getattr(self.module, "set_step_key", None)
+        if set_step_key:
+            set_step_key(key)
+        with autocast(self.precision, self.device):
+            output_BK = self.module(flux_BP)
+        output_BK = output_BK.float()
+        loss = self.task.loss(output_BK, target) / self.train.accumulate
+        self.scaler.scale(loss).backward()
+        state.sums["task"] += self.task.sums(output_BK.detach(), target)
+        return loss.detach()
+
+    def healthy(self, state: TrainState) -> bool:
+        """Say whether the last steps were: one device sync."""
+        return state.sums["bad"].item() < CHECK_STEPS and (
+            not self.scaler.is_enabled() or self.scaler.get_scale() >= 1.0
+        )
+
+
+def _count(sums: dict[str, Tensor], loss: Tensor, norms: Tensor, *, fp16: bool) -> None:
+    """Add one step to the sums, on the device."""
+    finite = torch.isfinite(norms[0])
+    sums["loss"] += loss
+    sums["norms"] += torch.where(finite, norms, 0.0)
+    sums["steps"] += finite
+    if fp16:
+        sums["skipped"] += ~finite
+    sums["bad"].copy_(torch.where(torch.isfinite(loss), 0.0, sums["bad"] + 1.0))
+
+
+@dataclass
+class Keeper:
+    """Writes checkpoints: `last` to go on from, `best` by the monitored metric; `constants` go into both."""
+
+    last: Path
+    best: Path
+    constants: dict[str, Any]
+
+    def save_last(self, learner: Learner, state: TrainState) -> bool:
+        """Write all that is needed to go on; a non-finite state is not written. Says whether it was."""
+        content = {
+            **self.constants,
+            "state": state.to_plain(),
+            "model": learner.module.state_dict(),
+            "optimizer": learner.optimizer.state_dict(),
+            "scaler": learner.scaler.state_dict(),
+        }
+        if not checkpoint.is_finite([content["model"], content["optimizer"]]):
+            return False
+        checkpoint.save(self.last, content)
+        return True
+
+    def save_best(self, learner: Learner, state: TrainState) -> None:
+        """Write the weights of the best epoch so far."""
+        model = learner.module.state_dict()
+        if checkpoint.is_finite(model):
+            checkpoint.save(
+                self.best, {**self.constants, "epoch": state.best_epoch, "step": state.step, "model": model}
+            )
+
+
+@dataclass(frozen=True)
+class Ports:
+    """The loop's surroundings."""
+
+    tracker: Tracker
+    stop: Stop
+    keeper: Keeper
+
+
+def fit(learner: Learner, state: TrainState, train: TrainView, val: EvalView, opt: OptConfig, ports: Ports) -> str:
+    """Train from `state` to the end and return the final state's name.
+
+    Returns "interrupted" when `ports.stop` asked for it, with everything saved. Raises `Diverged`.
+    """
+    settings, epoch_steps = learner.train, train.steps_per_epoch
+    started = time.perf_counter()
+    while state.ended is None:
+        learner.step(train.batch(state.step), state)
+        state.step += 1
+        epoch, within = divmod(state.step, epoch_steps)
+        ports.tracker.progress(state.step, lambda: mean_loss(state))
+        if (state.step % CHECK_STEPS == 0 or within == 0) and not learner.healthy(state):
+            raise Diverged(f"the loss was not finite for {CHECK_STEPS} steps up to step {state.step}")
+        if within == 0:
+            row = _train_row(learner, state, epoch)
+            trained = time.perf_counter()
+            row |= {f"val_{name}": value for name, value in evaluate(learner, val).items()}
+            best = note_validation(state, row, epoch=epoch, rule=settings.early_stopping, opt=opt)
+            ports.tracker.metrics(row)
+            times = {"train_seconds": trained - started, "val_seconds": time.perf_counter() - trained}
+            ports.tracker.timing({"step": state.step, "epoch": epoch, **times})
+            state.clear_epoch_sums()
+            early = stops_early(state, settings.early_stopping)
+            if early or epoch == settings.epochs:
+                state.ended = final_state(state, early=early)
+            if best:
+                ports.keeper.save_best(learner, state)
+            if state.ended or epoch % settings.save_every == 0:
+                ports.keeper.save_last(learner, state)
+            started = time.perf_counter()
+        if ports.stop.requested() and state.ended is None:
+            ports.keeper.save_last(learner, state)
+            return "interrupted"
+    return state.ended
+
+
+def mean_loss(state: TrainState) -> float:
+    """Return the mean training loss of the epoch so far; one device sync."""
+    return (state.sums["loss"] / state.sums["steps"].clamp(min=1.0)).item()
+
+
+@torch.no_grad()
+def predict(module: nn.Module, view: EvalView) -> tuple[np.ndarray, np.ndarray]:
+    """Return outputs (N, K) and targets of a whole split as NumPy arrays; always in float32, in fixed batches."""
+    module.eval()
+    outputs, targets = [], []
+    for batch in view.batches():
+        outputs.append(module(batch.flux_BP).float())
+        targets.append(batch.target)
+    return torch.cat(outputs).cpu().numpy(), torch.cat(targets).cpu().numpy()
+
+
+def evaluate(learner: Learner, view: EvalView) -> dict[str, float]:
+    """Return the scores of a split."""
+    return learner.task.scores(*predict(learner.module, view))
+
+
+def _train_row(learner: Learner, state: TrainState, epoch: int) -> dict[str, Any]:
+    """Read the epoch's sums from the device and return them as metrics."""
+    sums = {name: value.cpu() for name, value in state.sums.items()}
+    steps = learner.schedule.total_steps // learner.train.epochs
+    norms = (sums["norms"] / sums["steps"].clamp(min=1.0)).tolist()
+    names = ("grad_norm", *(f"grad_norm_{part}" for part in learner.parts))
+    return {
+        "step": state.step,
+        "epoch": epoch,
+        "lr": learner.schedule.lr(state.step - 1, state.plateau_factor),
+        "train_loss": sums["loss"].item() / steps,
+        **{f"train_{name}": value for name, value in learner.task.running_scores(sums["task"]).items()},
+        **dict(zip(names, norms, strict=True)),
+        "skipped_steps": int(sums["skipped"].item()),
+    }

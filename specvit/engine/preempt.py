@@ -1,0 +1,54 @@
+"""Signals become a flag that the loop reads at a step boundary; outside the loop they stop the run at once."""
+
+import contextlib
+import signal
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+from specvit.errors import Interrupted
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
+
+class SignalStop:
+    """Handles SIGINT, SIGTERM, SIGUSR1 and SIGUSR2 while installed; use `with SignalStop().installed() as stop`."""
+
+    def __init__(self) -> None:
+        """Nothing is installed yet."""
+        self.received: signal.Signals | None = None
+        self._deferring = False
+
+    def requested(self) -> bool:
+        """Return True from the first signal on."""
+        return self.received is not None
+
+    def raise_if_requested(self) -> None:
+        """Raise `Interrupted` if a signal came while signals were deferred."""
+        if self.received is not None:
+            raise Interrupted(self.received.name, int(self.received))
+
+    @contextlib.contextmanager
+    def installed(self) -> Iterator["SignalStop"]:
+        """Handle the signals within the block and restore the former handlers after it."""
+        before: dict[signal.Signals, Any] = {number: signal.signal(number, self._handle) for number in SIGNALS}
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    @contextlib.contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Only set the flag within the block; a second Ctrl-C there still stops at once."""
+        self._deferring = True
+        try:
+            yield
+        finally:
+            self._deferring = False
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        again = self.received is not None and number == signal.SIGINT
+        self.received = signal.Signals(number)
+        if again or not self._deferring:
+            raise Interrupted(self.received.name, number)

@@ -1,0 +1,44 @@
+"""From tokens to one vector a spectrum. Legend: B batch, S sequence with prefix, D width."""
+
+from torch import Tensor, nn
+
+
+class ClsPool(nn.Module):
+    """The CLS token, which stands first."""
+
+    num_prefix_tokens = 1
+
+    def forward(self, tokens_BSD: Tensor) -> Tensor:
+        """Return (B, D)."""
+        return tokens_BSD[:, 0]
+
+
+class MeanPool(nn.Module):
+    """The mean over tokens."""
+
+    num_prefix_tokens = 0
+
+    def forward(self, tokens_BSD: Tensor) -> Tensor:
+        """Return (B, D)."""
+        return tokens_BSD.mean(dim=1)
+
+
+class AttentionPool(nn.Module):
+    """A weighted mean over tokens, the weights from one learned direction; it starts as the plain mean."""
+
+    num_prefix_tokens = 0
+
+    def __init__(self, hidden_size: int) -> None:
+        """One score a token."""
+        super().__init__()
+        self.score = nn.Linear(hidden_size, 1, bias=False)
+
+    def forward(self, tokens_BSD: Tensor) -> Tensor:
+        """Return (B, D)."""
+        weights_BS1 = self.score(tokens_BSD).float().softmax(dim=1).type_as(tokens_BSD)
+        return (weights_BS1 * tokens_BSD).sum(dim=1)
+
+
+def build_pool(name: str, hidden_size: int) -> ClsPool | MeanPool | AttentionPool:
+    """Return the pooling called `name` in the configuration."""
+    return {"cls": ClsPool, "mean": MeanPool, "attention": lambda: AttentionPool(hidden_size)}[name]()

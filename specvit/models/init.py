@@ -1,0 +1,58 @@
+"""The one initialisation rule, and the old one kept for the study that compares them.
+
+`specvit`: every tokenizer weight is normal with std 1/sqrt(3 patch), whatever the module that holds it; other linear
+weights are truncated normal with std 0.02; positions and CLS are normal with std 0.02; biases are zero.
+
+`legacy` is what the transformers library did: linear weights (so the SW tokenizer, too) std 0.02, but a Conv1d kept
+torch's default of uniform +-1/sqrt(patch) (std 0.144 at patch 16), and positions and CLS had std 1.0. A tokenizer
+study under it compares initialisations, not tokenizers.
+
+Each parameter draws from its own stream, keyed by its name: another pooling or position leaves all others as they
+were, and C1D and SW start from the very same numbers.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from specvit import seeding
+
+LINEAR_STD = 0.02
+TOKEN_STD = {"specvit": 0.02, "legacy": 1.0}
+"""Std of learned positions and of the CLS token."""
+
+
+def initialise(model: nn.Module, *, rule: str, seed: int) -> None:
+    """Set every parameter of `model` by `rule`; the same (rule, seed, name, shape) gives the same numbers."""
+    tokenizer = model.get_submodule("tokenizer.proj")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            generator = seeding.torch_rng(seed, "init", name)
+            if name == "tokenizer.proj.weight":
+                _initialise_tokenizer(parameter, rule, isinstance(tokenizer, nn.Conv1d), generator)
+            elif name == "tokenizer.proj.bias" and rule == "legacy" and isinstance(tokenizer, nn.Conv1d):
+                bound = tokenizer.kernel_size[0] ** -0.5
+                parameter.uniform_(-bound, bound, generator=generator)
+            elif name in ("cls_token", "positions.weight"):
+                parameter.normal_(0.0, TOKEN_STD[rule], generator=generator)
+            elif name == "pool.score.weight" or name.endswith(".bias"):
+                parameter.zero_()
+            elif "norm" in name:
+                parameter.fill_(1.0)
+            else:
+                _truncated_normal(parameter, LINEAR_STD, generator)
+
+
+def _initialise_tokenizer(weight: Tensor, rule: str, is_conv: bool, generator: torch.Generator) -> None:
+    patch = weight.shape[-1]
+    if rule == "specvit":
+        weight.normal_(0.0, 1.0 / math.sqrt(3 * patch), generator=generator)
+    elif is_conv:
+        weight.uniform_(-(patch**-0.5), patch**-0.5, generator=generator)
+    else:
+        _truncated_normal(weight, LINEAR_STD, generator)
+
+
+def _truncated_normal(parameter: Tensor, std: float, generator: torch.Generator) -> None:
+    nn.init.trunc_normal_(parameter, std=std, a=-2.0, b=2.0, generator=generator)

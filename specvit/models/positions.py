@@ -1,0 +1,68 @@
+"""Where a token stands in the spectrum. Legend: B batch, H heads, S sequence with prefix, D width, d head width.
+
+Additive positions (`learned`, `sinusoidal`) cover the prefix tokens as well; rotary ones leave them unturned, since
+a CLS token stands nowhere.
+"""
+
+import torch
+from torch import Tensor, nn
+
+WAVELENGTH_BASE = 10_000.0
+"""Longest period of sinusoidal and rotary angles, in tokens (Vaswani et al. 2017; Su et al. 2021)."""
+
+
+class LearnedPositions(nn.Module):
+    """A trained vector for each place of the sequence, the prefix included."""
+
+    def __init__(self, length: int, hidden_size: int) -> None:
+        """`length` counts prefix tokens."""
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1, length, hidden_size))
+
+    def forward(self, tokens_BSD: Tensor) -> Tensor:
+        """Return the tokens with their positions added."""
+        return tokens_BSD + self.weight
+
+
+class SinusoidalPositions(nn.Module):
+    """Fixed sines and cosines of the place, scaled to the same small size as the learned ones start from."""
+
+    weight: Tensor
+
+    def __init__(self, length: int, hidden_size: int, scale: float) -> None:
+        """`scale` is the amplitude of the sines."""
+        super().__init__()
+        angles = _angles(length, hidden_size // 2)
+        table = torch.cat([angles.sin(), angles.cos()], dim=-1) * scale
+        self.register_buffer("weight", table.unsqueeze(0), persistent=False)
+
+    def forward(self, tokens_BSD: Tensor) -> Tensor:
+        """Return the tokens with their positions added."""
+        return tokens_BSD + self.weight
+
+
+class RotaryPositions(nn.Module):
+    """Turns queries and keys by an angle that grows with place, so that their product sees distance only."""
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, length: int, head_size: int, num_prefix_tokens: int) -> None:
+        """`length` counts prefix tokens; `head_size` must be even."""
+        super().__init__()
+        angles = _angles(length - num_prefix_tokens, head_size // 2)
+        angles = torch.cat([torch.zeros(num_prefix_tokens, head_size // 2), angles])
+        self.register_buffer("cos", angles.cos(), persistent=False)
+        self.register_buffer("sin", angles.sin(), persistent=False)
+
+    def forward(self, x_BHSd: Tensor) -> Tensor:
+        """Return queries or keys, turned; same shape and type."""
+        left, right = x_BHSd.float().chunk(2, dim=-1)
+        turned = torch.cat([left * self.cos - right * self.sin, right * self.cos + left * self.sin], dim=-1)
+        return turned.type_as(x_BHSd)
+
+
+def _angles(length: int, pairs: int) -> Tensor:
+    """Return angles (length, pairs) in radians."""
+    frequencies = WAVELENGTH_BASE ** (-torch.arange(pairs, dtype=torch.float64) / pairs)
+    return torch.outer(torch.arange(length, dtype=torch.float64), frequencies).float()

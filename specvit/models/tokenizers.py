@@ -1,0 +1,59 @@
+"""From pixels to tokens. Legend: B batch, P pixels, N tokens, D model width.
+
+C1D and SW are the same linear map written twice: with equal weights their outputs are equal, and one rule
+initialises both (`models.init`). Every tokenizer gives `(P - patch) // stride + 1` tokens; pixels beyond the last
+whole patch are left out, never padded with zeros.
+"""
+
+from torch import Tensor, nn
+
+
+def num_tokens(num_pixels: int, patch_size: int, stride_size: int) -> int:
+    """Return how many tokens a spectrum of `num_pixels` becomes."""
+    return (num_pixels - patch_size) // stride_size + 1
+
+
+class C1D(nn.Module):
+    """A convolution with one input channel: flux (B, P) -> tokens (B, N, D)."""
+
+    def __init__(self, *, patch_size: int, stride_size: int, hidden_size: int) -> None:
+        """`stride_size` < `patch_size` makes neighbouring tokens share pixels."""
+        super().__init__()
+        self.proj = nn.Conv1d(1, hidden_size, kernel_size=patch_size, stride=stride_size)
+
+    def forward(self, flux_BP: Tensor) -> Tensor:
+        """Return tokens (B, N, D)."""
+        return self.proj(flux_BP.unsqueeze(1)).transpose(1, 2)
+
+
+class SlidingWindow(nn.Module):
+    """SW, a sliding window and a linear layer: flux (B, P) -> tokens (B, N, D)."""
+
+    def __init__(self, *, patch_size: int, stride_size: int, hidden_size: int) -> None:
+        """`stride_size` < `patch_size` makes neighbouring tokens share pixels."""
+        super().__init__()
+        self.patch_size, self.stride_size = patch_size, stride_size
+        self.proj = nn.Linear(patch_size, hidden_size)
+
+    def forward(self, flux_BP: Tensor) -> Tensor:
+        """Return tokens (B, N, D)."""
+        return self.proj(flux_BP.unfold(1, self.patch_size, self.stride_size))
+
+
+class LinearPatch(nn.Module):
+    """A reshape into separate patches and a linear layer: flux (B, P) -> tokens (B, N, D)."""
+
+    def __init__(self, *, patch_size: int, stride_size: int, hidden_size: int) -> None:
+        """Takes no overlap: `stride_size` must be `patch_size` (the configuration is refused otherwise)."""
+        super().__init__()
+        assert stride_size == patch_size
+        self.patch_size = patch_size
+        self.proj = nn.Linear(patch_size, hidden_size)
+
+    def forward(self, flux_BP: Tensor) -> Tensor:
+        """Return tokens (B, N, D)."""
+        whole = flux_BP.shape[1] // self.patch_size * self.patch_size
+        return self.proj(flux_BP[:, :whole].reshape(len(flux_BP), -1, self.patch_size))
+
+
+TOKENIZERS = {"C1D": C1D, "SW": SlidingWindow, "linear": LinearPatch}

@@ -1,0 +1,94 @@
+"""The spectral Vision Transformer. Legend: B batch, P pixels, N tokens, S = N + prefix tokens, D width, K outputs."""
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from specvit.config.rules import check_patch
+from specvit.config.schema import ModelConfig
+from specvit.models.block import Attention, Block, FeedForward
+from specvit.models.dropout import KeyedDropout, set_dropout_key
+from specvit.models.heads import build_pool
+from specvit.models.init import TOKEN_STD, initialise
+from specvit.models.positions import LearnedPositions, RotaryPositions, SinusoidalPositions
+from specvit.models.tokenizers import TOKENIZERS, num_tokens
+
+
+class ViT(nn.Module):
+    """Normalised flux (B, P) -> outputs (B, K): standardised labels, or class scores."""
+
+    def __init__(self, config: ModelConfig, *, num_pixels: int, num_outputs: int) -> None:
+        """Build the parts of `config`; parameters are set by `initialise` afterwards."""
+        super().__init__()
+        width = config.hidden_size
+        self.num_tokens = num_tokens(num_pixels, config.patch_size, config.stride_size)
+        sizes = {"patch_size": config.patch_size, "stride_size": config.stride_size, "hidden_size": width}
+        self.tokenizer = TOKENIZERS[config.proj_fn](**sizes)
+        self.pool = build_pool(config.pool, width)
+        self.num_prefix_tokens = self.pool.num_prefix_tokens
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width)) if self.num_prefix_tokens else None
+        length = self.num_tokens + self.num_prefix_tokens
+        self.positions, rotary = _positions(config, length, self.num_prefix_tokens)
+        self.drop = KeyedDropout(config.dropout, 0)
+        self.blocks = nn.ModuleList(_block(config, rotary, index) for index in range(config.num_hidden_layers))
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, num_outputs)
+        self.checkpoint_blocks = False
+
+    def forward(self, flux_BP: Tensor) -> Tensor:
+        """Return the outputs (B, K) in float32."""
+        tokens_BSD = self.tokenizer(flux_BP)
+        if self.cls_token is not None:
+            cls_B1D = self.cls_token.to(tokens_BSD.dtype).expand(len(flux_BP), -1, -1)
+            tokens_BSD = torch.cat([cls_B1D, tokens_BSD], dim=1)
+        tokens_BSD = self.drop(self.positions(tokens_BSD))
+        for block in self.blocks:
+            if self.checkpoint_blocks and self.training:
+                tokens_BSD = checkpoint(block, tokens_BSD, use_reentrant=False, preserve_rng_state=False)
+            else:
+                tokens_BSD = block(tokens_BSD)
+        return self.head(self.pool(self.norm(tokens_BSD))).float()
+
+    def set_step_key(self, key: int) -> None:
+        """Set what this forward pass's dropout masks are drawn from."""
+        set_dropout_key(self, key)
+
+    def parts(self) -> dict[str, list[nn.Parameter]]:
+        """Return the parameters by part: tokenizer, positions (with CLS), blocks (with the last norm), head."""
+        positions = [*self.positions.parameters(), *([] if self.cls_token is None else [self.cls_token])]
+        return {
+            "tokenizer": list(self.tokenizer.parameters()),
+            "positions": positions,
+            "blocks": [*self.blocks.parameters(), *self.norm.parameters()],
+            "head": [*self.pool.parameters(), *self.head.parameters()],
+        }
+
+
+def build_model(config: ModelConfig, *, num_pixels: int, num_outputs: int, seed: int) -> ViT:
+    """Return an initialised ViT; raises `ConfigError` if a patch does not fit into `num_pixels`."""
+    check_patch(config, num_pixels)
+    model = ViT(config, num_pixels=num_pixels, num_outputs=num_outputs)
+    initialise(model, rule=config.init, seed=seed)
+    return model
+
+
+def _positions(config: ModelConfig, length: int, prefix: int) -> tuple[nn.Module, RotaryPositions | None]:
+    """Return the additive positions (the identity where there are none) and the rotary ones, if asked for."""
+    kind, width = config.pos_encoding_type, config.hidden_size
+    if kind == "learned":
+        return LearnedPositions(length, width), None
+    if kind == "sinusoidal":
+        # A sine of amplitude a has std a / sqrt(2).
+        return SinusoidalPositions(length, width, scale=TOKEN_STD[config.init] * 2**0.5), None
+    if kind == "rope":
+        return nn.Identity(), RotaryPositions(length, width // config.num_attention_heads, prefix)
+    return nn.Identity(), None
+
+
+def _block(config: ModelConfig, rotary: RotaryPositions | None, index: int) -> Block:
+    width = config.hidden_size
+    attention = Attention(
+        hidden_size=width, num_heads=config.num_attention_heads, qkv_bias=config.qkv_bias, rotary=rotary
+    )
+    feed_forward = FeedForward(hidden_size=width, intermediate_size=config.intermediate_size)
+    return Block(attention=attention, feed_forward=feed_forward, hidden_size=width, dropout=config.dropout, index=index)

@@ -1,0 +1,73 @@
+"""Scores a trained network on a split: predictions, summary, figures. The same for the final test and `evaluate`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from specvit.data.labels import LabelScaler
+from specvit.data.resident import signal_to_noise
+from specvit.data.views import Spectra
+from specvit.engine.loop import predict
+from specvit.files import write_atomic, write_json
+from specvit.pipeline import Trained, build_task, eval_data
+from specvit.quantities import unit_of
+from specvit.scores.metrics import scores_by_snr
+from specvit.tracking.figures import draw_predictions
+from specvit.tracking.files import finite_or_none
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A split's scores and the table they come from: one row a spectrum."""
+
+    scores: dict[str, float]
+    by_snr: list[dict[str, float]]
+    predictions: Any
+
+
+def score(trained: Trained, spectra: Spectra, split: str, device: Any) -> Scored:
+    """Predict every row of `spectra` with its fixed noise and score it; training statistics only."""
+    config, coder = trained.config, trained.coder
+    view = eval_data(spectra, split, config, coder, trained.flux_norm, device)
+    task = build_task(config, coder)
+    output_NK, target = predict(trained.model, view)
+    table = _table(spectra, config.noise)
+    names = coder.names if isinstance(coder, LabelScaler) else ("class",)
+    true_NK = spectra.label_values(coder.names) if isinstance(coder, LabelScaler) else target[:, None]
+    predicted_NK = task.decode(output_NK)
+    for k, name in enumerate(names):
+        table[f"true_{name}"], table[f"pred_{name}"] = true_NK[:, k], predicted_NK[:, k]
+    by_snr = (
+        scores_by_snr(true_NK[:, 0], predicted_NK[:, 0], table["snr"].to_numpy())
+        if isinstance(coder, LabelScaler)
+        else []
+    )
+    return Scored(task.scores(output_NK, target), by_snr, table)
+
+
+def write_scored(scored: Scored, folder: Path, *, split: str, summary: dict[str, Any], title: str) -> None:
+    """Write `predictions.csv`, the figure and last, since it marks the end, `summary.json` into `folder`."""
+    write_atomic(folder / "predictions.csv", lambda stream: scored.predictions.to_csv(stream, index=False))
+    label = next(name.removeprefix("true_") for name in scored.predictions if name.startswith("true_"))
+    true_N, predicted_N = (scored.predictions[f"{kind}_{label}"].to_numpy() for kind in ("true", "pred"))
+    figure = folder / "figures" / "predictions.png"
+    draw_predictions(figure, true_N, predicted_N, scored.predictions["snr"].to_numpy(), label=label, title=title)
+    scores = finite_or_none({f"{split}_{name}": value for name, value in scored.scores.items()})
+    by_snr = [finite_or_none(row) for row in scored.by_snr]
+    write_json(
+        folder / "summary.json",
+        {**summary, "label": label, "unit": unit_of(label), **scores, f"{split}_by_snr": by_snr},
+    )
+
+
+def _table(spectra: Spectra, noise: Any) -> Any:
+    import pandas as pd
+
+    files, rows_N = spectra.origins()
+    table = pd.DataFrame({"file": [Path(name).parent.name + "/" + Path(name).name for name in files], "row": rows_N})
+    table["snr"] = signal_to_noise(spectra, noise)
+    labels = spectra.labels()
+    table["mag"] = labels["mag"].to_numpy() if "mag" in labels else np.nan
+    return table

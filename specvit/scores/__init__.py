@@ -1,0 +1,1 @@
+"""Scores and the ports that engine, baselines, tracking and analysis share."""

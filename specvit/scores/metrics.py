@@ -1,0 +1,67 @@
+"""Scores over a whole split, in label units. Legend: N rows, K labels.
+
+Metric names are flat and the same everywhere: `r2`, `mae`, `rmse`, `bias`, `p90`, `slope`, `mae_norm`, `accuracy`, with
+`train_`, `val_` or `test_` before them. With several labels the plain name is the first label's, and each label has
+its own as `r2_T_eff`.
+"""
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+
+from specvit.quantities import SNR_BIN_EDGES
+
+
+def regression_scores(true_N: np.ndarray, predicted_N: np.ndarray, *, scale: float = 1.0) -> dict[str, float]:
+    """Return the scores of one label, sums over rows divided by their number.
+
+    `r2` = 1 - SSE/SST about the mean of these rows; `mae`, `rmse`, median `bias` and `p90`, 90 % of |error|, in
+    label units; `slope` of predicted on true; `mae_norm` = mae / `scale`, the training scaler's. A constant label has
+    no r2 and no slope (NaN).
+    """
+    true_N, predicted_N = np.asarray(true_N, np.float64), np.asarray(predicted_N, np.float64)
+    error_N = predicted_N - true_N
+    centred_N = true_N - true_N.mean()
+    total = float(centred_N @ centred_N)
+    return {
+        "r2": 1.0 - float(error_N @ error_N) / total if total > 0 else float("nan"),
+        "mae": float(np.abs(error_N).mean()),
+        "rmse": float(np.sqrt(np.square(error_N).mean())),
+        "bias": float(np.median(error_N)),
+        "p90": float(np.percentile(np.abs(error_N), 90)),
+        "slope": float(centred_N @ predicted_N) / total if total > 0 else float("nan"),
+        "mae_norm": float(np.abs(error_N).mean()) / scale,
+    }
+
+
+def all_label_scores(
+    true_NK: np.ndarray, predicted_NK: np.ndarray, names: Sequence[str], scales: Sequence[float]
+) -> dict[str, float]:
+    """Return the scores of the first label under plain names and, if there are several, of each as `r2_NAME`."""
+    scores: dict[str, float] = {}
+    for k, name in enumerate(names):
+        of_label = regression_scores(true_NK[:, k], predicted_NK[:, k], scale=scales[k])
+        if k == 0:
+            scores.update(of_label)
+        if len(names) > 1:
+            scores.update({f"{metric}_{name}": value for metric, value in of_label.items()})
+    return scores
+
+
+def accuracy(true_N: np.ndarray, predicted_N: np.ndarray) -> float:
+    """Return the share of rows whose class is right."""
+    return float((true_N == predicted_N).mean())
+
+
+def scores_by_snr(true_N: np.ndarray, predicted_N: np.ndarray, snr_N: np.ndarray) -> list[dict[str, float]]:
+    """Return r2, mae and row count for each bin of `SNR_BIN_EDGES` that holds at least two rows."""
+    bins = []
+    for low, high in itertools.pairwise(SNR_BIN_EDGES):
+        inside = (snr_N >= low) & (snr_N < high) if high < float("inf") else snr_N >= low
+        if inside.sum() >= 2:
+            scores = regression_scores(true_N[inside], predicted_N[inside])
+            bins.append(
+                {"snr_low": low, "snr_high": high, "rows": int(inside.sum()), "r2": scores["r2"], "mae": scores["mae"]}
+            )
+    return bins

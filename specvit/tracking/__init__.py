@@ -1,0 +1,1 @@
+"""Where metrics go: the run folder's files (always) and the terminal."""

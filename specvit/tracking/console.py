@@ -1,0 +1,117 @@
+"""What a person sees: a banner, a progress bar on a terminal or plain lines elsewhere, and the end in one line."""
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+REFRESH_SECONDS = 0.5
+
+
+class Screen:
+    """Prints lines to the terminal and, once a run folder exists, to its `log.txt`; shows progress as asked.
+
+    `style` is `bar`, `lines`, `none`, or `auto`: a bar on a terminal and lines elsewhere.
+    """
+
+    def __init__(self, style: str) -> None:
+        """Nothing is shown yet."""
+        self.console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+        self.style = ("bar" if self.console.is_terminal else "lines") if style == "auto" else style
+        self.log: Path | None = None
+        self._bar: Progress | None = None
+        self._making_until = 0.0
+
+    def say(self, text: str) -> None:
+        """Print one line, and log it."""
+        self.console.print(text, markup=False)
+        if self.log is not None:
+            with open(self.log, "a") as stream:
+                stream.write(f"{time.strftime('%H:%M:%S')} {text}\n")
+
+    def making(self, split: str, done: int, total: int) -> None:
+        """Show how far the making of built-in spectra is, every few seconds and at the end."""
+        now = time.monotonic()
+        if self.style != "none" and (now >= self._making_until or done == total):
+            self._making_until = now + 5.0
+            self.say(f"making built-in spectra: {split} {done:,} of {total:,}")
+
+
+class ProgressTracker:
+    """Follows one run on a `Screen`. `total_steps`, `steps_per_epoch` and `step_rows` size the bar and the rates."""
+
+    def __init__(
+        self, screen: Screen, *, epochs: int, steps_per_epoch: int, step_rows: int, start_step: int, score: str
+    ) -> None:
+        """`score` is the validation metric to show; `start_step` is where a resumed run goes on."""
+        self.screen, self.epochs, self.steps_per_epoch = screen, epochs, steps_per_epoch
+        self.step_rows, self.start_step, self.score = step_rows, start_step, score
+        self.latest: dict[str, Any] = {}
+        self.started = self.shown = time.monotonic()
+        self.bar: Progress | None = None
+
+    def __enter__(self) -> "ProgressTracker":
+        """Start the bar, if there is to be one."""
+        if self.screen.style == "bar":
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(None),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[facts]}"),
+            )
+            self.bar = Progress(
+                *columns, TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn(), console=self.screen.console
+            )
+            total = self.epochs * self.steps_per_epoch
+            self.task = self.bar.add_task("epoch", total=total, completed=self.start_step, facts="")
+            self.bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """End the bar."""
+        if self.bar is not None:
+            self.bar.stop()
+
+    def progress(self, step: int, loss: Callable[[], float]) -> None:
+        """Move the bar, at most every `REFRESH_SECONDS`, so that a step never waits for the screen."""
+        now = time.monotonic()
+        if self.bar is None or now - self.shown < REFRESH_SECONDS:
+            return
+        self.shown = now
+        facts = f"loss {loss():.4f}" + self._validation() + f"  {self._rate(step, now):,.0f} spectra/s"
+        epoch = min(step // self.steps_per_epoch + 1, self.epochs)
+        self.bar.update(self.task, completed=step, description=f"epoch {epoch}/{self.epochs}", facts=facts)
+
+    def metrics(self, row: dict[str, Any]) -> None:
+        """Print an epoch's line, where there is no bar."""
+        self.latest = row
+        if self.screen.style == "none":
+            return
+        now, step = time.monotonic(), row["step"]
+        left = (self.epochs * self.steps_per_epoch - step) * (now - self.started) / max(1, step - self.start_step)
+        parts = [
+            f"epoch {row['epoch']}/{self.epochs}",
+            f"loss {row['train_loss']:.4f}",
+            f"val loss {row['val_loss']:.4f}",
+        ]
+        parts += [
+            f"val {self.score} {row[f'val_{self.score}']:.4f}",
+            f"lr {row['lr']:.2e}",
+            f"gradient {row['grad_norm']:.2f}",
+        ]
+        parts += [f"{self._rate(step, now):,.0f} spectra/s", f"ETA {int(left) // 60}:{int(left) % 60:02d}"]
+        if self.bar is None:
+            self.screen.say("  ".join(parts))
+
+    def timing(self, row: dict[str, Any]) -> None:
+        """Show nothing: the rate stands in the line already."""
+
+    def _validation(self) -> str:
+        return f"  val {self.score} {self.latest[f'val_{self.score}']:.3f}" if self.latest else ""
+
+    def _rate(self, step: int, now: float) -> float:
+        return (step - self.start_step) * self.step_rows / max(now - self.started, 1e-9)

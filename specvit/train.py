@@ -1,0 +1,74 @@
+"""`python -m specvit.train [overrides]`: one run from a Hydra configuration, or with `-m` a plain grid of runs."""
+
+import sys
+
+from specvit.config import compose as composer
+from specvit.entry import user_facing
+
+_exit_code = 0
+
+
+@user_facing
+def main(arguments: list[str] | None = None) -> int:
+    """Train what the command line says and return the process's exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    grid = bool({"-m", "--multirun"} & set(arguments))
+    flags, overrides = split_flags(arguments)
+    overrides = overrides if grid else composer.tidy(overrides)
+    if "-sc" not in flags and "--shell-completion" not in flags:
+        composer.check_overrides(overrides)
+    composer.register()
+    sys.argv = [sys.argv[0], *flags, *overrides]
+    with composer.explained(overrides):
+        _hydra_entry()
+    return _exit_code
+
+
+def split_flags(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Separate Hydra's flags, with their values, from the overrides."""
+    takes_value = (
+        "-cp",
+        "-cn",
+        "-cd",
+        "-p",
+        "-c",
+        "-i",
+        "-sc",
+        "--config-path",
+        "--config-name",
+        "--config-dir",
+        "--package",
+    )
+    takes_value += ("--cfg", "--info", "--shell-completion")
+    flags: list[str] = []
+    overrides: list[str] = []
+    waiting = False
+    for argument in arguments:
+        is_flag = argument.startswith("-")
+        (flags if is_flag or waiting else overrides).append(argument)
+        waiting = is_flag and argument in takes_value
+    return flags, overrides
+
+
+def _hydra_entry() -> None:
+    """Hand over to Hydra, which composes and calls `task` (once, or once a grid point with `-m`)."""
+    import hydra
+
+    folder = str(composer.conf_dir())
+    hydra.main(config_path=folder, config_name=composer.CONFIG_NAME, version_base=composer.VERSION_BASE)(_task)()
+
+
+def _task(composed: object) -> None:
+    from omegaconf import DictConfig
+
+    from specvit.config.build import build_config
+    from specvit.run import run
+
+    global _exit_code
+    assert isinstance(composed, DictConfig)
+    result = run(build_config(composer.plain(composed)))
+    _exit_code = max(_exit_code, result.exit_code)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
