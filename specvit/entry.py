@@ -19,7 +19,7 @@ def user_facing(main: Callable[..., int]) -> Callable[..., int]:
             return error.exit_code
         except Interrupted as stop:
             print(
-                f"specvit: stopped by {stop.signal_name} before training began; the same command starts again.",
+                f"specvit: stopped by {stop.signal_name}; the same command goes on.",
                 file=sys.stderr,
             )
             return 128 + stop.signal_number

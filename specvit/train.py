@@ -4,8 +4,10 @@ import sys
 
 from specvit.config import compose as composer
 from specvit.entry import user_facing
+from specvit.errors import SpecvitError
 
-_exit_code = 0
+_outcomes: list[int | SpecvitError] = []
+"""What became of each run of this process: Hydra's entry returns nothing, and prints a trace of what it sees raised."""
 
 
 @user_facing
@@ -20,8 +22,9 @@ def main(arguments: list[str] | None = None) -> int:
     composer.register()
     sys.argv = [sys.argv[0], *flags, *overrides]
     with composer.explained(overrides):
+        _outcomes.clear()
         _hydra_entry()
-    return _exit_code
+    return _conclude(grid)
 
 
 def split_flags(arguments: list[str]) -> tuple[list[str], list[str]]:
@@ -59,15 +62,30 @@ def _hydra_entry() -> None:
 
 
 def _task(composed: object) -> None:
+    """Make one run; a refusal is kept for the end, so that it stops no other run of a grid."""
     from omegaconf import DictConfig
 
     from specvit.config.build import build_config
     from specvit.run import run
 
-    global _exit_code
     assert isinstance(composed, DictConfig)
-    result = run(build_config(composer.plain(composed)))
-    _exit_code = max(_exit_code, result.exit_code)
+    if any(isinstance(outcome, int) and outcome > 128 for outcome in _outcomes):
+        return  # a signal that stopped one run of a grid is meant for the others, too
+    try:
+        _outcomes.append(run(build_config(composer.plain(composed))).exit_code)
+    except SpecvitError as error:
+        _outcomes.append(error)
+
+
+def _conclude(grid: bool) -> int:
+    """Return the exit code; a single run's refusal is raised, a grid's are printed."""
+    refusals = [outcome for outcome in _outcomes if isinstance(outcome, SpecvitError)]
+    if refusals and not grid:
+        raise refusals[0]
+    for refusal in refusals:
+        print(f"specvit: {refusal}", file=sys.stderr)
+    codes = [outcome.exit_code if isinstance(outcome, SpecvitError) else outcome for outcome in _outcomes]
+    return max(codes, default=0)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Rules that span several keys, checked before anything is opened or written."""
 
 import itertools
+import re
 
 from specvit.config.schema import Config, DataConfig, ModelConfig
 from specvit.config.spelling import nearest
@@ -20,6 +21,10 @@ def check_together(config: Config) -> None:
     _check_task(config)
     _check_training(config)
     _check_monitor(config)
+    name = config.tracking.name
+    if name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._=+-]*", name):
+        what = f"{name!r} cannot be the start of a folder's name"
+        raise ConfigError(what, where="tracking.name", remedy="use letters, digits and . _ = + -")
 
 
 def check_patch(model: ModelConfig, num_pixels: int) -> None:

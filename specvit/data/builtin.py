@@ -7,6 +7,7 @@ and however many processes made them.
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -59,7 +60,7 @@ def make_shards(shards: dict[Path, range], *, seed: int, split: str, report: Rep
     total, made = sum(map(len, shards.values())), 0
     context = multiprocessing.get_context("spawn")
     workers = max(1, min(len(os.sched_getaffinity(0)), -(-total // PIECE_ROWS)))
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_ignore_interrupts)
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
     try:
         for path, rows in shards.items():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -100,6 +101,9 @@ def _holds(path: Path, rows: range) -> bool:
         return False
 
 
-def _ignore_interrupts() -> None:
-    """Leave Ctrl-C to the parent, which ends the pool; otherwise every worker would print a trace."""
+def _start_worker() -> None:
+    """Leave Ctrl-C to the parent, which ends the pool, and end with it if it is killed; else it would wait for ever."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()

@@ -45,13 +45,16 @@ class Store:
             return "in memory" if self.device.type == "cpu" else f"on {self.device}"
         return "mapped from files" if self.spectra.contiguous else "read from chunked files (slow)"
 
-    def gather(self, index_B: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Return clipped flux and error (B, P), float32, on the device."""
+    def gather(self, index_B: np.ndarray, on_device: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return clipped flux and error (B, P), float32, on the device.
+
+        `on_device` is the same index there already: copying it in each step would make the step wait for the device.
+        """
         if self.arrays is None:
             flux_BP, error_BP = self.host(index_B)
             flux_BP, error_BP = flux_BP.to(self.device), error_BP.to(self.device)
         else:
-            index = torch.from_numpy(index_B).to(self.device)
+            index = torch.from_numpy(index_B).to(self.device) if on_device is None else on_device
             flux_BP, error_BP = self.arrays[0][index], self.arrays[1][index]
         return flux_BP.float(), error_BP.float()
 
@@ -84,7 +87,7 @@ class TrainData:
 
     def __post_init__(self) -> None:
         """Prepare the look-ahead thread, which only helps where gathering and computing run on different hardware."""
-        self._epoch, self._order_N = -1, np.empty(0, dtype=np.int64)
+        self._epoch, self._order_N, self._order_on_device = -1, np.empty(0, dtype=np.int64), torch.empty(0)
         ahead = self.store.arrays is None and self.store.device.type != "cpu"
         self._pool = ThreadPoolExecutor(1) if ahead else None
         self._next: tuple[int, Future[tuple[Tensor, Tensor]]] | None = None
@@ -96,29 +99,32 @@ class TrainData:
 
     def batch(self, step: int) -> Batch:
         """Return the batch of `step` (counted from 0 over all epochs): gathered, noised, normalised, on the device."""
-        index_B = self._rows(step)
-        flux_BP, error_BP = self._gather(step, index_B)
+        index_B, on_device = self._rows(step)
+        flux_BP, error_BP = self._gather(step, index_B, on_device)
         sigma_BP = sigma_of(error_BP, self.noise)
         if sigma_BP is not None:
             device = self.store.device
             flux_BP = flux_BP + sigma_BP * training_noise(
                 tuple(flux_BP.shape), seed=self.seed, step=step, device=device
             )
-        return Batch(self.flux_norm(flux_BP), self.targets[torch.from_numpy(index_B).to(self.targets.device)])
+        return Batch(self.flux_norm(flux_BP), self.targets[on_device])
 
-    def _rows(self, step: int) -> np.ndarray:
+    def _rows(self, step: int) -> tuple[np.ndarray, Tensor]:
+        """Return the view rows of a step, on the host and on the device; an epoch's order is copied there once."""
         epoch, within = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
             self._order_N = epoch_order(len(self.targets), seed=self.seed, epoch=epoch, order=self.order)
+            self._order_on_device = torch.from_numpy(self._order_N).to(self.targets.device)
             self._epoch = epoch
-        return self._order_N[within * self.step_rows : (within + 1) * self.step_rows]
+        rows = slice(within * self.step_rows, (within + 1) * self.step_rows)
+        return self._order_N[rows], self._order_on_device[rows]
 
-    def _gather(self, step: int, index_B: np.ndarray) -> tuple[Tensor, Tensor]:
+    def _gather(self, step: int, index_B: np.ndarray, on_device: Tensor) -> tuple[Tensor, Tensor]:
         if self._pool is None:
-            return self.store.gather(index_B)
+            return self.store.gather(index_B, on_device)
         ready = self._next[1].result() if self._next and self._next[0] == step else self.store.host(index_B)
         if (step + 1) % self.steps_per_epoch:
-            self._next = (step + 1, self._pool.submit(self.store.host, self._rows(step + 1)))
+            self._next = (step + 1, self._pool.submit(self.store.host, self._rows(step + 1)[0]))
         device = self.store.device
         return ready[0].to(device).float(), ready[1].to(device).float()
 

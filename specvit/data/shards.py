@@ -5,9 +5,11 @@ no copy; chunked or compressed ones are read through HDF5. The label table is re
 while h5py has the same file open: the two libraries do not share a file handle well.
 """
 
+import contextlib
 import glob
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,30 +72,37 @@ def find_files(patterns: Sequence[str], *, root: str | None, where: str) -> list
         full = str(base / Path(pattern).expanduser())
         found = sorted(glob.glob(full), key=_natural) if glob.has_magic(full) else [full] * os.path.exists(full)
         if not found:
-            hint = "" if root else ", or data.root=FOLDER for relative paths,"
-            raise DataError(
-                f"nothing lies at {full}", where=where, remedy=f"set {where}=FILE{hint} or use data=builtin"
+            remedy = (
+                f"set {where}=FILE, or data.root=FOLDER (or SPECVIT_DATA) to where the set lies, or use data=builtin"
             )
+            raise DataError(f"nothing lies at {full}", where=where, remedy=remedy)
         files += [Path(name) for name in found]
     return files
 
 
 def open_shard(path: Path) -> Shard:
     """Return a file as a shard after checking layout, shapes and length; raises `DataError`."""
+    with open_file(path) as file:
+        flux, error = open_array(file, path, FLUX), open_array(file, path, ERROR)
+        wave_P = np.asarray(open_dataset(file, path, WAVE)[()], dtype=np.float64)
+    if (flux.rows, flux.pixels) != (error.rows, error.pixels):
+        what = f"has shape {error.rows, error.pixels} but the flux has {flux.rows, flux.pixels}"
+        raise DataError(what, where=f"{path}:{ERROR}", remedy="both need one value a pixel")
+    check_wave(wave_P, flux.pixels, path)
+    return Shard(path=path, flux=flux, error=error, wave_P=wave_P)
+
+
+@contextlib.contextmanager
+def open_file(path: Path) -> Iterator[h5py.File]:
+    """Open an HDF5 file for reading; what fails in it becomes a `DataError` naming the file."""
     if path.is_dir():
         raise DataError("is a folder, not an HDF5 file", where=str(path), remedy="name the file in it")
     try:
         with h5py.File(path, "r") as file:
-            flux, error = _array(file, path, FLUX), _array(file, path, ERROR)
-            wave_P = _dataset(file, path, WAVE)[()]
+            yield file
     except OSError as problem:
         reason = "is truncated" if "truncated" in str(problem) else f"is not a readable HDF5 file ({_short(problem)})"
         raise DataError(reason, where=str(path), remedy="copy or make it again") from problem
-    if (flux.rows, flux.pixels) != (error.rows, error.pixels):
-        what = f"has shape {error.rows, error.pixels} but the flux has {flux.rows, flux.pixels}"
-        raise DataError(what, where=f"{path}:{ERROR}", remedy="both need one value a pixel")
-    _check_wave(np.asarray(wave_P, dtype=np.float64), flux.pixels, path)
-    return Shard(path=path, flux=flux, error=error, wave_P=np.asarray(wave_P, dtype=np.float64))
 
 
 def open_shards(paths: Sequence[Path]) -> list[Shard]:
@@ -145,7 +154,8 @@ def write_shard(path: Path, *, wave_P: np.ndarray, flux_NP: np.ndarray, error_NP
         scratch.unlink(missing_ok=True)
 
 
-def _dataset(file: h5py.File, path: Path, name: str) -> h5py.Dataset:
+def open_dataset(file: h5py.File, path: Path, name: str) -> h5py.Dataset:
+    """Return a dataset by its path in the file; raises `DataError` if it is not there."""
     found = file.get(name)
     if not isinstance(found, h5py.Dataset):
         remedy = "`specvit data inspect FILE` shows what it holds; docs/data.md has the layout"
@@ -153,8 +163,9 @@ def _dataset(file: h5py.File, path: Path, name: str) -> h5py.Dataset:
     return found
 
 
-def _array(file: h5py.File, path: Path, name: str) -> Array2D:
-    dataset = _dataset(file, path, name)
+def open_array(file: h5py.File, path: Path, name: str) -> Array2D:
+    """Return a float array (rows, pixels) after checking shape, type and that the file holds all of it."""
+    dataset = open_dataset(file, path, name)
     where = f"{path}:{name}"
     if dataset.ndim != 2 or 0 in dataset.shape:
         raise DataError(f"has shape {dataset.shape}, not (spectra, pixels)", where=where, remedy="make the file again")
@@ -169,7 +180,8 @@ def _array(file: h5py.File, path: Path, name: str) -> Array2D:
     return Array2D(path=path, name=name, rows=rows, pixels=pixels, dtype=dataset.dtype, offset=offset)
 
 
-def _check_wave(wave_P: np.ndarray, pixels: int, path: Path) -> None:
+def check_wave(wave_P: np.ndarray, pixels: int, path: Path) -> None:
+    """Raise `DataError` unless the wavelengths are one a pixel, finite and rising."""
     where = f"{path}:{WAVE}"
     if wave_P.shape != (pixels,):
         raise DataError(f"has shape {wave_P.shape} for {pixels} pixels", where=where, remedy="one wavelength a pixel")
@@ -183,8 +195,6 @@ def _check_wave(wave_P: np.ndarray, pixels: int, path: Path) -> None:
 
 def _natural(name: str) -> list[Any]:
     """Sort key that puts train_200k_2 before train_200k_10."""
-    import re
-
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 

@@ -1,5 +1,6 @@
 """Checkpoints: one atomic file each, loadable without executing code, never holding a non-finite number."""
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ def save(path: Path, content: dict[str, Any]) -> None:
 def load(path: Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU; raises `CheckpointError` if it is missing, damaged or of another format."""
     try:
+        with zipfile.ZipFile(path) as archive:
+            if broken := archive.testzip():
+                raise zipfile.BadZipFile(broken)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as problem:
         raise CheckpointError("is not there", where=str(path), remedy="name a run folder or a .ckpt file") from problem

@@ -75,20 +75,23 @@ class Learner:
         output_BK = output_BK.float()
         loss = self.task.loss(output_BK, target) / self.train.accumulate
         self.scaler.scale(loss).backward()
-        state.sums["task"] += self.task.sums(output_BK.detach(), target)
+        sums = self.task.sums(output_BK.detach(), target)
+        state.sums["task"] += torch.where(torch.isfinite(sums).all(), sums, 0.0)
         return loss.detach()
 
-    def healthy(self, state: TrainState) -> bool:
-        """Say whether the last steps were: one device sync."""
-        return state.sums["bad"].item() < CHECK_STEPS and (
-            not self.scaler.is_enabled() or self.scaler.get_scale() >= 1.0
-        )
+    def ailment(self, state: TrainState) -> str:
+        """Return what is wrong with the last steps, "" if nothing is: one device sync."""
+        if state.sums["bad"].item() >= CHECK_STEPS:
+            return f"the loss was not finite for {CHECK_STEPS} steps"
+        if self.scaler.is_enabled() and self.scaler.get_scale() < 1.0:
+            return "gradients overflowed fp16 until the loss scale fell below 1"
+        return ""
 
 
 def _count(sums: dict[str, Tensor], loss: Tensor, norms: Tensor, *, fp16: bool) -> None:
     """Add one step to the sums, on the device."""
     finite = torch.isfinite(norms[0])
-    sums["loss"] += loss
+    sums["loss"] += torch.where(finite, loss, 0.0)
     sums["norms"] += torch.where(finite, norms, 0.0)
     sums["steps"] += finite
     if fp16:
@@ -148,8 +151,8 @@ def fit(learner: Learner, state: TrainState, train: TrainView, val: EvalView, op
         state.step += 1
         epoch, within = divmod(state.step, epoch_steps)
         ports.tracker.progress(state.step, lambda: mean_loss(state))
-        if (state.step % CHECK_STEPS == 0 or within == 0) and not learner.healthy(state):
-            raise Diverged(f"the loss was not finite for {CHECK_STEPS} steps up to step {state.step}")
+        if (state.step % CHECK_STEPS == 0 or within == 0) and (ailment := learner.ailment(state)):
+            raise Diverged(f"{ailment}, up to step {state.step}")
         if within == 0:
             row = _train_row(learner, state, epoch)
             trained = time.perf_counter()
@@ -164,8 +167,9 @@ def fit(learner: Learner, state: TrainState, train: TrainView, val: EvalView, op
                 state.ended = final_state(state, early=early)
             if best:
                 ports.keeper.save_best(learner, state)
-            if state.ended or epoch % settings.save_every == 0:
-                ports.keeper.save_last(learner, state)
+            due = state.ended or epoch % settings.save_every == 0
+            if due and not ports.keeper.save_last(learner, state):
+                raise Diverged(f"the weights are not finite after step {state.step}")
             started = time.perf_counter()
         if ports.stop.requested() and state.ended is None:
             ports.keeper.save_last(learner, state)
@@ -175,7 +179,7 @@ def fit(learner: Learner, state: TrainState, train: TrainView, val: EvalView, op
 
 def mean_loss(state: TrainState) -> float:
     """Return the mean training loss of the epoch so far; one device sync."""
-    return (state.sums["loss"] / state.sums["steps"].clamp(min=1.0)).item()
+    return (state.sums["loss"] / state.sums["steps"]).item()
 
 
 @torch.no_grad()
@@ -197,14 +201,13 @@ def evaluate(learner: Learner, view: EvalView) -> dict[str, float]:
 def _train_row(learner: Learner, state: TrainState, epoch: int) -> dict[str, Any]:
     """Read the epoch's sums from the device and return them as metrics."""
     sums = {name: value.cpu() for name, value in state.sums.items()}
-    steps = learner.schedule.total_steps // learner.train.epochs
     norms = (sums["norms"] / sums["steps"].clamp(min=1.0)).tolist()
     names = ("grad_norm", *(f"grad_norm_{part}" for part in learner.parts))
     return {
         "step": state.step,
         "epoch": epoch,
         "lr": learner.schedule.lr(state.step - 1, state.plateau_factor),
-        "train_loss": sums["loss"].item() / steps,
+        "train_loss": (sums["loss"] / sums["steps"]).item(),
         **{f"train_{name}": value for name, value in learner.task.running_scores(sums["task"]).items()},
         **dict(zip(names, norms, strict=True)),
         "skipped_steps": int(sums["skipped"].item()),

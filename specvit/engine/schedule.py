@@ -28,7 +28,7 @@ class Schedule:
         if opt.lr_sch == "cosine":
             return opt.eta_min + (opt.lr - opt.eta_min) * 0.5 * (1.0 + math.cos(math.pi * progress))
         if opt.lr_sch == "onecycle":
-            return self._onecycle(progress)
+            return self._onecycle(ONECYCLE_RISE + (1.0 - ONECYCLE_RISE) * progress if self.warmup_steps else progress)
         if opt.lr_sch == "step":
             return opt.lr * opt.factor ** ((step - self.warmup_steps) // self.decay_every_steps)
         if opt.lr_sch == "plateau":

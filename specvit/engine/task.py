@@ -45,8 +45,11 @@ class Regression:
     def running_scores(self, sums: Tensor) -> dict[str, float]:
         """Return r2 and mae (label units) of the first label over the rows summed up."""
         count, square, absolute, total, total_square = sums.tolist()
+        if not count:  # every step of the epoch overflowed
+            return {"r2": float("nan"), "mae": float("nan")}
         spread = total_square - total**2 / count
-        return {"r2": 1.0 - square / spread if spread > 0 else float("nan"), "mae": absolute / count * self.scale[0]}
+        r2 = 1.0 - square / spread if spread > 1e-12 * total_square else float("nan")
+        return {"r2": r2, "mae": absolute / count * self.scale[0]}
 
     def decode(self, output_NK: np.ndarray) -> np.ndarray:
         """Return labels (N, K) in their units, float64."""
@@ -79,7 +82,7 @@ class Classification:
     def running_scores(self, sums: Tensor) -> dict[str, float]:
         """Return the accuracy over the rows summed up."""
         count, right = sums.tolist()
-        return {"accuracy": right / count}
+        return {"accuracy": right / count if count else float("nan")}
 
     def decode(self, output_NK: np.ndarray) -> np.ndarray:
         """Return class numbers (N, 1)."""

@@ -22,15 +22,13 @@ class KeyedDropout(nn.Module):
         """Return `x` with dropout applied; same shape and type."""
         if not self.training or self.p == 0.0:
             return x
-        mask: Tensor = dropout_mask(x, self.p, self.key, self.layer)
-        return x * mask
+        return x * dropout_mask(x, self.p, self.key, self.layer)
 
     def extra_repr(self) -> str:
         """Show the share in the printed module."""
         return f"p={self.p}"
 
 
-@torch.compiler.disable
 def dropout_mask(x: Tensor, p: float, key: int, layer: int) -> Tensor:
     """Return 0 or 1/(1 - p) in the shape and type of `x`, drawn from 16 random bits an element.
 

@@ -23,7 +23,7 @@ def regression_scores(true_N: np.ndarray, predicted_N: np.ndarray, *, scale: flo
     true_N, predicted_N = np.asarray(true_N, np.float64), np.asarray(predicted_N, np.float64)
     error_N = predicted_N - true_N
     centred_N = true_N - true_N.mean()
-    total = float(centred_N @ centred_N)
+    total = float(centred_N @ centred_N) if np.ptp(true_N) > 0 else 0.0
     return {
         "r2": 1.0 - float(error_N @ error_N) / total if total > 0 else float("nan"),
         "mae": float(np.abs(error_N).mean()),

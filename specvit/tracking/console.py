@@ -59,7 +59,7 @@ class ProgressTracker:
         if self.screen.style == "bar":
             columns = (
                 TextColumn("{task.description}"),
-                BarColumn(None),
+                BarColumn(bar_width=16),
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[facts]}"),
             )

@@ -1,0 +1,212 @@
+"""The full check of files, which training is too much in a hurry for: every value, every row, every label.
+
+A result is cached by each file's path, size and time of change, outside the (perhaps read-only) data folder.
+Legend: N rows, P pixels, B rows of a chunk.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from specvit.data.shards import Array2D, Shard, check_wave, open_array, open_dataset, open_file, read_labels
+from specvit.errors import DataError
+from specvit.files import cache_dir, read_json, write_json
+from specvit.quantities import ERROR, FLUX, LABELS, WAVE
+
+INSPECT_VERSION = 1
+CHUNK_ROWS = 2048
+NAMED_ROWS = 5
+"""How many bad rows a fault names."""
+
+
+@dataclass
+class Report:
+    """What one file holds and what is wrong with it."""
+
+    path: str
+    columns: list[tuple[str, str, str, str, str]] = field(default_factory=list)
+    """Rows of the table: name, shape, type, unit, range."""
+    faults: list[str] = field(default_factory=list)
+    digests: list[str] = field(default_factory=list)
+    """A digest of each spectrum, to find the same one twice."""
+
+
+def inspect_files(paths: Sequence[Path]) -> list[Report]:
+    """Return a report a file; a spectrum that stands in two of the files is a fault of the later one."""
+    reports = [_cached(path) for path in paths]
+    seen: dict[str, str] = {}
+    for report in reports:
+        twins = [(row, seen[digest]) for row, digest in enumerate(report.digests) if digest in seen]
+        if twins:
+            row, where = twins[0]
+            report.faults.append(f"{len(twins)} spectra stand in another file, too: row {row} is {where}")
+        name = Path(report.path).parent.name + "/" + Path(report.path).name
+        seen |= {digest: f"{name} row {row}" for row, digest in enumerate(report.digests)}
+    return reports
+
+
+def inspect_file(path: Path) -> Report:
+    """Return the report of one file, whatever is wrong with it."""
+    report = Report(str(path))
+    try:
+        flux, error = _check_layout(path, report)
+    except DataError as problem:
+        report.faults.append(problem.what)
+        return report
+    if flux is not None:
+        if error is not None and (flux.rows, flux.pixels) != (error.rows, error.pixels):
+            report.faults.append(f"{ERROR} has shape {error.rows, error.pixels}, the flux {flux.rows, flux.pixels}")
+        _check_labels(Shard(path=path, flux=flux, error=error or flux, wave_P=np.empty(0)), report)
+        _check_values(flux, "flux", report, _flux_faults)
+        _check_duplicates(flux, report)
+    if error is not None:
+        _check_values(error, "error", report, _error_faults)
+    return report
+
+
+def _cached(path: Path) -> Report:
+    try:
+        facts = path.stat()
+    except OSError as problem:
+        raise DataError("is not there", where=str(path), remedy="check the path") from problem
+    key = json.dumps([INSPECT_VERSION, str(path.resolve()), facts.st_size, facts.st_mtime_ns, facts.st_ino])
+    place = cache_dir() / "inspect" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
+    known = read_json(place)
+    if known:
+        return Report(str(path), [tuple(row) for row in known["columns"]], known["faults"], known["digests"])
+    report = inspect_file(path)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    write_json(place, asdict(report))
+    return report
+
+
+def _check_layout(path: Path, report: Report) -> tuple[Array2D | None, Array2D | None]:
+    """Check each dataset by itself, so that one that is missing does not hide the next."""
+    found: dict[str, Array2D | None] = {FLUX: None, ERROR: None}
+    with open_file(path) as file:
+        for name in found:
+            try:
+                found[name] = open_array(file, path, name)
+            except DataError as problem:
+                report.faults.append(_shorten(problem, path))
+        try:
+            wave_P = np.asarray(open_dataset(file, path, WAVE)[()], dtype=np.float64)
+            report.columns.append((WAVE, str(wave_P.shape), "float", "Å vacuum", _span(wave_P)))
+            flux = found[FLUX]
+            check_wave(wave_P, flux.pixels if flux else len(wave_P), path)
+        except DataError as problem:
+            report.faults.append(_shorten(problem, path))
+        for name, array in found.items():
+            if array is not None:
+                layout = "contiguous" if array.offset is not None else _chunks(file, name)
+                shape = f"({array.rows}, {array.pixels})"
+                report.columns.append((name, shape, f"{array.dtype} {layout}", "median flux", ""))
+    return found[FLUX], found[ERROR]
+
+
+def _check_labels(shard: Shard, report: Report) -> None:
+    try:
+        table = read_labels(shard)
+    except DataError as problem:
+        report.faults.append(_shorten(problem, shard.path))
+        return
+    for name in map(str, table.columns):
+        known = LABELS.get(name)
+        if table[name].dtype.kind not in "fiu":
+            report.columns.append((name, f"({len(table)},)", str(table[name].dtype), "", ""))
+            continue
+        values_N = table[name].to_numpy(dtype=np.float64)
+        report.columns.append((name, f"({len(table)},)", "label", known.unit if known else "", _span(values_N)))
+        report.faults += _bad_rows(f"label {name} is not finite", ~np.isfinite(values_N))
+        if known:
+            outside = np.isfinite(values_N) & ((values_N < known.low) | (values_N > known.high))
+            report.faults += _bad_rows(f"label {name} is outside {known.low:g} to {known.high:g} {known.unit}", outside)
+    missing = [name for name in LABELS if name not in table]
+    if missing:
+        report.faults.append(f"labels that the layout has are missing: {', '.join(missing)}")
+
+
+def _check_values(
+    array: Array2D, name: str, report: Report, faults: Callable[[np.ndarray], dict[str, np.ndarray]]
+) -> None:
+    """Scan an array chunk by chunk; `faults` returns a row mask for each kind of fault."""
+    masks: dict[str, list[np.ndarray]] = {}
+    low, high = np.inf, -np.inf
+    for values_BP in _chunks_of(array):
+        for what, bad_B in faults(values_BP).items():
+            masks.setdefault(what, []).append(bad_B)
+        finite = values_BP[np.isfinite(values_BP)]
+        if finite.size:
+            low, high = min(low, float(finite.min())), max(high, float(finite.max()))
+    for what, parts in masks.items():
+        report.faults += _bad_rows(f"{name} {what}", np.concatenate(parts))
+    full = FLUX if name == "flux" else ERROR
+    report.columns = [(*row[:4], f"{low:.4g} … {high:.4g}") if row[0] == full else row for row in report.columns]
+
+
+def _flux_faults(flux_BP: np.ndarray) -> dict[str, np.ndarray]:
+    finite_B = _in_all_pixels(np.isfinite(flux_BP))
+    flat_B = _in_all_pixels(flux_BP == flux_BP[:, :1])
+    with np.errstate(invalid="ignore"):
+        dark_B = finite_B & ~flat_B & (np.median(flux_BP, axis=1) <= 0)
+    return {"is not finite": ~finite_B, "is the same in every pixel": flat_B, "has a median of zero or less": dark_B}
+
+
+def _error_faults(error_BP: np.ndarray) -> dict[str, np.ndarray]:
+    finite_B = _in_all_pixels(np.isfinite(error_BP))
+    return {"is not finite": ~finite_B, "is zero or negative": finite_B & ~_in_all_pixels(error_BP > 0)}
+
+
+def _in_all_pixels(mask_BP: np.ndarray) -> np.ndarray:
+    return np.asarray(mask_BP.all(axis=1))
+
+
+def _check_duplicates(flux: Array2D, report: Report) -> None:
+    seen: dict[str, int] = {}
+    twins: list[tuple[int, int]] = []
+    for values_BP in _chunks_of(flux):
+        for values_P in values_BP:
+            digest = hashlib.blake2b(values_P.tobytes(), digest_size=12).hexdigest()
+            row = len(report.digests)
+            if digest in seen:
+                twins.append((row, seen[digest]))
+            seen.setdefault(digest, row)
+            report.digests.append(digest)
+    if twins:
+        named = ", ".join(f"{row} = {first}" for row, first in twins[:NAMED_ROWS])
+        report.faults.append(f"{len(twins)} rows repeat the flux of an earlier one: {named}")
+
+
+def _chunks_of(array: Array2D) -> Iterator[np.ndarray]:
+    opened: Any = array.open()
+    for start in range(0, array.rows, CHUNK_ROWS):
+        yield np.asarray(opened[start : start + CHUNK_ROWS])
+
+
+def _bad_rows(what: str, bad_N: np.ndarray) -> list[str]:
+    rows = np.flatnonzero(bad_N)
+    if not len(rows):
+        return []
+    named = ", ".join(map(str, rows[:NAMED_ROWS])) + (", …" if len(rows) > NAMED_ROWS else "")
+    return [f"{what} in {len(rows)} row(s): {named}"]
+
+
+def _span(values: np.ndarray) -> str:
+    finite = values[np.isfinite(values)]
+    return f"{finite.min():.5g} … {finite.max():.5g}" if finite.size else "nothing finite"
+
+
+def _chunks(file: h5py.File, name: str) -> str:
+    dataset = open_dataset(file, Path(name), name)
+    return f"chunks {dataset.chunks}" + (f" {dataset.compression}" if dataset.compression else "")
+
+
+def _shorten(problem: DataError, path: Path) -> str:
+    """Return a fault without the file's path, which the table's heading names."""
+    return ": ".join(part for part in (problem.where.removeprefix(str(path)).lstrip(":"), problem.what) if part)

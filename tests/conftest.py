@@ -1,0 +1,95 @@
+"""Shared pieces: one cache for the whole test run, small sets of spectra, and a run that trains in a second."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import settings
+
+from specvit.data.shards import write_shard
+from specvit.quantities import LABELS
+
+settings.register_profile("specvit", deadline=None, database=None, derandomize=True, max_examples=60)
+settings.load_profile("specvit")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give the whole run one fresh cache; the workers of xdist inherit it, so that spectra are made once."""
+    os.environ.pop("SPECVIT_DATA", None)
+    if not hasattr(config, "workerinput"):
+        os.environ["SPECVIT_CACHE"] = tempfile.mkdtemp(prefix="specvit-tests-")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Remove the cache."""
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(os.environ["SPECVIT_CACHE"], ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def cache() -> Path:
+    """Return the cache folder that all tests of this run share."""
+    return Path(os.environ["SPECVIT_CACHE"])
+
+
+def make_stars(rows: int, pixels: int = 256, seed: int = 0, **columns: Any) -> dict[str, Any]:
+    """Return what `write_shard` takes: one line as deep as log_g says, another for M_H, a slope for T_eff, no noise.
+
+    `columns` replace columns of the label table after the flux was made.
+    """
+    rng = np.random.default_rng(seed)
+    labels = pd.DataFrame({name: rng.uniform(0.0, 1.0, rows) for name in LABELS})
+    labels["log_g"], labels["T_eff"] = 1 + 4 * labels["log_g"], 3750 + 2250 * labels["T_eff"]
+    grid_P = np.arange(pixels) / pixels
+
+    def line(centre: float) -> np.ndarray:
+        return np.exp(-0.5 * ((grid_P - centre) / 0.02) ** 2)
+
+    depth_N1, other_N1 = labels[["log_g"]].to_numpy() / 6, labels[["M_H"]].to_numpy() / 2
+    slope_N1 = labels[["T_eff"]].to_numpy() / 4875 - 1
+    flux_NP = (1 + slope_N1 * (grid_P - 0.5)) * (1 - depth_N1 * line(0.4)) * (1 - other_N1 * line(0.7))
+    error_NP = rng.uniform(0.01, 0.05, (rows, 1)) * (1 + grid_P)
+    wave_P = 7100.0 + 0.5 * np.arange(pixels)
+    return {"wave_P": wave_P, "flux_NP": flux_NP, "error_NP": error_NP, "labels": labels.assign(**columns)}
+
+
+@pytest.fixture(scope="session")
+def stars() -> Callable[..., dict[str, Any]]:
+    """Return `stars(rows, pixels=256, seed=0, **columns)`, which makes spectra and labels in memory."""
+    return make_stars
+
+
+@pytest.fixture(scope="session")
+def write_set() -> Callable[..., Path]:
+    """Return `write_set(folder, rows, **as_stars)`, which writes `folder/dataset.h5` and returns its path."""
+
+    def write(folder: Path, rows: int, pixels: int = 256, seed: int = 0, **columns: Any) -> Path:
+        write_shard(folder / "dataset.h5", **make_stars(rows, pixels, seed, **columns))
+        return folder / "dataset.h5"
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def toy_sets(tmp_path_factory: pytest.TempPathFactory, write_set: Callable[..., Path]) -> Path:
+    """Return a folder with train_0, train_1 (96 spectra each), val (48) and test (64), each with `dataset.h5`."""
+    folder = tmp_path_factory.mktemp("toy_sets")
+    for seed, (name, rows) in enumerate({"train_0": 96, "train_1": 96, "val": 48, "test": 64}.items()):
+        write_set(folder / name, rows, seed=seed)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(toy_sets: Path) -> list[str]:
+    """Return the overrides of a run on `toy_sets` that trains in a second."""
+    data = ["data=hdf5", f"data.root={toy_sets}", "data.file_path=train_*/dataset.h5"]
+    data += ["data.val_path=val/dataset.h5", "data.test_path=test/dataset.h5"]
+    model = ["model.patch_size=32", "model.hidden_size=16", "model.num_hidden_layers=1"]
+    model += ["model.num_attention_heads=2", "model.intermediate_size=32"]
+    return [*data, *model, "train.epochs=2", "train.batch_size=16", "train.precision=32", "tracking.progress=lines"]

@@ -1,0 +1,297 @@
+"""Whatever is wrong with a command line or a file, its user reads one sentence, and nothing is left behind.
+
+All cases enter through `specvit.train.main`, as a user does.
+"""
+
+import itertools
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+
+from specvit.data import builtin
+from specvit.quantities import ERROR, FLUX, PARAMS, WAVE
+from specvit.train import main
+
+CLASSES = ["model.task_type=cls", "loss=ce", "train.early_stopping.monitor=val_accuracy"]
+CLASSES += ["train.early_stopping.mode=max"]
+
+COMMAND_LINES = {
+    # keys that are not there
+    "bananas=1": ["bananas: unknown key"],
+    "model.patchsize=8": ["model.patchsize: unknown key", "did you mean model.patch_size?"],
+    "train.monitor=val_r2": ["did you mean train.early_stopping.monitor?"],
+    "+typo=1": ["typo: unknown key"],
+    "++opt.typo=1": ["opt.typo: unknown key"],
+    "+opt.lr=1e-3": ["+opt.lr", "without the plus sign"],
+    "+loss=l1": ["+loss", "without the plus sign"],
+    "~model.pool": ["model.pool: cannot be removed"],
+    "tracking.tags.paper=1": ["+tracking.tags.NAME=VALUE"],
+    # spellings of older files
+    "train.ep=3": ["it is called train.epochs here"],
+    "training.epochs=3": ["it is called train.epochs here"],
+    "train_size=100": ["it is called data.num_samples here"],
+    "position_encoding=rope": ["it is called model.pos_encoding_type here"],
+    "optimizer=adam": ["it is called opt here"],
+    "optimizer.lr=1e-3": ["it is called opt.lr here"],
+    "lr_scheduler=cosine": ["it is called opt.lr_sch here"],
+    "noise.sigma=1": ["it is called noise.noise_level here"],
+    "project=mine": ["it is called tracking.experiment here"],
+    # groups
+    "data=boz": ["data: has no option 'boz'", "did you mean bosz?", "builtin"],
+    "loss=l2": ["it is called mse here"],
+    "model/tokenizer=CNN": ["it is called c1d here"],
+    "model/tokeniser=sw": ["model/tokeniser: unknown group", "did you mean model/tokenizer?"],
+    "model.tokenizer=sw": ["model/tokenizer="],
+    "model/tokenizer=sw model.proj_fn=C1D": ["model/tokenizer=sw means model.proj_fn=SW", "drop one"],
+    "experiment=nothing": ["experiment: has no option 'nothing'", "demo"],
+    "model=null": ["model: "],
+    "opt=": ["opt: has no option ''"],
+    # what a shell or a slip makes of an override
+    "opt.lr": ["'opt.lr' is not an override", "key=value"],
+    "": ["is not an override"],
+    "=3": ["'=3' is not an override"],
+    "tracking.name=[a": ["tracking.name=[a", "quotes"],
+    "tracking.name=${nowhere.at_all}": ["nowhere.at_all"],
+    "tracking.uri=${oc.env:SPECVIT_NOT_SET}": ["SPECVIT_NOT_SET"],
+    "model.patch_size=8,16": ["model.patch_size=8,16", "-m"],
+    "-m opt.lrr=1,2": ["did you mean opt.lr?"],
+    "-m loss=mse,l7": ["has no option 'l7'"],
+    # types and ranges
+    "opt.lr=fast": ["opt.lr: expects a number, not 'fast'"],
+    "train.epochs=2.5": ["train.epochs: expects a whole number"],
+    "model.qkv_bias=1": ["model.qkv_bias: expects true or false"],
+    "opt.lr=-1": ["opt.lr: is -1.0 but must be above 0"],
+    "opt.lr=nan": ["opt.lr: expects a finite number"],
+    "train.batch_size=0": ["train.batch_size: is 0 but must be at least 1"],
+    "model.dropout=1.5": ["model.dropout: is 1.5 but must be at most 0.95"],
+    "model.pool=max": ["model.pool: 'max' is none of cls, mean, attention"],
+    # keys that do not go together
+    "model.hidden_size=64 model.num_attention_heads=5": ["model.num_attention_heads", "does not divide"],
+    "model.patch_size=16 model.stride_size=32": ["model.stride_size", "pixels would be skipped"],
+    "model.patch_size=5000": ["model.patch_size: is 5000 but a spectrum has 4096 pixels"],
+    "model.proj_fn=linear model.stride_size=8": ["model.proj_fn", "separate patches"],
+    "model.pos_encoding_type=rope model.hidden_size=12 model.num_attention_heads=4": ["even width"],
+    "loss=ce": ["loss.name: ce does not go with model.task_type=reg"],
+    "model.task_type=cls": ["loss.name: mse does not go with model.task_type=cls", "loss=ce"],
+    "data.class_edges=2,3": ["data.class_edges: is set, but the task is regression"],
+    "data.class_edges=3,2": ["data.class_edges: must rise"],
+    "data.param=log_g,M_H,log_g": ["data.param: names a label twice"],
+    "train.early_stopping.monitor=val_r3": ["'val_r3'", "did you mean val_r2?"],
+    "train.early_stopping.mode=min": ["train.early_stopping.mode", "a better val_r2 is a higher one"],
+    "train.epochs=5 opt.warmup_epochs=5": ["opt.warmup_epochs: is 5, not less than train.epochs=5"],
+    "opt.lr=1e-6": ["opt.eta_min: is 1e-05, above opt.lr=1e-06"],
+    "train.compile=true train.checkpoint_blocks=true": ["train.compile", "train.checkpoint_blocks"],
+    "data.num_samples=100": ["one step takes 128 spectra but data.num_samples=100"],
+    "data.num_samples=-1": ["data.num_samples: is -1"],
+    "data.val_samples=0": ["data.val_samples: is 0"],
+    # things outside that are not there
+    "data=bosz": ["data.file_path: nothing lies at", "train_200k_*/dataset.h5", "data=builtin"],
+    "data=hdf5": ["data.file_path: is not set"],
+    "data=bosz data.root=/no/such/folder": ["data.root: /no/such/folder is no folder"],
+    "train.init_from=/no/such/run": ["train.init_from: nothing lies at /no/such/run"],
+}
+
+
+@pytest.fixture
+def refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[[list[str]], str]:
+    """Return a function that runs arguments in an empty folder and returns the one sentence of their refusal."""
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    monkeypatch.setattr(sys, "argv", ["specvit train"])
+
+    def run(arguments: list[str]) -> str:
+        code, shown = main(arguments), capsys.readouterr()
+        assert code == 2
+        assert re.fullmatch(r"specvit: [^\n]+[.?]\n", shown.err), shown.err
+        assert "Traceback" not in shown.out + shown.err
+        assert list(work.iterdir()) == []
+        return shown.err
+
+    return run
+
+
+@pytest.mark.parametrize("line", COMMAND_LINES)
+def test_a_wrong_command_line_is_refused_in_one_sentence(line: str, refused: Callable[[list[str]], str]) -> None:
+    sentence = refused(line.split(" "))
+    for text in COMMAND_LINES[line]:
+        assert text in sentence
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "foo", "mps"])
+def test_a_device_that_is_not_there_is_refused(
+    device: str, tiny: list[str], refused: Callable[[list[str]], str]
+) -> None:
+    assert "train.device: " in refused([*tiny, f"train.device={device}"])
+
+
+def test_a_device_is_refused_before_any_spectra_are_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Callable[[list[str]], str]
+) -> None:
+    monkeypatch.setenv("SPECVIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(builtin, "ROUND_UP", 1)
+    sizes = ["train.batch_size=1", "data.num_samples=1", "data.val_samples=1", "data.test_samples=1"]
+    assert "train.device: " in refused(["train.device=foo", *sizes])
+    assert list(tmp_path.glob("cache/**/*.h5")) == []
+
+
+Damage = Callable[[Path], Any]
+
+
+def array(name: str, change: Callable[[np.ndarray], np.ndarray | None]) -> Damage:
+    """Return a damage that puts `change(array)` in the place of an array, or removes it."""
+
+    def damage(path: Path) -> None:
+        with h5py.File(path, "r+") as file:
+            value = change(file[name][()])
+            del file[name]
+            if value is not None:
+                file[name] = value
+
+    return damage
+
+
+def table(change: Callable[[pd.DataFrame], pd.DataFrame | None]) -> Damage:
+    """Return a damage that puts `change(table)` in the place of the label table, or removes it."""
+
+    def damage(path: Path) -> None:
+        changed = change(pd.read_hdf(path))
+        with pd.HDFStore(path) as store:
+            store.remove(PARAMS)
+            if changed is not None:
+                store.put(PARAMS, changed, format="table", track_times=False)
+
+    return damage
+
+
+def cut(share: float) -> Damage:
+    """Return a damage that keeps a share of the file's bytes."""
+    return lambda path: path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+
+
+def set_at(index: Any, value: float) -> Callable[[np.ndarray], np.ndarray]:
+    def change(array: np.ndarray) -> np.ndarray:
+        array[index] = value
+        return array
+
+    return change
+
+
+def as_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+FILES: dict[str, tuple[Damage, list[str]]] = {
+    "missing": (Path.unlink, ["nothing lies at"]),
+    "a folder": (as_folder, ["is a folder"]),
+    "empty": (lambda path: path.write_bytes(b""), ["HDF5"]),
+    "text": (lambda path: path.write_text("wave,flux,error\n" * 1000), ["not a readable HDF5 file"]),
+    "cut after the signature": (cut(0.001), ["is truncated"]),
+    "cut in the flux": (cut(0.2), ["is truncated"]),
+    "cut in the error": (cut(0.6), ["is truncated"]),
+    "cut in the labels": (cut(0.97), ["is truncated"]),
+    "one byte short": (lambda path: path.write_bytes(path.read_bytes()[:-1]), ["is truncated"]),
+    "no flux": (array(FLUX, lambda a: None), [FLUX, "is missing"]),
+    "no error": (array(ERROR, lambda a: None), [ERROR, "is missing"]),
+    "no wavelengths": (array(WAVE, lambda a: None), [WAVE, "is missing"]),
+    "no labels": (table(lambda t: None), ["no label table"]),
+    "error of other length": (array(ERROR, lambda a: a[:-1]), [ERROR, "has shape (63, 256)", "(64, 256)"]),
+    "error of other width": (array(ERROR, lambda a: a[:, :-1]), [ERROR, "has shape (64, 255)"]),
+    "one-dimensional flux": (array(FLUX, np.ravel), [FLUX, "has shape (16384,)"]),
+    "no spectra": (array(FLUX, lambda a: a[:0]), [FLUX, "has shape (0, 256)"]),
+    "integer flux": (array(FLUX, lambda a: (1000 * a).astype(np.int32)), [FLUX, "int32"]),
+    "label rows missing": (table(lambda t: t[:-3]), [PARAMS, "has 61 label rows but 64 spectra"]),
+    "wavelengths missing": (array(WAVE, lambda a: a[:-1]), [WAVE, "has shape (255,) for 256 pixels"]),
+    "wavelengths falling": (array(WAVE, lambda a: a[::-1]), [WAVE, "does not rise at pixel 1"]),
+    "two pixels swapped": (array(WAVE, lambda a: np.r_[a[:9], a[10], a[9], a[11:]]), ["does not rise at pixel 10"]),
+    "NaN in the wavelengths": (array(WAVE, set_at(7, np.nan)), [WAVE, "is not finite at pixel 7"]),
+    "NaN label": (table(lambda t: t.assign(log_g=t.log_g.where(t.index != 5))), ["row 5", "label log_g is nan"]),
+    "infinite label": (table(lambda t: t.assign(log_g=t.log_g.where(t.index != 6, np.inf))), ["row 6", "is inf"]),
+    "label missing": (table(lambda t: t.drop(columns="log_g")), ["no label 'log_g'", "T_eff", "data.param"]),
+    "label of text": (table(lambda t: t.assign(log_g="dwarf")), ["label log_g: is not a number"]),
+}
+
+
+SPLITS = itertools.cycle(["file_path", "val_path", "test_path"])
+
+
+@pytest.mark.parametrize(("fault", "key"), list(zip(FILES, SPLITS, strict=False)))
+def test_a_damaged_file_is_refused_by_name(
+    fault: str, key: str, tmp_path: Path, write_set: Any, tiny: list[str], refused: Callable[[list[str]], str]
+) -> None:
+    damage, texts = FILES[fault]
+    path = write_set(tmp_path / "damaged", 64)
+    damage(path)
+    sentence = refused([*tiny, f"data.{key}={path}"])
+    assert str(path) in sentence or "label log_g: is not a number" in sentence
+    for text in texts:
+        assert text in sentence
+
+
+def test_rows_are_counted_in_the_file_that_holds_them(
+    tmp_path: Path, write_set: Any, toy_sets: Path, tiny: list[str], refused: Callable[[list[str]], str]
+) -> None:
+    path = write_set(tmp_path / "second", 64, seed=5)
+    table(lambda t: t.assign(log_g=t.log_g.where(t.index != 5)))(path)
+    assert f"{path} row 5: label log_g is nan" in refused([*tiny, f"data.file_path=train_0/dataset.h5,{path}"])
+
+
+SETS: dict[str, tuple[dict[str, Any], list[str], list[str]]] = {
+    "constant label": ({"log_g": 4.4}, [], ["label log_g: is the same in every training row"]),
+    "other pixel count than validation": ({"pixels": 320}, [], ["has 256 pixels", "320"]),
+    "patch wider than the spectrum": ({}, ["model.patch_size=512"], ["is 512 but a spectrum has 256 pixels"]),
+    "unknown label": ({}, ["data.param=logg"], ["no label 'logg'", "log_g"]),
+    "too few rows": ({}, ["data.num_samples=65"], ["data.num_samples: is 65 but the files hold 64 spectra"]),
+    "too few validation rows": ({}, ["data.val_samples=999"], ["data.val_samples: is 999 but the files hold 48"]),
+    "batch larger than the set": ({}, ["train.batch_size=65"], ["one step takes 65 spectra", "has 64"]),
+    "steps larger than the set": ({}, ["train.accumulate=5"], ["one step takes 80 spectra", "has 64"]),
+    "no classes": ({}, CLASSES, ["label log_g: is no column of class numbers", "data.class_edges"]),
+}
+
+
+@pytest.mark.parametrize("fault", SETS)
+def test_a_set_that_cannot_be_trained_on_is_refused(
+    fault: str, tmp_path: Path, write_set: Any, tiny: list[str], refused: Callable[[list[str]], str]
+) -> None:
+    made, overrides, texts = SETS[fault]
+    path = write_set(tmp_path / "set", 64, **made)
+    sentence = refused([*tiny, f"data.file_path={path}", *overrides])
+    for text in texts:
+        assert text in sentence
+
+
+@pytest.mark.parametrize(
+    ("change", "paths", "text"),
+    [
+        (lambda wave_P: wave_P + 0.5, "data.file_path=train_0/dataset.h5,{path}", "has other wavelengths than"),
+        (lambda wave_P: wave_P + 0.5, "data.val_path={path}", "wavelengths"),
+        (lambda wave_P: wave_P, "data.file_path={path},{path}", "is named twice"),
+        (lambda wave_P: wave_P, "data.file_path={path},{path.parent}/../set/dataset.h5", "is named twice"),
+    ],
+    ids=["shards on two grids", "validation on another grid", "one shard twice", "one shard by two names"],
+)
+def test_files_that_do_not_belong_together_are_refused(
+    change: Any, paths: str, text: str, tmp_path: Path, write_set: Any, tiny: list[str], refused: Any
+) -> None:
+    path = write_set(tmp_path / "set", 64)
+    array(WAVE, change)(path)
+    assert text in refused([*tiny, paths.format(path=path)])
+
+
+def test_a_class_that_training_never_saw_is_refused(
+    tmp_path: Path, write_set: Any, tiny: list[str], refused: Callable[[list[str]], str]
+) -> None:
+    train = write_set(tmp_path / "train", 64, log_g=np.arange(64) % 3)
+    other = write_set(tmp_path / "val", 64, log_g=np.arange(64) % 4)
+    paths = [f"data.file_path={train}", f"data.val_path={other}", f"data.test_path={train}"]
+    assert "label log_g: holds class 3" in refused([*tiny, *CLASSES, *paths])

@@ -1,0 +1,226 @@
+"""From a command line to a checked configuration."""
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from specvit.config.build import build_config, to_plain
+from specvit.config.compose import compose, conf_dir
+from specvit.config.identity import identity_of
+from specvit.config.schema import Config
+from specvit.config.spelling import OLDER_KEYS, is_known, known_keys
+from specvit.errors import ConfigError
+
+CLASSES = ["model.task_type=cls", "train.early_stopping.monitor=val_accuracy", "train.early_stopping.mode=max"]
+EXPERIMENTS = sorted(path.stem for path in conf_dir().glob("experiment/*.yaml"))
+NEEDS = {
+    "data=hdf5": ["data.file_path=a.h5", "data.val_path=b.h5", "data.test_path=c.h5"],
+    "data/size=all": ["data=bosz"],
+    "loss=ce": CLASSES,
+}
+
+
+def rounds_of_options() -> list[list[str]]:
+    """Return overrides that choose one option of every group at once, until every option was chosen once."""
+    groups: dict[str, list[str]] = {}
+    for path in sorted(conf_dir().glob("*/**/*.yaml")):
+        group = str(path.parent.relative_to(conf_dir()))
+        if group.partition("/")[0] not in ("experiment", "hydra"):
+            groups.setdefault(group, []).append(f"{group}={path.stem}")
+    longest = max(map(len, groups.values()))
+    return [[options[number % len(options)] for options in groups.values()] for number in range(longest)]
+
+
+def build(*overrides: str) -> Config:
+    return build_config(compose(overrides))
+
+
+@cache
+def default() -> Config:
+    return build()
+
+
+def leaves(plain: dict[str, Any], prefix: str = "") -> set[str]:
+    found = set()
+    for name, value in plain.items():
+        found |= leaves(value, f"{prefix}{name}.") if isinstance(value, dict) and value else {prefix + name}
+    return found
+
+
+def test_the_default_is_a_small_run_on_builtin_spectra() -> None:
+    config = default()
+    assert (config.data.kind, config.data.param, config.data.num_samples) == ("builtin", ("log_g",), 5000)
+    assert (config.model.proj_fn, config.model.patch_size, config.model.stride_size) == ("C1D", 64, 64)
+    assert (config.noise.noise_level, config.loss.name, config.train.seed) == (1.0, "mse", 42)
+
+
+def test_the_composed_default_lists_every_key_of_the_schema() -> None:
+    assert leaves(compose()) == {key for key, section in known_keys().items() if not section}
+
+
+def test_keys_on_the_command_line_reach_the_config() -> None:
+    config = build("model.proj_fn=SW", "opt.lr=1.5e-4")
+    assert (config.model.proj_fn, config.opt.lr) == ("SW", 1.5e-4)
+
+
+@pytest.mark.parametrize("overrides", [["model.proj_fn=sw"], ["model/tokenizer=sw", "model.proj_fn=SW"]])
+def test_tokenizer_file_and_key_are_the_same_run(overrides: list[str]) -> None:
+    assert identity_of(build(*overrides), {}) == identity_of(build("model/tokenizer=sw"), {})
+
+
+@pytest.mark.parametrize("pair", [("sw", "C1D"), ("c1d", "SW"), ("linear", "SW"), ("sw_overlap8", "CNN")])
+def test_tokenizer_file_and_key_may_not_contradict(pair: tuple[str, str]) -> None:
+    with pytest.raises(ConfigError, match="contradicts"):
+        compose([f"model/tokenizer={pair[0]}", f"model.proj_fn={pair[1]}"])
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [("tiny", (128, 4, 4, 512)), ("small", (256, 6, 8, 1024)), ("base", (512, 6, 8, 2048)), ("demo", (64, 3, 4, 256))],
+)
+def test_model_sizes(size: str, expected: tuple[int, ...]) -> None:
+    model = build(f"model/size={size}").model
+    assert (model.hidden_size, model.num_hidden_layers, model.num_attention_heads, model.intermediate_size) == expected
+
+
+@pytest.mark.parametrize("name", ["1k", "50k", "500k", "1m"])
+def test_data_sizes_are_what_they_are_called(name: str) -> None:
+    assert build(f"data/size={name}").data.num_samples == int(name[:-1]) * {"k": 1000, "m": 1_000_000}[name[-1]]
+
+
+def test_all_of_the_reference_set_is_minus_one() -> None:
+    data = build("data=bosz").data
+    assert (data.kind, data.num_samples, data.file_path) == ("hdf5", -1, ("train_200k_*/dataset.h5",))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "stride"),
+    [
+        (["model.patch_size=32"], 32),
+        (["model/tokenizer=sw_overlap8"], 8),
+        (["model.patch_size=32", "model.stride_size=4"], 4),
+    ],
+)
+def test_patches_do_not_overlap_unless_asked(overrides: list[str], stride: int) -> None:
+    assert build(*overrides).model.stride_size == stride
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_builds_and_is_another_run_than_the_default(name: str) -> None:
+    assert identity_of(build(f"experiment={name}"), {}) != identity_of(default(), {})
+
+
+@pytest.mark.parametrize("options", rounds_of_options(), ids=" ".join)
+def test_every_group_option_builds(options: list[str]) -> None:
+    chosen = {option.partition("=")[0]: option for option in options}
+    needed = [text for option in options for text in NEEDS.get(option, [])]
+    chosen |= {text.partition("=")[0]: text for text in needed}
+    build(*chosen.values())
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "canonical"),
+    [
+        ("loss.name=l2", ("loss", "name"), "mse"),
+        ("loss.name=mae", ("loss", "name"), "l1"),
+        ("model.proj_fn=CNN", ("model", "proj_fn"), "C1D"),
+        ("model.task_type=regression", ("model", "task_type"), "reg"),
+        ("opt.type=adamw", ("opt", "type"), "AdamW"),
+        ("train.precision=32", ("train", "precision"), "32"),
+        ("data.param=T_eff,log_g", ("data", "param"), ("T_eff", "log_g")),
+        ("data.param=[T_eff,log_g]", ("data", "param"), ("T_eff", "log_g")),
+        ("data.param=M_H", ("data", "param"), ("M_H",)),
+        ("opt.betas=0.8,0.95", ("opt", "betas"), (0.8, 0.95)),
+        ("opt.lr=1", ("opt", "lr"), 1.0),
+        ("train.gradient_clip=null", ("train", "gradient_clip"), None),
+        ("+tracking.tags.paper=one", ("tracking", "tags"), {"paper": "one"}),
+    ],
+)
+def test_a_value_is_canonical_after_building(override: str, key: tuple[str, str], canonical: object) -> None:
+    value = getattr(getattr(build(override), key[0]), key[1])
+    assert value == canonical
+    assert type(value) is type(canonical)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["experiment=demo", "data.param=T_eff,log_g", "+tracking.tags.a=b"],
+        ["loss=ce", *CLASSES, "data.class_edges=2,3.5", "train.gradient_clip=null"],
+    ],
+)
+def test_a_config_survives_yaml_and_json(overrides: list[str]) -> None:
+    config = build(*overrides)
+    assert build_config(yaml.safe_load(yaml.safe_dump(to_plain(config), sort_keys=False))) == config
+    assert build_config(json.loads(json.dumps(to_plain(config)))) == config
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("train", "epochs", True),
+        ("train", "epochs", "3"),
+        ("train", "epochs", 3.0),
+        ("train", "deterministic", 1),
+        ("train", "early_stopping", None),
+        ("opt", "betas", [0.9, 0.99, 0.999]),
+        ("opt", "lr", "3e-4"),
+        ("data", "param", []),
+        ("tracking", "tags", "a"),
+        ("noise", "sigma", 1.0),
+    ],
+)
+def test_a_stored_config_with_a_wrong_type_is_refused_by_key(section: str, key: str, value: object) -> None:
+    plain = to_plain(default())
+    plain[section][key] = value
+    with pytest.raises(ConfigError) as refusal:
+        build_config(plain)
+    assert refusal.value.where.startswith(f"{section}.{key}")
+
+
+@pytest.mark.parametrize("old", OLDER_KEYS)
+def test_an_older_spelling_is_refused_with_a_name_that_exists(old: str) -> None:
+    assert is_known(OLDER_KEYS[old])
+    with pytest.raises(ConfigError) as refusal:
+        compose([f"{old}=1"])
+    assert f"it is called {OLDER_KEYS[old]} here" in str(refusal.value)
+
+
+@pytest.fixture
+def own_conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a user's own `./conf` with an experiment, an option and a site's defaults."""
+    files = {
+        "experiment/mine.yaml": "# @package _global_\ndefaults:\n  - override /loss: soft\nopt:\n  lr: 2.0e-3\n",
+        "loss/soft.yaml": "defaults: [mse, _self_]\nname: huber\nhuber_delta: 0.3\n",
+        "local.yaml": "opt:\n  lr: 7.0e-4\n  eta_min: 1.0e-6\ntracking:\n  folder: elsewhere\n",
+    }
+    for name, text in files.items():
+        (path := tmp_path / "conf" / name).parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "conf"
+
+
+def test_a_users_own_conf_lies_over_the_bundled_one(own_conf: Path) -> None:
+    config = build("experiment=mine")
+    assert (config.loss.name, config.loss.huber_delta, config.opt.lr) == ("huber", 0.3, 2e-3)
+    assert config.model == build("experiment=demo").model  # the bundled files are still there
+
+
+@pytest.mark.parametrize(
+    ("overrides", "lr"), [([], 7e-4), (["opt.lr=1e-3"], 1e-3), (["experiment=mine"], 2e-3), (["opt=sgd"], 7e-4)]
+)
+def test_local_yaml_gives_defaults_only(own_conf: Path, overrides: list[str], lr: float) -> None:
+    config = build(*overrides)
+    assert (config.opt.lr, config.opt.eta_min, config.tracking.folder) == (lr, 1e-6, "elsewhere")
+
+
+def test_an_unknown_key_in_a_users_file_is_refused(own_conf: Path) -> None:
+    (own_conf / "experiment" / "mine.yaml").write_text("# @package _global_\nopt:\n  learning_rate: 1.0\n")
+    with pytest.raises(ConfigError, match=r"opt\.learning_rate: unknown key"):
+        build("experiment=mine")

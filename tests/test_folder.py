@@ -1,0 +1,256 @@
+"""The run folder: one writer at a time, a state that is true, files that are whole or absent."""
+
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from specvit.config.folder import HEARTBEAT_DEAD_SECONDS, RunFolder, find_folder
+from specvit.errors import FolderError
+from specvit.files import locked, read_json, write_atomic, write_json, write_text
+
+RUN_ID = "0123abcd"
+CLAIMER = """
+import os, socket, sys, time
+from pathlib import Path
+from specvit.config.folder import RunFolder
+folder = RunFolder(Path(sys.argv[1]), "0123abcd")
+with folder.claimed():
+    folder.set_status("running", pid=os.getpid(), host=socket.gethostname())
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+LOCKER = """
+import sys, time
+from pathlib import Path
+from specvit.files import locked
+with locked(Path(sys.argv[1])):
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+
+
+@contextmanager
+def process(code: str, path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Run code in its own process until it says that it is ready; kill it in the end."""
+    child = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    assert child.stdout.readline() == "ready\n"
+    try:
+        yield child
+    finally:
+        child.kill()
+        child.wait()
+        child.stdout.close()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    (tmp_path / f"toy-{RUN_ID}").mkdir()
+    return RunFolder(tmp_path / f"toy-{RUN_ID}", RUN_ID)
+
+
+# who writes
+
+
+def test_a_run_whose_process_was_killed_is_lost(folder: RunFolder) -> None:
+    with process(CLAIMER, folder.path) as child:
+        assert folder.state() == "running"
+        os.kill(child.pid, signal.SIGKILL)
+        child.wait()
+        assert folder.state() == "lost"
+        assert folder.status()["state"] == "running"  # what was written is not rewritten by looking
+        with folder.claimed():
+            folder.set_status("running", pid=os.getpid(), host=socket.gethostname())
+            assert folder.state() == "running"
+
+
+def test_a_second_process_is_refused_and_told_who_is_first(folder: RunFolder) -> None:
+    with process(CLAIMER, folder.path) as child:
+        with pytest.raises(FolderError) as refusal, folder.claimed():
+            pass
+        for part in (str(folder.path), f"process {child.pid} on {socket.gethostname()}"):
+            assert part in str(refusal.value)
+        child.kill()
+        child.wait()
+        with folder.claimed():
+            assert folder.file(".heartbeat").exists()
+
+
+@pytest.mark.parametrize("state", ["queued", "running", "requeued"])
+@pytest.mark.parametrize(("age", "lost"), [(0.0, False), (2 * HEARTBEAT_DEAD_SECONDS, True), (None, True)])
+def test_the_heartbeat_speaks_for_a_process_on_another_host(
+    state: str, age: float | None, lost: bool, folder: RunFolder
+) -> None:
+    folder.set_status(state, pid=1, host="another-host")
+    if age is not None:
+        folder.file(".heartbeat").touch()
+        os.utime(folder.file(".heartbeat"), times=(time.time() - age,) * 2)
+    assert folder.state() == ("lost" if lost else state)
+
+
+@pytest.mark.parametrize("state", ["completed", "early_stopped", "preempted", "crashed", "pruned"])
+def test_an_ended_run_keeps_its_state_without_a_process(state: str, folder: RunFolder) -> None:
+    folder.set_status(state, host=socket.gethostname(), pid=1)
+    assert folder.state() == state
+
+
+def test_a_claim_is_not_refused_because_somebody_looks_at_the_state(folder: RunFolder) -> None:
+    folder.set_status("running", host=socket.gethostname(), pid=1)
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.is_set():
+            folder.state()
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    try:
+        for _ in range(300):
+            with folder.claimed():
+                pass
+    finally:
+        over.set()
+        watcher.join()
+
+
+def test_no_run_has_no_state_and_looking_creates_nothing(tmp_path: Path) -> None:
+    nowhere = RunFolder(tmp_path / "none", RUN_ID)
+    assert (nowhere.state(), nowhere.status(), nowhere.path.exists()) == ("", {}, False)
+
+
+def test_leftovers_of_a_killed_writer_are_removed_by_the_next(folder: RunFolder) -> None:
+    folder.file(".last.ckpt.x1y2.tmp").write_bytes(b"half")
+    folder.file("last.ckpt").write_bytes(b"whole")
+    with folder.claimed():
+        assert not folder.file(".last.ckpt.x1y2.tmp").exists()
+    assert folder.file("last.ckpt").read_bytes() == b"whole"
+
+
+# status
+
+
+def test_a_status_keeps_facts_and_a_cause_only_as_long_as_its_state(folder: RunFolder) -> None:
+    folder.set_status("running", pid=7, step=3)
+    folder.set_status("crashed", cause="a bug", remedy="mend it", traceback="...")
+    folder.set_status("crashed", step=5)
+    kept = folder.status()
+    assert (kept["pid"], kept["step"], kept["cause"], kept["remedy"]) == (7, 5, "a bug", "mend it")
+    folder.set_status("running")
+    assert folder.status().keys() == {"state", "updated", "pid", "step"}
+
+
+def test_an_unknown_state_is_refused(folder: RunFolder) -> None:
+    with pytest.raises(AssertionError, match="finished"):
+        folder.set_status("finished")
+    assert folder.status() == {}
+
+
+def test_attempts_are_added_up(folder: RunFolder) -> None:
+    folder.record_attempt(event="start")
+    folder.record_attempt(event="end", state="completed")
+    rows = [json.loads(line) for line in folder.file("attempts.jsonl").read_text().splitlines()]
+    assert [row["event"] for row in rows] == ["start", "end"]
+    assert {row["pid"] for row in rows} == {os.getpid()}
+
+
+# records
+
+
+def test_an_identity_is_written_once(folder: RunFolder) -> None:
+    folder.create({"first": 1}, "a: 1\n")
+    folder.create({"second": 2}, "a: 2\n")
+    assert read_json(folder.file("run.json")) == {"format": 1, "run_id": RUN_ID, "identity": {"first": 1}}
+    assert folder.file("config.yaml").read_text() == "a: 2\n"
+
+
+def test_a_folder_of_another_format_is_refused(folder: RunFolder) -> None:
+    write_json(folder.file("run.json"), {"format": 99, "run_id": RUN_ID})
+    with pytest.raises(FolderError, match="has format 99"):
+        folder.create({}, "")
+    assert [path.name for path in folder.path.iterdir()] == ["run.json"]
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "timing.jsonl"])
+@pytest.mark.parametrize("torn", ["", '{"step": 1', '{"epoch": 3}\n', "\x00\x00\x00", "[1]\n"])
+def test_cutting_back_drops_later_and_torn_lines(name: str, torn: str, folder: RunFolder) -> None:
+    lines = "".join(json.dumps({"epoch": n, "step": 10 * n}) + "\n" for n in (1, 2, 3))
+    folder.file(name).write_text(lines + torn)
+    folder.cut_back(20)
+    assert [json.loads(line)["step"] for line in folder.file(name).read_text().splitlines()] == [10, 20]
+    folder.cut_back(0)
+    assert folder.file(name).read_text() == ""
+
+
+def test_forgetting_leaves_only_what_names_the_run_and_its_history(folder: RunFolder) -> None:
+    folder.create({}, "a: 1\n")
+    folder.set_status("completed")
+    folder.record_attempt(event="start")
+    for name in ("metrics.jsonl", "timing.jsonl", "summary.json", "predictions.csv", "last.ckpt", "best.ckpt"):
+        folder.file(name).write_text("old")
+    folder.forget()
+    assert folder.state() == ""
+    assert {path.name for path in folder.path.iterdir()} == {"run.json", "config.yaml", "attempts.jsonl"}
+
+
+def test_a_folder_is_found_by_its_id_whatever_its_name(folder: RunFolder) -> None:
+    root = folder.path.parent
+    assert find_folder(root, RUN_ID, "another-name").path == folder.path
+    renamed = folder.path.rename(root / f"best-so-far-{RUN_ID}")
+    assert find_folder(root, RUN_ID, "toy").path == renamed
+    new = find_folder(root, "ffff0000", "toy")
+    assert (new.path, new.path.exists()) == (root / "toy-ffff0000", False)
+    assert find_folder(root / "none", RUN_ID, "toy").path == root / "none" / f"toy-{RUN_ID}"
+
+
+# files
+
+
+def test_a_failing_writer_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    write_text(tmp_path / "a.txt", "old")
+
+    def fail(stream) -> None:
+        stream.write(b"new, but only ha")
+        raise OSError("No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        write_atomic(tmp_path / "a.txt", fail)
+    assert (tmp_path / "a.txt").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_new_file_has_the_permissions_that_the_umask_gives(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        write_text(tmp_path / "a.txt", "a")
+        assert os.umask(0o027) == 0o027
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == 0o640
+
+
+def test_a_lock_is_let_go_when_its_holder_is_killed(tmp_path: Path) -> None:
+    path = tmp_path / "made" / ".lock"
+    with process(LOCKER, path) as child:
+        with locked(path, wait=False) as mine:
+            assert not mine
+        child.kill()
+        with locked(path) as mine:
+            assert mine
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{half", b"\xff\xfe"])
+def test_a_missing_or_damaged_json_file_gives_the_default(content: bytes | None, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / "a.json").write_bytes(content)
+    assert read_json(tmp_path / "a.json", {"fresh": True}) == {"fresh": True}

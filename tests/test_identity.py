@@ -1,0 +1,152 @@
+"""The name of a run: what changes a result changes it, and nothing else does."""
+
+import dataclasses
+import typing
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+
+from specvit.config import schema
+from specvit.config.build import build_config, to_plain
+from specvit.config.compose import compose
+from specvit.config.identity import default_name, identity_of, run_id, short_count
+from specvit.config.schema import Config
+
+MANIFEST = {"train": {"shape": [100, 256], "labels": "0123456789abcdef", "rows": "fedcba9876543210"}}
+
+
+def id_of(config: Any, manifest: dict[str, Any] = MANIFEST, extra: dict[str, Any] | None = None) -> str:
+    return run_id(identity_of(config, manifest, extra))
+
+
+def fields_of(cls: type, prefix: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any, Any]]:
+    """Return (path, type, metadata) of every key of the schema."""
+    found = []
+    hints = typing.get_type_hints(cls)
+    for item in dataclasses.fields(cls):
+        if dataclasses.is_dataclass(hints[item.name]):
+            found += fields_of(typing.cast(type, hints[item.name]), (*prefix, item.name))
+        else:
+            found.append(((*prefix, item.name), hints[item.name], item.metadata))
+    return found
+
+
+def with_value(section: Any, path: tuple[str, ...], value: Any) -> Any:
+    """Return a copy of a config with one key replaced."""
+    if len(path) > 1:
+        value = with_value(getattr(section, path[0]), path[1:], value)
+    return replace(section, **{path[0]: value})
+
+
+def value_of(section: Any, path: tuple[str, ...]) -> Any:
+    for name in path:
+        section = getattr(section, name)
+    return section
+
+
+def another_value(old: Any, kind: Any, rules: Any) -> Any:
+    """Return a value of the key's type and range that is not the one it has."""
+    if rules.get("choices"):
+        return next((choice for choice in rules["choices"] if choice != old), None)
+    kinds = [option for option in typing.get_args(kind) or (kind,) if option is not type(None)]
+    if typing.get_origin(kind) is tuple or typing.get_origin(kinds[0]) is tuple:
+        return {str: ("another",), float: (0.5, 0.75)}[typing.get_args(kind if old else kinds[0])[0]]
+    if kinds[0] is bool:
+        return not old
+    if kinds[0] is int:
+        return (old or 1) + 1
+    return {float: lambda: (old or 1.0) / 2, str: lambda: "another"}.get(kinds[0], lambda: {"another": "tag"})()
+
+
+KEYS = [pytest.param(*key, id=".".join(key[0])) for key in fields_of(Config)]
+
+
+@pytest.mark.parametrize(("path", "kind", "rules"), KEYS)
+def test_a_key_changes_the_id_if_and_only_if_it_can_change_a_result(path: Any, kind: Any, rules: Any) -> None:
+    old = value_of(Config(), path)
+    new = another_value(old, kind, rules)
+    if new is None:
+        assert rules["choices"] == (old,)  # one choice only: nothing to change
+        return
+    assert new != old
+    assert (id_of(with_value(Config(), path, new)) != id_of(Config())) == rules["identity"]
+
+
+def test_the_keys_outside_the_id_are_these() -> None:
+    outside = {".".join(path) for path, _, rules in fields_of(Config) if not rules["identity"]}
+    places = {f"data.{name}" for name in ("root", "file_path", "val_path", "test_path", "resident")}
+    handling = {f"train.{name}" for name in ("save_every", "init_from", "device", "threads", "rerun")}
+    assert {key for key in outside if not key.startswith("tracking.")} == places | handling
+    assert all(not rules["identity"] for path, _, rules in fields_of(Config) if path[0] == "tracking")
+
+
+def test_the_id_of_a_run_never_changes() -> None:
+    """If this fails, every folder of every user gets another name: give a new key a `neutral` value instead."""
+    assert id_of(Config()) == "e70116d6"
+
+
+def test_data_and_weights_to_start_from_are_part_of_the_id() -> None:
+    ids = [id_of(Config()), id_of(Config(), {}), id_of(Config(), extra={"init_from": "0123456789abcdef"})]
+    assert len(set(ids)) == 3
+    assert id_of(Config(), extra={}) == id_of(Config(), extra=None) == ids[0]
+
+
+@pytest.mark.parametrize(
+    "overrides", [["opt.lr=1"], ["opt.lr=1.0e0"], ["loss=mse", "opt.lr=1."], ["loss.name=l2", "opt.lr=1.0"]]
+)
+def test_spelling_does_not_matter(overrides: list[str]) -> None:
+    config = build_config(compose(overrides))
+    assert id_of(config) == id_of(build_config(compose(["opt.lr=1.0"])))
+    assert id_of(build_config(to_plain(config))) == id_of(config)
+
+
+@dataclass(frozen=True)
+class Inner:
+    """A section that was added later, whole."""
+
+    keep: float = schema.key(1.0, neutral=1.0)
+
+
+@dataclass(frozen=True)
+class Older:
+    """A schema as it once was."""
+
+    width: int = schema.key(8)
+
+
+@dataclass(frozen=True)
+class Newer(Older):
+    """The same with keys that were added later."""
+
+    trick: str = schema.key("none", neutral="none")
+    limit: float | None = schema.key(None, neutral=None)
+    inner: Inner = field(default_factory=Inner)
+
+
+def test_a_neutral_key_is_left_out_of_the_id() -> None:
+    assert id_of(Newer()) == id_of(Older())
+
+
+@pytest.mark.parametrize("change", [{"trick": "more"}, {"limit": 0.0}, {"inner": Inner(0.5)}, {"width": 9}], ids=str)
+def test_a_later_key_off_its_neutral_value_is_part_of_the_id(change: dict[str, Any]) -> None:
+    assert id_of(Newer(**change)) != id_of(Older())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        ([], "c1d-p64-h64-log_g-builtin-5k-s42"),
+        (["model.proj_fn=SW", "data.param=T_eff,log_g", "train.seed=7"], "sw-p64-h64-T_eff-log_g-builtin-5k-s7"),
+        (["data=bosz", "data.param=T_eff,log_g,M_H"], "c1d-p64-h64-3labels-hdf5-all-s42"),
+    ],
+)
+def test_a_folder_is_named_after_what_is_varied(overrides: list[str], name: str) -> None:
+    assert default_name(build_config(compose(overrides))) == name
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(5000, "5k"), (1_000_000, "1m"), (1_500_000, "1500k"), (1234, "1234"), (999, "999")]
+)
+def test_short_counts(count: int, text: str) -> None:
+    assert short_count(count) == text
