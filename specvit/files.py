@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -55,19 +56,37 @@ def remove_leftovers(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
-    """Hold an exclusive `flock` on `path`; yields False at once if `wait` is off and another process has it.
+def locked(path: Path, *, seconds: float = float("inf")) -> Iterator[bool]:
+    """Hold an exclusive `flock` on `path`; yields False if another process still has it after `seconds`.
 
     The kernel lets go of the lock when the process dies, however it dies.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    until = time.monotonic() + seconds
     with open(path, "a") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-            return
+        while not _try_lock(stream, fcntl.LOCK_EX):
+            if time.monotonic() >= until:
+                yield False
+                return
+            time.sleep(0.02)
         yield True
+
+
+def is_locked(path: Path) -> bool:
+    """Say whether a process holds `locked(path)`. Looking takes a shared lock, so lookers do not see each other."""
+    try:
+        with open(path) as stream:
+            return not _try_lock(stream, fcntl.LOCK_SH)
+    except FileNotFoundError:
+        return False
+
+
+def _try_lock(stream: IO[str], kind: int) -> bool:
+    try:
+        fcntl.flock(stream, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def cache_dir() -> Path:

@@ -17,6 +17,7 @@ import yaml
 from specvit.config.build import to_plain
 from specvit.config.folder import DONE, FAILED, RunFolder, find_folder
 from specvit.config.identity import default_name, identity_of, run_id
+from specvit.config.rules import check_patch
 from specvit.config.schema import Config
 from specvit.data.splits import Splits, manifest, needs_files, open_splits
 from specvit.engine.preempt import SignalStop
@@ -47,8 +48,9 @@ def run(config: Config) -> Result:
         before = folder.state()
         if before in DONE and not config.train.rerun:
             return _already(folder, before, screen)
+        _check_device(config)
         splits = splits or open_splits(config, screen.making)
-        _check_before_folder(config, splits)
+        check_patch(config.model, splits.train.num_pixels)
         with folder.claimed():
             folder.create(identity, yaml.safe_dump(to_plain(config), sort_keys=False))
             screen.log = folder.file("log.txt")
@@ -58,12 +60,10 @@ def run(config: Config) -> Result:
             return _guarded(config, splits, folder, screen, stop)
 
 
-def _check_before_folder(config: Config, splits: Splits) -> None:
-    """Refuse what only the data or the machine can tell, while no folder exists."""
+def _check_device(config: Config) -> None:
+    """Refuse a device that is not there, before spectra are made and a folder exists."""
     from specvit import pipeline
-    from specvit.config.rules import check_patch
 
-    check_patch(config.model, splits.train.num_pixels)
     pipeline.resolve_device(config.train)
 
 

@@ -163,6 +163,7 @@ def test_first_is_the_start_and_random_is_another_choice_a_seed() -> None:
     assert chosen[0] == chosen[1]
     assert chosen[0] != chosen[2]
     assert chosen[0] != list(range(30))
+    assert select_rows(20, 5, subset="random", seed=0, where="").tolist() == [0, 8, 11, 14, 17]  # for good
 
 
 @pytest.mark.parametrize("subset", ["first", "random"])

@@ -7,7 +7,6 @@ import socket
 import stat
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +28,14 @@ with folder.claimed():
     folder.set_status("running", pid=os.getpid(), host=socket.gethostname())
     print("ready", flush=True)
     time.sleep(60)
+"""
+WATCHER = """
+import sys
+from pathlib import Path
+from specvit.config.folder import RunFolder
+print("ready", flush=True)
+while True:
+    RunFolder(Path(sys.argv[1]), "0123abcd").state()
 """
 LOCKER = """
 import sys, time
@@ -107,21 +114,10 @@ def test_an_ended_run_keeps_its_state_without_a_process(state: str, folder: RunF
 
 def test_a_claim_is_not_refused_because_somebody_looks_at_the_state(folder: RunFolder) -> None:
     folder.set_status("running", host=socket.gethostname(), pid=1)
-    over = threading.Event()
-
-    def look() -> None:
-        while not over.is_set():
-            folder.state()
-
-    watcher = threading.Thread(target=look)
-    watcher.start()
-    try:
-        for _ in range(300):
+    with process(WATCHER, folder.path):
+        for _ in range(500):
             with folder.claimed():
                 pass
-    finally:
-        over.set()
-        watcher.join()
 
 
 def test_no_run_has_no_state_and_looking_creates_nothing(tmp_path: Path) -> None:
@@ -242,7 +238,7 @@ def test_a_new_file_has_the_permissions_that_the_umask_gives(tmp_path: Path) -> 
 def test_a_lock_is_let_go_when_its_holder_is_killed(tmp_path: Path) -> None:
     path = tmp_path / "made" / ".lock"
     with process(LOCKER, path) as child:
-        with locked(path, wait=False) as mine:
+        with locked(path, seconds=0) as mine:
             assert not mine
         child.kill()
         with locked(path) as mine:

@@ -34,7 +34,7 @@ def command(folder: Path, overrides: list[str]) -> list[str]:
     settings = [
         "model.dropout=0.1",
         "noise.noise_level=1.0",
-        "train.epochs=12",
+        "train.epochs=30",
         "train.threads=1",
         "train.deterministic=true",
     ]

@@ -97,6 +97,8 @@ def check_overrides(overrides: Sequence[str]) -> None:
 
 
 def _parse(text: str) -> Override:
+    if text.lstrip("+~").startswith("="):
+        raise ConfigError(f"{text!r} is not an override", remedy="write key=value, or --help")
     try:
         return OverridesParser.create().parse_override(text)
     except HydraException as error:
@@ -121,7 +123,9 @@ def _check_one(override: Override, loader: ConfigLoaderImpl) -> None:
         if override.type in (OverrideType.ADD, OverrideType.FORCE_ADD):
             raise ConfigError("is there already", where=f"+{name}", remedy="type it without the plus sign")
         for value in _choices(override):
-            if value is not None and str(value) not in options:
+            if value is None and name == "experiment":
+                continue
+            if str(value) not in options:
                 right = OLDER_OPTIONS.get(name, {}).get(str(value))
                 close = f"it is called {right} here, " if right else nearest(str(value), options)
                 raise ConfigError(
@@ -135,11 +139,10 @@ def _check_one(override: Override, loader: ConfigLoaderImpl) -> None:
 
 
 def _choices(override: Override) -> list[Any]:
-    """Return what a group override chooses; several with a sweep or a list."""
+    """Return what a group override chooses; several in a sweep."""
     if override.is_sweep_override():
         return list(override.sweep_string_iterator()) if override.is_discrete_sweep() else []
-    value = override.value()
-    return value if isinstance(value, list) else [value]
+    return [override.value()]
 
 
 def _all_groups(loader: ConfigLoaderImpl, parent: str = "") -> list[str]:

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from specvit.errors import FolderError
-from specvit.files import locked, read_json, remove_leftovers, write_json, write_text
+from specvit.files import is_locked, locked, read_json, remove_leftovers, write_json, write_text
 
 FORMAT = 1
 ALIVE = ("queued", "running", "requeued")
@@ -37,6 +37,8 @@ FAILED = ("diverged", "oom", "crashed", "cancelled", "pruned")
 STATES = ALIVE + DONE + RESUMABLE + FAILED
 HEARTBEAT_SECONDS = 5.0
 HEARTBEAT_DEAD_SECONDS = 60.0
+CLAIM_SECONDS = 1.0
+"""How long a claim waits: somebody who only looks at the state holds the lock for a moment."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ class RunFolder:
     def claimed(self) -> Iterator[None]:
         """Be the folder's one writer; raises `FolderError` if another process is."""
         self.path.mkdir(parents=True, exist_ok=True)
-        with locked(self.file(".lock"), wait=False) as mine:
+        with locked(self.file(".lock"), seconds=CLAIM_SECONDS) as mine:
             if not mine:
                 status = self.status()
                 who = f"process {status.get('pid')} on {status.get('host')}" if status else "another process"
@@ -122,8 +124,7 @@ class RunFolder:
 
     def _writer_lives(self, status: dict[str, Any]) -> bool:
         if status.get("host") == socket.gethostname():
-            with locked(self.file(".lock"), wait=False) as free:
-                return not free
+            return is_locked(self.file(".lock"))
         with contextlib.suppress(FileNotFoundError):
             return time.time() - self.file(".heartbeat").stat().st_mtime < HEARTBEAT_DEAD_SECONDS
         return False

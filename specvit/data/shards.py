@@ -114,10 +114,15 @@ def open_shards(paths: Sequence[Path]) -> list[Shard]:
     shards = [open_shard(path) for path in paths]
     first = shards[0]
     for shard in shards[1:]:
-        if len(shard.wave_P) != len(first.wave_P) or not np.allclose(shard.wave_P, first.wave_P, rtol=0, atol=0.01):
+        if not same_wavelengths(shard.wave_P, first.wave_P):
             what = f"has other wavelengths than {first.path}"
             raise DataError(what, where=f"{shard.path}:{WAVE}", remedy="shards of one set need one wavelength grid")
     return shards
+
+
+def same_wavelengths(one_P: np.ndarray, other_P: np.ndarray) -> bool:
+    """Say whether two grids are the same to 0.01 Angstrom, a fortieth of the reference instrument's pixel."""
+    return len(one_P) == len(other_P) and np.allclose(one_P, other_P, rtol=0, atol=0.01)
 
 
 def read_labels(shard: Shard) -> Any:
@@ -126,7 +131,7 @@ def read_labels(shard: Shard) -> Any:
 
     try:
         table: Any = pd.read_hdf(shard.path)
-    except (ValueError, KeyError, OSError, AttributeError) as problem:
+    except (ValueError, KeyError, OSError, AttributeError, RuntimeError) as problem:
         what = f"has no label table that pandas can read ({_short(problem)})"
         raise DataError(
             what, where=str(shard.path), remedy=f"write one with DataFrame.to_hdf(FILE, key='{PARAMS}')"

@@ -7,7 +7,7 @@ from typing import Any
 from specvit.config.schema import Config, DataConfig
 from specvit.data.builtin import builtin_files, builtin_manifest
 from specvit.data.labels import TargetCoder, fit_classes, fit_scaler
-from specvit.data.shards import find_files
+from specvit.data.shards import find_files, same_wavelengths
 from specvit.data.views import Spectra, open_spectra
 from specvit.errors import DataError
 
@@ -57,6 +57,9 @@ def open_splits(config: Config, report: Callable[[str, int, int], None]) -> Spli
             raise DataError(
                 what, where=str(view.shards[0].path), remedy=f"set data.{name}_path to a file like the training set's"
             )
+        if not same_wavelengths(view.wave_P, train.wave_P):
+            what = f"has other wavelengths than the training set, {view.wave_P[0]:.2f}-{view.wave_P[-1]:.2f} Å"
+            raise DataError(what, where=str(view.shards[0].path), remedy="resample it to the training set's pixels")
     step_rows = config.train.batch_size * config.train.accumulate
     if len(train) < step_rows:
         what = f"one step takes {step_rows} spectra but the training set has {len(train)}"
