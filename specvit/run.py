@@ -160,7 +160,7 @@ def _failure_of(problem: Exception) -> str:
 
 
 def _sentence(problem: Exception) -> str:
-    if isinstance(problem, SpecvitError):
+    if isinstance(problem, SpecvitError) or _failure_of(problem) == "diverged":
         return str(problem)
     return f"{type(problem).__name__}: {str(problem).splitlines()[0] if str(problem) else 'no message'}"
 

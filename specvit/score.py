@@ -13,7 +13,7 @@ from specvit.engine.loop import predict
 from specvit.files import write_atomic, write_json
 from specvit.pipeline import Trained, build_task, eval_data
 from specvit.quantities import unit_of
-from specvit.scores.metrics import scores_by_snr
+from specvit.scores.metrics import all_label_scores, scores_by_snr
 from specvit.tracking.figures import draw_predictions
 from specvit.tracking.files import finite_or_none
 
@@ -44,7 +44,10 @@ def score(trained: Trained, spectra: Spectra, split: str, device: Any) -> Scored
         if isinstance(coder, LabelScaler)
         else []
     )
-    return Scored(task.scores(output_NK, target), by_snr, table)
+    scores = task.scores(output_NK, target)
+    if isinstance(coder, LabelScaler):  # from the labels themselves: the targets were rounded to float32
+        scores |= all_label_scores(true_NK, predicted_NK, coder.names, coder.scale)
+    return Scored(scores, by_snr, table)
 
 
 def write_scored(scored: Scored, folder: Path, *, split: str, summary: dict[str, Any], title: str) -> None:

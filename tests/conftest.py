@@ -1,20 +1,28 @@
 """Shared pieces: one cache for the whole test run, small sets of spectra, and a run that trains in a second."""
 
 import os
+import re
 import shutil
+import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hypothesis import settings
+from toy_data import ROWS
 
 from specvit.data.shards import write_shard
-from specvit.quantities import LABELS
+from specvit.data.views import Spectra, open_spectra
+from specvit.quantities import ERROR, FLUX, LABELS
+from specvit.train import main
 
+pytest.register_assert_rewrite("toys")
 settings.register_profile("specvit", deadline=None, database=None, derandomize=True, max_examples=60)
 settings.load_profile("specvit")
 
@@ -30,6 +38,15 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     """Remove the cache."""
     if not hasattr(config, "workerinput"):
         shutil.rmtree(os.environ["SPECVIT_CACHE"], ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Keep workers that share the cores from waiting for each other's threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
@@ -93,3 +110,56 @@ def tiny(toy_sets: Path) -> list[str]:
     model = ["model.patch_size=32", "model.hidden_size=16", "model.num_hidden_layers=1"]
     model += ["model.num_attention_heads=2", "model.intermediate_size=32"]
     return [*data, *model, "train.epochs=2", "train.batch_size=16", "train.precision=32", "tracking.progress=lines"]
+
+
+def rewrite_chunked(path: Path) -> None:
+    """Store flux and error in compressed chunks, as many tools do."""
+    with h5py.File(path, "r+") as file:
+        for name in (FLUX, ERROR):
+            value = file[name][()]
+            del file[name]
+            file.create_dataset(name, data=value, chunks=(min(7, len(value)), 50), compression="gzip")
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory: pytest.TempPathFactory, write_set: Any, stars: Any) -> dict[str, list[Path]]:
+    """Return the same 80 spectra in four ways: one file, chunked, three shards, and three with one chunked."""
+    root = tmp_path_factory.mktemp("layouts")
+    paths = {"contiguous": [write_set(root / "contiguous", ROWS)], "chunked": [write_set(root / "chunked", ROWS)]}
+    whole = stars(ROWS)
+    for layout in ("shards", "mixed"):
+        paths[layout] = []
+        for start, stop in ((0, 10), (10, 11), (11, ROWS)):
+            part = {n: whole[n][start:stop] for n in ("flux_NP", "error_NP", "labels")}
+            write_shard(root / layout / f"{start}.h5", wave_P=whole["wave_P"], **part)
+            paths[layout].append(root / layout / f"{start}.h5")
+    rewrite_chunked(paths["chunked"][0])
+    rewrite_chunked(paths["mixed"][1])
+    return paths
+
+
+@pytest.fixture
+def spectra(files: dict[str, list[Path]]) -> Spectra:
+    """Return all rows of the one file."""
+    return open_spectra(files["contiguous"], -1)
+
+
+@pytest.fixture
+def refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[[list[str]], str]:
+    """Return a function that runs arguments in an empty folder and returns the one sentence of their refusal."""
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    monkeypatch.setattr(sys, "argv", ["specvit train"])
+
+    def run(arguments: list[str]) -> str:
+        code, shown = main(arguments), capsys.readouterr()
+        assert code == 2
+        assert re.fullmatch(r"specvit: [^\n]+[.?]\n", shown.err), shown.err
+        assert "Traceback" not in shown.out + shown.err
+        assert list(work.iterdir()) == []
+        return shown.err
+
+    return run

@@ -1,7 +1,5 @@
 """Dropout masks are a function of (step key, layer), with the right share and scale."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor
@@ -11,15 +9,6 @@ from specvit.models import ViT, build_model
 from specvit.models.dropout import KeyedDropout, set_dropout_key
 
 COUNT = 400_000
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Keep workers that share the cores from waiting for each other's threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def mask(p: float = 0.1, *, key: int = 7, layer: int = 1, shape: tuple[int, ...] = (COUNT,)) -> Tensor:

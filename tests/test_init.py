@@ -1,7 +1,5 @@
 """One initialisation rule for every tokenizer, and the old rule with its known unfairness."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor
@@ -11,15 +9,6 @@ from specvit.models import ViT, build_model
 
 SEEDS = 20
 WIDTH, PATCH, PIXELS = 32, 16, 515
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Keep workers that share the cores from waiting for each other's threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def model(seed: int = 0, num_outputs: int = 3, **changes) -> ViT:

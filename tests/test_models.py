@@ -1,7 +1,6 @@
 """The network: tokenizers, attention, positions, pools, cost, and what a prediction may depend on."""
 
 import math
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -20,15 +19,6 @@ from specvit.models.tokenizers import C1D, TOKENIZERS, LinearPatch, SlidingWindo
 
 SMALL = {"patch_size": 8, "stride_size": 8, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
 TILINGS = [(4096, 16, 16), (4096, 16, 8), (4096, 15, 7), (4095, 16, 16), (4097, 32, 10), (67, 8, 3), (50, 50, 1)]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Keep workers that share the cores from waiting for each other's threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def config(**changes) -> ModelConfig:

@@ -28,12 +28,13 @@ def draw_predictions(
     """Draw predicted against true label, coloured by S/N, over the line of equality."""
     figure, axis = _canvas(1, 1, (4.8, 4.2))
     axis_label = LABELS[label].axis_label if label in LABELS else label
-    finite = np.isfinite(snr_N).all()
-    points = axis.scatter(
-        true_N, predicted_N, s=6, c=np.clip(snr_N, 2, 30) if finite else "tab:blue", cmap="viridis", alpha=0.7, lw=0
-    )
-    if finite:
-        figure.colorbar(points, ax=axis, label="S/N per pixel")
+    style: dict[str, Any] = {"s": 6, "alpha": 0.7, "lw": 0}
+    if np.isfinite(snr_N).all():
+        low, high = np.percentile(snr_N, (2, 98))
+        points = axis.scatter(true_N, predicted_N, c=snr_N, vmin=low, vmax=high, cmap="viridis", **style)
+        figure.colorbar(points, ax=axis, label="S/N per pixel", extend="both")
+    else:  # clean flux
+        axis.scatter(true_N, predicted_N, color="tab:blue", **style)
     ends = [float(np.min(true_N)), float(np.max(true_N))]
     axis.plot(ends, ends, color="black", lw=1)
     axis.set(xlabel=f"true {axis_label}", ylabel=f"predicted {axis_label}", title=title)

@@ -1,0 +1,111 @@
+"""Whatever is wrong with a command line, its user reads one sentence, and nothing is left behind.
+
+All cases enter through `specvit.train.main`, as a user does.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from specvit.data import builtin
+
+COMMAND_LINES = {
+    # keys that are not there
+    "bananas=1": ["bananas: unknown key"],
+    "model.patchsize=8": ["model.patchsize: unknown key", "did you mean model.patch_size?"],
+    "train.monitor=val_r2": ["did you mean train.early_stopping.monitor?"],
+    "+typo=1": ["typo: unknown key"],
+    "++opt.typo=1": ["opt.typo: unknown key"],
+    "+opt.lr=1e-3": ["+opt.lr", "without the plus sign"],
+    "+loss=l1": ["+loss", "without the plus sign"],
+    "~model.pool": ["model.pool: cannot be removed"],
+    "tracking.tags.paper=1": ["+tracking.tags.NAME=VALUE"],
+    # spellings of older files
+    "train.ep=3": ["it is called train.epochs here"],
+    "training.epochs=3": ["it is called train.epochs here"],
+    "train_size=100": ["it is called data.num_samples here"],
+    "position_encoding=rope": ["it is called model.pos_encoding_type here"],
+    "optimizer=adam": ["it is called opt here"],
+    "optimizer.lr=1e-3": ["it is called opt.lr here"],
+    "lr_scheduler=cosine": ["it is called opt.lr_sch here"],
+    "noise.sigma=1": ["it is called noise.noise_level here"],
+    "project=mine": ["it is called tracking.experiment here"],
+    # groups
+    "data=boz": ["data: has no option 'boz'", "did you mean bosz?", "builtin"],
+    "loss=l2": ["it is called mse here"],
+    "model/tokenizer=CNN": ["it is called c1d here"],
+    "model/tokeniser=sw": ["model/tokeniser: unknown group", "did you mean model/tokenizer?"],
+    "model.tokenizer=sw": ["model/tokenizer="],
+    "model/tokenizer=sw model.proj_fn=C1D": ["model/tokenizer=sw means model.proj_fn=SW", "drop one"],
+    "experiment=nothing": ["experiment: has no option 'nothing'", "demo"],
+    "model=null": ["model: "],
+    "opt=": ["opt: has no option ''"],
+    # what a shell or a slip makes of an override
+    "opt.lr": ["'opt.lr' is not an override", "key=value"],
+    "": ["is not an override"],
+    "=3": ["'=3' is not an override"],
+    "tracking.name=[a": ["tracking.name=[a", "quotes"],
+    "tracking.name=${nowhere.at_all}": ["nowhere.at_all"],
+    "tracking.uri=${oc.env:SPECVIT_NOT_SET}": ["SPECVIT_NOT_SET"],
+    "model.patch_size=8,16": ["model.patch_size=8,16", "-m"],
+    "-m opt.lrr=1,2": ["did you mean opt.lr?"],
+    "-m loss=mse,l7": ["has no option 'l7'"],
+    # types and ranges
+    "opt.lr=fast": ["opt.lr: expects a number, not 'fast'"],
+    "train.epochs=2.5": ["train.epochs: expects a whole number"],
+    "model.qkv_bias=1": ["model.qkv_bias: expects true or false"],
+    "opt.lr=-1": ["opt.lr: is -1.0 but must be above 0"],
+    "opt.lr=nan": ["opt.lr: expects a finite number"],
+    "train.batch_size=0": ["train.batch_size: is 0 but must be at least 1"],
+    "model.dropout=1.5": ["model.dropout: is 1.5 but must be at most 0.95"],
+    "model.pool=max": ["model.pool: 'max' is none of cls, mean, attention"],
+    # keys that do not go together
+    "model.hidden_size=64 model.num_attention_heads=5": ["model.num_attention_heads", "does not divide"],
+    "model.patch_size=16 model.stride_size=32": ["model.stride_size", "pixels would be skipped"],
+    "model.patch_size=5000": ["model.patch_size: is 5000 but a spectrum has 4096 pixels"],
+    "model.proj_fn=linear model.stride_size=8": ["model.proj_fn", "separate patches"],
+    "model.pos_encoding_type=rope model.hidden_size=12 model.num_attention_heads=4": ["even width"],
+    "loss=ce": ["loss.name: ce does not go with model.task_type=reg"],
+    "model.task_type=cls": ["loss.name: mse does not go with model.task_type=cls", "loss=ce"],
+    "data.class_edges=2,3": ["data.class_edges: is set, but the task is regression"],
+    "data.class_edges=3,2": ["data.class_edges: must rise"],
+    "data.param=log_g,M_H,log_g": ["data.param: names a label twice"],
+    "train.early_stopping.monitor=val_r3": ["'val_r3'", "did you mean val_r2?"],
+    "train.early_stopping.mode=min": ["train.early_stopping.mode", "a better val_r2 is a higher one"],
+    "train.epochs=5 opt.warmup_epochs=5": ["opt.warmup_epochs: is 5, not less than train.epochs=5"],
+    "opt.lr=1e-6": ["opt.eta_min: is 1e-05, above opt.lr=1e-06"],
+    "train.compile=true train.checkpoint_blocks=true": ["train.compile", "train.checkpoint_blocks"],
+    "data.num_samples=100": ["one step takes 128 spectra but data.num_samples=100"],
+    "data.num_samples=-1": ["data.num_samples: is -1"],
+    "data.val_samples=0": ["data.val_samples: is 0"],
+    # things outside that are not there
+    "data=bosz": ["data.file_path: nothing lies at", "train_200k_*/dataset.h5", "data=builtin"],
+    "data=hdf5": ["data.file_path: is not set"],
+    "data=bosz data.root=/no/such/folder": ["data.root: /no/such/folder is no folder"],
+    "train.init_from=/no/such/run": ["train.init_from: nothing lies at /no/such/run"],
+}
+
+
+@pytest.mark.parametrize("line", COMMAND_LINES)
+def test_a_wrong_command_line_is_refused_in_one_sentence(line: str, refused: Callable[[list[str]], str]) -> None:
+    sentence = refused(line.split(" "))
+    for text in COMMAND_LINES[line]:
+        assert text in sentence
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "foo", "mps"])
+def test_a_device_that_is_not_there_is_refused(
+    device: str, tiny: list[str], refused: Callable[[list[str]], str]
+) -> None:
+    assert "train.device: " in refused([*tiny, f"train.device={device}"])
+
+
+def test_a_device_is_refused_before_any_spectra_are_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Callable[[list[str]], str]
+) -> None:
+    monkeypatch.setenv("SPECVIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(builtin, "ROUND_UP", 1)
+    sizes = ["train.batch_size=1", "data.num_samples=1", "data.val_samples=1", "data.test_samples=1"]
+    assert "train.device: " in refused(["train.device=foo", *sizes])
+    assert list(tmp_path.glob("cache/**/*.h5")) == []

@@ -1,0 +1,108 @@
+"""The commands as a user types them."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from specvit import cli, evaluate, train
+from specvit.data import __main__ as data_cli
+
+
+@pytest.fixture(autouse=True)
+def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_help_names_every_command(capsys) -> None:
+    assert cli.main([]) == 0
+    text = capsys.readouterr().out
+    assert all(f"specvit {name}" in text for name in cli.COMMANDS)
+
+
+def test_an_unknown_command_is_one_sentence(capsys) -> None:
+    assert cli.main(["trian"]) == 2
+    assert (
+        capsys.readouterr().err.strip()
+        == "specvit: no command 'trian'; did you mean train? there are train, evaluate, data."
+    )
+
+
+@pytest.mark.parametrize(
+    "flags", [["--help"], ["--cfg", "job"], ["--cfg", "job", "experiment=demo"], ["--info", "defaults"]]
+)
+def test_hydras_flags_answer_and_leave_nothing_behind(flags: list[str], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "specvit.train", *flags]
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert answer.returncode == 0, answer.stderr
+    assert "proj_fn" in answer.stdout or "model/tokenizer" in answer.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("specvit tr", "train"),
+        ("specvit train model/tokenizer=s", "model/tokenizer=sw"),
+        ("specvit train model.proj_fn=SW experiment=de", "experiment=demo"),
+        ("specvit train opt.lr_", "opt.lr_sch="),
+    ],
+)
+def test_bash_completes(typed: str, offered: str) -> None:
+    script = f"""
+    PATH={Path(sys.executable).parent}:$PATH; eval "$(specvit completion bash)"
+    COMP_LINE='{typed}'; COMP_POINT={len(typed)}; COMP_WORDS=({typed}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))
+    _specvit; printf '%s\\n' "${{COMPREPLY[@]}}"
+    """
+    answer = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60)
+    assert offered in answer.stdout.split()
+
+
+def test_a_grid_makes_every_run_and_one_refusal_stops_no_other(tiny, capsys, tmp_path: Path) -> None:
+    assert train.main(["-m", *tiny, "model.num_attention_heads=2,3,4", "train.epochs=1"]) == 2
+    heard = capsys.readouterr()
+    assert heard.err.count("specvit: ") == 1
+    assert "model.num_attention_heads: is 3, which does not divide" in heard.err
+    assert len(list((tmp_path / "outputs").iterdir())) == 2
+
+
+def test_evaluate_repeats_the_test_score_and_scores_a_foreign_file_row_by_row(
+    tiny, toy_sets, write_set, capsys
+) -> None:
+    assert train.main(tiny) == 0
+    (run,) = Path("outputs").iterdir()
+    assert evaluate.main([str(run)]) == 0
+    assert (run / "evaluate-test" / "predictions.csv").read_bytes() == (run / "predictions.csv").read_bytes()
+    foreign = write_set(Path("foreign"), 7, seed=99, star="K0 III")
+    capsys.readouterr()
+    assert evaluate.main([str(run), "--data", str(foreign)]) == 0
+    table = pd.read_csv(run / "evaluate-dataset" / "predictions.csv")
+    assert list(table["row"]) == list(range(7))
+    assert capsys.readouterr().out.count("foreign/dataset.h5") == 7
+
+
+def test_evaluate_refuses_a_file_with_other_pixels_and_a_folder_that_is_no_run(tiny, write_set, capsys) -> None:
+    train.main(tiny)
+    (run,) = Path("outputs").iterdir()
+    other = write_set(Path("other"), 5, pixels=128)
+    capsys.readouterr()
+    assert evaluate.main([str(run), "--data", str(other)]) == 2
+    assert "has 128 pixels a spectrum, the run was trained on 256" in capsys.readouterr().err
+    assert evaluate.main(["nowhere"]) == 2
+    assert "no config.yaml" in capsys.readouterr().err
+    assert evaluate.main([str(run), "--data", "missing.h5"]) == 2
+    assert "missing.h5" in capsys.readouterr().err
+
+
+def test_generate_writes_files_that_inspect_finds_sound_and_refuses_to_overwrite(capsys) -> None:
+    arguments = ["generate", "--out", "made", "--train", "60", "--shard", "40", "--val", "10", "--test", "10"]
+    assert data_cli.main(arguments) == 0
+    files = sorted(map(str, Path("made").rglob("dataset.h5")))
+    assert files == [f"made/{name}/dataset.h5" for name in ("test_10", "train_40_0", "train_40_1", "val_10")]
+    capsys.readouterr()
+    assert data_cli.main(["inspect", *files]) == 0
+    assert capsys.readouterr().out.count("no fault found") == 4
+    assert data_cli.main(arguments) == 2
+    assert "is there already" in capsys.readouterr().err

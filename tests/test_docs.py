@@ -1,0 +1,64 @@
+"""What the documents say is so: links lead somewhere, commands compose, the layout in the text is the layout read."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from specvit import cli
+from specvit.config.build import build_config
+from specvit.config.compose import compose, conf_dir
+from specvit.config.spelling import known_keys
+from specvit.quantities import ERROR, FLUX, LABELS, WAVE
+
+TOP = Path(__file__).resolve().parent.parent
+PAGES = [TOP / "README.md", *sorted((TOP / "docs").glob("*.md"))]
+COMMANDS = [
+    (page.name, line.strip())
+    for page in PAGES
+    for line in page.read_text().splitlines()
+    if re.match(r"    (specvit|make|python) \w", line)
+]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        assert target.startswith("https://") or (page.parent / target).exists(), target
+
+
+def test_there_are_commands_to_check() -> None:
+    assert len(COMMANDS) >= 10
+
+
+@pytest.mark.parametrize(("page", "command"), COMMANDS, ids=lambda text: text.split("#")[0].strip()[:60])
+def test_commands_are_ones_that_exist(page: str, command: str) -> None:
+    words = shlex.split(command.split("  #")[0].split(" # ")[0])
+    if words[0] == "make":
+        assert re.search(rf"^{words[1]}:", (TOP / "Makefile").read_text(), re.MULTILINE)
+    elif words[0] == "python":
+        assert (TOP / words[1]).exists()
+    else:
+        assert words[1] in (*cli.COMMANDS, "completion")
+        if words[1] == "train":
+            overrides = [word for word in words[2:] if "=" in word]
+            grid = "-m" in words
+            build_config(compose([word.split(",")[0] for word in overrides] if grid else overrides))
+
+
+def test_the_layout_in_the_text_is_the_layout_that_is_read() -> None:
+    text = (TOP / "docs" / "data.md").read_text()
+    assert all(f"`{name}`" in text for name in (WAVE, FLUX, ERROR, *LABELS))
+
+
+@pytest.mark.parametrize("path", sorted((conf_dir() / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
+def test_an_experiment_opens_with_its_question_cost_expectation_and_source(path: Path) -> None:
+    head = path.read_text().split("defaults:")[0]
+    assert all(f"# {word}: " in head for word in ("Question", "Cost", "Expected", "Source"))
+
+
+def test_every_key_is_set_and_so_documented_in_the_yaml_files() -> None:
+    text = "\n".join(path.read_text() for path in conf_dir().rglob("*.yaml"))
+    leaves = [key.rpartition(".")[2] for key, section in known_keys().items() if not section]
+    assert [leaf for leaf in leaves if not re.search(rf"^\s*{leaf}:", text, re.MULTILINE)] == []

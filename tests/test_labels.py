@@ -1,0 +1,56 @@
+"""Labels and classes, encoded for the network and back."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from specvit.config.build import build_config
+from specvit.config.compose import compose
+from specvit.data.labels import coder_from_dict, coder_to_dict, fit_classes, fit_scaler
+from specvit.data.splits import open_splits
+from specvit.data.views import Spectra
+from specvit.errors import DataError
+
+
+@pytest.mark.parametrize("kind", ["standard", "minmax", "none"])
+def test_labels_come_back_in_their_units(kind: str, spectra: Spectra) -> None:
+    names = ("log_g", "T_eff")
+    labels_NK = spectra.label_values(names)
+    scaler = fit_scaler(labels_NK, names, kind)
+    encoded_NK = scaler.encode(labels_NK)
+    np.testing.assert_allclose(scaler.decode(encoded_NK), labels_NK, rtol=1e-5)
+    found = {"standard": (encoded_NK.mean(0), encoded_NK.std(0)), "minmax": (encoded_NK.min(0), encoded_NK.max(0))}
+    if kind == "none":
+        np.testing.assert_array_equal(encoded_NK, labels_NK.astype(np.float32))
+    else:
+        np.testing.assert_allclose(found[kind], [[0, 0], [1, 1]], atol=1e-5)
+    assert coder_from_dict(json.loads(json.dumps(coder_to_dict(scaler)))) == scaler
+
+
+def test_statistics_come_from_the_chosen_training_rows_alone(toy_sets: Path, tiny: list[str], write_set: Any) -> None:
+    config = build_config(compose([*tiny, "data.num_samples=100", "data.subset=random", "data.param=log_g,mag"]))
+    splits = open_splits(config, lambda *progress: None)
+    tables = [pd.read_hdf(toy_sets / name / "dataset.h5") for name in ("train_0", "train_1")]
+    chosen = pd.concat(tables).iloc[splits.train.rows_N][["log_g", "mag"]]
+    assert len(chosen) == 100
+    np.testing.assert_allclose(splits.coder.offset, chosen.mean())
+    np.testing.assert_allclose(splits.coder.scale, chosen.std(ddof=0))
+
+
+def test_classes_are_bins_between_edges_that_hold_their_lower_end() -> None:
+    coder = fit_classes(np.array([[1.0], [5.0]]), ("log_g",), (2.0, 3.5))
+    assert coder.num_outputs == 3
+    assert coder.encode(np.array([[1.9], [2.0], [3.4], [3.5], [9.0]])).tolist() == [0, 1, 1, 2, 2]
+    assert coder_from_dict(json.loads(json.dumps(coder_to_dict(coder)))) == coder
+
+
+def test_an_integer_column_is_classes_and_a_new_value_is_refused() -> None:
+    coder = fit_classes(np.array([[7.0], [3.0], [5.0], [3.0]]), ("kind",), None)
+    assert coder.encode(np.array([[3.0], [5.0], [7.0]])).tolist() == [0, 1, 2]
+    assert coder_from_dict(json.loads(json.dumps(coder_to_dict(coder)))) == coder
+    with pytest.raises(DataError, match="class 4, which the training rows do not"):
+        coder.encode(np.array([[4.0]]))

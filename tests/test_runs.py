@@ -1,0 +1,237 @@
+"""Whole runs in this process, from configuration to test score, on small files."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import mean_absolute_error, r2_score
+
+from specvit.config.build import build_config
+from specvit.config.compose import compose, conf_dir
+from specvit.config.folder import RunFolder
+from specvit.engine import checkpoint, loop
+from specvit.run import Result, run
+
+
+@pytest.fixture(autouse=True)
+def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def train(tiny: list[str], *overrides: str) -> Result:
+    return run(build_config(compose([*tiny, *overrides])))
+
+
+LEARNS = ("train.epochs=40", "opt.lr=3e-3", "noise.noise_level=0.2")
+
+
+def test_a_run_learns_and_leaves_its_whole_record(tiny) -> None:
+    result = train(tiny, *LEARNS)
+    assert (result.state, result.exit_code) == ("completed", 0)
+    assert result.summary["test_r2"] > 0.5
+    names = {
+        "run.json",
+        "config.yaml",
+        "status.json",
+        "attempts.jsonl",
+        "metrics.jsonl",
+        "timing.jsonl",
+        "summary.json",
+    }
+    names |= {"predictions.csv", "last.ckpt", "best.ckpt", "log.txt", "figures"}
+    assert names <= {path.name for path in result.folder.iterdir()}
+    rows = [json.loads(line) for line in (result.folder / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == list(range(1, 41))
+    assert {"train_loss", "train_r2", "train_mae", "val_loss", "val_r2", "val_mae", "lr", "grad_norm_tokenizer"} <= set(
+        rows[0]
+    )
+
+
+def test_summary_equals_scikit_learn_on_the_predictions(tiny) -> None:
+    result = train(tiny)
+    table = pd.read_csv(result.folder / "predictions.csv")
+    assert len(table) == 64
+    assert result.summary["test_r2"] == pytest.approx(r2_score(table["true_log_g"], table["pred_log_g"]), abs=1e-12)
+    assert result.summary["test_mae"] == pytest.approx(mean_absolute_error(table["true_log_g"], table["pred_log_g"]))
+
+
+def test_the_test_score_is_that_of_the_best_epoch_not_the_last(tiny) -> None:
+    # At this rate the scores jump about, so that the last epoch is not the best one.
+    result = train(tiny, "train.epochs=12", "opt.lr=3e-2", "opt.lr_sch=constant")
+    rows = [json.loads(line) for line in (result.folder / "metrics.jsonl").read_text().splitlines()]
+    best = max(rows, key=lambda row: row["val_r2"])
+    assert best["epoch"] < 12
+    assert result.summary["best_epoch"] == best["epoch"] == checkpoint.load(result.folder / "best.ckpt")["epoch"]
+    weights = [checkpoint.load(result.folder / name)["model"]["head.weight"] for name in ("best.ckpt", "last.ckpt")]
+    assert not weights[0].equal(weights[1])
+
+
+def test_asking_again_does_nothing_and_says_so(tiny, capsys) -> None:
+    first = train(tiny)
+    before = {path: path.stat().st_mtime_ns for path in first.folder.rglob("*") if path.name != ".lock"}
+    again = train(tiny)
+    assert "finished already" in capsys.readouterr().out
+    assert (again.folder, again.summary) == (first.folder, first.summary)
+    assert {path: path.stat().st_mtime_ns for path in first.folder.rglob("*") if path.name != ".lock"} == before
+
+
+def test_a_finished_run_is_found_without_importing_torch(tiny) -> None:
+    train(tiny)
+    code = "import sys; from specvit.train import main; sys.exit(main(sys.argv[1:]) or 'torch' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code, *tiny], capture_output=True, text=True, timeout=60)
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert "finished already" in found.stdout
+
+
+def test_rerun_repeats_a_finished_run_to_the_same_bytes(tiny) -> None:
+    first = train(tiny, "model.dropout=0.1")
+    metrics, predictions = ((first.folder / name).read_bytes() for name in ("metrics.jsonl", "predictions.csv"))
+    again = train(tiny, "model.dropout=0.1", "train.rerun=true")
+    assert again.folder == first.folder
+    assert (again.folder / "metrics.jsonl").read_bytes() == metrics
+    assert (again.folder / "predictions.csv").read_bytes() == predictions
+    attempts = (again.folder / "attempts.jsonl").read_text().splitlines()
+    assert len(attempts) == 4
+
+
+def test_another_seed_is_another_run_with_the_same_test_noise(tiny) -> None:
+    one, other = train(tiny), train(tiny, "train.seed=7")
+    assert one.folder != other.folder
+    tables = [pd.read_csv(result.folder / "predictions.csv") for result in (one, other)]
+    assert (tables[0]["snr"] == tables[1]["snr"]).all()
+    assert (tables[0]["pred_log_g"] != tables[1]["pred_log_g"]).all()
+
+
+def test_c1d_and_sw_give_the_same_scores_from_the_same_seed(tiny) -> None:
+    c1d, sw = train(tiny), train(tiny, "model.proj_fn=SW")
+    assert c1d.folder != sw.folder
+    assert c1d.summary["test_r2"] == pytest.approx(sw.summary["test_r2"], abs=1e-3)
+
+
+def test_several_labels_are_scored_each(tiny) -> None:
+    result = train(tiny, "data.param=log_g,T_eff", *LEARNS)
+    table = pd.read_csv(result.folder / "predictions.csv")
+    for label in ("log_g", "T_eff"):
+        assert result.summary[f"test_r2_{label}"] == pytest.approx(
+            r2_score(table[f"true_{label}"], table[f"pred_{label}"])
+        )
+    assert result.summary["test_r2"] == result.summary["test_r2_log_g"]
+    assert table["pred_T_eff"].between(2000, 8000).all()
+
+
+def test_classes_are_learnt(tiny) -> None:
+    settings = [
+        "model.task_type=cls",
+        "loss=ce",
+        "data.class_edges=[2,3,4]",
+        "train.early_stopping.monitor=val_accuracy",
+    ]
+    result = train(tiny, *settings, "train.early_stopping.mode=max", *LEARNS)
+    table = pd.read_csv(result.folder / "predictions.csv")
+    assert result.summary["test_accuracy"] == pytest.approx((table["true_class"] == table["pred_class"]).mean())
+    assert result.summary["test_accuracy"] > 0.45
+
+
+def test_a_run_starts_from_the_weights_of_another(tiny) -> None:
+    first = train(tiny, *LEARNS)
+    tuned = train(
+        tiny,
+        "train.epochs=1",
+        "opt.lr=1e-5",
+        "opt.eta_min=0",
+        "noise.noise_level=0.2",
+        f"train.init_from={first.folder}",
+    )
+    assert tuned.summary["test_r2"] > 0.8 * first.summary["test_r2"]
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
+def test_mixed_precision_ends_near_float32(tiny, precision: str) -> None:
+    full, mixed = train(tiny, *LEARNS), train(tiny, *LEARNS, f"train.precision={precision}")
+    assert mixed.summary["test_r2"] == pytest.approx(full.summary["test_r2"], abs=0.15)
+
+
+def test_nothing_learnt_ends_as_plateau_with_a_remedy(tiny) -> None:
+    result = train(tiny, "opt.lr=1e-9", "opt.eta_min=0")
+    status = RunFolder(result.folder, "").status()
+    assert result.state == status["state"] == "plateau"
+    assert "opt.lr=" in status["remedy"]
+    assert result.exit_code == 0
+
+
+def test_a_rate_that_is_far_too_high_ends_as_diverged_and_saves_nothing_broken(tiny, capsys) -> None:
+    settings = ("opt.lr=1e20", "opt.type=SGD", "train.gradient_clip=null", "opt.lr_sch=constant", "train.epochs=5")
+    result = train(tiny, *settings)
+    assert (result.state, result.exit_code) == ("diverged", 1)
+    status = RunFolder(result.folder, "").status()
+    assert "finite" in status["cause"]
+    assert "opt.lr=" in status["remedy"]
+    assert not (result.folder / "last.ckpt").exists()
+    assert "Traceback" not in capsys.readouterr().out
+    again = train(tiny, *settings)
+    assert "this run ended as diverged before" in capsys.readouterr().out
+    assert again.state == "diverged"
+
+
+def test_a_crash_keeps_its_cause_and_traceback_and_the_next_attempt_finishes(tiny, monkeypatch, capsys) -> None:
+    def broken(*_: object) -> dict[str, float]:
+        raise ZeroDivisionError("planted")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "evaluate", broken)
+        result = train(tiny)
+    assert (result.state, result.exit_code) == ("crashed", 1)
+    status = RunFolder(result.folder, "").status()
+    assert status["cause"] == "ZeroDivisionError: planted"
+    assert "in broken" in status["traceback"]
+    assert "in broken" in (result.folder / "log.txt").read_text()
+    assert "Traceback" not in capsys.readouterr().out
+    assert train(tiny).state == "completed" or train(tiny).state == "plateau"
+
+
+@pytest.mark.slow
+def test_running_out_of_memory_ends_as_oom_with_a_remedy(tiny, tmp_path: Path) -> None:
+    # A limit on the process's address space, well above what start-up takes and below what the batch needs.
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (4 * 2**30, 4 * 2**30))
+
+    wide = ["model.patch_size=1", "model.hidden_size=512", "model.intermediate_size=8192", "model.num_hidden_layers=2"]
+    settings = [*tiny, *wide, "train.batch_size=96", "train.threads=1"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "specvit.train", *settings]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=200, preexec_fn=limit, env=environment)
+    assert ended.returncode == 1, ended.stdout + ended.stderr
+    (folder,) = (tmp_path / "outputs").iterdir()
+    status = RunFolder(folder, "").status()
+    assert status["state"] == "oom"
+    assert "train.batch_size=48 train.accumulate=2" in status["remedy"]
+
+
+def test_training_noise_differs_and_test_noise_does_not_depend_on_the_training_settings(tiny) -> None:
+    one, other = (
+        train(tiny, "opt.lr=1e-9", "opt.eta_min=0"),
+        train(tiny, "opt.lr=1e-9", "opt.eta_min=0", "train.batch_size=24"),
+    )
+    # Weights hardly move at this rate, so equal predictions mean equal noisy spectra.
+    tables = [pd.read_csv(result.folder / "predictions.csv")["pred_log_g"].to_numpy() for result in (one, other)]
+    np.testing.assert_allclose(tables[0], tables[1], atol=1e-4)
+
+
+@pytest.mark.parametrize("path", sorted((conf_dir() / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_experiment_trains_when_it_is_cut_down(path: Path, tiny) -> None:
+    small = [
+        "data.num_samples=-1",
+        "data.val_samples=-1",
+        "data.test_samples=-1",
+        "train.epochs=1",
+        "opt.warmup_epochs=0",
+    ]
+    result = train([f"experiment={path.stem}", *tiny], *small)
+    assert result.state in ("completed", "plateau")
+    assert result.folder.name.startswith(path.stem)

@@ -1,0 +1,105 @@
+"""Files of spectra: their layouts, their order, and what tells two sets apart."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+from toy_data import PIXELS, ROWS
+
+from specvit.data.shards import find_files, write_shard
+from specvit.data.views import Spectra, open_spectra
+
+
+def test_a_written_file_is_read_by_pandas_and_h5py_at_the_documented_paths(write_set: Any, tmp_path: Path) -> None:
+    path = write_set(tmp_path, 5)
+    table: Any = pd.read_hdf(path)
+    assert list(table.columns) == ["T_eff", "log_g", "M_H", "a_M", "C_M", "mag", "redshift", "snr"]
+    assert (len(table), set(table.dtypes)) == (5, {np.dtype(np.float64)})
+    with h5py.File(path) as file:
+        assert file["spectrumdataset/wave"].shape == (PIXELS,)
+        for name in ("flux", "error"):
+            array = file[f"dataset/arrays/{name}/value"]
+            assert (array.shape, array.dtype, array.chunks) == ((5, PIXELS), np.float32, None)
+
+
+def test_a_failing_writer_leaves_the_old_file_and_no_other(write_set: Any, stars: Any, tmp_path: Path) -> None:
+    path = write_set(tmp_path, 5)
+    before = path.read_bytes()
+    with pytest.raises(AttributeError):
+        write_shard(path, **stars(3) | {"labels": "no table"})
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "chunked", "shards", "mixed"])
+@pytest.mark.parametrize(
+    "index",
+    [[0], [79, 3, 10, 11, 3, 0], list(range(80)), [9, 8, 7, 12, 11, 10]],
+    ids=lambda index: f"{len(index)} rows",
+)
+def test_every_layout_gives_the_same_rows_in_the_order_asked(
+    layout: str, index: list[int], files: dict[str, list[Path]], stars: Any
+) -> None:
+    flux_BP, error_BP = open_spectra(files[layout], -1).gather(np.array(index))
+    whole = stars(ROWS)
+    np.testing.assert_array_equal(flux_BP, whole["flux_NP"][index].astype(np.float32))
+    np.testing.assert_array_equal(error_BP, whole["error_NP"][index].astype(np.float32))
+
+
+def test_labels_and_origins_follow_the_rows_over_shards(files: dict[str, list[Path]], stars: Any) -> None:
+    view = open_spectra(files["shards"], 40, subset="random", seed=1)
+    expected = stars(ROWS)["labels"].iloc[view.rows_N]
+    np.testing.assert_array_equal(view.label_values(("log_g", "mag")), expected[["log_g", "mag"]].to_numpy())
+    names, rows = view.origins()
+    starts = {str(path): start for path, start in zip(files["shards"], (0, 10, 11), strict=True)}
+    assert [starts[name] + row for name, row in zip(names, rows, strict=True)] == view.rows_N.tolist()
+
+
+def test_globs_come_in_natural_order_and_patterns_in_the_order_typed(tmp_path: Path) -> None:
+    for number in (10, 2, 1):
+        (tmp_path / f"set_{number}").mkdir()
+        (tmp_path / f"set_{number}" / "dataset.h5").touch()
+    found = find_files(["set_*/dataset.h5"], root=str(tmp_path), where="data.file_path")
+    assert [path.parent.name for path in found] == ["set_1", "set_2", "set_10"]
+    found = find_files(["set_10/dataset.h5", "set_[12]/*.h5"], root=str(tmp_path), where="data.file_path")
+    assert [path.parent.name for path in found] == ["set_10", "set_1", "set_2"]
+
+
+@pytest.mark.parametrize("layout", ["chunked", "shards", "mixed"])
+def test_the_manifest_does_not_know_how_rows_are_stored(layout: str, files: Any, spectra: Spectra) -> None:
+    assert open_spectra(files[layout], -1).manifest() == spectra.manifest()
+
+
+def one_label(made: dict[str, Any]) -> None:
+    made["labels"].loc[33, "mag"] += 1e-9
+
+
+def change_at(name: str, index: Any) -> Callable[[dict[str, Any]], None]:
+    def change(made: dict[str, Any]) -> None:
+        made[name][index] *= 1.001
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        one_label,
+        change_at("flux_NP", (0, 3)),
+        change_at("flux_NP", (ROWS - 1, 200)),
+        change_at("error_NP", (0, 0)),
+        change_at("wave_P", PIXELS - 1),
+        lambda made: made.update(labels=made["labels"].rename(columns={"mag": "magnitude"})),
+        lambda made: made.update({name: made[name][:-1] for name in ("flux_NP", "error_NP", "labels")}),
+    ],
+    ids=["a label", "first pixel row", "last pixel row", "an error", "a wavelength", "a column's name", "a row less"],
+)
+def test_the_manifest_tells_other_data_apart(change: Any, stars: Any, spectra: Spectra, tmp_path: Path) -> None:
+    made = stars(ROWS)
+    change(made)
+    write_shard(tmp_path / "a.h5", **made)
+    assert open_spectra([tmp_path / "a.h5"], -1).manifest() != spectra.manifest()
