@@ -23,11 +23,16 @@ def user_facing(main: Callable[..., int]) -> Callable[..., int]:
                 file=sys.stderr,
             )
             return 128 + stop.signal_number
-        except KeyboardInterrupt:
-            print("specvit: stopped by Ctrl-C.", file=sys.stderr)
-            return 130
         except BrokenPipeError:
             sys.stderr.close()
             return 141
+        except OSError as problem:
+            if problem.filename is None:
+                raise
+            print(f"specvit: {problem.filename}: {(problem.strerror or str(problem)).lower()}.", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            print("specvit: stopped by Ctrl-C.", file=sys.stderr)
+            return 130
 
     return wrapped

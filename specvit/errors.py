@@ -33,6 +33,10 @@ class CheckpointError(SpecvitError):
     """A checkpoint that is truncated, foreign or from an incompatible configuration."""
 
 
+class Diverged(Exception):
+    """Training broke down: the loss, the gradients or the weights are no longer finite."""
+
+
 class Interrupted(BaseException):
     """A signal asked the run to stop; not an `Exception`, so that no broad handler swallows it."""
 

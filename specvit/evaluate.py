@@ -1,17 +1,25 @@
 """`python -m specvit.evaluate RUN [--data FILE]`: score a finished run again, with the statistics of its training."""
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
 
+import numpy as np
 import yaml
 
+from specvit import pipeline, score
 from specvit.config.build import build_config
 from specvit.config.schema import Config
+from specvit.data.shards import same_wavelengths
+from specvit.data.splits import open_split
+from specvit.data.views import Spectra, open_spectra
 from specvit.entry import user_facing
-from specvit.errors import FolderError
+from specvit.errors import DataError, FolderError
+from specvit.tracking.console import Screen
 
-RESULT_COLUMNS = ("rows", "r2", "mae")
+ROWS_PRINTED = 50
+"""Smaller sets are printed row by row."""
 
 
 @user_facing
@@ -40,36 +48,46 @@ def read_config(folder: Path) -> Config:
 
 
 def _evaluate(config: Config, folder: Path, file: str | None, device_name: str) -> None:
-    """Score, print the table, and write predictions, summary and figure beside the run's own."""
-    import dataclasses
+    """Score, print the table, and write predictions, summary and figure into a folder of their own in the run's.
 
-    from specvit.data.splits import open_split
-    from specvit.data.views import open_spectra
-    from specvit.pipeline import load_trained, resolve_device
-    from specvit.score import Scored, score, write_scored
-    from specvit.tracking.console import Screen
-
+    The noise of a row is that of the run's test rows, keyed by the row's number.
+    """
     screen = Screen("lines")
-    device = resolve_device(dataclasses.replace(config.train, device=device_name))
+    device = pipeline.resolve_device(dataclasses.replace(config.train, device=device_name))
+    pipeline.set_up_torch(config.train, None, screen)
     spectra = open_spectra([Path(file)], -1, where="--data") if file else open_split(config.data, "test", screen.making)
-    trained = load_trained(folder / "best.ckpt", config, device)
-    if spectra.num_pixels != len(trained.flux_norm.mean_P):
-        from specvit.errors import DataError
-
-        what = f"has {spectra.num_pixels} pixels a spectrum, the run was trained on {len(trained.flux_norm.mean_P)}"
-        raise DataError(what, where=file or "test set", remedy="resample it to the training set's pixels")
-    split = "test" if file is None else Path(file).stem
-    scored: Scored = score(trained, spectra, split, device)
-    out = folder / f"evaluate-{split}"
+    trained = pipeline.load_trained(folder / "best.ckpt", config, device)
+    _check_pixels(spectra, trained.wave_P)
+    scored = score.score(trained, spectra, "test", device)
+    out = folder / (
+        "evaluate-test" if file is None else f"evaluate-{Path(file).resolve().parent.name}-{Path(file).stem}"
+    )
     out.mkdir(exist_ok=True)
     facts = {"run": folder.name, "data": file or "test set of the run", "noise_level": config.noise.noise_level}
-    write_scored(
-        scored, out, split="test", summary={**facts, "test_rows": len(spectra)}, title=f"{folder.name} on {split}"
-    )
-    if len(spectra) <= 50:
-        screen.say(scored.predictions.to_string(index=False, float_format=lambda v: f"{v:.3f}"))
-    screen.say("  ".join(f"{name} {value:.4f}" for name, value in scored.scores.items()))
+    score.write_scored(scored, out, split="test", summary={**facts, "test_rows": len(spectra)})
+    score.draw_scored(scored, out / "figures" / "predictions.png")
+    _print(scored, screen)
     screen.say(f"written: {out}")
+
+
+def _check_pixels(spectra: Spectra, wave_P: np.ndarray) -> None:
+    """Raise `DataError` unless the spectra lie on the pixels that the run was trained on."""
+    if same_wavelengths(spectra.wave_P, wave_P):
+        return
+    what = f"has {spectra.num_pixels} pixels a spectrum, the run was trained on {len(wave_P)}"
+    if spectra.num_pixels == len(wave_P):
+        what = f"starts at {spectra.wave_P[0]:.2f} Å, the run's spectra at {wave_P[0]:.2f} Å, or is spaced otherwise"
+    raise DataError(what, where=str(spectra.shards[0].path), remedy="resample it to the training set's pixels")
+
+
+def _print(scored: score.Scored, screen: Screen) -> None:
+    if len(scored.predictions) <= ROWS_PRINTED:
+        screen.say(scored.predictions.to_string(index=False, float_format=lambda value: f"{value:.3f}"))
+    for row in scored.by_snr:
+        screen.say(
+            f"S/N {row['snr_low']:g}-{row['snr_high']:g}: {row['rows']} rows, R² {row['r2']:.3f}, MAE {row['mae']:.3f}"
+        )
+    screen.say("  ".join(f"{name} {value:.4f}" for name, value in scored.scores.items()))
 
 
 if __name__ == "__main__":

@@ -3,14 +3,14 @@
 `run.py` decides whether a run is to be made at all; this module is only imported when it is.
 """
 
-import contextlib
+import hashlib
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from specvit.config.build import to_plain
 from specvit.config.folder import RunFolder
@@ -32,7 +32,12 @@ from specvit.errors import CheckpointError, ConfigError
 from specvit.models import ViT, build_model
 from specvit.models.cost import cost_of
 from specvit.tracking.console import ProgressTracker, Screen
-from specvit.tracking.files import FileTracker
+from specvit.tracking.files import FileTracker, StatusTracker, Trackers
+
+DEFAULT_THREADS = torch.get_num_threads()
+"""What torch found when it was imported; a grid's runs must not inherit each other's."""
+
+Weights = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,8 @@ class Trained:
     model: ViT
     coder: TargetCoder
     flux_norm: FluxNorm
+    wave_P: np.ndarray
+    epoch: int
     config: Config
 
 
@@ -67,14 +74,17 @@ def resolve_device(train: TrainConfig) -> torch.device:
     return device
 
 
-def train(config: Config, splits: Splits, folder: RunFolder, screen: Screen, stop: SignalStop) -> str:
-    """Train one run to its end, or go on with it, and return the final state, or "interrupted"."""
+def train(
+    config: Config, splits: Splits, weights: Weights | None, folder: RunFolder, screen: Screen, stop: SignalStop
+) -> str:
+    """Train one run to its end, or go on with it, and return the final state, or "interrupted".
+
+    `weights` are those to start from, if any. Raises `CheckpointError`, `Diverged`, `Interrupted` by a second Ctrl-C.
+    """
     device = resolve_device(config.train)
     saved = _load_last(folder)
-    _set_up_torch(config.train, saved, screen)
-    learner, state, keeper, flux_norm = _build(config, splits, folder, device, saved)
-    for line in (*cost_of(_vit(learner.module)).lines(), f"device {device}, precision {learner.precision}"):
-        screen.say(line)
+    set_up_torch(config.train, saved["threads"] if saved else None, screen)
+    learner, state, keeper, flux_norm = _build(config, splits, weights, folder, device, saved)
     train_data = TrainData(
         store=(store := Store(splits.train, config.data, device)),
         targets=_targets(splits.train, splits.coder, config, device),
@@ -84,7 +94,15 @@ def train(config: Config, splits: Splits, folder: RunFolder, screen: Screen, sto
         seed=config.train.seed,
         step_rows=config.train.batch_size * config.train.accumulate,
     )
+    facts = {"device": str(device), "precision": learner.precision, "threads": torch.get_num_threads()}
+    folder.set_status("running", step=state.step, **facts)
+    folder.record_attempt(event="ready", step=state.step, **facts)
+    screen.say(f"device {device}, precision {learner.precision}")
+    if learner.precision == "16-mixed" and device.type == "cpu":
+        screen.say("note: 16-mixed is slow on a CPU; train.precision=auto takes what is fast here")
     screen.say(f"{len(splits.train):,} training spectra, {store.place}; {train_data.steps_per_epoch} steps an epoch")
+    if state.step:
+        screen.say(f"going on from step {state.step} (epoch {state.step // train_data.steps_per_epoch})")
     folder.cut_back(state.step)
     val_data = eval_data(splits.val, "val", config, splits.coder, flux_norm, device)
     progress = ProgressTracker(
@@ -95,44 +113,36 @@ def train(config: Config, splits: Splits, folder: RunFolder, screen: Screen, sto
         start_step=state.step,
         score="r2" if config.model.task_type == "reg" else "accuracy",
     )
-    if state.step:
-        screen.say(f"going on from step {state.step} (epoch {state.step // train_data.steps_per_epoch})")
+    status = StatusTracker(folder, start_step=state.step, total_steps=learner.schedule.total_steps)
     with progress, stop.deferred():
-        ports = Ports(tracker=Both(FileTracker(folder.path), progress), stop=stop, keeper=keeper)
+        ports = Ports(tracker=Trackers(FileTracker(folder.path), status, progress), stop=stop, keeper=keeper)
         return fit(learner, state, train_data, val_data, config.opt, ports)
 
 
-class Both:
-    """Hands everything to two trackers, in order."""
-
-    def __init__(self, *trackers: Any) -> None:
-        """The run folder's files come first: what follows is fed from the same rows."""
-        self.trackers = trackers
-
-    def metrics(self, row: dict[str, Any]) -> None:
-        """Hand on one epoch's scores."""
-        for tracker in self.trackers:
-            tracker.metrics(row)
-
-    def timing(self, row: dict[str, Any]) -> None:
-        """Hand on one epoch's wall-clock figures."""
-        for tracker in self.trackers:
-            tracker.timing(row)
-
-    def progress(self, step: int, loss: Any) -> None:
-        """Hand on the step count."""
-        for tracker in self.trackers:
-            tracker.progress(step, loss)
+def load_weights(name: str) -> tuple[Weights, str]:
+    """Return the weights of a run folder (its best) or a file, and their digest; raises `CheckpointError`."""
+    path = Path(name).expanduser()
+    weights: Weights = checkpoint.load(path / "best.ckpt" if path.is_dir() else path)["model"]
+    digest = hashlib.sha256()
+    for parameter, value in sorted(weights.items()):
+        digest.update(parameter.encode() + value.contiguous().numpy().tobytes())
+    return weights, digest.hexdigest()[:16]
 
 
-def load_trained(path: Any, config: Config, device: torch.device) -> Trained:
-    """Return the network of a checkpoint, in evaluation mode; raises `CheckpointError`."""
+def check_weights(config: Config, splits: Splits, weights: Weights) -> None:
+    """Raise `CheckpointError` if `weights` do not fit the configured model."""
+    _load_weights(_new_model(config, splits), weights, str(config.train.init_from))
+
+
+def load_trained(path: Path, config: Config, device: torch.device) -> Trained:
+    """Return the network of a run's best checkpoint, in evaluation mode; raises `CheckpointError`."""
     content = checkpoint.load(path)
     coder = coder_from_dict(content["coder"])
     flux_norm = FluxNorm(content["flux_mean_P"], content["flux_scale"])
     model = build_model(config.model, num_pixels=len(flux_norm.mean_P), num_outputs=coder.num_outputs, seed=0)
     _load_weights(model, content["model"], str(path))
-    return Trained(model.to(device).eval(), coder, flux_norm.to(device), config)
+    wave_P = content["wave_P"].numpy()
+    return Trained(model.to(device).eval(), coder, flux_norm.to(device), wave_P, content["epoch"], config)
 
 
 def eval_data(
@@ -152,7 +162,12 @@ def build_task(config: Config, coder: TargetCoder) -> Regression | Classificatio
 
 
 def _build(
-    config: Config, splits: Splits, folder: RunFolder, device: torch.device, saved: dict[str, Any] | None
+    config: Config,
+    splits: Splits,
+    weights: Weights | None,
+    folder: RunFolder,
+    device: torch.device,
+    saved: dict[str, Any] | None,
 ) -> tuple[Learner, TrainState, Keeper, FluxNorm]:
     """Build model, optimizer and state, and fill them from a checkpoint where there is one."""
     if saved:
@@ -160,12 +175,10 @@ def _build(
     else:
         flux_norm = fit_flux_norm(splits.train, config.data.flux_norm, config.noise)
     precision = saved["precision"] if saved else resolve_precision(config.train.precision, device)
-    pixels, outputs = splits.train.num_pixels, splits.coder.num_outputs
-    model = build_model(config.model, num_pixels=pixels, num_outputs=outputs, seed=config.train.seed)
+    model = _new_model(config, splits)
     model.checkpoint_blocks = config.train.checkpoint_blocks
-    if config.train.init_from and not saved:
-        source = checkpoint_of(config.train.init_from)
-        _load_weights(model, checkpoint.load(source)["model"], str(source))
+    if weights and not saved:
+        _load_weights(model, weights, str(config.train.init_from))
     model.to(device)
     parts = {name: parameters for name, parameters in model.parts().items() if parameters}
     learner = Learner(
@@ -193,27 +206,25 @@ def _build(
         "coder": coder_to_dict(splits.coder),
         "flux_mean_P": flux_norm.mean_P,
         "flux_scale": flux_norm.scale,
+        "wave_P": torch.from_numpy(splits.train.wave_P),
         "precision": precision,
         "threads": torch.get_num_threads(),
     }
     return learner, state, Keeper(folder.file("last.ckpt"), folder.file("best.ckpt"), constants), flux_norm
 
 
-def checkpoint_of(name: str) -> Any:
-    """Return the checkpoint file that a run folder (its best) or a file name stands for."""
-    from pathlib import Path
+def describe_model(config: Config, splits: Splits) -> list[str]:
+    """Return the printed summary: parameters by part, tokens, FLOPs a spectrum."""
+    return cost_of(_new_model(config, splits)).lines()
 
-    path = Path(name).expanduser()
-    return path / "best.ckpt" if path.is_dir() else path
+
+def _new_model(config: Config, splits: Splits) -> ViT:
+    pixels, outputs = splits.train.num_pixels, splits.coder.num_outputs
+    return build_model(config.model, num_pixels=pixels, num_outputs=outputs, seed=config.train.seed)
 
 
 def _epoch_steps(config: Config, splits: Splits) -> int:
     return len(splits.train) // (config.train.batch_size * config.train.accumulate)
-
-
-def _vit(module: nn.Module) -> ViT:
-    assert isinstance(module, ViT)
-    return module
 
 
 def _targets(spectra: Spectra, coder: TargetCoder, config: Config, device: torch.device) -> torch.Tensor:
@@ -231,7 +242,7 @@ def _load_last(folder: RunFolder) -> dict[str, Any] | None:
     return saved
 
 
-def _load_weights(model: nn.Module, weights: dict[str, torch.Tensor], where: str) -> None:
+def _load_weights(model: ViT, weights: dict[str, torch.Tensor], where: str) -> None:
     try:
         model.load_state_dict(weights)
     except RuntimeError as problem:
@@ -240,18 +251,19 @@ def _load_weights(model: nn.Module, weights: dict[str, torch.Tensor], where: str
         raise CheckpointError(f"does not fit the configured model ({reason})", where=where, remedy=remedy) from problem
 
 
-def _set_up_torch(train: TrainConfig, saved: dict[str, Any] | None, screen: Screen) -> None:
+def set_up_torch(train: TrainConfig, saved_threads: int | None, screen: Screen) -> None:
     """Set threads and determinism; a resumed run gets the thread count it began with, on which its bits depend."""
-    threads = saved["threads"] if saved else train.threads
-    if threads and threads != torch.get_num_threads():
-        if threads > len(os.sched_getaffinity(0)):
-            screen.say(
-                f"note: this run began with {threads} threads, more than there are here; the last bits may differ"
-            )
-        with contextlib.suppress(RuntimeError):
-            torch.set_num_threads(threads)
+    threads = saved_threads or train.threads or DEFAULT_THREADS
+    if saved_threads and train.threads and train.threads != saved_threads:
+        screen.say(f"note: going on with {saved_threads} threads, as this run began, not train.threads={train.threads}")
+    if threads > len(os.sched_getaffinity(0)):
+        screen.say(f"note: {threads} threads on fewer cores; a run that began on more may differ in its last bits")
+    torch.set_num_threads(threads)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(train.deterministic)
     # Without this, determinism makes torch fill every empty() it hands out.
     flags: Any = torch.utils.deterministic
     flags.fill_uninitialized_memory = False
+    # Float32 means float32: by default a convolution, so C1D, would run in TF32 and a linear layer, so SW, would not.
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False

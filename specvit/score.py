@@ -25,6 +25,7 @@ class Scored:
     scores: dict[str, float]
     by_snr: list[dict[str, float]]
     predictions: Any
+    label: str
 
 
 def score(trained: Trained, spectra: Spectra, split: str, device: Any) -> Scored:
@@ -47,22 +48,24 @@ def score(trained: Trained, spectra: Spectra, split: str, device: Any) -> Scored
     scores = task.scores(output_NK, target)
     if isinstance(coder, LabelScaler):  # from the labels themselves: the targets were rounded to float32
         scores |= all_label_scores(true_NK, predicted_NK, coder.names, coder.scale)
-    return Scored(scores, by_snr, table)
+    return Scored(scores, by_snr, table, names[0])
 
 
-def write_scored(scored: Scored, folder: Path, *, split: str, summary: dict[str, Any], title: str) -> None:
-    """Write `predictions.csv`, the figure and last, since it marks the end, `summary.json` into `folder`."""
+def write_scored(scored: Scored, folder: Path, *, split: str, summary: dict[str, Any]) -> None:
+    """Write `predictions.csv` and `summary.json` into `folder`."""
     write_atomic(folder / "predictions.csv", lambda stream: scored.predictions.to_csv(stream, index=False))
-    label = next(name.removeprefix("true_") for name in scored.predictions if name.startswith("true_"))
-    true_N, predicted_N = (scored.predictions[f"{kind}_{label}"].to_numpy() for kind in ("true", "pred"))
-    figure = folder / "figures" / "predictions.png"
-    draw_predictions(figure, true_N, predicted_N, scored.predictions["snr"].to_numpy(), label=label, title=title)
     scores = finite_or_none({f"{split}_{name}": value for name, value in scored.scores.items()})
     by_snr = [finite_or_none(row) for row in scored.by_snr]
-    write_json(
-        folder / "summary.json",
-        {**summary, "label": label, "unit": unit_of(label), **scores, f"{split}_by_snr": by_snr},
-    )
+    facts = {**summary, "label": scored.label, "unit": unit_of(scored.label)}
+    write_json(folder / "summary.json", {**facts, **scores, f"{split}_by_snr": by_snr})
+
+
+def draw_scored(scored: Scored, path: Path) -> None:
+    """Draw predicted against true values of the primary label."""
+    true_N, predicted_N = (scored.predictions[f"{kind}_{scored.label}"].to_numpy() for kind in ("true", "pred"))
+    name, value = ("R²", scored.scores["r2"]) if "r2" in scored.scores else ("accuracy", scored.scores["accuracy"])
+    title = f"{name} = {value:.3f}, {len(true_N):,} test spectra"
+    draw_predictions(path, true_N, predicted_N, scored.predictions["snr"].to_numpy(), label=scored.label, title=title)
 
 
 def _table(spectra: Spectra, noise: Any) -> Any:

@@ -78,7 +78,7 @@ def test_evaluate_repeats_the_test_score_and_scores_a_foreign_file_row_by_row(
     foreign = write_set(Path("foreign"), 7, seed=99, star="K0 III")
     capsys.readouterr()
     assert evaluate.main([str(run), "--data", str(foreign)]) == 0
-    table = pd.read_csv(run / "evaluate-dataset" / "predictions.csv")
+    table = pd.read_csv(run / "evaluate-foreign-dataset" / "predictions.csv")
     assert list(table["row"]) == list(range(7))
     assert capsys.readouterr().out.count("foreign/dataset.h5") == 7
 

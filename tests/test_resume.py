@@ -144,4 +144,4 @@ def test_a_process_that_was_killed_leaves_a_lost_run_that_goes_on(tiny, tmp_path
     assert "this run was lost before; going on" in again.stdout
     assert "going on from step" in again.stdout
     attempts = [json.loads(line) for line in (only_run(tmp_path) / "attempts.jsonl").read_text().splitlines()]
-    assert [a["event"] for a in attempts] == ["start", "start", "end"]
+    assert [a["event"] for a in attempts] == ["start", "ready", "start", "ready", "end"]

@@ -13,6 +13,7 @@ from typing import Any
 
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # without it Hydra prints a trace and exits before we can explain
 
+import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -46,9 +47,13 @@ class UserConf(SearchPathPlugin):
     """Lays a user's own `./conf` over the bundled one."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        """Put `./conf` first, unless it is the bundled folder itself."""
+        """Put `./conf` first, unless it is the bundled folder itself; raises `ConfigError` for another program's."""
         own = Path.cwd() / "conf"
         if own.is_dir() and not own.samefile(conf_dir()):
+            if (own / f"{CONFIG_NAME}.yaml").exists():
+                what = "specvit lays ./conf over its own files, and this one would replace them all"
+                remedy = "start specvit elsewhere, or keep your settings in conf/local.yaml and conf/experiment/"
+                raise ConfigError(what, where=str(own / f"{CONFIG_NAME}.yaml"), remedy=remedy)
             search_path.prepend("user", f"file://{own}")
 
 
@@ -154,20 +159,27 @@ def _all_groups(loader: ConfigLoaderImpl, parent: str = "") -> list[str]:
 
 
 def _check_tokenizer_agreement(overrides: list[str], parsed: list[Override]) -> None:
-    """Refuse `model/tokenizer=sw model.proj_fn=C1D`: the file says one thing, the key another."""
-    typed = {o.key_or_group: (o, text) for o, text in zip(parsed, overrides, strict=True)}
-    if not {"model/tokenizer", "model.proj_fn"} <= typed.keys():
+    """Refuse `model/tokenizer=sw` where a key makes it another: typed beside it, or set by conf/local.yaml."""
+    typed = {override.key_or_group: override for override in parsed}
+    if "model/tokenizer" not in typed:
         return
-    key, key_text = typed["model.proj_fn"]
-    group, group_text = typed["model/tokenizer"]
-    if key.is_sweep_override() or group.is_sweep_override():
+    group = typed["model/tokenizer"]
+    if "model.proj_fn" in typed and (group.is_sweep_override() or typed["model.proj_fn"].is_sweep_override()):
         raise ConfigError("cannot be swept beside model.proj_fn", where="model/tokenizer", remedy="sweep one of them")
-    with _composer(), explained(overrides):
-        by_group = hydra_compose(CONFIG_NAME, [group_text]).model.proj_fn
-    aliases = ModelConfig.__dataclass_fields__["proj_fn"].metadata["aliases"]
-    if aliases.get(key.value(), key.value()) != by_group:
-        what = f"{group_text} means model.proj_fn={by_group}, which {key_text} contradicts"
-        raise ConfigError(what, where="model.proj_fn", remedy="drop one of the two")
+    fixed = [text for text, override in zip(overrides, parsed, strict=True) if not override.is_sweep_override()]
+    for choice in map(str, _choices(group)):
+        with _composer(), explained(overrides):
+            loader = GlobalHydra.instance().config_loader()
+            assert isinstance(loader, ConfigLoaderImpl)
+            file = loader.repository.load_config(f"model/tokenizer/{choice}")
+            meant = OmegaConf.select(file.config, "proj_fn") if file else None
+            composed = hydra_compose(CONFIG_NAME, [*fixed, f"model/tokenizer={choice}"]).model.proj_fn
+        aliases = ModelConfig.__dataclass_fields__["proj_fn"].metadata["aliases"]
+        if meant is not None and aliases.get(composed, composed) != meant:
+            what = f"model/tokenizer={choice} means model.proj_fn={meant}, but another setting makes it {composed}"
+            raise ConfigError(
+                what, where="model.proj_fn", remedy="drop one of the two (also look into conf/local.yaml)"
+            )
 
 
 @contextlib.contextmanager
@@ -188,6 +200,9 @@ def explained(overrides: Sequence[str]) -> Iterator[None]:
     """Turn what Hydra and OmegaConf raise into one sentence."""
     try:
         yield
+    except yaml.YAMLError as error:
+        what = f"is no valid YAML ({' '.join(str(error).split())[:160]})"
+        raise ConfigError(what, where="configuration file", remedy="mend the line that it names") from error
     except (HydraException, OmegaConfBaseException) as error:
         raise _explain(error, overrides) from error
 

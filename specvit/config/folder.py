@@ -18,6 +18,7 @@ touches `.heartbeat`, which says to other hosts that it lives.
 import contextlib
 import json
 import os
+import shutil
 import socket
 import threading
 import time
@@ -56,11 +57,14 @@ class RunFolder:
         """Return the last written status; empty where there is none."""
         return read_json(self.file("status.json"), {}) or {}
 
-    def state(self) -> str:
-        """Return what became of the run, `lost` if its process is gone, or "" if there is no run."""
+    def state(self, *, claimed: bool = False) -> str:
+        """Return what became of the run, `lost` if its process is gone, or "" if there is no run.
+
+        With `claimed` the caller holds the folder, so that no other process can still be at work.
+        """
         status = self.status()
         state = status.get("state", "")
-        return "lost" if state in ALIVE and not self._writer_lives(status) else state
+        return "lost" if state in ALIVE and (claimed or not self._writer_lives(status)) else state
 
     def set_status(self, state: str, **facts: Any) -> None:
         """Write the status, keeping facts that are not given anew; a cause outlives only its own state."""
@@ -74,7 +78,7 @@ class RunFolder:
     def record_attempt(self, **facts: Any) -> None:
         """Append one line to `attempts.jsonl`."""
         with open(self.file("attempts.jsonl"), "a") as stream:
-            stream.write(json.dumps({"time": _now(), "pid": os.getpid(), "host": socket.gethostname(), **facts}) + "\n")
+            stream.write(json.dumps({"time": _now(), "pid": os.getpid(), "host": hostname(), **facts}) + "\n")
 
     def create(self, identity: dict[str, Any], config_yaml: str) -> None:
         """Write what never changes: the identity and the configuration. Refuses a folder of another format."""
@@ -82,22 +86,22 @@ class RunFolder:
         if found and found.get("format") != FORMAT:
             what = f"has format {found.get('format')}, this specvit writes {FORMAT}"
             raise FolderError(what, where=str(self.path), remedy="move it away, or use the specvit that made it")
+        if found and found["identity"] != identity:
+            what = "holds another run under the same id"
+            raise FolderError(what, where=str(self.path), remedy="set another tracking.folder")
         if not found:
             write_json(self.file("run.json"), {"format": FORMAT, "run_id": self.run_id, "identity": identity})
         write_text(self.file("config.yaml"), config_yaml)
 
     def forget(self) -> None:
-        """Remove a run's results, so that it starts from nothing; its attempts stay on file."""
-        for name in (
-            "status.json",
-            "metrics.jsonl",
-            "timing.jsonl",
-            "summary.json",
-            "predictions.csv",
-            "last.ckpt",
-            "best.ckpt",
-        ):
+        """Remove a run's results, so that it starts from nothing; its attempts stay on file.
+
+        The checkpoint goes first and the status last: a kill in between leaves a run that starts again.
+        """
+        for name in ("last.ckpt", "best.ckpt", "metrics.jsonl", "timing.jsonl", "summary.json", "predictions.csv"):
             self.file(name).unlink(missing_ok=True)
+        shutil.rmtree(self.file("figures"), ignore_errors=True)
+        self.file("status.json").unlink(missing_ok=True)
 
     def cut_back(self, step: int) -> None:
         """Drop lines of the metric files that are later than `step` or were cut off in writing."""
@@ -118,16 +122,36 @@ class RunFolder:
                 raise FolderError(
                     f"{who} is working on this run", where=str(self.path), remedy="wait for it, or stop it first"
                 )
+            self._refuse_if_alive_elsewhere()
             remove_leftovers(self.path)
             with _heartbeat(self.file(".heartbeat")):
                 yield
 
     def _writer_lives(self, status: dict[str, Any]) -> bool:
-        if status.get("host") == socket.gethostname():
+        if status.get("host") == hostname():
             return is_locked(self.file(".lock"))
-        with contextlib.suppress(FileNotFoundError):
+        return self._heartbeat_is_fresh()
+
+    def _heartbeat_is_fresh(self) -> bool:
+        try:
             return time.time() - self.file(".heartbeat").stat().st_mtime < HEARTBEAT_DEAD_SECONDS
-        return False
+        except FileNotFoundError:
+            return False
+
+    def _refuse_if_alive_elsewhere(self) -> None:
+        """Refuse a folder that another host writes: on many shared file systems a lock is not seen from here."""
+        status = self.status()
+        elsewhere = status.get("state") in ALIVE and status.get("host") != hostname()
+        if elsewhere and self._heartbeat_is_fresh():
+            who = f"process {status.get('pid')} on {status.get('host')}"
+            raise FolderError(
+                f"{who} is working on this run", where=str(self.path), remedy="wait for it, or stop it first"
+            )
+
+
+def hostname() -> str:
+    """Return this host's name, as the records have it."""
+    return socket.gethostname()
 
 
 def find_folder(root: Path, run_id: str, name: str) -> RunFolder:

@@ -2,7 +2,7 @@
 
 In: every config key but those marked `identity=False` (tracking, device, saving, display, and paths, whose content
 stands in the data manifest instead), the data manifest, and `NUMERICS_VERSION`. A key at its `neutral` value is left
-out, so a key that is added later renames no older run.
+out, so a key that is added later renames no older run, and so is one without effect beside the others (`used_if`).
 """
 
 import dataclasses
@@ -47,8 +47,10 @@ def _identity_part(section: Any) -> dict[str, Any]:
     part = {}
     for field in dataclasses.fields(section):
         value, rules = getattr(section, field.name), field.metadata
-        neutral = rules.get("neutral", MISSING)
+        neutral, used_if = rules.get("neutral", MISSING), rules.get("used_if")
         if not rules.get("identity", True) or (neutral is not MISSING and value == neutral):
+            continue
+        if used_if is not None and not used_if(section):
             continue
         if dataclasses.is_dataclass(value):
             if inner := _identity_part(value):

@@ -16,6 +16,8 @@ HIGHER_IS_BETTER = ("r2", "accuracy")
 
 def check_together(config: Config) -> None:
     """Raise `ConfigError` for a combination that no run could use."""
+    if config.data.kind == "builtin":
+        check_patch(config.model, NUM_PIXELS)
     _check_model(config.model)
     _check_data(config.data)
     _check_task(config)
@@ -35,7 +37,6 @@ def check_patch(model: ModelConfig, num_pixels: int) -> None:
 
 
 def _check_model(model: ModelConfig) -> None:
-    check_patch(model, NUM_PIXELS)
     if model.stride_size > model.patch_size:
         what = f"is {model.stride_size}, more than model.patch_size={model.patch_size}, so pixels would be skipped"
         raise ConfigError(what, where="model.stride_size", remedy=f"set model.stride_size={model.patch_size} or less")
@@ -62,6 +63,12 @@ def _check_data(data: DataConfig) -> None:
         if data.kind == "builtin" and getattr(data, name) < 0:
             what = "is -1 (all rows), but built-in spectra are made on demand without end"
             raise ConfigError(what, where=f"data.{name}", remedy="give a number of rows")
+    if data.kind == "builtin" and data.file_path is not None:
+        what = "is set, but data=builtin makes its own training spectra"
+        raise ConfigError(what, where="data.file_path", remedy="use data=hdf5 for files of yours")
+    if data.kind == "builtin" and data.subset == "random":
+        what = "is random, but every built-in row is a random star already"
+        raise ConfigError(what, where="data.subset", remedy="set data.subset=first")
     if data.kind == "hdf5":
         for name in ("file_path", "val_path", "test_path"):
             if getattr(data, name) is None:
@@ -101,6 +108,9 @@ def _check_training(config: Config) -> None:
         raise ConfigError(what, where="opt.eta_min", remedy=f"set opt.eta_min={opt.lr / 100:g} or less")
     if train.compile and train.checkpoint_blocks:
         raise ConfigError("cannot be combined with train.checkpoint_blocks", where="train.compile", remedy="drop one")
+    if train.compile and config.model.dropout > 0:
+        what = "would compile anew for each step's dropout masks"
+        raise ConfigError(what, where="train.compile", remedy="set model.dropout=0, or train.compile=false")
 
 
 def _check_monitor(config: Config) -> None:
@@ -110,7 +120,10 @@ def _check_monitor(config: Config) -> None:
     where = "train.early_stopping.monitor"
     if stopping.monitor not in allowed:
         what = f"{stopping.monitor!r} is none of {', '.join(allowed)}"
-        raise ConfigError(what, where=where, remedy=nearest(stopping.monitor, allowed).strip())
+        remedy = nearest(stopping.monitor, allowed).strip()
+        if "val_accuracy" in allowed:
+            remedy = f"set {where}=val_accuracy train.early_stopping.mode=max"
+        raise ConfigError(what, where=where, remedy=remedy)
     right = "min" if stopping.monitor.removeprefix("val_") in LOWER_IS_BETTER else "max"
     if stopping.mode != right:
         what = f"is {stopping.mode}, but a better {stopping.monitor} is a {'lower' if right == 'min' else 'higher'} one"

@@ -4,9 +4,11 @@ The rest of specvit sees these frozen dataclasses and nothing of Hydra. A part i
 `key(...)` notes what the strict builder checks: `low`/`high` (inclusive), `above` (exclusive), `choices`,
 `aliases` (other spellings of a value, replaced before the run is named), and `identity=False` for keys that
 cannot change a result. `neutral=` marks a key that was added later: at that value it is left out of the
-run id, so older runs keep their names.
+run id, so older runs keep their names. `used_if=` says when a key of its section has any effect; where it has none, it
+does not name the run either.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,10 +25,12 @@ def key(
     aliases: dict[str, str] | None = None,
     identity: bool = True,
     neutral: Any = MISSING,
+    used_if: Callable[[Any], bool] | None = None,
 ) -> Any:
     """Declare one config key with its default and what the builder checks of it."""
     metadata = {"low": low, "high": high, "above": above, "choices": choices, "aliases": aliases or {}}
-    return field(default=default, metadata={**metadata, "identity": identity, "neutral": neutral})
+    metadata |= {"identity": identity, "neutral": neutral, "used_if": used_if}
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -58,17 +62,17 @@ class DataConfig:
     file_path: tuple[str, ...] | None = key(None, identity=False)
     val_path: tuple[str, ...] | None = key(None, identity=False)
     test_path: tuple[str, ...] | None = key(None, identity=False)
-    num_samples: int = key(-1, low=-1)
-    val_samples: int = key(-1, low=-1)
-    test_samples: int = key(-1, low=-1)
+    num_samples: int = key(-1, low=-1, identity=False)
+    val_samples: int = key(-1, low=-1, identity=False)
+    test_samples: int = key(-1, low=-1, identity=False)
     subset: str = key("first", choices=("first", "random"))
-    subset_seed: int = key(0, low=0)
+    subset_seed: int = key(0, low=0, used_if=lambda data: data.subset == "random")
     param: tuple[str, ...] = key(("log_g",))
     class_edges: tuple[float, ...] | None = key(None)
     label_norm: str = key("standard", choices=("standard", "minmax", "none"))
     flux_norm: str = key("standard", choices=("standard", "none"))
     order: str = key("global", choices=("global", "block"))
-    builtin_seed: int = key(0, low=0)
+    builtin_seed: int = key(0, low=0, used_if=lambda data: data.kind == "builtin")
     resident: str = key("auto", choices=("auto", "never"), identity=False)
     storage: str = key("float32", choices=("float32", "float16"))
 
@@ -77,9 +81,9 @@ class DataConfig:
 class NoiseConfig:
     """`noise`: fresh noise each training step, one fixed realisation for val and test."""
 
-    noise_level: float = key(1.0, low=0.0)
+    noise_level: float = key(1.0, low=0.0, used_if=lambda noise: noise.noise_type != "none")
     noise_type: str = key("heteroscedastic", choices=("heteroscedastic", "homoscedastic", "none"))
-    eval_seed: int = key(42, low=0)
+    eval_seed: int = key(42, low=0, used_if=lambda noise: noise.noise_type != "none")
 
 
 @dataclass(frozen=True)
@@ -87,8 +91,8 @@ class LossConfig:
     """`loss`: computed in float32 on normalised labels."""
 
     name: str = key("mse", choices=("mse", "l1", "huber", "ce"), aliases={"l2": "mse", "mae": "l1"})
-    huber_delta: float = key(1.0, above=0.0)
-    label_smoothing: float = key(0.0, low=0.0, high=0.5)
+    huber_delta: float = key(1.0, above=0.0, used_if=lambda loss: loss.name == "huber")
+    label_smoothing: float = key(0.0, low=0.0, high=0.5, used_if=lambda loss: loss.name == "ce")
 
 
 @dataclass(frozen=True)
@@ -100,14 +104,16 @@ class OptConfig:
     )
     lr: float = key(3e-4, above=0.0)
     weight_decay: float = key(0.01, low=0.0)
-    betas: tuple[float, float] = key((0.9, 0.999), low=0.0, high=0.9999999)
-    momentum: float = key(0.9, low=0.0, high=0.9999999)
+    betas: tuple[float, float] = key(
+        (0.9, 0.999), low=0.0, high=0.9999999, used_if=lambda opt: opt.type.startswith("Adam")
+    )
+    momentum: float = key(0.9, low=0.0, high=0.9999999, used_if=lambda opt: opt.type in ("SGD", "RMSprop"))
     lr_sch: str = key("cosine", choices=("cosine", "plateau", "onecycle", "constant", "step", "none"))
-    eta_min: float = key(1e-5, low=0.0)
+    eta_min: float = key(1e-5, low=0.0, used_if=lambda opt: opt.lr_sch in ("cosine", "onecycle", "plateau"))
     warmup_epochs: float = key(0.0, low=0.0)
-    step_epochs: float = key(30.0, above=0.0)
-    factor: float = key(0.5, above=0.0, high=1.0)
-    plateau_patience: int = key(10, low=0)
+    step_epochs: float = key(30.0, above=0.0, used_if=lambda opt: opt.lr_sch == "step")
+    factor: float = key(0.5, above=0.0, high=1.0, used_if=lambda opt: opt.lr_sch in ("step", "plateau"))
+    plateau_patience: int = key(10, low=0, used_if=lambda opt: opt.lr_sch == "plateau")
 
 
 @dataclass(frozen=True)
@@ -136,7 +142,7 @@ class TrainConfig:
     seed: int = key(42, low=0)
     deterministic: bool = key(True)
     compile: bool = key(False)
-    checkpoint_blocks: bool = key(False)
+    checkpoint_blocks: bool = key(False, identity=False)
     rerun: bool = key(False, identity=False)
 
 

@@ -39,15 +39,17 @@ def builtin_manifest(rows: int, *, seed: int, split: str) -> dict[str, Any]:
 
 
 def builtin_files(rows: int, *, seed: int, split: str, report: Report) -> list[Path]:
-    """Return cached shards that hold at least rows 0..rows-1 of a split, making those that are missing or too short.
+    """Return cached shards that hold at least rows 0..rows-1 of a split, making those that are missing.
 
-    The cache is locked meanwhile, so several runs that start at once make each shard once.
+    A short last shard has its row count in its name: a file that another run may have open is never replaced by a
+    longer one. The cache is locked meanwhile, so several runs that start at once make each shard once.
     """
     folder = cache_dir() / f"builtin-v{GENERATOR_VERSION}-seed{seed}"
     wanted = {}
     for first in range(0, rows, SHARD_ROWS):
         count = min(SHARD_ROWS, -(-(rows - first) // ROUND_UP) * ROUND_UP)
-        wanted[folder / f"{split}_{first // SHARD_ROWS:04d}" / "dataset.h5"] = range(first, first + count)
+        short = "" if count == SHARD_ROWS else f"_{count}"
+        wanted[folder / f"{split}_{first // SHARD_ROWS:04d}{short}" / "dataset.h5"] = range(first, first + count)
     if not all(_holds(path, rows_of) for path, rows_of in wanted.items()):
         with locked(folder / ".lock"):
             missing = {path: rows_of for path, rows_of in wanted.items() if not _holds(path, rows_of)}

@@ -19,8 +19,6 @@ class LabelScaler:
     offset: tuple[float, ...]
     scale: tuple[float, ...]
 
-    num_classes = 0
-
     @property
     def num_outputs(self) -> int:
         """Outputs that the network needs."""

@@ -23,7 +23,8 @@ def sigma_of(error_BP: Tensor, noise: NoiseConfig) -> Tensor | None:
     if noise.noise_type == "none" or noise.noise_level == 0.0:
         return None
     if noise.noise_type == "homoscedastic":
-        error_BP = error_BP.median(dim=1, keepdim=True).values
+        middle = (error_BP.shape[1] - 1) // 2
+        error_BP = error_BP.sort(dim=1).values[:, middle, None]  # the median; torch.median is not deterministic on CUDA
     return error_BP * noise.noise_level
 
 
@@ -75,7 +76,8 @@ def fit_flux_norm(spectra: Spectra, kind: str, noise: NoiseConfig) -> FluxNorm:
         sum_P += flux_BP.sum(axis=0)
         square += np.square(flux_BP).sum(axis=0)
         sigma_BP = sigma_of(torch.from_numpy(error_BP), noise)
-        variance += 0.0 if sigma_BP is None else float(sigma_BP.double().square().expand(-1, pixels).sum())
+        if sigma_BP is not None:
+            variance += float(np.broadcast_to(np.square(sigma_BP.double().numpy()), flux_BP.shape).sum())
     mean_P = sum_P / rows
     power = float((square / rows - mean_P**2).mean()) + variance / (rows * pixels)
     return FluxNorm(torch.from_numpy(mean_P.astype(np.float32)), max(power, 1e-12) ** 0.5)

@@ -3,9 +3,11 @@
 Legend: N rows of a view, B rows of a step, P pixels.
 """
 
+import contextlib
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -62,6 +64,11 @@ class Store:
         """Return clipped flux and error (B, P) in the storage type, in host memory."""
         flux_BP, error_BP = (torch.from_numpy(array) for array in self.spectra.gather(index_B))
         return flux_BP.clamp_(min=0.0).to(self.dtype), error_BP.to(self.dtype)
+
+    def pinned(self, index_B: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Return `host` in page-locked memory, from which a copy to the device does not block."""
+        flux_BP, error_BP = self.host(index_B)
+        return flux_BP.pin_memory(), error_BP.pin_memory()
 
     def _load(self) -> tuple[Tensor, Tensor]:
         shape = (len(self.spectra), self.spectra.num_pixels)
@@ -122,11 +129,13 @@ class TrainData:
     def _gather(self, step: int, index_B: np.ndarray, on_device: Tensor) -> tuple[Tensor, Tensor]:
         if self._pool is None:
             return self.store.gather(index_B, on_device)
-        ready = self._next[1].result() if self._next and self._next[0] == step else self.store.host(index_B)
+        ready = self._next[1].result() if self._next and self._next[0] == step else self.store.pinned(index_B)
         if (step + 1) % self.steps_per_epoch:
-            self._next = (step + 1, self._pool.submit(self.store.host, self._rows(step + 1)[0]))
+            self._next = (step + 1, self._pool.submit(self.store.pinned, self._rows(step + 1)[0]))
         device = self.store.device
-        return ready[0].to(device).float(), ready[1].to(device).float()
+        self._in_use = ready  # until the next step: the copy may still be under way
+        flux_BP, error_BP = (part.to(device, non_blocking=True) for part in ready)
+        return flux_BP.float(), error_BP.float()
 
 
 @dataclass
@@ -182,8 +191,13 @@ def signal_to_noise(spectra: Spectra, noise: NoiseConfig) -> np.ndarray:
 
 
 def _free_bytes(device: torch.device) -> int:
+    """Return the device's free memory; for a CPU what the system says is available, within the job's own limit."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    import os
-
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    with contextlib.suppress(OSError, ValueError):  # no such group, or "max"
+        group = Path("/sys/fs/cgroup")
+        limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
+        available = min(available, limit - used)
+    return available

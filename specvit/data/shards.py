@@ -70,7 +70,8 @@ def find_files(patterns: Sequence[str], *, root: str | None, where: str) -> list
     files: list[Path] = []
     for pattern in patterns:
         full = str(base / Path(pattern).expanduser())
-        found = sorted(glob.glob(full), key=_natural) if glob.has_magic(full) else [full] * os.path.exists(full)
+        search = str(Path(glob.escape(str(base))) / Path(pattern).expanduser())
+        found = [full] if os.path.exists(full) else sorted(glob.glob(search), key=_natural)
         if not found:
             remedy = (
                 f"set {where}=FILE, or data.root=FOLDER (or SPECVIT_DATA) to where the set lies, or use data=builtin"
@@ -136,6 +137,9 @@ def read_labels(shard: Shard) -> Any:
         raise DataError(
             what, where=str(shard.path), remedy=f"write one with DataFrame.to_hdf(FILE, key='{PARAMS}')"
         ) from problem
+    if not isinstance(table, pd.DataFrame):
+        what = f"holds a {type(table).__name__}, not a table of labels"
+        raise DataError(what, where=str(shard.path), remedy="write a DataFrame with one column a label")
     if len(table) != shard.rows:
         what = f"has {len(table)} label rows but {shard.rows} spectra"
         raise DataError(what, where=f"{shard.path}:{PARAMS}", remedy="make the file again")

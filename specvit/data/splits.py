@@ -2,7 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from specvit.config.schema import Config, DataConfig
 from specvit.data.builtin import builtin_files, builtin_manifest
@@ -71,7 +74,29 @@ def open_splits(config: Config, report: Callable[[str, int, int], None]) -> Spli
         coder = fit_scaler(labels_NK, data.param, data.label_norm)
     for view in (val, test):
         coder.encode(view.label_values(data.param))
+    _check_monitor_is_defined(config, val)
+    _check_no_overlap(train, val, test)
     return Splits(train, val, test, coder)
+
+
+def _check_monitor_is_defined(config: Config, val: Spectra) -> None:
+    """Refuse to choose the best epoch by a score that these validation labels leave undefined."""
+    monitor = config.train.early_stopping.monitor
+    if monitor == "val_r2" and np.ptp(val.label_values(config.data.param[:1])) == 0:
+        what = f"label {config.data.param[0]} is the same in every validation row, so val_r2 is undefined"
+        remedy = "take more rows, or set train.early_stopping.monitor=val_mae train.early_stopping.mode=min"
+        raise DataError(what, where="data.val_samples", remedy=remedy)
+
+
+def _check_no_overlap(train: Spectra, val: Spectra, test: Spectra) -> None:
+    """Refuse a file that serves two splits: its spectra would be trained on and scored."""
+    used: dict[Path, str] = {}
+    for name, view in (("training", train), ("validation", val), ("test", test)):
+        for shard in view.shards:
+            other = used.setdefault(shard.path.resolve(), name)
+            if other != name:
+                what = f"serves as {other} and as {name} set"
+                raise DataError(what, where=str(shard.path), remedy="give each split files of its own")
 
 
 def manifest(data: DataConfig, splits: Splits | None) -> dict[str, Any]:
@@ -82,7 +107,7 @@ def manifest(data: DataConfig, splits: Splits | None) -> dict[str, Any]:
             found[split] = builtin_manifest(getattr(data, count_key), seed=data.builtin_seed, split=split)
         else:
             assert splits is not None
-            found[split] = getattr(splits, split).manifest()
+            found[split] = getattr(splits, split).manifest(data.param)
     return found
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from specvit import seeding
 from specvit.data.shards import Shard, open_shards, read_labels
 from specvit.errors import DataError
+from specvit.quantities import LABELS
 
 MANIFEST_ROWS = 16
 """How many evenly spaced spectra the manifest digests: enough to tell files apart, cheap at every start."""
@@ -104,16 +105,14 @@ class Spectra:
         shard_N = np.searchsorted(self.starts, self.rows_N, side="right") - 1
         return [str(self.shards[s].path) for s in shard_N], self.rows_N - self.starts[shard_N]
 
-    def manifest(self) -> dict[str, Any]:
-        """Return what identifies this data whatever file it lies in: shape, label digest, digest of sampled rows."""
+    def manifest(self, param: Sequence[str]) -> dict[str, Any]:
+        """Return what identifies this data whatever file it lies in: shape, digests of labels and of sampled rows.
+
+        Labels of the layout and those of `param` count; other columns may be added without renaming a run.
+        """
         table = self.labels()
-        digest = hashlib.sha256()
-        for name in sorted(map(str, table.columns)):
-            column = table[name]
-            digest.update(name.encode())
-            digest.update(
-                column.to_numpy().tobytes() if column.dtype.kind in "fiub" else "\0".join(map(str, column)).encode()
-            )
+        names = sorted(({*LABELS} & set(table.columns)) | set(param))
+        digest = hashlib.sha256(" ".join(names).encode() + table[names].to_numpy(np.float64).tobytes())
         sample_b = np.unique(np.linspace(0, len(self) - 1, MANIFEST_ROWS).astype(np.int64))
         flux_bP, error_bP = self.gather(sample_b)
         sampled = hashlib.sha256(flux_bP.tobytes() + error_bP.tobytes() + self.wave_P.tobytes())

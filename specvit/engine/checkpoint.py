@@ -31,7 +31,9 @@ def load(path: Path) -> dict[str, Any]:
         Exception
     ) as problem:  # torch raises RuntimeError, UnpicklingError, EOFError, KeyError, ... for damaged files
         what = f"cannot be read as a checkpoint ({type(problem).__name__})"
-        raise CheckpointError(what, where=str(path), remedy="remove it to start again from the one before") from problem
+        raise CheckpointError(
+            what, where=str(path), remedy="remove it, or train again from the beginning with train.rerun=true"
+        ) from problem
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(
             "is no specvit checkpoint of this format", where=str(path), remedy="use the specvit that made it"

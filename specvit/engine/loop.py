@@ -20,15 +20,12 @@ from specvit.engine.precision import autocast
 from specvit.engine.schedule import Schedule
 from specvit.engine.state import TrainState
 from specvit.engine.stopping import final_state, note_validation, stops_early
+from specvit.errors import Diverged
 from specvit.quantities import Batch
 from specvit.scores.ports import EvalView, Stop, Task, Tracker, TrainView
 
 CHECK_STEPS = 10
 """Steps between two looks at the health counter, which costs a device sync; also how many bad steps are too many."""
-
-
-class Diverged(Exception):
-    """The loss was not finite, or the gradient scaler fell below one, for `CHECK_STEPS` steps."""
 
 
 @dataclass

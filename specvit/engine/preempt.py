@@ -8,16 +8,16 @@ from typing import Any
 
 from specvit.errors import Interrupted
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class SignalStop:
-    """Handles SIGINT, SIGTERM, SIGUSR1 and SIGUSR2 while installed; use `with SignalStop().installed() as stop`."""
+    """Handles `SIGNALS` while installed; use `with SignalStop().installed() as stop`."""
 
     def __init__(self) -> None:
         """Nothing is installed yet."""
         self.received: signal.Signals | None = None
-        self._deferring = False
+        self._deferring = self._wholly = False
 
     def requested(self) -> bool:
         """Return True from the first signal on."""
@@ -39,16 +39,17 @@ class SignalStop:
                 signal.signal(number, handler)
 
     @contextlib.contextmanager
-    def deferred(self) -> Iterator[None]:
-        """Only set the flag within the block; a second Ctrl-C there still stops at once."""
-        self._deferring = True
+    def deferred(self, *, wholly: bool = False) -> Iterator[None]:
+        """Only set the flag within the block; a second Ctrl-C there still stops at once, unless `wholly`."""
+        before = self._deferring, self._wholly
+        self._deferring, self._wholly = True, wholly
         try:
             yield
         finally:
-            self._deferring = False
+            self._deferring, self._wholly = before
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        again = self.received is not None and number == signal.SIGINT
+        insists = self.received is not None and number == signal.SIGINT and not self._wholly
         self.received = signal.Signals(number)
-        if again or not self._deferring:
+        if insists or not self._deferring:
             raise Interrupted(self.received.name, number)

@@ -1,7 +1,7 @@
 """Dropout whose mask is a function of (step key, layer), so that a resumed run draws the same masks.
 
-The engine calls `set_dropout_key(model, key)` before each forward pass. Nothing is drawn from torch's global
-generator, no generator state is saved, and recomputing a block in the backward pass gives the same mask again.
+The engine hands the model the key of each forward pass, which `set_dropout_key` passes on. Nothing is drawn from
+torch's global generator, no generator state is saved, and recomputing a block in the backward pass gives the same mask.
 """
 
 import torch
@@ -22,24 +22,23 @@ class KeyedDropout(nn.Module):
         """Return `x` with dropout applied; same shape and type."""
         if not self.training or self.p == 0.0:
             return x
-        return x * dropout_mask(x, self.p, self.key, self.layer)
+        keep = keep_mask(x.shape, self.p, self.key, self.layer, x.device)
+        return torch.where(keep, x * (1.0 / (1.0 - self.p)), 0.0)  # a mask of 1/(1 - p) would be rounded in bf16
 
     def extra_repr(self) -> str:
         """Show the share in the printed module."""
         return f"p={self.p}"
 
 
-def dropout_mask(x: Tensor, p: float, key: int, layer: int) -> Tensor:
-    """Return 0 or 1/(1 - p) in the shape and type of `x`, drawn from 16 random bits an element.
+def keep_mask(shape: torch.Size, p: float, key: int, layer: int, device: torch.device) -> Tensor:
+    """Return which elements to keep, bool, drawn from 16 random bits an element.
 
     Sixteen bits set the share to within 1/65536 and cost a quarter of what `bernoulli_` does on a CPU.
     """
-    generator = seeding.torch_rng(key, "dropout", layer, device=x.device)
-    words = torch.empty((x.numel() + 3) // 4, dtype=torch.int64, device=x.device)
+    generator = seeding.torch_rng(key, "dropout", layer, device=device)
+    words = torch.empty((shape.numel() + 3) // 4, dtype=torch.int64, device=device)
     words.random_(-(2**63), None, generator=generator)
-    bits = words.view(torch.int16)[: x.numel()].view(x.shape)
-    keep = bits >= round(p * 65536) - 32768
-    return keep.to(x.dtype).mul_(1.0 / (1.0 - p))
+    return words.view(torch.int16)[: shape.numel()].view(shape) >= round(p * 65536) - 32768
 
 
 def set_dropout_key(model: nn.Module, key: int) -> None:

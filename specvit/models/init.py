@@ -1,7 +1,7 @@
 """The one initialisation rule, and the old one kept for the study that compares them.
 
 `specvit`: every tokenizer weight is normal with std 1/sqrt(3 patch), whatever the module that holds it; other linear
-weights are truncated normal with std 0.02; positions and CLS are normal with std 0.02; biases are zero.
+weights, positions and CLS are normal with std 0.02; biases are zero.
 
 `legacy` is what the transformers library did: linear weights (so the SW tokenizer, too) std 0.02, but a Conv1d kept
 torch's default of uniform +-1/sqrt(patch) (std 0.144 at patch 16), and positions and CLS had std 1.0. A tokenizer
@@ -41,7 +41,7 @@ def initialise(model: nn.Module, *, rule: str, seed: int) -> None:
             elif "norm" in name:
                 parameter.fill_(1.0)
             else:
-                _truncated_normal(parameter, LINEAR_STD, generator)
+                parameter.normal_(0.0, LINEAR_STD, generator=generator)
 
 
 def _initialise_tokenizer(weight: Tensor, rule: str, is_conv: bool, generator: torch.Generator) -> None:
@@ -51,8 +51,4 @@ def _initialise_tokenizer(weight: Tensor, rule: str, is_conv: bool, generator: t
     elif is_conv:
         weight.uniform_(-(patch**-0.5), patch**-0.5, generator=generator)
     else:
-        _truncated_normal(weight, LINEAR_STD, generator)
-
-
-def _truncated_normal(parameter: Tensor, std: float, generator: torch.Generator) -> None:
-    nn.init.trunc_normal_(parameter, std=std, a=-2.0, b=2.0, generator=generator)
+        weight.normal_(0.0, LINEAR_STD, generator=generator)

@@ -12,6 +12,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 REFRESH_SECONDS = 0.5
 
 
+class _PatientConsole(Console):
+    """Falls silent when nobody reads any more (`specvit train ... | head`); the run and its log go on."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+
+
 class Screen:
     """Prints lines to the terminal and, once a run folder exists, to its `log.txt`; shows progress as asked.
 
@@ -20,10 +27,9 @@ class Screen:
 
     def __init__(self, style: str) -> None:
         """Nothing is shown yet."""
-        self.console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+        self.console = _PatientConsole(file=sys.stdout, highlight=False, soft_wrap=True)
         self.style = ("bar" if self.console.is_terminal else "lines") if style == "auto" else style
         self.log: Path | None = None
-        self._bar: Progress | None = None
         self._making_until = 0.0
 
     def say(self, text: str) -> None:

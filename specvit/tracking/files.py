@@ -2,9 +2,14 @@
 
 import json
 import math
+import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from specvit.config.folder import RunFolder
+from specvit.scores.ports import Tracker
 
 
 class FileTracker:
@@ -26,6 +31,52 @@ class FileTracker:
         """Write nothing between epochs."""
 
 
+class StatusTracker:
+    """Keeps `status.json` up to date: step, epoch, latest validation loss, and when the run will be through."""
+
+    def __init__(self, folder: RunFolder, *, start_step: int, total_steps: int) -> None:
+        """`start_step` is where this process began."""
+        self.folder, self.start_step, self.total_steps = folder, start_step, total_steps
+        self.started = time.time()
+
+    def metrics(self, row: dict[str, Any]) -> None:
+        """Write how far the run is."""
+        now, step = time.time(), row["step"]
+        left = (now - self.started) * (self.total_steps - step) / max(1, step - self.start_step)
+        forecast = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(now + left))
+        facts = {"step": step, "epoch": row["epoch"], "val_loss": row["val_loss"], "forecast": forecast}
+        self.folder.set_status("running", **finite_or_none(facts))
+
+    def timing(self, row: dict[str, Any]) -> None:
+        """Write nothing."""
+
+    def progress(self, step: int, loss: Callable[[], float]) -> None:
+        """Write nothing between epochs."""
+
+
+class Trackers:
+    """Hands everything to several trackers, in order."""
+
+    def __init__(self, *trackers: Tracker) -> None:
+        """The run folder's files come first: what follows is fed from the same rows."""
+        self.trackers = trackers
+
+    def metrics(self, row: dict[str, Any]) -> None:
+        """Hand on one epoch's scores."""
+        for tracker in self.trackers:
+            tracker.metrics(row)
+
+    def timing(self, row: dict[str, Any]) -> None:
+        """Hand on one epoch's wall-clock figures."""
+        for tracker in self.trackers:
+            tracker.timing(row)
+
+    def progress(self, step: int, loss: Callable[[], float]) -> None:
+        """Hand on the step count."""
+        for tracker in self.trackers:
+            tracker.progress(step, loss)
+
+
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """Return the rows of a run's `metrics.jsonl`."""
     path = folder / "metrics.jsonl"
@@ -40,3 +91,5 @@ def finite_or_none(row: dict[str, Any]) -> dict[str, Any]:
 def _append(path: Path, row: dict[str, Any]) -> None:
     with open(path, "a") as stream:
         stream.write(json.dumps(finite_or_none(row)) + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())  # the checkpoint that follows is durable, and never makes this row again
