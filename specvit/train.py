@@ -4,9 +4,8 @@ import sys
 
 from specvit.config import compose as composer
 from specvit.entry import user_facing
-from specvit.errors import SpecvitError
 
-_outcomes: list[int | SpecvitError] = []
+_outcomes: list[int | Exception] = []
 """What became of each run of this process: Hydra's entry returns nothing, and prints a trace of what it sees raised."""
 
 
@@ -73,18 +72,18 @@ def _task(composed: object) -> None:
         return  # a signal that stopped one run of a grid is meant for the others, too
     try:
         _outcomes.append(run(build_config(composer.plain(composed))).exit_code)
-    except SpecvitError as error:
+    except Exception as error:
         _outcomes.append(error)
 
 
 def _conclude(grid: bool) -> int:
-    """Return the exit code; a single run's refusal is raised, a grid's are printed."""
-    refusals = [outcome for outcome in _outcomes if isinstance(outcome, SpecvitError)]
-    if refusals and not grid:
-        raise refusals[0]
-    for refusal in refusals:
-        print(f"specvit: {refusal}", file=sys.stderr)
-    codes = [outcome.exit_code if isinstance(outcome, SpecvitError) else outcome for outcome in _outcomes]
+    """Return the exit code; what stopped a single run is raised, what stopped runs of a grid is printed."""
+    failures = [outcome for outcome in _outcomes if isinstance(outcome, Exception)]
+    if failures and not grid:
+        raise failures[0]
+    for failure in failures:
+        print(f"specvit: {failure}", file=sys.stderr)
+    codes = [2 if isinstance(outcome, Exception) else outcome for outcome in _outcomes]
     return max(codes, default=0)
 
 

@@ -83,7 +83,7 @@ COMMAND_LINES = {
     "data=bosz": ["data.file_path: nothing lies at", "train_200k_*/dataset.h5", "data=builtin"],
     "data=hdf5": ["data.file_path: is not set"],
     "data=bosz data.root=/no/such/folder": ["data.root: /no/such/folder is no folder"],
-    "train.init_from=/no/such/run": ["train.init_from: nothing lies at /no/such/run"],
+    "train.init_from=/no/such/run": ["train.init_from: /no/such/run is not there", "name a run folder"],
 }
 
 

@@ -13,7 +13,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from specvit.data.shards import find_files
 from specvit.quantities import ERROR, FLUX, PARAMS, WAVE
+from specvit.train import main as train_main
 
 CLASSES = ["model.task_type=cls", "loss=ce", "train.early_stopping.monitor=val_accuracy"]
 CLASSES += ["train.early_stopping.mode=max"]
@@ -92,6 +94,7 @@ FILES: dict[str, tuple[Damage, list[str]]] = {
     "NaN label": (table(lambda t: t.assign(log_g=t.log_g.where(t.index != 5))), ["row 5", "label log_g is nan"]),
     "infinite label": (table(lambda t: t.assign(log_g=t.log_g.where(t.index != 6, np.inf))), ["row 6", "is inf"]),
     "label missing": (table(lambda t: t.drop(columns="log_g")), ["no label 'log_g'", "T_eff", "data.param"]),
+    "labels as a series": (table(lambda t: t["log_g"]), ["holds a Series, not a table"]),
     "label of text": (table(lambda t: t.assign(log_g="dwarf")), ["label log_g: is not a number"]),
 }
 
@@ -127,6 +130,7 @@ SETS: dict[str, tuple[dict[str, Any], list[str], list[str]]] = {
     "unknown label": ({}, ["data.param=logg"], ["no label 'logg'", "log_g"]),
     "too few rows": ({}, ["data.num_samples=65"], ["data.num_samples: is 65 but the files hold 64 spectra"]),
     "too few validation rows": ({}, ["data.val_samples=999"], ["data.val_samples: is 999 but the files hold 48"]),
+    "constant validation label": ({}, ["data.val_samples=1"], ["val_r2 is undefined", "monitor=val_mae"]),
     "batch larger than the set": ({}, ["train.batch_size=65"], ["one step takes 65 spectra", "has 64"]),
     "steps larger than the set": ({}, ["train.accumulate=5"], ["one step takes 80 spectra", "has 64"]),
     "no classes": ({}, CLASSES, ["label log_g: is no column of class numbers", "data.class_edges"]),
@@ -150,9 +154,18 @@ def test_a_set_that_cannot_be_trained_on_is_refused(
         (lambda wave_P: wave_P + 0.5, "data.file_path=train_0/dataset.h5,{path}", "has other wavelengths than"),
         (lambda wave_P: wave_P + 0.5, "data.val_path={path}", "wavelengths"),
         (lambda wave_P: wave_P, "data.file_path={path},{path}", "is named twice"),
+        (lambda wave_P: wave_P, "data.test_path=val/../val/dataset.h5", "serves as validation and as test set"),
+        (lambda wave_P: wave_P, "data.val_path=train_1/dataset.h5", "serves as training and as validation set"),
         (lambda wave_P: wave_P, "data.file_path={path},{path.parent}/../set/dataset.h5", "is named twice"),
     ],
-    ids=["shards on two grids", "validation on another grid", "one shard twice", "one shard by two names"],
+    ids=[
+        "shards on two grids",
+        "validation on another grid",
+        "one shard twice",
+        "test is val",
+        "val is train",
+        "by two names",
+    ],
 )
 def test_files_that_do_not_belong_together_are_refused(
     change: Any, paths: str, text: str, tmp_path: Path, write_set: Any, tiny: list[str], refused: Any
@@ -169,3 +182,21 @@ def test_a_class_that_training_never_saw_is_refused(
     other = write_set(tmp_path / "val", 64, log_g=np.arange(64) % 4)
     paths = [f"data.file_path={train}", f"data.val_path={other}", f"data.test_path={train}"]
     assert "label log_g: holds class 3" in refused([*tiny, *CLASSES, *paths])
+
+
+def test_weights_of_another_model_are_refused_before_there_is_a_folder(
+    tmp_path: Path, tiny: list[str], refused: Callable[[list[str]], str]
+) -> None:
+    assert train_main([*tiny, "train.epochs=1", f"tracking.folder={tmp_path / 'first'}"]) == 0
+    (first,) = (tmp_path / "first").iterdir()
+    sentence = refused([*tiny, "model.hidden_size=24", f"train.init_from={first}"])
+    assert "does not fit the configured model" in sentence
+    foreign = tmp_path / "notes.txt"
+    foreign.write_text("not a checkpoint")
+    sentence = refused([*tiny, f"train.init_from={foreign}"])
+    assert "cannot be read as a checkpoint" in sentence and "remove" not in sentence
+
+
+def test_a_name_with_brackets_is_a_name_before_it_is_a_pattern(tmp_path: Path) -> None:
+    (tmp_path / "run[1].h5").touch()
+    assert find_files(["run[1].h5"], root=str(tmp_path), where="data.file_path") == [tmp_path / "run[1].h5"]

@@ -1,14 +1,17 @@
 """The commands as a user types them."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 import pandas as pd
 import pytest
 
 from specvit import cli, evaluate, train
 from specvit.data import __main__ as data_cli
+from specvit.quantities import WAVE
 
 
 @pytest.fixture(autouse=True)
@@ -75,6 +78,9 @@ def test_evaluate_repeats_the_test_score_and_scores_a_foreign_file_row_by_row(
     (run,) = Path("outputs").iterdir()
     assert evaluate.main([str(run)]) == 0
     assert (run / "evaluate-test" / "predictions.csv").read_bytes() == (run / "predictions.csv").read_bytes()
+    own = f"{toy_sets}/test/dataset.h5"  # the same rows by path: the same noise, so the same numbers
+    assert evaluate.main([str(run), "--data", own]) == 0
+    assert (run / "evaluate-test-dataset" / "predictions.csv").read_bytes() == (run / "predictions.csv").read_bytes()
     foreign = write_set(Path("foreign"), 7, seed=99, star="K0 III")
     capsys.readouterr()
     assert evaluate.main([str(run), "--data", str(foreign)]) == 0
@@ -90,6 +96,10 @@ def test_evaluate_refuses_a_file_with_other_pixels_and_a_folder_that_is_no_run(t
     capsys.readouterr()
     assert evaluate.main([str(run), "--data", str(other)]) == 2
     assert "has 128 pixels a spectrum, the run was trained on 256" in capsys.readouterr().err
+    with h5py.File(other := write_set(Path("shifted"), 5), "r+") as file:
+        file[WAVE][...] += 500.0
+    assert evaluate.main([str(run), "--data", str(other)]) == 2
+    assert "starts at 7600.00 Å, the run's spectra at 7100.00 Å" in capsys.readouterr().err
     assert evaluate.main(["nowhere"]) == 2
     assert "no config.yaml" in capsys.readouterr().err
     assert evaluate.main([str(run), "--data", "missing.h5"]) == 2
@@ -106,3 +116,17 @@ def test_generate_writes_files_that_inspect_finds_sound_and_refuses_to_overwrite
     assert capsys.readouterr().out.count("no fault found") == 4
     assert data_cli.main(arguments) == 2
     assert "is there already" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(tiny, capsys, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert train.main([*tiny, "tracking.folder=file"]) == 2
+    assert capsys.readouterr().err.startswith("specvit: file")
+
+
+def test_a_reader_that_goes_away_does_not_stop_the_run(tiny, tmp_path: Path) -> None:
+    words = " ".join(f"'{word}'" for word in [sys.executable, "-m", "specvit.train", *tiny])
+    subprocess.run(["bash", "-c", f"{words} | head -1"], capture_output=True, timeout=120, check=True)
+    (run,) = (tmp_path / "outputs").iterdir()
+    assert json.loads((run / "status.json").read_text())["state"] in ("completed", "plateau")
+    assert "epoch 2/2" in (run / "log.txt").read_text()

@@ -74,7 +74,7 @@ def test_tokenizer_file_and_key_are_the_same_run(overrides: list[str]) -> None:
 
 @pytest.mark.parametrize("pair", [("sw", "C1D"), ("c1d", "SW"), ("linear", "SW"), ("sw_overlap8", "CNN")])
 def test_tokenizer_file_and_key_may_not_contradict(pair: tuple[str, str]) -> None:
-    with pytest.raises(ConfigError, match="contradicts"):
+    with pytest.raises(ConfigError, match="another setting makes it"):
         compose([f"model/tokenizer={pair[0]}", f"model.proj_fn={pair[1]}"])
 
 
@@ -224,3 +224,26 @@ def test_an_unknown_key_in_a_users_file_is_refused(own_conf: Path) -> None:
     (own_conf / "experiment" / "mine.yaml").write_text("# @package _global_\nopt:\n  learning_rate: 1.0\n")
     with pytest.raises(ConfigError, match=r"opt\.learning_rate: unknown key"):
         build("experiment=mine")
+
+
+def test_a_tokenizer_that_local_defaults_contradict_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf" / "local.yaml").write_text("model: {proj_fn: C1D}\n")
+    assert build("model/tokenizer=c1d_p32").model.patch_size == 32
+    with pytest.raises(ConfigError, match=r"conf/local\.yaml"):
+        compose(["model/tokenizer=sw"])
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [("config.yaml", "a: 1\n", "would replace them all"), ("local.yaml", "model: {a: [\n", "is no valid YAML")],
+)
+def test_a_conf_folder_that_cannot_be_laid_over_ours_is_refused(
+    name: str, text: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf" / name).write_text(text)
+    with pytest.raises(ConfigError, match=expected):
+        compose([])

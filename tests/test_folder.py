@@ -1,5 +1,6 @@
 """The run folder: one writer at a time, a state that is true, files that are whole or absent."""
 
+import contextlib
 import json
 import os
 import signal
@@ -165,9 +166,48 @@ def test_attempts_are_added_up(folder: RunFolder) -> None:
 
 def test_an_identity_is_written_once(folder: RunFolder) -> None:
     folder.create({"first": 1}, "a: 1\n")
-    folder.create({"second": 2}, "a: 2\n")
+    folder.create({"first": 1}, "a: 2\n")
     assert read_json(folder.file("run.json")) == {"format": 1, "run_id": RUN_ID, "identity": {"first": 1}}
     assert folder.file("config.yaml").read_text() == "a: 2\n"
+
+
+def test_another_run_under_the_same_id_is_refused(folder: RunFolder) -> None:
+    folder.create({"first": 1}, "a: 1\n")
+    with pytest.raises(FolderError, match="holds another run"):
+        folder.create({"second": 2}, "a: 2\n")
+
+
+def test_a_writer_that_lives_on_another_host_is_respected(folder: RunFolder) -> None:
+    folder.set_status("running", host="elsewhere", pid=17)
+    folder.file(".heartbeat").touch()
+    with pytest.raises(FolderError, match="process 17 on elsewhere is working on this run"), folder.claimed():
+        pass
+    an_hour_ago = time.time() - 3600
+    os.utime(folder.file(".heartbeat"), (an_hour_ago, an_hour_ago))
+    with folder.claimed():
+        assert folder.state(claimed=True) == "lost"
+
+
+@pytest.mark.parametrize("removed", range(1, 8))
+def test_forgetting_that_is_cut_off_leaves_a_run_that_starts_again(
+    folder: RunFolder, removed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder.set_status("completed")
+    for name in ("metrics.jsonl", "timing.jsonl", "summary.json", "predictions.csv", "last.ckpt", "best.ckpt"):
+        folder.file(name).touch()
+    unlink, left = Path.unlink, [removed]
+
+    def unlink_some(path: Path, missing_ok: bool = False) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        unlink(path, missing_ok)
+
+    with monkeypatch.context() as patched, contextlib.suppress(KeyboardInterrupt):
+        patched.setattr(Path, "unlink", unlink_some)
+        folder.forget()
+    assert not folder.file("last.ckpt").exists()
+    assert (folder.state() == "completed") == (removed < 7)
 
 
 def test_a_folder_of_another_format_is_refused(folder: RunFolder) -> None:

