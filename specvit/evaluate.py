@@ -10,7 +10,7 @@ import yaml
 
 from specvit import pipeline, score
 from specvit.config.build import build_config
-from specvit.config.schema import Config
+from specvit.config.schema import Config, effective_level
 from specvit.data.shards import same_wavelengths
 from specvit.data.splits import open_split
 from specvit.data.views import Spectra, open_spectra
@@ -45,6 +45,8 @@ def read_config(folder: Path) -> Config:
     except OSError as problem:
         remedy = "name a folder in outputs/"
         raise FolderError("is no run folder (no config.yaml)", where=str(folder), remedy=remedy) from problem
+    except yaml.YAMLError as problem:
+        raise FolderError("has a damaged config.yaml", where=str(folder), remedy="train it again") from problem
 
 
 def _evaluate(config: Config, folder: Path, file: str | None, device_name: str) -> None:
@@ -63,7 +65,7 @@ def _evaluate(config: Config, folder: Path, file: str | None, device_name: str) 
         "evaluate-test" if file is None else f"evaluate-{Path(file).resolve().parent.name}-{Path(file).stem}"
     )
     out.mkdir(exist_ok=True)
-    facts = {"run": folder.name, "data": file or "test set of the run", "noise_level": config.noise.noise_level}
+    facts = {"run": folder.name, "data": file or "test set of the run", "noise_level": effective_level(config.noise)}
     score.write_scored(scored, out, split="test", summary={**facts, "test_rows": len(spectra)})
     score.draw_scored(scored, out / "figures" / "predictions.png")
     _print(scored, screen)

@@ -1,6 +1,6 @@
 """From opened data to a tested model: builds the parts of one run and lets the engine work. Imports torch.
 
-`run.py` decides whether a run is to be made at all; this module is only imported when it is.
+`run.py` decides whether a run is to be made at all; this module is imported when it is, or for weights to start from.
 """
 
 import hashlib
@@ -79,14 +79,16 @@ def train(
 ) -> str:
     """Train one run to its end, or go on with it, and return the final state, or "interrupted".
 
-    `weights` are those to start from, if any. Raises `CheckpointError`, `Diverged`, `Interrupted` by a second Ctrl-C.
+    `weights` are those to start from, if any. Raises `CheckpointError`, `Diverged`, and `Interrupted` by a signal
+    before the loop or a second Ctrl-C in it.
     """
     device = resolve_device(config.train)
     saved = _load_last(folder)
     set_up_torch(config.train, saved["threads"] if saved else None, screen)
     learner, state, keeper, flux_norm = _build(config, splits, weights, folder, device, saved)
+    store = Store(splits.train, config.data, device)
     train_data = TrainData(
-        store=(store := Store(splits.train, config.data, device)),
+        store=store,
         targets=_targets(splits.train, splits.coder, config, device),
         flux_norm=flux_norm.to(device),
         noise=config.noise,
@@ -119,8 +121,8 @@ def train(
         return fit(learner, state, train_data, val_data, config.opt, ports)
 
 
-def load_weights(name: str) -> tuple[Weights, str]:
-    """Return the weights of a run folder (its best) or a file, and their digest; raises `CheckpointError`."""
+def read_weights(name: str) -> tuple[Weights, str]:
+    """Return the weights of a run (its best) or a file, and their digest; raises `CheckpointError`."""
     path = Path(name).expanduser()
     weights: Weights = checkpoint.load(path / "best.ckpt" if path.is_dir() else path)["model"]
     digest = hashlib.sha256()
@@ -131,7 +133,7 @@ def load_weights(name: str) -> tuple[Weights, str]:
 
 def check_weights(config: Config, splits: Splits, weights: Weights) -> None:
     """Raise `CheckpointError` if `weights` do not fit the configured model."""
-    _load_weights(_new_model(config, splits), weights, str(config.train.init_from))
+    _fill(_new_model(config, splits), weights, str(config.train.init_from))
 
 
 def load_trained(path: Path, config: Config, device: torch.device) -> Trained:
@@ -140,7 +142,7 @@ def load_trained(path: Path, config: Config, device: torch.device) -> Trained:
     coder = coder_from_dict(content["coder"])
     flux_norm = FluxNorm(content["flux_mean_P"], content["flux_scale"])
     model = build_model(config.model, num_pixels=len(flux_norm.mean_P), num_outputs=coder.num_outputs, seed=0)
-    _load_weights(model, content["model"], str(path))
+    _fill(model, content["model"], str(path))
     wave_P = content["wave_P"].numpy()
     return Trained(model.to(device).eval(), coder, flux_norm.to(device), wave_P, content["epoch"], config)
 
@@ -178,13 +180,14 @@ def _build(
     model = _new_model(config, splits)
     model.checkpoint_blocks = config.train.checkpoint_blocks
     if weights and not saved:
-        _load_weights(model, weights, str(config.train.init_from))
+        _fill(model, weights, str(config.train.init_from))
     model.to(device)
     parts = {name: parameters for name, parameters in model.parts().items() if parameters}
+    task = build_task(config, splits.coder)
     learner = Learner(
         module=model,
         parts=parts,
-        task=(task := build_task(config, splits.coder)),
+        task=task,
         optimizer=build_optimizer(model, config.opt),
         scaler=build_scaler(precision, device),
         schedule=build_schedule(config.opt, epochs=config.train.epochs, steps_per_epoch=_epoch_steps(config, splits)),
@@ -242,7 +245,8 @@ def _load_last(folder: RunFolder) -> dict[str, Any] | None:
     return saved
 
 
-def _load_weights(model: ViT, weights: dict[str, torch.Tensor], where: str) -> None:
+def _fill(model: ViT, weights: Weights, where: str) -> None:
+    """Put weights into a model; raises `CheckpointError` naming `where` they come from if they do not fit."""
     try:
         model.load_state_dict(weights)
     except RuntimeError as problem:

@@ -1,7 +1,7 @@
 """`run(config) -> Result`: one run from configuration to test score. The composition root.
 
 Asking again for the same run skips it if it is finished, goes on if it was stopped, and tries again if it failed.
-torch is imported only when there is something to compute.
+torch is imported only when there is something to compute, or weights to start from.
 """
 
 import os
@@ -17,7 +17,7 @@ from specvit.config.build import to_plain
 from specvit.config.folder import DONE, FAILED, RunFolder, find_folder, hostname
 from specvit.config.identity import default_name, identity_of, run_id
 from specvit.config.rules import check_patch
-from specvit.config.schema import Config
+from specvit.config.schema import Config, effective_level
 from specvit.data.splits import Splits, manifest, needs_files, open_splits
 from specvit.engine.preempt import SignalStop
 from specvit.engine.remedy import remedy_for
@@ -34,6 +34,8 @@ class Result:
     folder: Path
     summary: dict[str, Any]
     exit_code: int
+    signal: int | None = None
+    """The signal that came while it worked, if any; a grid goes no further then."""
 
 
 def run(config: Config) -> Result:
@@ -45,21 +47,26 @@ def run(config: Config) -> Result:
         identity = identity_of(config, manifest(config.data, splits), digest)
         name = config.tracking.name or default_name(config)
         folder = find_folder(Path(config.tracking.folder), run_id(identity), name)
-        if folder.state() in DONE and not config.train.rerun:
+        if _is_finished(folder, folder.state()) and not config.train.rerun:
             return _already(folder, screen)
         _check_device(config)
         splits = splits or open_splits(config, screen.making)
         lines = _check_model(config, splits, weights)
         with folder.claimed():
             before = folder.state(claimed=True)
-            if before in DONE and not config.train.rerun:  # another process finished it meanwhile
+            if _is_finished(folder, before) and not config.train.rerun:  # another process was faster
                 return _already(folder, screen)
+            anew = config.train.rerun and before in DONE + FAILED  # a rerun that was stopped goes on
             folder.create(identity, yaml.safe_dump(to_plain(config), sort_keys=False))
             screen.log = folder.file("log.txt")
-            _banner(config, folder, before, lines, screen)
-            if before and config.train.rerun:
+            _banner(config, folder, before, lines, screen, anew=anew)
+            if anew:
                 folder.forget()
             return _guarded(config, splits, weights, folder, screen, stop)
+
+
+def _is_finished(folder: RunFolder, state: str) -> bool:
+    return state in DONE and folder.file("summary.json").exists()
 
 
 def _initial_weights(config: Config) -> tuple[Any, dict[str, Any] | None]:
@@ -69,7 +76,7 @@ def _initial_weights(config: Config) -> tuple[Any, dict[str, Any] | None]:
     from specvit import pipeline
 
     try:
-        weights, digest = pipeline.load_weights(config.train.init_from)
+        weights, digest = pipeline.read_weights(config.train.init_from)
     except CheckpointError as problem:
         remedy = "name a run folder with a best.ckpt, or a .ckpt file"
         raise ConfigError(f"{problem.where} {problem.what}", where="train.init_from", remedy=remedy) from problem
@@ -97,17 +104,18 @@ def _guarded(
     config: Config, splits: Splits, weights: Any, folder: RunFolder, screen: Screen, stop: SignalStop
 ) -> Result:
     """Train and test; whatever happens ends in exactly one state with its cause on file."""
-    folder.set_status("running", pid=os.getpid(), host=hostname(), log=str(folder.file("log.txt")))
-    folder.record_attempt(event="start", commit=_commit(), job=os.environ.get("SLURM_JOB_ID"))
     cause, code, trace = "", 0, ""
-    try:
-        state = _train_and_test(config, splits, weights, folder, screen, stop)
-    except Interrupted as signal:
-        state, cause, code = "preempted", f"stopped by {signal.signal_name}", 128 + signal.signal_number
-    except Exception as problem:
-        state, cause, code = _failure_of(problem), _sentence(problem), 1
-        trace = "" if isinstance(problem, SpecvitError | Diverged) else traceback.format_exc()
     with stop.deferred(wholly=True):  # a second signal must not lose what the first one was about
+        try:
+            folder.set_status("running", pid=os.getpid(), host=hostname(), log=str(folder.file("log.txt")))
+            folder.record_attempt(event="start", commit=_commit(), job=os.environ.get("SLURM_JOB_ID"))
+            with stop.immediate():
+                state = _train_and_test(config, splits, weights, folder, screen, stop)
+        except Interrupted as signal:
+            state, cause, code = "preempted", f"stopped by {signal.signal_name}", 128 + signal.signal_number
+        except Exception as problem:
+            state, cause, code = _failure_of(problem), _sentence(problem), 1
+            trace = "" if isinstance(problem, SpecvitError | Diverged) else traceback.format_exc()
         remedy = remedy_for(state, config)
         folder.set_status(state, cause=cause, remedy=remedy, traceback=trace)
         folder.record_attempt(event="end", state=state, cause=cause)
@@ -116,7 +124,7 @@ def _guarded(
                 log.write(trace)
         summary = read_json(folder.file("summary.json"), {})
         _farewell(state, cause + (" (traceback in log.txt)" if trace else ""), remedy, folder, summary, screen)
-    return Result(state, folder.path, summary, code)
+    return Result(state, folder.path, summary, code, stop.received)
 
 
 def _train_and_test(
@@ -135,7 +143,7 @@ def _train_and_test(
     best = next(row[monitor] for row in rows if row["epoch"] == trained.epoch)
     facts = {"run_id": folder.run_id, "state": state, "data": config.data.kind, "epochs": rows[-1]["epoch"]}
     facts |= {"best_epoch": trained.epoch, f"best_{monitor}": best, "test_rows": len(splits.test)}
-    facts |= {"noise_level": config.noise.noise_level, "seed": config.train.seed}
+    facts |= {"noise_level": effective_level(config.noise), "seed": config.train.seed}
     score.write_scored(scored, folder.path, split="test", summary=facts)
     _draw(scored, rows, folder, screen)
     return state
@@ -160,11 +168,11 @@ def _already(folder: RunFolder, screen: Screen) -> Result:
     return Result(state, folder.path, summary, 0)
 
 
-def _banner(config: Config, folder: RunFolder, before: str, lines: list[str], screen: Screen) -> None:
+def _banner(config: Config, folder: RunFolder, before: str, lines: list[str], screen: Screen, *, anew: bool) -> None:
     screen.say(f"run {folder.path}")
     if config.data.kind == "builtin":
         screen.say("data: built-in spectra, made by specvit from a physical model (data=builtin), not observations")
-    if before and config.train.rerun:
+    if anew:
         screen.say(f"this run was {before} before; starting from nothing (train.rerun=true)")
     elif before in FAILED:
         screen.say(f"this run ended as {before} before: {folder.status().get('cause', 'cause unknown')}; trying again")
@@ -190,8 +198,6 @@ def _farewell(state: str, cause: str, remedy: str, folder: RunFolder, summary: d
 def _score_line(summary: dict[str, Any]) -> str:
     if "test_accuracy" in summary:
         return f"test accuracy {summary['test_accuracy']:.4f} ({summary['test_rows']:,} spectra)"
-    if "test_r2" not in summary:
-        return "summary.json is missing, `specvit evaluate` scores it again,"
     unit = f" {summary['unit']}" if summary.get("unit") else ""
     r2 = "undefined" if summary["test_r2"] is None else f"{summary['test_r2']:.4f}"
     return f"test R² {r2}, MAE {summary['test_mae']:.4f}{unit} ({summary['label']}, {summary['test_rows']:,} spectra)"
@@ -204,7 +210,8 @@ def _failure_of(problem: Exception) -> str:
         return "diverged"
     text = str(problem).lower()
     out_of_memory = isinstance(problem, MemoryError | torch.OutOfMemoryError)
-    return "oom" if out_of_memory or "can't allocate memory" in text or "out of memory" in text else "crashed"
+    said = ("can't allocate memory", "out of memory", "alloc_failed")
+    return "oom" if out_of_memory or any(words in text for words in said) else "crashed"
 
 
 def _sentence(problem: Exception) -> str:

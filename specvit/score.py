@@ -34,20 +34,15 @@ def score(trained: Trained, spectra: Spectra, split: str, device: Any) -> Scored
     view = eval_data(spectra, split, config, coder, trained.flux_norm, device)
     task = build_task(config, coder)
     output_NK, target = predict(trained.model, view)
-    table = _table(spectra, config.noise)
-    names = coder.names if isinstance(coder, LabelScaler) else ("class",)
-    true_NK = spectra.label_values(coder.names) if isinstance(coder, LabelScaler) else target[:, None]
-    predicted_NK = task.decode(output_NK)
+    predicted_NK, table, scores = task.decode(output_NK), _table(spectra, config.noise), task.scores(output_NK, target)
+    if isinstance(coder, LabelScaler):
+        names, true_NK = coder.names, spectra.label_values(coder.names)
+        scores |= all_label_scores(true_NK, predicted_NK, names, coder.scale)  # the targets were rounded to float32
+        by_snr = scores_by_snr(true_NK[:, 0], predicted_NK[:, 0], table["snr"].to_numpy())
+    else:
+        names, true_NK, by_snr = ("class",), target[:, None], []
     for k, name in enumerate(names):
         table[f"true_{name}"], table[f"pred_{name}"] = true_NK[:, k], predicted_NK[:, k]
-    by_snr = (
-        scores_by_snr(true_NK[:, 0], predicted_NK[:, 0], table["snr"].to_numpy())
-        if isinstance(coder, LabelScaler)
-        else []
-    )
-    scores = task.scores(output_NK, target)
-    if isinstance(coder, LabelScaler):  # from the labels themselves: the targets were rounded to float32
-        scores |= all_label_scores(true_NK, predicted_NK, coder.names, coder.scale)
     return Scored(scores, by_snr, table, names[0])
 
 
@@ -64,7 +59,7 @@ def draw_scored(scored: Scored, path: Path) -> None:
     """Draw predicted against true values of the primary label."""
     true_N, predicted_N = (scored.predictions[f"{kind}_{scored.label}"].to_numpy() for kind in ("true", "pred"))
     name, value = ("R²", scored.scores["r2"]) if "r2" in scored.scores else ("accuracy", scored.scores["accuracy"])
-    title = f"{name} = {value:.3f}, {len(true_N):,} test spectra"
+    title = f"{name} = {value:.3f}, {len(true_N):,} spectra"
     draw_predictions(path, true_N, predicted_N, scored.predictions["snr"].to_numpy(), label=scored.label, title=title)
 
 

@@ -1,11 +1,17 @@
 """`python -m specvit.train [overrides]`: one run from a Hydra configuration, or with `-m` a plain grid of runs."""
 
 import sys
+import traceback
+from typing import TYPE_CHECKING
 
 from specvit.config import compose as composer
 from specvit.entry import user_facing
+from specvit.errors import SpecvitError
 
-_outcomes: list[int | Exception] = []
+if TYPE_CHECKING:
+    from specvit.run import Result
+
+_outcomes: "list[Result | Exception]" = []
 """What became of each run of this process: Hydra's entry returns nothing, and prints a trace of what it sees raised."""
 
 
@@ -61,17 +67,17 @@ def _hydra_entry() -> None:
 
 
 def _task(composed: object) -> None:
-    """Make one run; a refusal is kept for the end, so that it stops no other run of a grid."""
+    """Make one run; what stops it is kept for the end, so that it stops no other run of a grid."""
     from omegaconf import DictConfig
 
     from specvit.config.build import build_config
-    from specvit.run import run
+    from specvit.run import Result, run
 
     assert isinstance(composed, DictConfig)
-    if any(isinstance(outcome, int) and outcome > 128 for outcome in _outcomes):
+    if any(isinstance(outcome, Result) and outcome.signal for outcome in _outcomes):
         return  # a signal that stopped one run of a grid is meant for the others, too
     try:
-        _outcomes.append(run(build_config(composer.plain(composed))).exit_code)
+        _outcomes.append(run(build_config(composer.plain(composed))))
     except Exception as error:
         _outcomes.append(error)
 
@@ -81,10 +87,17 @@ def _conclude(grid: bool) -> int:
     failures = [outcome for outcome in _outcomes if isinstance(outcome, Exception)]
     if failures and not grid:
         raise failures[0]
-    for failure in failures:
-        print(f"specvit: {failure}", file=sys.stderr)
-    codes = [2 if isinstance(outcome, Exception) else outcome for outcome in _outcomes]
-    return max(codes, default=0)
+    codes = [0]
+    for outcome in _outcomes:
+        if isinstance(outcome, SpecvitError):
+            print(f"specvit: {outcome}", file=sys.stderr)
+            codes.append(outcome.exit_code)
+        elif isinstance(outcome, Exception):
+            traceback.print_exception(outcome)
+            codes.append(1)
+        else:
+            codes.append(outcome.exit_code)
+    return max(codes)
 
 
 if __name__ == "__main__":

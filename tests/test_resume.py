@@ -164,3 +164,31 @@ def test_a_second_signal_while_the_first_is_written_down_loses_nothing(tiny, tmp
     status = json.loads((only_run(tmp_path) / "status.json").read_text())
     assert status["state"] == "preempted"
     assert status["cause"].startswith("stopped by SIG")
+
+
+def test_a_rerun_that_was_stopped_goes_on_with_the_same_command(reference, tiny, tmp_path: Path) -> None:
+    subprocess.run(command(tmp_path, tiny), check=True, capture_output=True, timeout=120)
+    again = [*command(tmp_path, tiny), "train.rerun=true"]
+    process = subprocess.Popen(again, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("epoch 3"):
+            break
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=120)
+    third = subprocess.run(again, capture_output=True, text=True, timeout=120)
+    assert "going on from step" in third.stdout
+    assert_same_run(only_run(tmp_path), reference[0])
+
+
+def test_a_run_under_nohup_is_not_stopped_by_a_hangup(tiny, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        ["nohup", *command(tmp_path, tiny)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("epoch 2"):
+            break
+    process.send_signal(signal.SIGHUP)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output

@@ -96,8 +96,9 @@ class RunFolder:
     def forget(self) -> None:
         """Remove a run's results, so that it starts from nothing; its attempts stay on file.
 
-        The checkpoint goes first and the status last: a kill in between leaves a run that starts again.
+        A kill in between leaves a `lost` run, which starts again.
         """
+        self.set_status("lost")
         for name in ("last.ckpt", "best.ckpt", "metrics.jsonl", "timing.jsonl", "summary.json", "predictions.csv"):
             self.file(name).unlink(missing_ok=True)
         shutil.rmtree(self.file("figures"), ignore_errors=True)
@@ -117,11 +118,7 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         with locked(self.file(".lock"), seconds=CLAIM_SECONDS) as mine:
             if not mine:
-                status = self.status()
-                who = f"process {status.get('pid')} on {status.get('host')}" if status else "another process"
-                raise FolderError(
-                    f"{who} is working on this run", where=str(self.path), remedy="wait for it, or stop it first"
-                )
+                raise self._busy("wait for it, or stop it first")
             self._refuse_if_alive_elsewhere()
             remove_leftovers(self.path)
             with _heartbeat(self.file(".heartbeat")):
@@ -143,10 +140,12 @@ class RunFolder:
         status = self.status()
         elsewhere = status.get("state") in ALIVE and status.get("host") != hostname()
         if elsewhere and self._heartbeat_is_fresh():
-            who = f"process {status.get('pid')} on {status.get('host')}"
-            raise FolderError(
-                f"{who} is working on this run", where=str(self.path), remedy="wait for it, or stop it first"
-            )
+            raise self._busy("wait for it; if it was killed, the same command works a minute later")
+
+    def _busy(self, remedy: str) -> FolderError:
+        status = self.status()
+        who = f"process {status.get('pid')} on {status.get('host')}" if status else "another process"
+        return FolderError(f"{who} is working on this run", where=str(self.path), remedy=remedy)
 
 
 def hostname() -> str:

@@ -36,6 +36,11 @@ def check_patch(model: ModelConfig, num_pixels: int) -> None:
         raise ConfigError(what, where="model.patch_size", remedy="choose a smaller patch")
 
 
+def smaller_step(rows: int, accumulate: int) -> str:
+    """Return the remedy of a step that takes more than `rows` spectra."""
+    return f"set train.batch_size={rows // accumulate} or less" if rows >= accumulate else "lower train.accumulate"
+
+
 def _check_model(model: ModelConfig) -> None:
     if model.stride_size > model.patch_size:
         what = f"is {model.stride_size}, more than model.patch_size={model.patch_size}, so pixels would be skipped"
@@ -98,7 +103,7 @@ def _check_training(config: Config) -> None:
     if 0 < config.data.num_samples < step_rows:
         what = f"one step takes {step_rows} spectra but data.num_samples={config.data.num_samples}"
         raise ConfigError(
-            what, where="train.batch_size", remedy=f"set train.batch_size={config.data.num_samples} or less"
+            what, where="train.batch_size", remedy=smaller_step(config.data.num_samples, train.accumulate)
         )
     if opt.warmup_epochs >= train.epochs:
         what = f"is {opt.warmup_epochs:g}, not less than train.epochs={train.epochs}"

@@ -83,7 +83,12 @@ class NoiseConfig:
 
     noise_level: float = key(1.0, low=0.0, used_if=lambda noise: noise.noise_type != "none")
     noise_type: str = key("heteroscedastic", choices=("heteroscedastic", "homoscedastic", "none"))
-    eval_seed: int = key(42, low=0, used_if=lambda noise: noise.noise_type != "none")
+    eval_seed: int = key(42, low=0, used_if=lambda noise: effective_level(noise) > 0)
+
+
+def effective_level(noise: NoiseConfig) -> float:
+    """Return the noise level that has effect: 0 for `noise_type=none`."""
+    return 0.0 if noise.noise_type == "none" else noise.noise_level
 
 
 @dataclass(frozen=True)
@@ -108,7 +113,9 @@ class OptConfig:
         (0.9, 0.999), low=0.0, high=0.9999999, used_if=lambda opt: opt.type.startswith("Adam")
     )
     momentum: float = key(0.9, low=0.0, high=0.9999999, used_if=lambda opt: opt.type in ("SGD", "RMSprop"))
-    lr_sch: str = key("cosine", choices=("cosine", "plateau", "onecycle", "constant", "step", "none"))
+    lr_sch: str = key(
+        "cosine", choices=("cosine", "plateau", "onecycle", "constant", "step"), aliases={"none": "constant"}
+    )
     eta_min: float = key(1e-5, low=0.0, used_if=lambda opt: opt.lr_sch in ("cosine", "onecycle", "plateau"))
     warmup_epochs: float = key(0.0, low=0.0)
     step_epochs: float = key(30.0, above=0.0, used_if=lambda opt: opt.lr_sch == "step")

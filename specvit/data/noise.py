@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from specvit import seeding
-from specvit.config.schema import NoiseConfig
+from specvit.config.schema import NoiseConfig, effective_level
 from specvit.data.views import Spectra
 
 STATISTICS_ROWS = 20_000
@@ -20,7 +20,7 @@ STATISTICS_CHUNK = 1024
 
 def sigma_of(error_BP: Tensor, noise: NoiseConfig) -> Tensor | None:
     """Return the noise's sigma a pixel (B, P) or (B, 1), or None for clean flux."""
-    if noise.noise_type == "none" or noise.noise_level == 0.0:
+    if effective_level(noise) == 0.0:
         return None
     if noise.noise_type == "homoscedastic":
         middle = (error_BP.shape[1] - 1) // 2

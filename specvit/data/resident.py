@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from specvit.config.schema import DataConfig, NoiseConfig
+from specvit.config.schema import DataConfig, NoiseConfig, effective_level
 from specvit.data.noise import FluxNorm, evaluation_noise, sigma_of, training_noise
 from specvit.data.order import epoch_order
 from specvit.data.views import Spectra
@@ -133,7 +133,7 @@ class TrainData:
         if (step + 1) % self.steps_per_epoch:
             self._next = (step + 1, self._pool.submit(self.store.pinned, self._rows(step + 1)[0]))
         device = self.store.device
-        self._in_use = ready  # until the next step: the copy may still be under way
+        # torch hands a page-locked block out again only after the copy from it has ended.
         flux_BP, error_BP = (part.to(device, non_blocking=True) for part in ready)
         return flux_BP.float(), error_BP.float()
 
@@ -180,20 +180,21 @@ class EvalData:
 
 def signal_to_noise(spectra: Spectra, noise: NoiseConfig) -> np.ndarray:
     """Return S/N (N,) = median over pixels of flux/error, divided by the noise level (infinite for clean flux)."""
-    clean = noise.noise_type == "none" or noise.noise_level == 0.0
     snr_N = np.empty(len(spectra))
     for start in range(0, len(spectra), COPY_ROWS):
         rows = np.arange(start, min(start + COPY_ROWS, len(spectra)))
         flux_BP, error_BP = spectra.gather(rows)
         with np.errstate(divide="ignore", invalid="ignore"):
             snr_N[rows] = np.median(np.clip(flux_BP, 0.0, None) / error_BP, axis=1)
-    return np.full(len(spectra), np.inf) if clean else snr_N / noise.noise_level
+    level = effective_level(noise)
+    return snr_N / level if level > 0 else np.full(len(spectra), np.inf)
 
 
 def _free_bytes(device: torch.device) -> int:
-    """Return the device's free memory; for a CPU what the system says is available, within the job's own limit."""
+    """Return the device's free memory; for a CPU what is available, within a container's limit."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + cached
     lines = Path("/proc/meminfo").read_text().splitlines()
     available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
     with contextlib.suppress(OSError, ValueError):  # no such group, or "max"

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from specvit.config.rules import smaller_step
 from specvit.config.schema import Config, DataConfig
 from specvit.data.builtin import builtin_files, builtin_manifest
 from specvit.data.labels import TargetCoder, fit_classes, fit_scaler
@@ -44,7 +45,7 @@ def open_split(data: DataConfig, split: str, report: Callable[[str, int, int], N
         files = builtin_files(wanted, seed=data.builtin_seed, split=split, report=report)
     else:
         files = find_files(getattr(data, path_key), root=data.root, where=f"data.{path_key}")
-        wanted = -1 if data.kind == "builtin" else wanted  # counts of data=builtin are about its own spectra
+        wanted = -1 if data.kind == "builtin" else wanted  # counts under data=builtin are of its own spectra
     if split == "train":
         return open_spectra(files, wanted, subset=data.subset, seed=data.subset_seed, where=where)
     return open_spectra(files, wanted, where=where)
@@ -66,7 +67,7 @@ def open_splits(config: Config, report: Callable[[str, int, int], None]) -> Spli
     step_rows = config.train.batch_size * config.train.accumulate
     if len(train) < step_rows:
         what = f"one step takes {step_rows} spectra but the training set has {len(train)}"
-        raise DataError(what, where="train.batch_size", remedy=f"set train.batch_size={len(train)} or less")
+        raise DataError(what, where="train.batch_size", remedy=smaller_step(len(train), config.train.accumulate))
     labels_NK = train.label_values(data.param)
     if config.model.task_type == "cls":
         coder: TargetCoder = fit_classes(labels_NK, data.param, data.class_edges)

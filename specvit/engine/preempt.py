@@ -31,7 +31,9 @@ class SignalStop:
     @contextlib.contextmanager
     def installed(self) -> Iterator["SignalStop"]:
         """Handle the signals within the block and restore the former handlers after it."""
-        before: dict[signal.Signals, Any] = {number: signal.signal(number, self._handle) for number in SIGNALS}
+        # What is ignored stays so: SIGHUP under nohup, SIGINT in a script's background job.
+        ours = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        before: dict[signal.Signals, Any] = {number: signal.signal(number, self._handle) for number in ours}
         try:
             yield self
         finally:
@@ -44,6 +46,17 @@ class SignalStop:
         before = self._deferring, self._wholly
         self._deferring, self._wholly = True, wholly
         try:
+            yield
+        finally:
+            self._deferring, self._wholly = before
+
+    @contextlib.contextmanager
+    def immediate(self) -> Iterator[None]:
+        """Let signals stop the block at once, inside a `deferred` one; raises what came before it."""
+        before = self._deferring, self._wholly
+        self._deferring = self._wholly = False
+        try:
+            self.raise_if_requested()
             yield
         finally:
             self._deferring, self._wholly = before

@@ -48,7 +48,7 @@ class Screen:
 
 
 class ProgressTracker:
-    """Follows one run on a `Screen`. `total_steps`, `steps_per_epoch` and `step_rows` size the bar and the rates."""
+    """Follows one run on a `Screen`. `epochs`, `steps_per_epoch` and `step_rows` size the bar and the rates."""
 
     def __init__(
         self, screen: Screen, *, epochs: int, steps_per_epoch: int, step_rows: int, start_step: int, score: str
