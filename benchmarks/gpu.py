@@ -19,7 +19,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parent.parent), str(Path(__file__).
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 import torch
-from train_speed import DEMO, REFERENCE, Case, device_name, make_learner, time_case, train_data
+from train_speed import DEMO, REFERENCE, Case, commit, device_name, make_learner, time_case, train_data
 
 from specvit.data.resident import TrainData
 from specvit.engine.loop import Learner
@@ -52,7 +52,8 @@ def main() -> int:
     for name, passed in checks.items():
         print(f"{'ok    ' if passed else 'FAILED'} {name}", flush=True)
     speeds = timings(device, small=options.small)
-    record = {"date": time.strftime("%Y-%m-%d"), "device": device_name(device), "torch": torch.__version__}
+    record = {"date": time.strftime("%Y-%m-%d"), "commit": commit(), "device": device_name(device)}
+    record |= {"torch": torch.__version__}
     record |= {"checks": checks, "speeds": speeds, "seconds": round(time.perf_counter() - started, 1)}
     print(json.dumps(record))
     if options.json:

@@ -9,6 +9,7 @@ import argparse
 import json
 import platform
 import statistics
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable
@@ -68,14 +69,13 @@ def main() -> None:
     big = 256 if device.type == "cuda" else 32
     cases = [Case("demo size", DEMO, 128), Case("reference size", REFERENCE, big)]
     rows = [time_case(case, device, options.rounds, options.seconds) for case in cases]
-    facts = {"device": device_name(device), "torch": torch.__version__, "threads": torch.get_num_threads()}
+    facts = {"date": time.strftime("%Y-%m-%d"), "commit": commit(), "device": device_name(device)}
+    facts |= {"torch": torch.__version__, "threads": torch.get_num_threads()}
     print(json.dumps(facts))
     for row in rows:
         print(json.dumps(row))
     if options.json:
-        options.json.write_text(
-            json.dumps({**facts, "date": time.strftime("%Y-%m-%d"), "cases": rows}, indent=2) + "\n"
-        )
+        options.json.write_text(json.dumps({**facts, "cases": rows}, indent=2) + "\n")
 
 
 def time_case(case: Case, device: torch.device, rounds: int, seconds: float) -> dict[str, object]:
@@ -196,8 +196,20 @@ def synchronize(device: torch.device) -> None:
 
 
 def device_name(device: torch.device) -> str:
-    """Return the accelerator's name, or the processor's architecture."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    """Return the accelerator's name, or the processor's."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    return f"{len(names)} cores of {names[0].partition(': ')[2]}" if names else platform.machine()
+
+
+def commit() -> str:
+    """Return the commit that is measured, "unknown" away from git."""
+    try:
+        found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return found.stdout.strip()
 
 
 if __name__ == "__main__":

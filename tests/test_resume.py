@@ -47,6 +47,16 @@ def command(folder: Path, overrides: list[str]) -> list[str]:
     return [sys.executable, "-m", "specvit.train", *overrides, *settings, f"tracking.folder={folder}"]
 
 
+def start_and_wait_for(words: list[str], beginning: str) -> subprocess.Popen[str]:
+    """Start a run and return once it has printed a line that starts so."""
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith(beginning):
+            break
+    return process
+
+
 def only_run(folder: Path) -> Path:
     (run,) = folder.iterdir()
     return run
@@ -99,12 +109,8 @@ def test_a_run_stopped_again_and_again_ends_bitwise_equal(reference, tiny, tmp_p
     unbroken, _ = reference
     stops = 0
     for attempt in range(8):
-        process = subprocess.Popen(command(tmp_path, tiny), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        assert process.stdout is not None
         # Wait until one epoch is through, then a little into the next one.
-        for line in process.stdout:
-            if line.startswith("epoch"):
-                break
+        process = start_and_wait_for(command(tmp_path, tiny), "epoch")
         time.sleep(0.005 * (attempt % 5))
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=120)
@@ -118,11 +124,7 @@ def test_a_run_stopped_again_and_again_ends_bitwise_equal(reference, tiny, tmp_p
 
 
 def test_ctrl_c_saves_says_so_and_leaves_the_state_preempted(tiny, tmp_path: Path) -> None:
-    process = subprocess.Popen(command(tmp_path, tiny), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith("epoch"):
-            break
+    process = start_and_wait_for(command(tmp_path, tiny), "epoch")
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 130
@@ -134,11 +136,7 @@ def test_ctrl_c_saves_says_so_and_leaves_the_state_preempted(tiny, tmp_path: Pat
 
 
 def test_a_process_that_was_killed_leaves_a_lost_run_that_goes_on(tiny, tmp_path: Path) -> None:
-    process = subprocess.Popen(command(tmp_path, tiny), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith("epoch 3"):
-            break
+    process = start_and_wait_for(command(tmp_path, tiny), "epoch 3")
     os.kill(process.pid, signal.SIGKILL)
     process.communicate(timeout=60)
     again = subprocess.run(command(tmp_path, tiny), capture_output=True, text=True, timeout=120)
@@ -149,11 +147,7 @@ def test_a_process_that_was_killed_leaves_a_lost_run_that_goes_on(tiny, tmp_path
 
 
 def test_a_second_signal_while_the_first_is_written_down_loses_nothing(tiny, tmp_path: Path) -> None:
-    process = subprocess.Popen(command(tmp_path, tiny), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith("epoch 2"):
-            break
+    process = start_and_wait_for(command(tmp_path, tiny), "epoch 2")
     process.send_signal(signal.SIGUSR2)
     for _ in range(200):
         time.sleep(0.002)
@@ -169,11 +163,7 @@ def test_a_second_signal_while_the_first_is_written_down_loses_nothing(tiny, tmp
 def test_a_rerun_that_was_stopped_goes_on_with_the_same_command(reference, tiny, tmp_path: Path) -> None:
     subprocess.run(command(tmp_path, tiny), check=True, capture_output=True, timeout=120)
     again = [*command(tmp_path, tiny), "train.rerun=true"]
-    process = subprocess.Popen(again, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith("epoch 3"):
-            break
+    process = start_and_wait_for(again, "epoch 3")
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=120)
     third = subprocess.run(again, capture_output=True, text=True, timeout=120)
@@ -182,13 +172,7 @@ def test_a_rerun_that_was_stopped_goes_on_with_the_same_command(reference, tiny,
 
 
 def test_a_run_under_nohup_is_not_stopped_by_a_hangup(tiny, tmp_path: Path) -> None:
-    process = subprocess.Popen(
-        ["nohup", *command(tmp_path, tiny)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith("epoch 2"):
-            break
+    process = start_and_wait_for(["nohup", *command(tmp_path, tiny)], "epoch 2")
     process.send_signal(signal.SIGHUP)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output
