@@ -39,8 +39,9 @@ format: $(READY)  ## put the code in order
 bench: $(READY)  ## training speed on this machine, beside the leanest loop for the same maths
 	$(BIN)/python benchmarks/train_speed.py
 
-mlflow: $(READY)  ## MLflow UI over mlflow.db, on loopback
-	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(CURDIR)/mlflow.db --host 127.0.0.1
+mlflow: $(READY)  ## MLflow UI over the recorded runs, on loopback: http://127.0.0.1:5000
+	$(BIN)/specvit track sync outputs
+	MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=true $(BIN)/mlflow ui --host 127.0.0.1 --backend-store-uri sqlite:///$(CURDIR)/mlflow.db
 
 clean:  ## remove .venv and caches; runs and made spectra stay
 	rm -rf .venv build dist .pytest_cache .ruff_cache .import_linter_cache

@@ -1,10 +1,11 @@
 """What every entry point does with an error: one sentence on stderr and an exit code, no traceback."""
 
 import functools
+import os
 import sys
 from collections.abc import Callable
 
-from specvit.errors import Interrupted, SpecvitError
+from specvit.errors import Interrupted, SpecvitError, explain, os_fault
 
 
 def user_facing(main: Callable[..., int]) -> Callable[..., int]:
@@ -13,7 +14,7 @@ def user_facing(main: Callable[..., int]) -> Callable[..., int]:
     @functools.wraps(main)
     def wrapped(arguments: list[str] | None = None) -> int:
         try:
-            return main(arguments)
+            return _flushed(main(arguments))
         except SpecvitError as error:
             print(f"specvit: {error}", file=sys.stderr)
             return error.exit_code
@@ -27,12 +28,28 @@ def user_facing(main: Callable[..., int]) -> Callable[..., int]:
             sys.stderr.close()
             return 141
         except OSError as problem:
-            if problem.filename is None:
-                raise
-            print(f"specvit: {problem.filename}: {(problem.strerror or str(problem)).lower()}.", file=sys.stderr)
+            print(f"specvit: {_sentence(problem)}.", file=sys.stderr)
             return 2
         except KeyboardInterrupt:
             print("specvit: stopped by Ctrl-C.", file=sys.stderr)
             return 130
 
     return wrapped
+
+
+def _sentence(problem: OSError) -> str:
+    """Return what the operating system refused; an error that names neither a known cause nor a file is a bug."""
+    if (fault := os_fault(problem)) is not None:
+        return "; ".join(explain(fault, str(fault.filename or "")))
+    if problem.filename is None:
+        raise problem
+    return f"{problem.filename}: {(problem.strerror or str(problem)).lower()}"
+
+
+def _flushed(code: int) -> int:
+    """Flush what was printed and return `code`: left to Python's end, a full disk would cost the output in silence."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:  # nobody reads any more; Python must not find out once more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return code

@@ -1,5 +1,20 @@
 """Errors that reach the user as one sentence: what is wrong, where, and what to do."""
 
+import errno
+
+_FREE = "free some space there, then the same command goes on"
+_WAIT = "see to the disk or the file server, then the same command goes on"
+_OS_FAULTS = {
+    errno.ENOSPC: ("the disk is full ({where})", _FREE),
+    errno.EDQUOT: ("the disk quota is used up ({where})", _FREE),
+    errno.EIO: ("input/output error ({where})", _WAIT),
+    errno.ESTALE: ("the file server no longer knows an open file ({where})", _WAIT),
+    errno.EROFS: ("the file system is read-only ({where})", "name a folder elsewhere, or have it mounted for writing"),
+    errno.EACCES: ("permission denied ({where})", "name a folder of your own, or have the permission changed"),
+    errno.ENOLCK: ("this file system gives no locks ({where})", "name a folder on another file system"),
+    errno.EMFILE: ("too many files are open ({where})", "type `ulimit -n 65536`, then the same command goes on"),
+}
+
 
 class SpecvitError(Exception):
     """A fault of the input or the environment, never of our own code.
@@ -33,6 +48,12 @@ class CheckpointError(SpecvitError):
     """A checkpoint that is truncated, foreign or from an incompatible configuration."""
 
 
+class TrackingError(SpecvitError):
+    """MLflow could not be told; the run folder has everything, and a later sync sends it."""
+
+    exit_code = 1
+
+
 class Diverged(Exception):
     """Training broke down: the loss, the gradients or the weights are no longer finite."""
 
@@ -44,3 +65,24 @@ class Interrupted(BaseException):
         """Remember which signal it was: the state's cause and the exit code come from it."""
         self.signal_name, self.signal_number = signal_name, signal_number
         super().__init__(signal_name)
+
+
+def os_fault(problem: BaseException | None) -> OSError | None:
+    """Return what the operating system refused: `problem` itself, or the error it was raised from or after.
+
+    torch hides a full disk behind a RuntimeError, as do others that write through a stream.
+    """
+    seen: list[BaseException] = []
+    while problem is not None and problem not in seen:  # chains may be circular
+        if isinstance(problem, OSError) and problem.errno in _OS_FAULTS:
+            return problem
+        seen.append(problem)
+        problem = problem.__cause__ or problem.__context__
+    return None
+
+
+def explain(fault: OSError, where: str) -> tuple[str, str]:
+    """Return cause and remedy of an `os_fault`; `where` is the file or folder that it was about, "" if unknown."""
+    assert fault.errno is not None
+    cause, remedy = _OS_FAULTS[fault.errno]
+    return cause.format(where=where).removesuffix(" ()"), remedy

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import IO, Any
 
 
-def write_atomic(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
+def write_atomic(path: Path, write: Callable[[IO[bytes]], Any], *, keep: Path | None = None) -> None:
     """Let `write(stream)` fill a temporary file beside `path`, flush it to disk, then rename it over `path`.
 
-    A reader sees the old file or the new one, never a part. On any error the old file stays as it was.
+    A reader sees the old file or the new one, never a part. On any error the old file stays as it was. With `keep`
+    the old file takes that name at last; a kill between the two renames leaves it there, and nothing at `path`.
     """
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:
@@ -23,6 +24,9 @@ def write_atomic(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
+        if keep is not None:
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(path, keep)
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
@@ -47,6 +51,17 @@ def read_json(path: Path, default: Any = None) -> Any:
         return json.loads(path.read_text())
     except (OSError, ValueError):
         return default
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the objects of a file with one a line; none if it is missing, and without lines cut off in writing."""
+    found = []
+    with contextlib.suppress(FileNotFoundError):
+        for line in path.read_text(errors="replace").splitlines():
+            with contextlib.suppress(ValueError):
+                value = json.loads(line)
+                found += [value] if isinstance(value, dict) else []
+    return found
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -4,7 +4,6 @@
 """
 
 import hashlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,28 +13,30 @@ import torch
 
 from specvit.config.build import to_plain
 from specvit.config.folder import RunFolder
-from specvit.config.schema import Config, TrainConfig
+from specvit.config.schema import Config
+from specvit.data.finite import check_view
 from specvit.data.labels import LabelScaler, TargetCoder, coder_from_dict, coder_to_dict
 from specvit.data.noise import FluxNorm, fit_flux_norm
 from specvit.data.resident import EvalData, Store, TrainData
-from specvit.data.splits import Splits
+from specvit.data.splits import Splits, is_builtin
+from specvit.data.stamps import file_stamps, note_of_changes
 from specvit.data.views import Spectra
 from specvit.engine import checkpoint
+from specvit.engine.device import resolve_device, set_up_torch
 from specvit.engine.loop import Keeper, Learner, Ports, fit
 from specvit.engine.optimizer import build_optimizer
 from specvit.engine.precision import build_scaler, resolve_precision
 from specvit.engine.preempt import SignalStop
+from specvit.engine.recovery import faults_of_best, find_start
 from specvit.engine.schedule import build_schedule
 from specvit.engine.state import TrainState
 from specvit.engine.task import Classification, Regression
-from specvit.errors import CheckpointError, ConfigError
+from specvit.errors import CheckpointError
 from specvit.models import ViT, build_model
 from specvit.models.cost import cost_of
+from specvit.provenance import changes, made_by
 from specvit.tracking.console import ProgressTracker, Screen
 from specvit.tracking.files import FileTracker, StatusTracker, Trackers
-
-DEFAULT_THREADS = torch.get_num_threads()
-"""What torch found when it was imported; a grid's runs must not inherit each other's."""
 
 Weights = dict[str, torch.Tensor]
 
@@ -52,65 +53,57 @@ class Trained:
     config: Config
 
 
-def resolve_device(train: TrainConfig) -> torch.device:
-    """Return the device of `train.device`; raises `ConfigError` if it is not there."""
-    name = train.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as problem:
-        raise ConfigError(
-            f"{name!r} is no device", where="train.device", remedy="use auto, cpu, cuda or cuda:N"
-        ) from problem
-    if device.type == "cuda":
-        if not torch.cuda.is_available():
-            raise ConfigError("no CUDA device is there", where="train.device", remedy="set train.device=cpu or auto")
-        if (device.index or 0) >= torch.cuda.device_count():
-            what = f"{name} is not there, {torch.cuda.device_count()} device(s) are"
-            raise ConfigError(what, where="train.device", remedy="count from cuda:0")
-    elif device.type != "cpu":
-        raise ConfigError(f"{name!r} is not supported", where="train.device", remedy="use auto, cpu, cuda or cuda:N")
-    return device
-
-
 def train(
     config: Config, splits: Splits, weights: Weights | None, folder: RunFolder, screen: Screen, stop: SignalStop
 ) -> str:
     """Train one run to its end, or go on with it, and return the final state, or "interrupted".
 
-    `weights` are those to start from, if any. Raises `CheckpointError`, `Diverged`, and `Interrupted` by a signal
-    before the loop or a second Ctrl-C in it.
+    `weights` are those to start from, if any. Raises `CheckpointError`, `DataError` for a spectrum that is not finite,
+    `Diverged`, and `Interrupted` by a signal before the loop or a second Ctrl-C in it.
     """
-    device = resolve_device(config.train)
-    saved = _load_last(folder)
-    set_up_torch(config.train, saved["threads"] if saved else None, screen)
-    learner, state, keeper, flux_norm = _build(config, splits, weights, folder, device, saved)
-    store = Store(splits.train, config.data, device)
-    train_data = TrainData(
-        store=store,
-        targets=_targets(splits.train, splits.coder, config, device),
-        flux_norm=flux_norm.to(device),
-        noise=config.noise,
-        order=config.data.order,
-        seed=config.train.seed,
-        step_rows=config.train.batch_size * config.train.accumulate,
-    )
+    faults = ""
+    for _ in range(2):  # the best weights may come to harm where they lie; starting once more mends them
+        ended, faults = _train(config, splits, weights, folder, screen, stop)
+        if not faults:
+            return ended
+        screen.say(f"note: {faults}")
+    raise CheckpointError(faults, where=str(folder.path), remedy="see to the disk, then the same command goes on")
+
+
+def check_evaluation_rows(config: Config, splits: Splits) -> None:
+    """Raise `DataError` for a validation or test spectrum from a file that is not finite, before hours are spent."""
+    for split in ("val", "test"):
+        if not is_builtin(config.data, split):
+            check_view(getattr(splits, split), config.data.storage)
+
+
+def _train(
+    config: Config, splits: Splits, weights: Weights | None, folder: RunFolder, screen: Screen, stop: SignalStop
+) -> tuple[str, str]:
+    """Return the state, and what is wrong with the best weights where the run has ended."""
+    device, epoch_steps = resolve_device(config.train), _epoch_steps(config, splits)
+    start = find_start(folder, epoch_steps)
+    changed = _say_what_changed(config, splits, folder, screen, start.saved)
+    if start.note:
+        screen.say(start.note)
+    set_up_torch(config.train, start.saved["threads"] if start.saved else None, screen)
+    learner, state, keeper, flux_norm = _build(config, splits, weights, folder, device, start.saved)
+    train_data = _train_data(config, splits, flux_norm, device)
     facts = {"device": str(device), "precision": learner.precision, "threads": torch.get_num_threads()}
-    folder.set_status("running", step=state.step, **facts)
-    folder.record_attempt(event="ready", step=state.step, **facts)
+    folder.note_progress(step=state.step, **facts)
+    folder.record_attempt(event="ready", step=state.step, **facts, **changed)
     screen.say(f"device {device}, precision {learner.precision}")
     if learner.precision == "16-mixed" and device.type == "cpu":
         screen.say("note: 16-mixed is slow on a CPU; train.precision=auto takes what is fast here")
-    screen.say(f"{len(splits.train):,} training spectra, {store.place}; {train_data.steps_per_epoch} steps an epoch")
+    screen.say(f"{len(splits.train):,} training spectra, {train_data.store.place}; {epoch_steps} steps an epoch")
     if state.step:
-        screen.say(f"going on from step {state.step} (epoch {state.step // train_data.steps_per_epoch})")
+        screen.say(f"going on from step {state.step} (epoch {state.step // epoch_steps})")
     folder.cut_back(state.step)
     val_data = eval_data(splits.val, "val", config, splits.coder, flux_norm, device)
     progress = ProgressTracker(
         screen,
         epochs=config.train.epochs,
-        steps_per_epoch=train_data.steps_per_epoch,
+        steps_per_epoch=epoch_steps,
         step_rows=train_data.step_rows,
         start_step=state.step,
         score="r2" if config.model.task_type == "reg" else "accuracy",
@@ -118,7 +111,34 @@ def train(
     status = StatusTracker(folder, start_step=state.step, total_steps=learner.schedule.total_steps)
     with progress, stop.deferred():
         ports = Ports(tracker=Trackers(FileTracker(folder.path), status, progress), stop=stop, keeper=keeper)
-        return fit(learner, state, train_data, val_data, config.opt, ports)
+        ended = fit(learner, state, train_data, val_data, config.opt, ports)
+    return ended, faults_of_best(folder, state, epoch_steps) if state.ended else ""
+
+
+def _say_what_changed(
+    config: Config, splits: Splits, folder: RunFolder, screen: Screen, saved: dict[str, Any] | None
+) -> dict[str, Any]:
+    """Say what is not as it was when the run was saved, and return what its attempts are to remember."""
+    stamps = file_stamps(config.data, splits)
+    notes = []
+    if saved:
+        notes += changes(saved.get("made_by", {}), made_by())
+        notes += [note] if (note := note_of_changes(folder.attempts(), stamps)) else []
+    for note in notes:
+        screen.say(note)
+    return {"made_by": made_by(), "files": stamps, **({"changed": notes} if notes else {})}
+
+
+def _train_data(config: Config, splits: Splits, flux_norm: FluxNorm, device: torch.device) -> TrainData:
+    return TrainData(
+        store=Store(splits.train, config.data, device),
+        targets=_targets(splits.train, splits.coder, config, device),
+        flux_norm=flux_norm.to(device),
+        noise=config.noise,
+        order=config.data.order,
+        seed=config.train.seed,
+        step_rows=config.train.batch_size * config.train.accumulate,
+    )
 
 
 def read_weights(name: str) -> tuple[Weights, str]:
@@ -198,7 +218,8 @@ def _build(
     state = TrainState.from_plain(saved["state"]) if saved else TrainState()
     state.start_sums(task=task.num_sums, norms=len(parts) + 1, device=device)
     if saved:
-        model.load_state_dict(saved["model"])
+        remedy = "use the specvit that saved it, or start from nothing with train.rerun=true"
+        _fill(model, saved["model"], "the run's checkpoint", remedy)
         learner.optimizer.load_state_dict(saved["optimizer"])
         learner.scaler.load_state_dict(saved["scaler"])
     if config.train.compile:
@@ -212,6 +233,7 @@ def _build(
         "wave_P": torch.from_numpy(splits.train.wave_P),
         "precision": precision,
         "threads": torch.get_num_threads(),
+        "made_by": made_by(),
     }
     return learner, state, Keeper(folder.file("last.ckpt"), folder.file("best.ckpt"), constants), flux_norm
 
@@ -234,40 +256,11 @@ def _targets(spectra: Spectra, coder: TargetCoder, config: Config, device: torch
     return torch.from_numpy(np.ascontiguousarray(coder.encode(spectra.label_values(config.data.param)))).to(device)
 
 
-def _load_last(folder: RunFolder) -> dict[str, Any] | None:
-    path = folder.file("last.ckpt")
-    if not path.exists():
-        return None
-    saved = checkpoint.load(path)
-    if saved["run_id"] != folder.run_id:
-        what = f"belongs to run {saved['run_id']}, not to {folder.run_id}"
-        raise CheckpointError(what, where=str(path), remedy="move it away")
-    return saved
-
-
-def _fill(model: ViT, weights: Weights, where: str) -> None:
+def _fill(model: ViT, weights: Weights, where: str, remedy: str = "") -> None:
     """Put weights into a model; raises `CheckpointError` naming `where` they come from if they do not fit."""
     try:
         model.load_state_dict(weights)
     except RuntimeError as problem:
         reason = str(problem).splitlines()[1].strip() if "\n" in str(problem) else str(problem)
-        remedy = "use the same model settings as the run that saved it"
+        remedy = remedy or "use the same model settings as the run that saved it"
         raise CheckpointError(f"does not fit the configured model ({reason})", where=where, remedy=remedy) from problem
-
-
-def set_up_torch(train: TrainConfig, saved_threads: int | None, screen: Screen) -> None:
-    """Set threads and determinism; a resumed run gets the thread count it began with, on which its bits depend."""
-    threads = saved_threads or train.threads or DEFAULT_THREADS
-    if saved_threads and train.threads and train.threads != saved_threads:
-        screen.say(f"note: going on with {saved_threads} threads, as this run began, not train.threads={train.threads}")
-    if threads > len(os.sched_getaffinity(0)):
-        screen.say(f"note: {threads} threads on fewer cores; a run that began on more may differ in its last bits")
-    torch.set_num_threads(threads)
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(train.deterministic)
-    # Without this, determinism makes torch fill every empty() it hands out.
-    flags: Any = torch.utils.deterministic
-    flags.fill_uninitialized_memory = False
-    # Float32 means float32: by default a convolution, so C1D, would run in TF32 and a linear layer, so SW, would not.
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cuda.matmul.allow_tf32 = False

@@ -60,6 +60,9 @@ def unit_of(label: str) -> str:
 SNR_BIN_EDGES = (0.0, 4.0, 6.0, 8.0, 10.0, 14.0, 18.0, float("inf"))
 """Edges of the bins in S/N = median(flux / error) / noise_level; one constant for every table."""
 
+MAG_BIN_EDGES = (float("-inf"), 20.5, 21.0, 21.5, 22.0, 22.5, float("inf"))
+"""Edges of the bins in `mag`; the reference set is uniform in 20.5 to 22.5."""
+
 
 @dataclass(frozen=True)
 class Batch:

@@ -5,25 +5,30 @@ torch is imported only when there is something to compute, or weights to start f
 """
 
 import os
-import subprocess
-import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from specvit.config.ballast import ballast
 from specvit.config.build import to_plain
-from specvit.config.folder import DONE, FAILED, RunFolder, find_folder, hostname
+from specvit.config.folder import CHECKPOINTS, DONE, FAILED, RunFolder, find_folder, hostname
 from specvit.config.identity import default_name, identity_of, run_id
 from specvit.config.rules import check_patch
 from specvit.config.schema import Config, effective_level
+from specvit.config.siblings import note_of_other_data
+from specvit.config.tracking_uri import resolve_uri
 from specvit.data.splits import Splits, manifest, needs_files, open_splits
+from specvit.engine.failure import End, end_of, put_on_file
 from specvit.engine.preempt import SignalStop
 from specvit.engine.remedy import remedy_for
-from specvit.errors import CheckpointError, ConfigError, Diverged, Interrupted, SpecvitError
+from specvit.errors import CheckpointError, ConfigError
 from specvit.files import read_json
+from specvit.provenance import commit
+from specvit.scores.wording import summary_line
 from specvit.tracking.console import Screen
+from specvit.tracking.courier import Courier
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,8 @@ class Result:
     exit_code: int
     signal: int | None = None
     """The signal that came while it worked, if any; a grid goes no further then."""
+    courier: Courier | None = None
+    """Tells MLflow; it may still be at work."""
 
 
 def run(config: Config) -> Result:
@@ -52,11 +59,15 @@ def run(config: Config) -> Result:
         _check_device(config)
         splits = splits or open_splits(config, screen.making)
         lines = _check_model(config, splits, weights)
-        with folder.claimed():
+        if config.train.rerun or not _can_go_on(folder):
+            _check_rows(config, splits)
+        with folder.claimed(), ballast(folder.path):
             before = folder.state(claimed=True)
             if _is_finished(folder, before) and not config.train.rerun:  # another process was faster
                 return _already(folder, screen)
-            anew = config.train.rerun and before in DONE + FAILED  # a rerun that was stopped goes on
+            # A rerun that was stopped goes on, one that was killed while it removed the results starts again.
+            anew = folder.to_forget() or (config.train.rerun and before in DONE + FAILED)
+            lines += [note] if not before and (note := note_of_other_data(folder, identity)) else []
             folder.create(identity, yaml.safe_dump(to_plain(config), sort_keys=False))
             screen.log = folder.file("log.txt")
             _banner(config, folder, before, lines, screen, anew=anew)
@@ -66,7 +77,11 @@ def run(config: Config) -> Result:
 
 
 def _is_finished(folder: RunFolder, state: str) -> bool:
-    return state in DONE and folder.file("summary.json").exists()
+    return state in DONE and bool(read_json(folder.file("summary.json")))
+
+
+def _can_go_on(folder: RunFolder) -> bool:
+    return any(folder.file(name).exists() for name in CHECKPOINTS)
 
 
 def _initial_weights(config: Config) -> tuple[Any, dict[str, Any] | None]:
@@ -100,31 +115,40 @@ def _check_model(config: Config, splits: Splits, weights: Any) -> list[str]:
     return pipeline.describe_model(config, splits)
 
 
+def _check_rows(config: Config, splits: Splits) -> None:
+    """Refuse validation and test spectra that are not finite, before a folder exists."""
+    from specvit import pipeline
+
+    pipeline.check_evaluation_rows(config, splits)
+
+
 def _guarded(
     config: Config, splits: Splits, weights: Any, folder: RunFolder, screen: Screen, stop: SignalStop
 ) -> Result:
     """Train and test; whatever happens ends in exactly one state with its cause on file."""
-    cause, code, trace = "", 0, ""
+    courier = None
     with stop.deferred(wholly=True):  # a second signal must not lose what the first one was about
         try:
             folder.set_status("running", pid=os.getpid(), host=hostname(), log=str(folder.file("log.txt")))
-            folder.record_attempt(event="start", commit=_commit(), job=os.environ.get("SLURM_JOB_ID"))
+            folder.record_attempt(event="start", commit=commit(), job=os.environ.get("SLURM_JOB_ID"))
+            courier = _courier(config, folder, screen)
             with stop.immediate():
                 state = _train_and_test(config, splits, weights, folder, screen, stop)
-        except Interrupted as signal:
-            state, cause, code = "preempted", f"stopped by {signal.signal_name}", 128 + signal.signal_number
-        except Exception as problem:
-            state, cause, code = _failure_of(problem), _sentence(problem), 1
-            trace = "" if isinstance(problem, SpecvitError | Diverged) else traceback.format_exc()
-        remedy = remedy_for(state, config)
-        folder.set_status(state, cause=cause, remedy=remedy, traceback=trace)
-        folder.record_attempt(event="end", state=state, cause=cause)
-        if trace:
-            with open(folder.file("log.txt"), "a") as log:
-                log.write(trace)
+            end = End(state, remedy=remedy_for(state, config))
+        except BaseException as problem:  # a library's sys.exit() is an end, too
+            end = end_of(problem, config, folder)
+        end = put_on_file(end, folder)
         summary = read_json(folder.file("summary.json"), {})
-        _farewell(state, cause + (" (traceback in log.txt)" if trace else ""), remedy, folder, summary, screen)
-    return Result(state, folder.path, summary, code, stop.received)
+        _farewell(end, folder, summary, screen)
+    return Result(end.state, folder.path, summary, end.code, stop.received, courier)
+
+
+def _courier(config: Config, folder: RunFolder, screen: Screen) -> Courier | None:
+    if not config.tracking.live:
+        return None
+    uri = resolve_uri(config.tracking.uri, folder.path)
+    screen.say(f"MLflow: {uri}, experiment {config.tracking.experiment}")
+    return Courier(folder, uri)
 
 
 def _train_and_test(
@@ -152,18 +176,16 @@ def _train_and_test(
 def _draw(scored: Any, rows: list[dict[str, Any]], folder: RunFolder, screen: Screen) -> None:
     """Draw a run's figures; a failure there costs the figures, not the run."""
     from specvit import score
-    from specvit.tracking.figures import draw_curves
+    from specvit.tracking.figures import attempt, draw_curves
 
-    try:
-        score.draw_scored(scored, folder.file("figures") / "predictions.png")
-        draw_curves(folder.file("figures") / "curves.png", rows, score="r2" if "r2" in scored.scores else "accuracy")
-    except Exception as problem:
-        screen.say(f"note: the figures could not be drawn ({_sentence(problem)})")
+    name = "r2" if "r2" in scored.scores else "accuracy"
+    score.draw_scored(scored, folder.file("figures"), screen.say)
+    attempt(folder.file("figures") / "curves.png", lambda path: draw_curves(path, rows, score=name), screen.say)
 
 
 def _already(folder: RunFolder, screen: Screen) -> Result:
     state, summary = folder.state(), read_json(folder.file("summary.json"), {})
-    screen.say(f"finished already ({state}): {_score_line(summary)}  {folder.path}")
+    screen.say(f"finished already ({state}): {summary_line(summary)}  {folder.path}")
     screen.say("nothing was done; train.rerun=true does it again, another train.seed is another run")
     return Result(state, folder.path, summary, 0)
 
@@ -182,53 +204,15 @@ def _banner(config: Config, folder: RunFolder, before: str, lines: list[str], sc
         screen.say(line)
 
 
-def _farewell(state: str, cause: str, remedy: str, folder: RunFolder, summary: dict[str, Any], screen: Screen) -> None:
-    if state in DONE:
-        screen.say(f"{state}: {_score_line(summary)}  {folder.path}")
-    elif state == "preempted":
-        saved = folder.file("last.ckpt").exists()
-        goes_on = "saved, the same command goes on" if saved else "nothing to save yet, the same command starts again"
-        screen.say(f"{state}: {cause}; {goes_on}  {folder.path}")
+def _farewell(end: End, folder: RunFolder, summary: dict[str, Any], screen: Screen) -> None:
+    if end.state in DONE:
+        screen.say(f"{end.state}: {summary_line(summary)}  {folder.path}")
+    elif end.state == "preempted":
+        saved = "saved, the same command goes on"
+        goes_on = saved if _can_go_on(folder) else "nothing to save yet, the same command starts again"
+        screen.say(f"{end.state}: {end.cause}; {goes_on}  {folder.path}")
     else:
-        screen.say(f"{state}: {cause}  {folder.path}")
-    if remedy:
-        screen.say(f"remedy: {remedy}")
-
-
-def _score_line(summary: dict[str, Any]) -> str:
-    if "test_accuracy" in summary:
-        return f"test accuracy {summary['test_accuracy']:.4f} ({summary['test_rows']:,} spectra)"
-    unit = f" {summary['unit']}" if summary.get("unit") else ""
-    r2 = "undefined" if summary["test_r2"] is None else f"{summary['test_r2']:.4f}"
-    return f"test R² {r2}, MAE {summary['test_mae']:.4f}{unit} ({summary['label']}, {summary['test_rows']:,} spectra)"
-
-
-def _failure_of(problem: Exception) -> str:
-    import torch
-
-    if isinstance(problem, Diverged):
-        return "diverged"
-    text = str(problem).lower()
-    out_of_memory = isinstance(problem, MemoryError | torch.OutOfMemoryError)
-    said = ("can't allocate memory", "out of memory", "alloc_failed")
-    return "oom" if out_of_memory or any(words in text for words in said) else "crashed"
-
-
-def _sentence(problem: Exception) -> str:
-    if isinstance(problem, SpecvitError | Diverged):
-        return str(problem)
-    return f"{type(problem).__name__}: {str(problem).splitlines()[0] if str(problem) else 'no message'}"
-
-
-def _commit() -> str | None:
-    """Return the commit of specvit's own source tree, if it runs from one."""
-    source = Path(__file__).resolve().parent.parent
-    if not (source / ".git").exists():
-        return None
-    try:
-        found = subprocess.run(
-            ["git", "-C", str(source), "rev-parse", "--short", "HEAD"], capture_output=True, text=True, timeout=5
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return found.stdout.strip() or None
+        trace = " (traceback in log.txt)" if end.trace else ""
+        screen.say(f"{end.state}: {end.cause}{trace}  {folder.path}")
+    if end.remedy:
+        screen.say(f"remedy: {end.remedy}")

@@ -1,5 +1,6 @@
 """Scores a trained network on a split: predictions, summary, figures. The same for the final test and `evaluate`."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,20 +13,50 @@ from specvit.data.views import Spectra
 from specvit.engine.loop import predict
 from specvit.files import write_atomic, write_json
 from specvit.pipeline import Trained, build_task, eval_data
-from specvit.quantities import unit_of
-from specvit.scores.metrics import all_label_scores, scores_by_snr
-from specvit.tracking.figures import draw_predictions
+from specvit.quantities import MAG_BIN_EDGES, SNR_BIN_EDGES, unit_of
+from specvit.scores.metrics import confusion_matrix
+from specvit.scores.tables import Row, class_rows, flat_scores, label_rows, rows_by
+from specvit.tracking.figures import attempt, draw_predictions
 from specvit.tracking.files import finite_or_none
+from specvit.tracking.score_figures import draw_bins, draw_confusion, draw_residuals
+
+CONFUSION_CLASSES = 100
+"""With more classes the matrix stays out of the summary, where it would fill 10,000 lines; predictions.csv has it."""
+
+
+@dataclass(frozen=True)
+class Classes:
+    """What the classes are of, what each is called, and how many rows of each (row) were taken for each (column)."""
+
+    label: str
+    names: tuple[str, ...]
+    confusion_CC: np.ndarray
 
 
 @dataclass(frozen=True)
 class Scored:
-    """A split's scores and the table they come from: one row a spectrum."""
+    """A split's scores, whole and by bin (rows as in `scores.tables`), and the table they come from."""
 
-    scores: dict[str, float]
-    by_snr: list[dict[str, float]]
+    loss: float
+    rows: list[Row]
+    by_snr: list[Row]
+    by_mag: list[Row]
     predictions: Any
-    label: str
+    classes: Classes | None = None
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """Return loss, scores and ends of intervals under flat names."""
+        return {"loss": self.loss, **flat_scores(self.rows)}
+
+    @property
+    def label(self) -> str:
+        """Return the primary label, `class` for classes: what its columns in the table are called after."""
+        return self.rows[0]["label"]
+
+    def columns(self, label: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return true and predicted values (N,) of a label."""
+        return self.predictions[f"true_{label}"].to_numpy(), self.predictions[f"pred_{label}"].to_numpy()
 
 
 def score(trained: Trained, spectra: Spectra, split: str, device: Any) -> Scored:
@@ -34,33 +65,64 @@ def score(trained: Trained, spectra: Spectra, split: str, device: Any) -> Scored
     view = eval_data(spectra, split, config, coder, trained.flux_norm, device)
     task = build_task(config, coder)
     output_NK, target = predict(trained.model, view)
-    predicted_NK, table, scores = task.decode(output_NK), _table(spectra, config.noise), task.scores(output_NK, target)
+    predicted_NK, table = task.decode(output_NK), _table(spectra, config.noise)
+    classes, true_NK, names = None, target[:, None], ("class",)
     if isinstance(coder, LabelScaler):
-        names, true_NK = coder.names, spectra.label_values(coder.names)
-        scores |= all_label_scores(true_NK, predicted_NK, names, coder.scale)  # the targets were rounded to float32
-        by_snr = scores_by_snr(true_NK[:, 0], predicted_NK[:, 0], table["snr"].to_numpy())
+        names, true_NK = coder.names, spectra.label_values(coder.names)  # the targets were rounded to float32
     else:
-        names, true_NK, by_snr = ("class",), target[:, None], []
+        counts_CC = confusion_matrix(target, predicted_NK[:, 0], coder.num_classes)
+        classes = Classes(coder.names[0], coder.class_names, counts_CC)
     for k, name in enumerate(names):
         table[f"true_{name}"], table[f"pred_{name}"] = true_NK[:, k], predicted_NK[:, k]
-    return Scored(scores, by_snr, table, names[0])
+
+    def rows_of(index_n: np.ndarray) -> list[Row]:
+        if isinstance(coder, LabelScaler):
+            return label_rows(true_NK[index_n], predicted_NK[index_n], names, coder.scale)
+        return class_rows(target[index_n], predicted_NK[index_n, 0], names[0])
+
+    return Scored(
+        loss=task.scores(output_NK, target)["loss"],
+        rows=rows_of(np.arange(len(target))),
+        by_snr=rows_by(table["snr"].to_numpy(), SNR_BIN_EDGES, rows_of),
+        by_mag=rows_by(table["mag"].to_numpy(), MAG_BIN_EDGES, rows_of),
+        predictions=table,
+        classes=classes,
+    )
 
 
 def write_scored(scored: Scored, folder: Path, *, split: str, summary: dict[str, Any]) -> None:
-    """Write `predictions.csv` and `summary.json` into `folder`."""
+    """Write `predictions.csv` and `summary.json` into `folder`; what JSON cannot hold (NaN, open bins) is null."""
     write_atomic(folder / "predictions.csv", lambda stream: scored.predictions.to_csv(stream, index=False))
-    scores = finite_or_none({f"{split}_{name}": value for name, value in scored.scores.items()})
-    by_snr = [finite_or_none(row) for row in scored.by_snr]
     facts = {**summary, "label": scored.label, "unit": unit_of(scored.label)}
-    write_json(folder / "summary.json", {**facts, **scores, f"{split}_by_snr": by_snr})
+    facts |= finite_or_none({f"{split}_{name}": value for name, value in scored.scores.items()})
+    for name, rows in (("by_snr", scored.by_snr), ("by_mag", scored.by_mag)):
+        facts[f"{split}_{name}"] = [finite_or_none(row) for row in rows]
+    if scored.classes and len(scored.classes.names) <= CONFUSION_CLASSES:
+        facts |= {"classes": list(scored.classes.names), f"{split}_confusion": scored.classes.confusion_CC.tolist()}
+    write_json(folder / "summary.json", facts)
 
 
-def draw_scored(scored: Scored, path: Path) -> None:
-    """Draw predicted against true values of the primary label."""
-    true_N, predicted_N = (scored.predictions[f"{kind}_{scored.label}"].to_numpy() for kind in ("true", "pred"))
-    name, value = ("R²", scored.scores["r2"]) if "r2" in scored.scores else ("accuracy", scored.scores["accuracy"])
-    title = f"{name} = {value:.3f}, {len(true_N):,} spectra"
-    draw_predictions(path, true_N, predicted_N, scored.predictions["snr"].to_numpy(), label=scored.label, title=title)
+def draw_scored(scored: Scored, folder: Path, say: Callable[[str], None]) -> None:
+    """Draw the figures of a scored split into `folder`; one that fails is missing, and `say` hears why."""
+    snr_N = scored.predictions["snr"].to_numpy()
+    if scored.classes:
+        classes = scored.classes
+        title = f"accuracy {scored.rows[0]['accuracy']:.3f}, balanced {scored.rows[0]['balanced_accuracy']:.3f}"
+        figures = {
+            "confusion.png": lambda path: draw_confusion(
+                path, classes.confusion_CC, classes.names, label=classes.label, title=title
+            )
+        }
+    else:
+        columns = {row["label"]: scored.columns(row["label"]) for row in scored.rows}
+        titles = [f"R² = {row['r2']:.3f}, {row['rows']:,} spectra" for row in scored.rows]
+        figures = {
+            "predictions.png": lambda path: draw_predictions(path, columns, snr_N, titles=titles),
+            "residuals.png": lambda path: draw_residuals(path, columns, snr_N),
+        }
+    figures["by_snr.png"] = lambda path: draw_bins(path, scored.by_snr, scored.by_mag)
+    for name, draw in figures.items():
+        attempt(folder / name, draw, say)
 
 
 def _table(spectra: Spectra, noise: Any) -> Any:
@@ -70,5 +132,5 @@ def _table(spectra: Spectra, noise: Any) -> Any:
     table = pd.DataFrame({"file": [Path(name).parent.name + "/" + Path(name).name for name in files], "row": rows_N})
     table["snr"] = signal_to_noise(spectra, noise)
     labels = spectra.labels()
-    table["mag"] = labels["mag"].to_numpy() if "mag" in labels else np.nan
+    table["mag"] = pd.to_numeric(labels["mag"], errors="coerce") if "mag" in labels else np.nan
     return table

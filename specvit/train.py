@@ -84,11 +84,15 @@ def _task(composed: object) -> None:
 
 def _conclude(grid: bool) -> int:
     """Return the exit code; what stopped a single run is raised, what stopped runs of a grid is printed."""
+    from specvit.run import Result
+
     failures = [outcome for outcome in _outcomes if isinstance(outcome, Exception)]
     if failures and not grid:
         raise failures[0]
     codes = [0]
     for outcome in _outcomes:
+        if isinstance(outcome, Result) and outcome.courier and (words := outcome.courier.farewell()):
+            print(f"specvit: {words}", file=sys.stderr)
         if isinstance(outcome, SpecvitError):
             print(f"specvit: {outcome}", file=sys.stderr)
             codes.append(outcome.exit_code)

@@ -9,27 +9,35 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from damage import rewrite_chunked
 from hypothesis import settings
 from toy_data import ROWS
 
+from specvit.config.build import build_config
+from specvit.config.compose import compose
+from specvit.config.folder import RunFolder
 from specvit.data.shards import write_shard
 from specvit.data.views import Spectra, open_spectra
-from specvit.quantities import ERROR, FLUX, LABELS
+from specvit.quantities import LABELS
+from specvit.run import run
+from specvit.track import runs_in
+from specvit.tracking.mlflow import Server
 from specvit.train import main
 
-pytest.register_assert_rewrite("toys")
+pytest_plugins = ("faults",)
+pytest.register_assert_rewrite("toys", "whole_runs")
 settings.register_profile("specvit", deadline=None, database=None, derandomize=True, max_examples=60)
 settings.load_profile("specvit")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Give the whole run one fresh cache; the workers of xdist inherit it, so that spectra are made once."""
-    os.environ.pop("SPECVIT_DATA", None)
+    for name in ("SPECVIT_DATA", "MLFLOW_TRACKING_URI"):
+        os.environ.pop(name, None)
     if not hasattr(config, "workerinput"):
         os.environ["SPECVIT_CACHE"] = tempfile.mkdtemp(prefix="specvit-tests-")
 
@@ -109,16 +117,8 @@ def tiny(toy_sets: Path) -> list[str]:
     data += ["data.val_path=val/dataset.h5", "data.test_path=test/dataset.h5"]
     model = ["model.patch_size=32", "model.hidden_size=16", "model.num_hidden_layers=1"]
     model += ["model.num_attention_heads=2", "model.intermediate_size=32"]
-    return [*data, *model, "train.epochs=2", "train.batch_size=16", "train.precision=32", "tracking.progress=lines"]
-
-
-def rewrite_chunked(path: Path) -> None:
-    """Store flux and error in compressed chunks, as many tools do."""
-    with h5py.File(path, "r+") as file:
-        for name in (FLUX, ERROR):
-            value = file[name][()]
-            del file[name]
-            file.create_dataset(name, data=value, chunks=(min(7, len(value)), 50), compression="gzip")
+    quiet = ["tracking.progress=lines", "tracking.live=false"]
+    return [*data, *model, "train.epochs=2", "train.batch_size=16", "train.precision=32", *quiet]
 
 
 @pytest.fixture(scope="session")
@@ -163,3 +163,33 @@ def refused(
         return shown.err
 
     return run
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, tiny: list[str]) -> Path:
+    """Return the folder of a finished run of three epochs; copy it to change it."""
+    root = tmp_path_factory.mktemp("finished")
+    return run(build_config(compose([*tiny, "train.epochs=3", f"tracking.folder={root / 'outputs'}"]))).folder
+
+
+@pytest.fixture
+def finished_run(finished: Path, tmp_path: Path) -> RunFolder:
+    """Return a copy of the finished run in `tmp_path/outputs`."""
+    shutil.copytree(finished, tmp_path / "outputs" / finished.name)
+    (copy,) = runs_in([tmp_path / "outputs"])
+    return copy
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a new MLflow database: making one takes seconds, so it is made once."""
+    file = tmp_path_factory.mktemp("database") / "mlflow.db"
+    Server(f"sqlite:///{file}")
+    return file
+
+
+@pytest.fixture
+def mlflow_server(empty_database: Path, tmp_path: Path) -> Server:
+    """Return a database of this test's own, where a run in `tmp_path/outputs` has it by default."""
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    return Server(f"sqlite:///{tmp_path / 'mlflow.db'}")

@@ -71,6 +71,8 @@ COMMAND_LINES = {
     "data.class_edges=2,3": ["data.class_edges: is set, but the task is regression"],
     "data.class_edges=3,2": ["data.class_edges: must rise"],
     "data.param=log_g,M_H,log_g": ["data.param: names a label twice"],
+    "data.param=x,x_low": ["data.param: x, x_low would give two scores the name r2_x_low"],
+    "data.param=log_g,norm": ["two scores the name mae_norm"],
     "train.early_stopping.monitor=val_r3": ["'val_r3'", "did you mean val_r2?"],
     "train.early_stopping.mode=min": ["train.early_stopping.mode", "a better val_r2 is a higher one"],
     "train.epochs=5 opt.warmup_epochs=5": ["opt.warmup_epochs: is 5, not less than train.epochs=5"],

@@ -133,6 +133,8 @@ def test_every_group_option_builds(options: list[str]) -> None:
         ("train.precision=32", ("train", "precision"), "32"),
         ("data.param=T_eff,log_g", ("data", "param"), ("T_eff", "log_g")),
         ("data.param=[T_eff,log_g]", ("data", "param"), ("T_eff", "log_g")),
+        ('data.param="T_eff,log_g,M_H"', ("data", "param"), ("T_eff", "log_g", "M_H")),
+        ("data.param='T_eff, log_g'", ("data", "param"), ("T_eff", "log_g")),
         ("data.param=M_H", ("data", "param"), ("M_H",)),
         ("opt.betas=0.8,0.95", ("opt", "betas"), (0.8, 0.95)),
         ("opt.lr=1", ("opt", "lr"), 1.0),

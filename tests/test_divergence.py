@@ -2,17 +2,19 @@
 
 import dataclasses
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from toys import FREE, Classes, Shuffled, toy_run
+from toys import FREE, Classes, Shuffled, Whole, toy_run
 
-from specvit.config.schema import OptConfig
+from specvit.config.schema import EarlyStoppingConfig, OptConfig
 from specvit.engine import checkpoint
 from specvit.engine.loop import CHECK_STEPS, Diverged
+from specvit.quantities import Batch
 
 
 def non_finite(content: Any, where: str = "") -> list[str]:
@@ -84,3 +86,38 @@ def test_non_finite_state_is_not_saved_over_a_finite_one(tmp_path: Path, where: 
         run.keeper.save_best(run.learner, run.state)
     assert {path: path.read_bytes() for path in tmp_path.glob("*.ckpt")} == before
     assert len(before) == 2
+
+
+class Blinking(Whole):
+    """Validation rows whose label is not finite in some passes, counted from 1."""
+
+    def __init__(self, dark: range) -> None:
+        """`dark` are those passes."""
+        super().__init__()
+        self.dark, self.passes = dark, 0
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield rows in unequal batches."""
+        self.passes += 1
+        for batch in super().batches():
+            yield Batch(batch.flux_BP, batch.target * (math.nan if self.passes in self.dark else 1.0))
+
+
+@pytest.mark.parametrize("patience", [None, 2])
+def test_a_run_whose_monitor_was_never_finite_has_diverged_and_says_so(tmp_path: Path, patience: int | None) -> None:
+    rule = EarlyStoppingConfig("val_rmse", "min", patience)
+    run = toy_run(tmp_path, opt=dataclasses.replace(FREE, lr=0.05), epochs=4, early_stopping=rule)
+    run.val = Blinking(range(1, 99))
+    with pytest.raises(Diverged, match="val_rmse was not finite in any epoch"):
+        run.fit()
+    assert run.state.step == 4 * (patience or 4)
+    saved = checkpoint.load(tmp_path / "last.ckpt")["state"]
+    assert (saved["ended"], saved["step"]) == (None, run.state.step - 4)  # asked for again, it tries again
+    assert not (tmp_path / "best.ckpt").exists()
+
+
+def test_a_run_whose_monitor_was_finite_once_ends_as_usual(tmp_path: Path) -> None:
+    run = toy_run(tmp_path, opt=dataclasses.replace(FREE, lr=0.05), epochs=4)
+    run.val = Blinking(range(2, 99))
+    assert run.fit() == "plateau"
+    assert checkpoint.load(tmp_path / "best.ckpt")["epoch"] == 1

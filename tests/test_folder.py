@@ -1,6 +1,7 @@
 """The run folder: one writer at a time, a state that is true, files that are whole or absent."""
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -15,7 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from specvit.config.folder import HEARTBEAT_DEAD_SECONDS, RunFolder, find_folder
+from specvit import files
+from specvit.config import heartbeat
+from specvit.config.folder import CHECKPOINTS, RESULTS, RunFolder, find_folder
+from specvit.config.heartbeat import HEARTBEAT_DEAD_SECONDS
 from specvit.errors import FolderError
 from specvit.files import locked, read_json, write_atomic, write_json, write_text
 
@@ -96,7 +100,9 @@ def test_a_second_process_is_refused_and_told_who_is_first(folder: RunFolder) ->
 
 
 @pytest.mark.parametrize("state", ["queued", "running", "requeued"])
-@pytest.mark.parametrize(("age", "lost"), [(0.0, False), (2 * HEARTBEAT_DEAD_SECONDS, True), (None, True)])
+@pytest.mark.parametrize(
+    ("age", "lost"), [(0.0, False), (2 * HEARTBEAT_DEAD_SECONDS, True), (-3600.0, True), (None, True)]
+)
 def test_the_heartbeat_speaks_for_a_process_on_another_host(
     state: str, age: float | None, lost: bool, folder: RunFolder
 ) -> None:
@@ -105,6 +111,26 @@ def test_the_heartbeat_speaks_for_a_process_on_another_host(
         folder.file(".heartbeat").touch()
         os.utime(folder.file(".heartbeat"), times=(time.time() - age,) * 2)
     assert folder.state() == ("lost" if lost else state)
+
+
+@pytest.mark.parametrize("probe", [True, False])
+@pytest.mark.parametrize(("beat", "lost"), [(0.0, False), (2 * HEARTBEAT_DEAD_SECONDS, True)])
+def test_a_heartbeat_is_as_old_as_the_clock_of_its_folder_says(
+    probe: bool, beat: float, lost: bool, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, ours = time.time(), 86400.0  # this host's clock is a day ahead of the file server's
+    folder.set_status("running", pid=1, host="another-host")
+    folder.file(".heartbeat").touch()
+    os.utime(folder.file(".heartbeat"), times=(real - beat + (0.0 if probe else ours),) * 2)
+    monkeypatch.setattr(heartbeat.time, "time", lambda: real + ours)
+    if not probe:
+        monkeypatch.setattr(heartbeat.tempfile, "mkstemp", refuse)
+    assert folder.state() == ("lost" if lost else "running")
+    assert {path.name for path in folder.path.iterdir()} == {"status.json", ".heartbeat"}
+
+
+def refuse(*_: object, **__: object) -> None:
+    raise OSError(errno.EROFS, "Read-only file system")
 
 
 @pytest.mark.parametrize("state", ["completed", "early_stopped", "preempted", "crashed", "pruned"])
@@ -159,6 +185,80 @@ def test_attempts_are_added_up(folder: RunFolder) -> None:
     rows = [json.loads(line) for line in folder.file("attempts.jsonl").read_text().splitlines()]
     assert [row["event"] for row in rows] == ["start", "end"]
     assert {row["pid"] for row in rows} == {os.getpid()}
+    assert rows == folder.attempts()
+
+
+def test_an_attempt_after_one_that_was_cut_off_is_a_line_of_its_own(folder: RunFolder) -> None:
+    folder.record_attempt(event="start")
+    folder.record_attempt(event="ready")
+    path = folder.file("attempts.jsonl")
+    path.write_bytes(path.read_bytes()[:-9])
+    folder.record_attempt(event="end", state="completed")
+    assert [row["event"] for row in folder.attempts()] == ["start", "end"]
+
+
+@pytest.mark.parametrize("damaged", [b"", b"\x00" * 300, b'{"state": "comp', b"[1]", b'{"state": "fini"}', b"\xff{}"])
+@pytest.mark.parametrize(
+    ("last", "summary", "truth"),
+    [
+        ({"event": "end", "state": "completed"}, {"state": "completed"}, "completed"),
+        ({"event": "end", "state": "plateau"}, {"state": "plateau"}, "plateau"),
+        ({"event": "end", "state": "crashed", "cause": "the disk is full"}, None, "crashed"),
+        ({"event": "ready"}, {"state": "completed"}, "completed"),
+        ({"event": "ready"}, None, "lost"),
+        (None, None, "lost"),
+    ],
+)
+def test_where_the_status_is_damaged_the_other_records_speak(
+    damaged: bytes, last: dict | None, summary: dict | None, truth: str, folder: RunFolder
+) -> None:
+    folder.file("status.json").write_bytes(damaged)
+    if last:
+        folder.record_attempt(event="start")
+        folder.record_attempt(**last)
+    if summary:
+        write_json(folder.file("summary.json"), summary)
+    assert folder.state() == truth
+    assert folder.status().get("cause") == (last or {}).get("cause")
+    folder.set_status("running")
+    assert read_json(folder.file("status.json"))["state"] == "running"
+
+
+def test_where_status_and_last_attempt_are_damaged_the_one_before_counts(folder: RunFolder) -> None:
+    folder.set_status("completed")
+    folder.record_attempt(event="start")
+    folder.record_attempt(event="end", state="completed")
+    folder.file("status.json").write_text("{")
+    assert folder.state() == "completed"
+    folder.file("attempts.jsonl").write_bytes(folder.file("attempts.jsonl").read_bytes()[:-30])
+    assert folder.state() == "lost"
+
+
+@pytest.mark.parametrize("name", ["last.ckpt", "previous.ckpt", "metrics.jsonl"])
+def test_results_without_a_status_are_a_lost_run(name: str, folder: RunFolder) -> None:
+    folder.create({}, "a: 1\n")
+    folder.record_attempt(event="ready")
+    assert folder.state() == ""
+    folder.file(name).touch()
+    assert folder.state() == "lost"
+
+
+def test_a_damaged_status_of_a_run_at_work_does_not_make_it_lost(folder: RunFolder) -> None:
+    with process(CLAIMER, folder.path):
+        folder.record_attempt(event="start")
+        folder.file("status.json").write_text("{")
+        os.utime(folder.file(".heartbeat"), (1e9, 1e9))  # on its own host the lock counts
+        assert folder.state() == "running"
+
+
+def test_progress_that_cannot_be_written_is_let_go(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder.note_progress(step=1)
+    assert folder.status()["step"] == 1
+    monkeypatch.setattr(files.tempfile, "mkstemp", refuse)
+    folder.note_progress(step=2)
+    assert folder.status()["step"] == 1
+    with pytest.raises(OSError, match="Read-only"):
+        folder.set_status("running", step=2)
 
 
 # records
@@ -167,7 +267,12 @@ def test_attempts_are_added_up(folder: RunFolder) -> None:
 def test_an_identity_is_written_once(folder: RunFolder) -> None:
     folder.create({"first": 1}, "a: 1\n")
     folder.create({"first": 1}, "a: 2\n")
-    assert read_json(folder.file("run.json")) == {"format": 1, "run_id": RUN_ID, "identity": {"first": 1}}
+    about = read_json(folder.file("run.json"))
+    assert {name: about[name] for name in ("format", "run_id", "identity")} == {
+        "format": 1,
+        "run_id": RUN_ID,
+        "identity": {"first": 1},
+    }
     assert folder.file("config.yaml").read_text() == "a: 2\n"
 
 
@@ -188,12 +293,16 @@ def test_a_writer_that_lives_on_another_host_is_respected(folder: RunFolder) -> 
         assert folder.state(claimed=True) == "lost"
 
 
-@pytest.mark.parametrize("removed", range(1, 8))
-def test_forgetting_that_is_cut_off_leaves_a_run_that_starts_again(
+LEFT = (*CHECKPOINTS, *RESULTS, "last.ckpt.damaged", "best.ckpt.damaged")
+
+
+@pytest.mark.parametrize("removed", range(len(LEFT) + 2))
+def test_forgetting_that_is_cut_off_leaves_a_run_that_is_still_to_forget(
     folder: RunFolder, removed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    folder.create({}, "a: 1\n")
     folder.set_status("completed")
-    for name in ("metrics.jsonl", "timing.jsonl", "summary.json", "predictions.csv", "last.ckpt", "best.ckpt"):
+    for name in LEFT:
         folder.file(name).touch()
     unlink, left = Path.unlink, [removed]
 
@@ -206,7 +315,11 @@ def test_forgetting_that_is_cut_off_leaves_a_run_that_starts_again(
     with monkeypatch.context() as patched, contextlib.suppress(KeyboardInterrupt):
         patched.setattr(Path, "unlink", unlink_some)
         folder.forget()
-    assert folder.state() == ("lost" if removed < 7 else "")
+    whole = removed == len(LEFT) + 1
+    assert (folder.state(), folder.to_forget()) == (("", False) if whole else ("lost", True))
+    folder.forget()
+    assert (folder.state(), folder.to_forget()) == ("", False)
+    assert {path.name for path in folder.path.iterdir()} == {"run.json", "config.yaml"}
 
 
 def test_a_folder_of_another_format_is_refused(folder: RunFolder) -> None:
@@ -231,7 +344,7 @@ def test_forgetting_leaves_only_what_names_the_run_and_its_history(folder: RunFo
     folder.create({}, "a: 1\n")
     folder.set_status("completed")
     folder.record_attempt(event="start")
-    for name in ("metrics.jsonl", "timing.jsonl", "summary.json", "predictions.csv", "last.ckpt", "best.ckpt"):
+    for name in LEFT:
         folder.file(name).write_text("old")
     folder.forget()
     assert folder.state() == ""
@@ -262,6 +375,36 @@ def test_a_failing_writer_leaves_the_old_file_and_nothing_else(tmp_path: Path) -
         write_atomic(tmp_path / "a.txt", fail)
     assert (tmp_path / "a.txt").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_the_old_file_is_kept_where_that_is_asked_for(tmp_path: Path) -> None:
+    path, kept = tmp_path / "a.txt", tmp_path / "kept.txt"
+    for number in range(3):
+        write_atomic(path, lambda stream, number=number: stream.write(b"%d" % number), keep=kept)
+        assert kept.exists() == (number > 0)
+    assert (path.read_text(), kept.read_text()) == ("2", "1")
+
+
+@pytest.mark.parametrize("renames", [0, 1])
+def test_a_kill_between_the_renames_loses_neither_file(
+    renames: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, kept = tmp_path / "a.txt", tmp_path / "kept.txt"
+    kept.write_text("oldest")
+    path.write_text("old")
+    real, left = os.replace, [renames]
+
+    def replace(source: str, target: str) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomic(path, lambda stream: stream.write(b"new"), keep=kept)
+    found = {file.name: file.read_text() for file in tmp_path.iterdir()}
+    assert found == ({"a.txt": "old", "kept.txt": "oldest"} if renames == 0 else {"kept.txt": "old"})
 
 
 def test_a_new_file_has_the_permissions_that_the_umask_gives(tmp_path: Path) -> None:

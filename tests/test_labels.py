@@ -11,8 +11,9 @@ import pytest
 from specvit.config.build import build_config
 from specvit.config.compose import compose
 from specvit.data.labels import coder_from_dict, coder_to_dict, fit_classes, fit_scaler
+from specvit.data.shards import write_shard
 from specvit.data.splits import open_splits
-from specvit.data.views import Spectra
+from specvit.data.views import Spectra, open_spectra
 from specvit.errors import DataError
 
 
@@ -46,11 +47,37 @@ def test_classes_are_bins_between_edges_that_hold_their_lower_end() -> None:
     assert coder.num_outputs == 3
     assert coder.encode(np.array([[1.9], [2.0], [3.4], [3.5], [9.0]])).tolist() == [0, 1, 1, 2, 2]
     assert coder_from_dict(json.loads(json.dumps(coder_to_dict(coder)))) == coder
+    assert coder.class_names == ("< 2", "2 to 3.5", "≥ 3.5")
+    assert fit_classes(np.array([[1.0], [5.0]]), ("T_eff",), (4812345.5,)).class_names == ("< 4812345.5", "≥ 4812345.5")
 
 
 def test_an_integer_column_is_classes_and_a_new_value_is_refused() -> None:
     coder = fit_classes(np.array([[7.0], [3.0], [5.0], [3.0]]), ("kind",), None)
     assert coder.encode(np.array([[3.0], [5.0], [7.0]])).tolist() == [0, 1, 2]
+    assert coder.class_names == ("3", "5", "7")
     assert coder_from_dict(json.loads(json.dumps(coder_to_dict(coder)))) == coder
     with pytest.raises(DataError, match="class 4, which the training rows do not"):
         coder.encode(np.array([[4.0]]))
+
+
+@pytest.mark.parametrize("without", [0, 1, 2])
+def test_a_label_that_one_shard_lacks_is_refused_by_that_shards_name(
+    without: int, tmp_path: Path, write_set: Any, stars: Any
+) -> None:
+    paths = [write_set(tmp_path / f"part_{part}", 10, seed=part, age=1.0) for part in range(3)]
+    part = stars(10, seed=without, mass=2.0)
+    write_shard(paths[without], **part)
+    spectra = open_spectra(paths, -1)
+    assert spectra.label_values(("log_g",)).shape == (30, 1)
+    with pytest.raises(DataError) as refusal:
+        spectra.label_values(("log_g", "age"))
+    assert str(refusal.value).startswith(f"{paths[without]}: has no label 'age'; there are T_eff")
+    assert "mass" in str(refusal.value)
+    assert "all 3 files" in str(refusal.value)
+
+
+def test_a_label_is_asked_of_those_shards_only_that_rows_come_from(tmp_path: Path, write_set: Any, stars: Any) -> None:
+    paths = [write_set(tmp_path / "with", 10, age=1.0), write_set(tmp_path / "without", 10, seed=1)]
+    assert (open_spectra(paths, 8).label_values(("age",)) == 1.0).all()
+    with pytest.raises(DataError, match=r"without/dataset\.h5: has no label"):
+        open_spectra(paths, 12).label_values(("age",))

@@ -1,4 +1,4 @@
-"""Scores against scikit-learn, over whole splits, by S/N and from running sums."""
+"""Scores against scikit-learn, over whole splits, by bin and from running sums."""
 
 import itertools
 import math
@@ -13,8 +13,9 @@ from sklearn.linear_model import LinearRegression
 
 from specvit.config.schema import LossConfig
 from specvit.engine.task import Classification, Regression
-from specvit.quantities import SNR_BIN_EDGES
-from specvit.scores.metrics import accuracy, all_label_scores, regression_scores, scores_by_snr
+from specvit.quantities import MAG_BIN_EDGES, SNR_BIN_EDGES
+from specvit.scores.metrics import accuracy, all_label_scores, class_scores, confusion_matrix, regression_scores
+from specvit.scores.tables import class_rows, flat_scores, label_rows, rows_by
 
 NAMES, OFFSET, SCALE = ("T_eff", "log_g"), (5000.0, 3.0), (800.0, 1.3)
 
@@ -85,27 +86,49 @@ def test_first_label_has_the_plain_names_and_each_its_own() -> None:
     assert all_label_scores(true[:, :1], predicted[:, :1], NAMES[:1], SCALE[:1]).keys() == of_label.keys()
 
 
-@given(st.lists(st.floats(0, 60) | st.sampled_from([*SNR_BIN_EDGES]), max_size=60))
+@given(st.sampled_from([SNR_BIN_EDGES, MAG_BIN_EDGES]), st.data())
 @settings(max_examples=150, deadline=None)
-def test_snr_bins_hold_every_row_exactly_once(snr: list[float]) -> None:
-    snr_N = np.array(snr)
-    rng = np.random.default_rng(len(snr))
-    true_N, predicted_N = rng.normal(size=(2, len(snr)))
-    bin_N = np.searchsorted(SNR_BIN_EDGES[1:-1], snr_N, side="right")
-    counts = np.bincount(bin_N, minlength=len(SNR_BIN_EDGES) - 1)
-    bins = scores_by_snr(true_N, predicted_N, snr_N)
+def test_bins_hold_every_row_exactly_once(edges: tuple[float, ...], data: st.DataObject) -> None:
+    inside = st.floats(0, 60) | st.sampled_from(edges) | st.just(math.nan)
+    values_N = np.array(data.draw(st.lists(inside.filter(lambda value: value != -math.inf), max_size=60)))
+    bin_N = np.where(np.isnan(values_N), -1, np.searchsorted(edges[1:-1], values_N, side="right"))
     expected = [
-        {
-            "snr_low": low,
-            "snr_high": high,
-            "rows": int(counts[number]),
-            "r2": sk.r2_score(true_N[bin_N == number], predicted_N[bin_N == number]),
-            "mae": sk.mean_absolute_error(true_N[bin_N == number], predicted_N[bin_N == number]),
-        }
-        for number, (low, high) in enumerate(itertools.pairwise(SNR_BIN_EDGES))
-        if counts[number] >= 2
+        {"label": name, "low": low, "high": high, "members": np.flatnonzero(bin_N == number).tolist()}
+        for name in NAMES
+        for number, (low, high) in enumerate(itertools.pairwise(edges))
+        if (bin_N == number).sum() >= 2
     ]
-    assert bins == [pytest.approx(row) for row in expected]
+    assert rows_by(values_N, edges, lambda n: [{"label": name, "members": n.tolist()} for name in NAMES]) == expected
+
+
+def test_a_bin_is_scored_like_a_set_of_its_own() -> None:
+    true_NK, predicted_NK = labels()
+    snr_N = np.linspace(0.0, 30.0, len(true_NK))
+
+    def rows_of(index_n: np.ndarray) -> list[dict]:
+        return label_rows(true_NK[index_n], predicted_NK[index_n], NAMES, SCALE)
+
+    rows = rows_by(snr_N, SNR_BIN_EDGES, rows_of)
+    assert [row["label"] for row in rows] == ["T_eff"] * 7 + ["log_g"] * 7
+    for row in rows:
+        inside, k = (snr_N >= row["low"]) & (snr_N < row["high"]), NAMES.index(row["label"])
+        assert row["rows"] == inside.sum()
+        scores = regression_scores(true_NK[inside, k], predicted_NK[inside, k], scale=SCALE[k])
+        assert {name: row[name] for name in scores} == scores
+        assert all(row[f"{name}_low"] < row[f"{name}_high"] for name in scores)
+        assert row["r2_low"] < row["r2"] < row["r2_high"]
+
+
+def test_flat_names_of_intervals_end_in_low_and_high() -> None:
+    true_NK, predicted_NK = labels()
+    rows = label_rows(true_NK, predicted_NK, NAMES, SCALE)
+    flat = flat_scores(rows)
+    assert flat["r2"] == flat["r2_T_eff"] == rows[0]["r2"]
+    assert flat["mae_norm_high"] == flat["mae_norm_T_eff_high"] == rows[0]["mae_norm_high"]
+    assert (flat["r2_log_g_low"], flat["r2_log_g"]) == (rows[1]["r2_low"], rows[1]["r2"])
+    assert len(flat) == 3 * 7 * (1 + len(NAMES))
+    assert flat.items() >= all_label_scores(true_NK, predicted_NK, NAMES, SCALE).items()
+    assert flat_scores(rows[:1]).keys() == {name for name in flat if not any(label in name for label in NAMES)}
 
 
 @pytest.mark.parametrize("pieces", [1, 7])
@@ -154,7 +177,8 @@ def test_classification_scores_match_scikit_learn(smoothing: float) -> None:
     scores = task.scores(output_NK, target_N)
     right = sk.accuracy_score(target_N, output_NK.argmax(axis=1))
     assert 0.3 < right < 0.95
-    assert scores == pytest.approx({"loss": loss, "accuracy": right}, rel=1e-6)
+    balanced = sk.balanced_accuracy_score(target_N, output_NK.argmax(axis=1))
+    assert scores == pytest.approx({"loss": loss, "accuracy": right, "balanced_accuracy": balanced}, rel=1e-6)
     sums = sum(
         task.sums(torch.from_numpy(output), torch.from_numpy(target))
         for output, target in zip(np.array_split(output_NK, 3), np.array_split(target_N, 3), strict=True)
@@ -165,3 +189,44 @@ def test_classification_scores_match_scikit_learn(smoothing: float) -> None:
 
 def test_accuracy_is_the_share_of_right_rows() -> None:
     assert accuracy(np.array([0, 1, 2, 2]), np.array([0, 2, 2, 2])) == 0.75
+
+
+def test_balanced_accuracy_is_the_mean_recall_over_the_classes_that_are_there() -> None:
+    true_N, predicted_N = np.array([0, 0, 0, 0, 2, 5]), np.array([0, 0, 0, 1, 2, 0])
+    assert class_scores(true_N, predicted_N)["balanced_accuracy"] == pytest.approx((0.75 + 1 + 0) / 3)
+    rng = np.random.default_rng(2)
+    for _ in range(20):
+        true_N, predicted_N = rng.choice(6, size=(2, 40), p=[0.5, 0.3, 0.1, 0.05, 0.03, 0.02])
+        predicted_N = np.where(np.isin(predicted_N, true_N), predicted_N, true_N)
+        expected = sk.balanced_accuracy_score(true_N, predicted_N)
+        assert class_scores(true_N, predicted_N)["balanced_accuracy"] == pytest.approx(expected)
+
+
+def test_confusion_has_true_classes_as_rows_and_a_line_for_every_class() -> None:
+    np.testing.assert_array_equal(confusion_matrix(np.array([0, 0, 2]), np.array([1, 1, 2]), 4)[0], [0, 2, 0, 0])
+    target_N, output_NK = classes()
+    predicted_N = output_NK.argmax(axis=1)
+    np.testing.assert_array_equal(
+        confusion_matrix(target_N, predicted_N, 6), sk.confusion_matrix(target_N, predicted_N, labels=range(6))
+    )
+
+
+def test_classes_have_intervals_around_both_accuracies() -> None:
+    target_N, output_NK = classes()
+    (row,) = class_rows(target_N, output_NK.argmax(axis=1), "class")
+    assert (row["label"], row["rows"]) == ("class", len(target_N))
+    for metric, value in class_scores(target_N, output_NK.argmax(axis=1)).items():
+        assert row[metric] == value
+        assert value - 0.1 < row[f"{metric}_low"] < value < row[f"{metric}_high"] < value + 0.1
+
+
+def test_label_smoothing_is_in_the_loss_of_every_split_and_in_no_other_score() -> None:
+    target_N, output_NK = classes()
+    sharp, smooth = (Classification(LossConfig(name="ce", label_smoothing=share)) for share in (0.0, 0.3))
+    outputs, targets = torch.from_numpy(output_NK), torch.from_numpy(target_N)
+    for task in (sharp, smooth):  # training and evaluation report one and the same loss
+        scores = task.scores(output_NK, target_N)
+        assert task.loss(outputs, targets).item() == pytest.approx(scores["loss"], rel=1e-5)
+    by_share = [task.scores(output_NK, target_N) for task in (sharp, smooth)]
+    assert by_share[1]["loss"] > by_share[0]["loss"] + 0.1
+    assert {**by_share[0], "loss": 0} == {**by_share[1], "loss": 0}

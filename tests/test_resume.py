@@ -1,8 +1,9 @@
 """Whole runs in their own processes, killed at random moments: the end is bitwise that of the unbroken run."""
 
+import itertools
 import json
-import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -10,23 +11,14 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
-
-from specvit.engine import checkpoint
+from processes import Child
+from whole_runs import STEADY, only_run, state_of
 
 pytestmark = pytest.mark.slow
 
-SIGNALS = [
-    signal.SIGKILL,
-    signal.SIGTERM,
-    signal.SIGKILL,
-    signal.SIGINT,
-    signal.SIGKILL,
-    signal.SIGUSR1,
-    signal.SIGKILL,
-    signal.SIGUSR2,
-]
-KILLS = 20
+KILL = signal.SIGKILL
+SIGNALS = [KILL, signal.SIGTERM, KILL, signal.SIGINT, KILL, signal.SIGUSR1, KILL, signal.SIGUSR2, KILL, signal.SIGHUP]
+KILLS, FORKED_KILLS = 20, 40
 
 
 def command(folder: Path, overrides: list[str]) -> list[str]:
@@ -34,7 +26,7 @@ def command(folder: Path, overrides: list[str]) -> list[str]:
     settings = [
         "model.dropout=0.1",
         "noise.noise_level=1.0",
-        "train.epochs=30",
+        "train.epochs=12",
         "train.threads=1",
         "train.deterministic=true",
     ]
@@ -47,41 +39,6 @@ def command(folder: Path, overrides: list[str]) -> list[str]:
     return [sys.executable, "-m", "specvit.train", *overrides, *settings, f"tracking.folder={folder}"]
 
 
-def start_and_wait_for(words: list[str], beginning: str) -> subprocess.Popen[str]:
-    """Start a run and return once it has printed a line that starts so."""
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith(beginning):
-            break
-    return process
-
-
-def only_run(folder: Path) -> Path:
-    (run,) = folder.iterdir()
-    return run
-
-
-def same_content(a: object, b: object) -> bool:
-    if isinstance(a, torch.Tensor):
-        return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
-    if isinstance(a, dict):
-        return isinstance(b, dict) and a.keys() == b.keys() and all(same_content(a[k], b[k]) for k in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(same_content(x, y) for x, y in zip(a, b, strict=True))
-    return a == b
-
-
-def assert_same_run(run: Path, reference: Path) -> None:
-    for name in ("metrics.jsonl", "predictions.csv", "summary.json"):
-        assert (run / name).read_bytes() == (reference / name).read_bytes(), name
-    for name in ("last.ckpt", "best.ckpt"):
-        ours, theirs = checkpoint.load(run / name), checkpoint.load(reference / name)
-        for content in (ours, theirs):  # where the folder lies and how it was asked for may differ, nothing else
-            content["config"]["tracking"], content["config"]["train"]["rerun"] = {}, False
-        assert same_content(ours, theirs), name
-
-
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory, tiny) -> tuple[Path, float]:
     folder = tmp_path_factory.mktemp("unbroken")
@@ -90,96 +47,140 @@ def reference(tmp_path_factory, tiny) -> tuple[Path, float]:
     return only_run(folder), time.monotonic() - started
 
 
+def moment_of(number: int, kills: int, seconds: float) -> float:
+    """Return a random moment in the `number`-th of equal parts of a run's time."""
+    return (number + random.Random(number).random()) / kills * seconds
+
+
 @pytest.mark.parametrize("number", range(KILLS))
-def test_a_run_killed_at_a_random_moment_ends_bitwise_equal(number: int, reference, tiny, tmp_path: Path) -> None:
+def test_a_run_killed_at_a_random_moment_ends_bitwise_equal(
+    number: int, reference, promised, trained, tiny, tmp_path: Path
+) -> None:
     unbroken, seconds = reference
-    kill_with = SIGNALS[number % len(SIGNALS)]
-    moment = random.Random(number).uniform(0.1, 1.0) * seconds
+    kill_with, moment = SIGNALS[number % len(SIGNALS)], max(0.5, moment_of(3 * number % KILLS, KILLS, seconds))
     for attempt in range(4):  # a kill that comes after the end shows nothing: try again, earlier
-        folder = tmp_path / str(attempt)
-        words = command(folder, tiny)
-        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        folder = tmp_path / f"runs-{attempt}"
+        process = subprocess.Popen(command(folder, tiny), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         time.sleep(moment / 1.5**attempt)
         process.send_signal(kill_with)
         output, _ = process.communicate(timeout=120)
         assert "Traceback" not in output
-        if process.returncode != 0:
+        if "completed: " not in output:
             break
     # Stopped by our handler (128 + n), or by kill -9 or before the handler stood (-n).
     assert process.returncode in (128 + kill_with, -kill_with), output
-    again = subprocess.run(words, capture_output=True, text=True, timeout=120)
-    assert again.returncode == 0, again.stdout + again.stderr
-    assert_same_run(only_run(folder), unbroken)
+    state = state_of(only_run(folder)) if folder.exists() else "nothing yet"
+    again = trained(command(folder, tiny)[3:])
+    assert again.code == 0, again.said
+    promised.kept(state=state, said=again.said)
+    promised.whole(only_run(folder), unbroken)
 
 
-def test_a_run_stopped_again_and_again_ends_bitwise_equal(reference, tiny, tmp_path: Path) -> None:
-    unbroken, _ = reference
+@pytest.fixture(scope="module")
+def steady(tmp_path_factory, tiny) -> tuple[Path, float]:
+    """Return the folder of the unbroken run that forked processes make, and its seconds there."""
+    place, seconds = tmp_path_factory.mktemp("steady"), 0.0
+    for number in range(3):  # the first one waits for the server to start
+        child = Child([*tiny, *STEADY, f"tracking.folder={place / str(number)}"], (), place / f"{number}.txt")
+        child.until_started()
+        started = time.monotonic()
+        assert child.wait() == 0, child.said
+        child.close()
+        seconds = time.monotonic() - started
+    return only_run(place / "0"), seconds
+
+
+@pytest.mark.parametrize("number", range(FORKED_KILLS))
+def test_a_forked_run_killed_at_a_random_moment_ends_bitwise_equal(
+    number: int, steady, promised, launch, trained, tiny, tmp_path: Path
+) -> None:
+    unbroken, seconds = steady
+    kill_with, moment = SIGNALS[number % len(SIGNALS)], moment_of(number, FORKED_KILLS, seconds)
+    for attempt in range(6):
+        folder = tmp_path / f"runs-{attempt}"
+        child = launch([*tiny, *STEADY, f"tracking.folder={folder}"])
+        child.until_started()
+        time.sleep(moment / 1.5**attempt)
+        child.send(kill_with)
+        code = child.wait()
+        assert "Traceback" not in child.said
+        if "completed: " not in child.said:
+            break
+    assert code in (128 + kill_with, -kill_with), child.said
+    state = state_of(only_run(folder)) if folder.exists() else "nothing yet"
+    again = trained([*tiny, *STEADY, f"tracking.folder={folder}"])
+    assert again.code == 0, again.said
+    promised.kept(state=state, said=again.said)
+    promised.whole(only_run(folder), unbroken)
+
+
+LONG = [*STEADY, "train.epochs=20"]
+
+
+def test_a_run_stopped_again_and_again_ends_bitwise_equal(promised, launch, trained, unbroken, tiny, tmp_path) -> None:
+    arguments = [*tiny, *LONG, f"tracking.folder={tmp_path / 'runs'}"]
     stops = 0
     for attempt in range(8):
         # Wait until one epoch is through, then a little into the next one.
-        process = start_and_wait_for(command(tmp_path, tiny), "epoch")
-        time.sleep(0.005 * (attempt % 5))
-        process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=120)
-        if process.returncode == 0:
+        child = launch(arguments)
+        child.until("\nepoch ")
+        time.sleep(0.003 * (attempt % 5))
+        child.send(signal.SIGTERM)
+        if child.wait() == 0:
             break
-        assert process.returncode == 128 + signal.SIGTERM
         stops += 1
+        promised.kept(state=state_of(only_run(tmp_path / "runs")), said=child.said)
     assert stops >= 5
-    subprocess.run(command(tmp_path, tiny), check=True, capture_output=True, timeout=120)
-    assert_same_run(only_run(tmp_path), unbroken)
+    assert trained(arguments).code == 0
+    promised.whole(only_run(tmp_path / "runs"), unbroken([*tiny, *LONG]))
 
 
-def test_ctrl_c_saves_says_so_and_leaves_the_state_preempted(tiny, tmp_path: Path) -> None:
-    process = start_and_wait_for(command(tmp_path, tiny), "epoch")
-    process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 130
-    assert "preempted: stopped by SIGINT; saved, the same command goes on" in output
-    status = json.loads((only_run(tmp_path) / "status.json").read_text())
-    assert (status["state"], status["cause"]) == ("preempted", "stopped by SIGINT")
-    saved = checkpoint.load(only_run(tmp_path) / "last.ckpt")
-    assert saved["state"]["step"] >= 1
+def test_a_run_that_was_killed_says_where_it_goes_on_and_keeps_its_attempts(launch, trained, tiny, tmp_path) -> None:
+    arguments = [*tiny, *LONG, f"tracking.folder={tmp_path / 'runs'}"]
+    child = launch(arguments)
+    child.until("\nepoch 3/")
+    child.send(signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL
+    again = trained(arguments)
+    assert re.search(r"going on from step \d+ \(epoch \d+\)", again.said)
+    attempts = (only_run(tmp_path / "runs") / "attempts.jsonl").read_text().splitlines()
+    assert [json.loads(line)["event"] for line in attempts] == ["start", "ready", "start", "ready", "end"]
 
 
-def test_a_process_that_was_killed_leaves_a_lost_run_that_goes_on(tiny, tmp_path: Path) -> None:
-    process = start_and_wait_for(command(tmp_path, tiny), "epoch 3")
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate(timeout=60)
-    again = subprocess.run(command(tmp_path, tiny), capture_output=True, text=True, timeout=120)
-    assert "this run was lost before; going on" in again.stdout
-    assert "going on from step" in again.stdout
-    attempts = [json.loads(line) for line in (only_run(tmp_path) / "attempts.jsonl").read_text().splitlines()]
-    assert [a["event"] for a in attempts] == ["start", "ready", "start", "ready", "end"]
-
-
-def test_a_second_signal_while_the_first_is_written_down_loses_nothing(tiny, tmp_path: Path) -> None:
-    process = start_and_wait_for(command(tmp_path, tiny), "epoch 2")
-    process.send_signal(signal.SIGUSR2)
-    for _ in range(200):
+def test_a_second_signal_while_the_first_is_written_down(promised, launch, trained, unbroken, tiny, tmp_path) -> None:
+    arguments = [*tiny, *LONG, f"tracking.folder={tmp_path / 'runs'}"]
+    child = launch(arguments)
+    child.until("\nepoch 2/")
+    child.send(signal.SIGUSR2)
+    while child.process.is_alive():
+        child.send(signal.SIGTERM)
         time.sleep(0.002)
-        process.send_signal(signal.SIGTERM)
-        if process.poll() is not None:
-            break
-    process.communicate(timeout=120)
-    status = json.loads((only_run(tmp_path) / "status.json").read_text())
-    assert status["state"] == "preempted"
-    assert status["cause"].startswith("stopped by SIG")
+    promised.kept(state=state_of(only_run(tmp_path / "runs")), said=child.said)
+    assert trained(arguments).code == 0
+    promised.whole(only_run(tmp_path / "runs"), unbroken([*tiny, *LONG]))
 
 
-def test_a_rerun_that_was_stopped_goes_on_with_the_same_command(reference, tiny, tmp_path: Path) -> None:
-    subprocess.run(command(tmp_path, tiny), check=True, capture_output=True, timeout=120)
-    again = [*command(tmp_path, tiny), "train.rerun=true"]
-    process = start_and_wait_for(again, "epoch 3")
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=120)
-    third = subprocess.run(again, capture_output=True, text=True, timeout=120)
-    assert "going on from step" in third.stdout
-    assert_same_run(only_run(tmp_path), reference[0])
+def test_a_rerun_that_was_stopped(promised, launch, trained, unbroken, tiny, tmp_path: Path) -> None:
+    arguments = [*tiny, *LONG, f"tracking.folder={tmp_path / 'runs'}"]
+    assert trained(arguments).code == 0
+    child = launch([*arguments, "train.rerun=true"])
+    child.until("\nepoch 3/")
+    child.send(signal.SIGTERM)
+    child.wait()
+    state = state_of(only_run(tmp_path / "runs"))
+    again = trained([*arguments, "train.rerun=true"])
+    promised.kept(state=state, said=again.said)
+    promised.whole(only_run(tmp_path / "runs"), unbroken([*tiny, *LONG]))
 
 
-def test_a_run_under_nohup_is_not_stopped_by_a_hangup(tiny, tmp_path: Path) -> None:
-    process = start_and_wait_for(["nohup", *command(tmp_path, tiny)], "epoch 2")
+def test_a_hangup_under_nohup(promised, unbroken, tiny, tmp_path: Path) -> None:
+    words = ["nohup", sys.executable, "-m", "specvit.train", *tiny, *LONG, f"tracking.folder={tmp_path / 'runs'}"]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert process.stdout is not None
+    before = list(itertools.takewhile(lambda line: not line.startswith("epoch 2/"), process.stdout))
     process.send_signal(signal.SIGHUP)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, output
+    after, _ = process.communicate(timeout=120)
+    assert before and process.returncode == 0, after
+    run = only_run(tmp_path / "runs")
+    promised.kept(state=state_of(run), said=after)
+    promised.whole(run, unbroken([*tiny, *LONG]))

@@ -9,10 +9,11 @@
         timing.jsonl     wall-clock figures of the same epochs
         summary.json     test scores
         predictions.csv  one line a test spectrum
-        last.ckpt best.ckpt  figures/  log.txt
+        last.ckpt previous.ckpt best.ckpt  figures/  log.txt
+        *.damaged        a checkpoint that could not be read, set aside
 
 One process writes at a time: it holds `flock` on `.lock`, which the kernel releases however that process ends, and
-touches `.heartbeat`, which says to other hosts that it lives.
+touches `.heartbeat`, which says to other hosts that it lives. It also holds `.ballast`, see `config.ballast`.
 """
 
 import contextlib
@@ -20,15 +21,16 @@ import json
 import os
 import shutil
 import socket
-import threading
 import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from specvit.errors import FolderError
-from specvit.files import is_locked, locked, read_json, remove_leftovers, write_json, write_text
+from specvit.config.heartbeat import heartbeat, is_fresh
+from specvit.errors import FolderError, explain, os_fault
+from specvit.files import is_locked, locked, read_json, read_json_lines, remove_leftovers, write_json, write_text
 
 FORMAT = 1
 ALIVE = ("queued", "running", "requeued")
@@ -36,8 +38,9 @@ DONE = ("completed", "early_stopped", "plateau")
 RESUMABLE = ("preempted", "timeout", "lost")
 FAILED = ("diverged", "oom", "crashed", "cancelled", "pruned")
 STATES = ALIVE + DONE + RESUMABLE + FAILED
-HEARTBEAT_SECONDS = 5.0
-HEARTBEAT_DEAD_SECONDS = 60.0
+CHECKPOINTS = ("last.ckpt", "previous.ckpt")
+"""What a run goes on from, newest first."""
+RESULTS = ("best.ckpt", "metrics.jsonl", "timing.jsonl", "summary.json", "predictions.csv")
 CLAIM_SECONDS = 1.0
 """How long a claim waits: somebody who only looks at the state holds the lock for a moment."""
 
@@ -54,8 +57,13 @@ class RunFolder:
         return self.path / name
 
     def status(self) -> dict[str, Any]:
-        """Return the last written status; empty where there is none."""
-        return read_json(self.file("status.json"), {}) or {}
+        """Return the last written status, or where that is damaged what other records say; empty if there is no run."""
+        found = read_json(self.file("status.json"))
+        return found if isinstance(found, dict) and found.get("state") in STATES else self._status_by_records()
+
+    def attempts(self) -> list[dict[str, Any]]:
+        """Return the lines of `attempts.jsonl`, oldest first, without one that was cut off in writing."""
+        return read_json_lines(self.file("attempts.jsonl"))
 
     def state(self, *, claimed: bool = False) -> str:
         """Return what became of the run, `lost` if its process is gone, or "" if there is no run.
@@ -75,10 +83,17 @@ class RunFolder:
         }
         write_json(self.file("status.json"), {**kept, "state": state, "updated": _now(), **facts})
 
+    def note_progress(self, **facts: Any) -> None:
+        """Write facts about a run at work; what cannot be written is let go: what counts stands in other files."""
+        with contextlib.suppress(OSError):
+            self.set_status("running", **facts)
+
     def record_attempt(self, **facts: Any) -> None:
         """Append one line to `attempts.jsonl`."""
-        with open(self.file("attempts.jsonl"), "a") as stream:
-            stream.write(json.dumps({"time": _now(), "pid": os.getpid(), "host": hostname(), **facts}) + "\n")
+        line = json.dumps({"time": _now(), "pid": os.getpid(), "host": hostname(), **facts}) + "\n"
+        with open(self.file("attempts.jsonl"), "ab+") as stream:
+            whole = stream.tell() == 0 or (stream.seek(-1, os.SEEK_END) >= 0 and stream.read() == b"\n")
+            stream.write(("" if whole else "\n").encode() + line.encode())
 
     def create(self, identity: dict[str, Any], config_yaml: str) -> None:
         """Write what never changes: the identity and the configuration. Refuses a folder of another format."""
@@ -90,62 +105,92 @@ class RunFolder:
             what = "holds another run under the same id"
             raise FolderError(what, where=str(self.path), remedy="set another tracking.folder")
         if not found:
-            write_json(self.file("run.json"), {"format": FORMAT, "run_id": self.run_id, "identity": identity})
+            self._write_about(identity)
         write_text(self.file("config.yaml"), config_yaml)
+
+    def _write_about(self, identity: dict[str, Any]) -> None:
+        """Write what the run is; `record` is new whenever it starts from nothing, so that trackers tell these apart."""
+        about = {"format": FORMAT, "run_id": self.run_id, "record": uuid.uuid4().hex, "identity": identity}
+        write_json(self.file("run.json"), about)
 
     def forget(self) -> None:
         """Remove a run's results, so that it starts from nothing; its attempts stay on file.
 
-        A kill in between leaves a `lost` run, which starts again.
+        A kill in between leaves a `lost` run that is still `to_forget`.
         """
-        self.set_status("lost")
-        for name in ("last.ckpt", "best.ckpt", "metrics.jsonl", "timing.jsonl", "summary.json", "predictions.csv"):
-            self.file(name).unlink(missing_ok=True)
+        self.set_status("lost", to_forget=True)
+        self._write_about(read_json(self.file("run.json"))["identity"])
+        for path in (*map(self.file, CHECKPOINTS + RESULTS), *self.path.glob("*.damaged")):
+            path.unlink(missing_ok=True)
         shutil.rmtree(self.file("figures"), ignore_errors=True)
         self.file("status.json").unlink(missing_ok=True)
+
+    def to_forget(self) -> bool:
+        """Say whether a process was killed while it removed the results."""
+        return bool(self.status().get("to_forget"))
+
+    def epochs_on_file(self) -> set[int]:
+        """Return the epochs whose line in `metrics.jsonl` is whole."""
+        return {row["epoch"] for row in read_json_lines(self.file("metrics.jsonl")) if "epoch" in row}
 
     def cut_back(self, step: int) -> None:
         """Drop lines of the metric files that are later than `step` or were cut off in writing."""
         for name in ("metrics.jsonl", "timing.jsonl"):
             path = self.file(name)
             if path.exists():
-                kept = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
+                kept = [line for line in path.read_text(errors="replace").splitlines() if _step_of(line) <= step]
                 write_text(path, "".join(f"{line}\n" for line in kept))
 
     @contextlib.contextmanager
     def claimed(self) -> Iterator[None]:
         """Be the folder's one writer; raises `FolderError` if another process is."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        with locked(self.file(".lock"), seconds=CLAIM_SECONDS) as mine:
+        with contextlib.ExitStack() as held:
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                mine = held.enter_context(locked(self.file(".lock"), seconds=CLAIM_SECONDS))
+            except OSError as problem:
+                self._refuse_if_closed(problem)
+                raise
             if not mine:
                 raise self._busy("wait for it, or stop it first")
             self._refuse_if_alive_elsewhere()
             remove_leftovers(self.path)
-            with _heartbeat(self.file(".heartbeat")):
-                yield
+            held.enter_context(heartbeat(self.file(".heartbeat")))
+            yield
+
+    def _status_by_records(self) -> dict[str, Any]:
+        """Return the status that the other files speak for, where `status.json` is damaged, or missing beside them."""
+        summary = read_json(self.file("summary.json"))
+        if isinstance(summary, dict) and summary.get("state") in DONE:
+            return {"state": summary["state"]}
+        if not any(self.file(name).exists() for name in ("status.json", *CHECKPOINTS, "metrics.jsonl")):
+            return {}
+        last = (self.attempts() or [{}])[-1]
+        known = {name: last[name] for name in ("pid", "host", "cause") if name in last}
+        return {**known, "state": last["state"] if last.get("state") in STATES else "running"}
 
     def _writer_lives(self, status: dict[str, Any]) -> bool:
         if status.get("host") == hostname():
             return is_locked(self.file(".lock"))
-        return self._heartbeat_is_fresh()
-
-    def _heartbeat_is_fresh(self) -> bool:
-        try:
-            return time.time() - self.file(".heartbeat").stat().st_mtime < HEARTBEAT_DEAD_SECONDS
-        except FileNotFoundError:
-            return False
+        return is_fresh(self.file(".heartbeat"))
 
     def _refuse_if_alive_elsewhere(self) -> None:
         """Refuse a folder that another host writes: on many shared file systems a lock is not seen from here."""
         status = self.status()
         elsewhere = status.get("state") in ALIVE and status.get("host") != hostname()
-        if elsewhere and self._heartbeat_is_fresh():
+        if elsewhere and is_fresh(self.file(".heartbeat")):
             raise self._busy("wait for it; if it was killed, the same command works a minute later")
 
     def _busy(self, remedy: str) -> FolderError:
         status = self.status()
         who = f"process {status.get('pid')} on {status.get('host')}" if status else "another process"
         return FolderError(f"{who} is working on this run", where=str(self.path), remedy=remedy)
+
+    def _refuse_if_closed(self, problem: OSError) -> None:
+        """Raise the sentence of a folder that cannot be made or written, if that is what the problem is."""
+        if fault := os_fault(problem):
+            cause, remedy = explain(fault, str(self.path))
+            raise FolderError(cause, where="tracking.folder", remedy=remedy) from problem
 
 
 def hostname() -> str:
@@ -157,26 +202,6 @@ def find_folder(root: Path, run_id: str, name: str) -> RunFolder:
     """Return the folder of a run: the one whose name ends in its id, else a new `<name>-<id>` (not created)."""
     there = sorted(root.glob(f"*-{run_id}")) if root.is_dir() else []
     return RunFolder(there[0] if there else root / f"{name}-{run_id}", run_id)
-
-
-@contextlib.contextmanager
-def _heartbeat(path: Path) -> Iterator[None]:
-    """Touch `path` every few seconds from a thread while the block runs."""
-    over = threading.Event()
-
-    def beat() -> None:
-        while not over.is_set():
-            with contextlib.suppress(OSError):
-                path.touch()
-            over.wait(HEARTBEAT_SECONDS)
-
-    thread = threading.Thread(target=beat, daemon=True, name="heartbeat")
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
 
 
 def _step_of(line: str) -> float:

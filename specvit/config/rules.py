@@ -5,13 +5,14 @@ import re
 
 from specvit.config.schema import Config, DataConfig, ModelConfig
 from specvit.config.spelling import nearest
+from specvit.config.tracking_uri import check_uri
 from specvit.errors import ConfigError
 from specvit.quantities import NUM_PIXELS
 
 REGRESSION_METRICS = ("loss", "r2", "mae", "rmse", "mae_norm", "bias", "p90", "slope")
-CLASSIFICATION_METRICS = ("loss", "accuracy")
+CLASSIFICATION_METRICS = ("loss", "accuracy", "balanced_accuracy")
 LOWER_IS_BETTER = ("loss", "mae", "rmse", "mae_norm", "p90")
-HIGHER_IS_BETTER = ("r2", "accuracy")
+HIGHER_IS_BETTER = ("r2", "accuracy", "balanced_accuracy")
 
 
 def check_together(config: Config) -> None:
@@ -23,6 +24,7 @@ def check_together(config: Config) -> None:
     _check_task(config)
     _check_training(config)
     _check_monitor(config)
+    check_uri(config.tracking.uri)
     name = config.tracking.name
     if name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._=+-]*", name):
         what = f"{name!r} cannot be the start of a folder's name"
@@ -62,6 +64,7 @@ def _check_model(model: ModelConfig) -> None:
 def _check_data(data: DataConfig) -> None:
     if len(set(data.param)) != len(data.param):
         raise ConfigError(f"names a label twice: {', '.join(data.param)}", where="data.param", remedy="name each once")
+    _check_score_names(data.param)
     for name in ("num_samples", "val_samples", "test_samples"):
         if getattr(data, name) == 0:
             raise ConfigError("is 0", where=f"data.{name}", remedy="give a number of rows, or -1 for all of them")
@@ -83,6 +86,17 @@ def _check_data(data: DataConfig) -> None:
     edges = data.class_edges or ()
     if any(right <= left for left, right in itertools.pairwise(edges)):
         raise ConfigError(f"must rise, not {list(edges)}", where="data.class_edges", remedy="sort them, each once")
+
+
+def _check_score_names(labels: tuple[str, ...]) -> None:
+    """Refuse labels two of whose scores would have one name: with labels x and x_low, r2_x_low means two things."""
+    metrics = [metric for metric in REGRESSION_METRICS if metric != "loss"]
+    names = [f"{metric}{label}" for metric in metrics for label in ("", *(f"_{name}" for name in labels))]
+    names = [f"{name}{end}" for name in names for end in ("", "_low", "_high")]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice and len(labels) > 1:
+        what = f"{', '.join(labels)} would give two scores the name {twice}"
+        raise ConfigError(what, where="data.param", remedy="rename a column, or learn these labels in two runs")
 
 
 def _check_task(config: Config) -> None:

@@ -159,6 +159,7 @@ class TrackingConfig:
 
     experiment: str = key("specvit", identity=False)
     uri: str | None = key(None, identity=False)
+    live: bool = key(True, identity=False)
     name: str | None = key(None, identity=False)
     tags: dict[str, str] = field(default_factory=dict, metadata={"identity": False})
     notes: str | None = key(None, identity=False)

@@ -4,6 +4,7 @@ A result is cached by each file's path, size and time of change, outside the (pe
 Legend: N rows, P pixels, B rows of a chunk.
 """
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -81,8 +82,9 @@ def _cached(path: Path) -> Report:
     if known:
         return Report(str(path), [tuple(row) for row in known["columns"]], known["faults"], known["digests"])
     report = inspect_file(path)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    write_json(place, asdict(report))
+    with contextlib.suppress(OSError):  # a cache that cannot be written costs time only
+        place.parent.mkdir(parents=True, exist_ok=True)
+        write_json(place, asdict(report))
     return report
 
 

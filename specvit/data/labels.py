@@ -3,6 +3,7 @@
 Legend: N rows, K labels.
 """
 
+import itertools
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -50,6 +51,15 @@ class ClassCoder:
     def num_outputs(self) -> int:
         """Outputs that the network needs."""
         return self.num_classes
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """What each class holds, such as "< 2", "2 to 3" and "≥ 3", or its value."""
+        if not self.edges:
+            return tuple(str(value) for value in self.values)
+        edges = [f"{edge:.12g}" for edge in self.edges]
+        inner = (f"{low} to {high}" for low, high in itertools.pairwise(edges))
+        return (f"< {edges[0]}", *inner, f"≥ {edges[-1]}")
 
     def encode(self, labels_NK: np.ndarray) -> np.ndarray:
         """Return class numbers (N,), int64; raises `DataError` for a value that training never saw."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from specvit import seeding
 from specvit.config.schema import NoiseConfig, effective_level
+from specvit.data.finite import check_rows
 from specvit.data.views import Spectra
 
 STATISTICS_ROWS = 20_000
@@ -61,6 +62,8 @@ class FluxNorm:
 def fit_flux_norm(spectra: Spectra, kind: str, noise: NoiseConfig) -> FluxNorm:
     """Return the normaliser of a training view: `standard` centres on its mean spectrum and scales to unit power.
 
+    Raises `DataError` for a spectrum that is not finite: it would spoil all.
+
     The scale is one number, the root mean square of (flux - mean spectrum) with the noise's variance added, so the
     network's input has unit power at any noise level. `none` leaves the flux as it is. Sums are float64 over fixed
     chunks of the first `STATISTICS_ROWS` rows, so they do not depend on the hardware.
@@ -71,7 +74,9 @@ def fit_flux_norm(spectra: Spectra, kind: str, noise: NoiseConfig) -> FluxNorm:
     rows = min(len(spectra), STATISTICS_ROWS)
     sum_P, square, variance = np.zeros(pixels), np.zeros(pixels), 0.0
     for start in range(0, rows, STATISTICS_CHUNK):
-        flux_BP, error_BP = spectra.gather(np.arange(start, min(start + STATISTICS_CHUNK, rows)))
+        index_B = np.arange(start, min(start + STATISTICS_CHUNK, rows))
+        flux_BP, error_BP = spectra.gather(index_B)
+        check_rows(spectra, index_B, flux_BP, error_BP, "float32")
         flux_BP = np.clip(flux_BP, 0.0, None).astype(np.float64)
         sum_P += flux_BP.sum(axis=0)
         square += np.square(flux_BP).sum(axis=0)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from specvit.config.schema import DataConfig, NoiseConfig, effective_level
+from specvit.data.finite import check_rows
 from specvit.data.noise import FluxNorm, evaluation_noise, sigma_of, training_noise
 from specvit.data.order import epoch_order
 from specvit.data.views import Spectra
@@ -33,6 +34,7 @@ class Store:
     def __init__(self, spectra: Spectra, data: DataConfig, device: torch.device) -> None:
         """On a CPU contiguous files are mapped and nothing is copied; chunked ones are unpacked once if they fit."""
         self.spectra, self.device = spectra, device
+        self.storage = data.storage
         self.dtype = torch.float16 if data.storage == "float16" else torch.float32
         self.arrays: tuple[Tensor, Tensor] | None = None
         wanted = data.resident == "auto" and (device.type != "cpu" or not spectra.contiguous)
@@ -61,8 +63,10 @@ class Store:
         return flux_BP.float(), error_BP.float()
 
     def host(self, index_B: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Return clipped flux and error (B, P) in the storage type, in host memory."""
-        flux_BP, error_BP = (torch.from_numpy(array) for array in self.spectra.gather(index_B))
+        """Return clipped flux and error (B, P) in the storage type, in host memory; raises `DataError`."""
+        arrays = self.spectra.gather(index_B)
+        check_rows(self.spectra, index_B, *arrays, self.storage)
+        flux_BP, error_BP = map(torch.from_numpy, arrays)
         return flux_BP.clamp_(min=0.0).to(self.dtype), error_BP.to(self.dtype)
 
     def pinned(self, index_B: np.ndarray) -> tuple[Tensor, Tensor]:

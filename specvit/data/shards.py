@@ -17,7 +17,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from specvit.errors import DataError
+from specvit.errors import DataError, explain, os_fault
 from specvit.quantities import ERROR, FLUX, PARAMS, WAVE
 
 
@@ -33,10 +33,16 @@ class Array2D:
     offset: int | None
 
     def open(self) -> Any:
-        """Return something to index by rows: a read-only memory map, or an HDF5 dataset of a file kept open."""
+        """Return something to index by rows: a read-only memory map, or an HDF5 dataset of a file kept open.
+
+        Raises `DataError` if the file is not what it was.
+        """
         if self.offset is not None:
             shape = (self.rows, self.pixels)
-            return np.memmap(self.path, dtype=self.dtype, mode="r", offset=self.offset, shape=shape)
+            try:
+                return np.memmap(self.path, dtype=self.dtype, mode="r", offset=self.offset, shape=shape)
+            except ValueError as problem:  # it was cut off since it was opened first
+                raise DataError("is truncated", where=str(self.path), remedy="copy or make it again") from problem
         return h5py.File(self.path, "r")[self.name]
 
 
@@ -98,12 +104,31 @@ def open_file(path: Path) -> Iterator[h5py.File]:
     """Open an HDF5 file for reading; what fails in it becomes a `DataError` naming the file."""
     if path.is_dir():
         raise DataError("is a folder, not an HDF5 file", where=str(path), remedy="name the file in it")
-    try:
-        with h5py.File(path, "r") as file:
+    with _opened(path) as file:
+        try:
             yield file
+        except OSError as problem:
+            raise unreadable(problem, path) from problem
+
+
+def _opened(path: Path) -> h5py.File:
+    """Return an HDF5 file, open for reading; raises `DataError`."""
+    try:
+        return h5py.File(path, "r")
     except OSError as problem:
-        reason = "is truncated" if "truncated" in str(problem) else f"is not a readable HDF5 file ({_short(problem)})"
-        raise DataError(reason, where=str(path), remedy="copy or make it again") from problem
+        raise unreadable(problem, path) from problem
+
+
+def unreadable(problem: Exception, path: Path) -> DataError:
+    """Return what HDF5 could not do with a file as one sentence."""
+    if "unable to lock file" in str(problem):
+        remedy = "wait for it; where no process has it open, set HDF5_USE_FILE_LOCKING=FALSE"
+        return DataError("is being written by another process", where=str(path), remedy=remedy)
+    if fault := os_fault(problem):
+        cause, remedy = explain(fault, str(path))
+        return DataError(cause, remedy=remedy)
+    reason = "is truncated" if "truncated" in str(problem) else f"is not a readable HDF5 file ({_short(problem)})"
+    return DataError(reason, where=str(path), remedy="copy or make it again")
 
 
 def open_shards(paths: Sequence[Path]) -> list[Shard]:
@@ -133,6 +158,8 @@ def read_labels(shard: Shard) -> Any:
     try:
         table: Any = pd.read_hdf(shard.path)
     except (ValueError, KeyError, OSError, AttributeError, RuntimeError) as problem:
+        if "unable to lock file" in str(problem):
+            raise unreadable(problem, shard.path) from problem
         what = f"has no label table that pandas can read ({_short(problem)})"
         raise DataError(
             what, where=str(shard.path), remedy=f"write one with DataFrame.to_hdf(FILE, key='{PARAMS}')"
@@ -147,7 +174,7 @@ def read_labels(shard: Shard) -> Any:
 
 
 def write_shard(path: Path, *, wave_P: np.ndarray, flux_NP: np.ndarray, error_NP: np.ndarray, labels: Any) -> None:
-    """Write one shard, contiguous float32 arrays and a pandas table, atomically."""
+    """Write one shard, contiguous float32 arrays and a pandas table, atomically; raises `DataError` on a full disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.parent / f".{path.name}.{os.getpid()}.tmp"
     try:
@@ -158,9 +185,31 @@ def write_shard(path: Path, *, wave_P: np.ndarray, flux_NP: np.ndarray, error_NP
         labels.to_hdf(scratch, key=PARAMS, mode="a", format="table", index=False)
         with open(scratch, "rb+") as stream:
             os.fsync(stream.fileno())
+        if not _can_be_read_back(scratch, labels):
+            what, remedy = (
+                "its labels did not reach the disk, which may be full",
+                "free some space there, and try again",
+            )
+            raise DataError(what, where=str(path), remedy=remedy)
         os.replace(scratch, path)
+    except OSError as problem:
+        if (fault := os_fault(problem)) is None:
+            raise
+        cause, remedy = explain(fault, str(path.parent))
+        raise DataError(cause, where=str(path), remedy=remedy) from problem
     finally:
         scratch.unlink(missing_ok=True)
+
+
+def _can_be_read_back(path: Path, labels: Any) -> bool:
+    """Say whether the labels are in the file: where the disk is full PyTables leaves zeros, and raises nothing."""
+    import pandas as pd
+
+    try:
+        found: Any = pd.read_hdf(path)
+    except (ValueError, KeyError, OSError, AttributeError, RuntimeError):
+        return False
+    return found.equals(labels)
 
 
 def open_dataset(file: h5py.File, path: Path, name: str) -> h5py.Dataset:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from specvit import seeding
-from specvit.data.shards import Shard, open_shards, read_labels
+from specvit.data.shards import Shard, open_shards, read_labels, unreadable
 from specvit.errors import DataError
 from specvit.quantities import LABELS
 
@@ -54,8 +54,7 @@ class Spectra:
         if self._labels is None:
             import pandas as pd
 
-            touched = np.unique(np.searchsorted(self.starts, self.rows_N, side="right") - 1)
-            first, last = int(touched[0]), int(touched[-1])
+            first, last = self._touched()
             tables = [read_labels(self.shards[index]) for index in range(first, last + 1)]
             whole = pd.concat(tables, ignore_index=True, join="inner") if len(tables) > 1 else tables[0]
             self._labels = whole.iloc[self.rows_N - self.starts[first]].reset_index(drop=True)
@@ -66,8 +65,7 @@ class Spectra:
         table = self.labels()
         for name in names:
             if name not in table:
-                what = f"has no label {name!r}; there are {', '.join(map(str, table.columns))}"
-                raise DataError(what, where=str(self.shards[0].path), remedy="set data.param to one of them")
+                raise self._lacks(name)
         try:
             values_NK = table[list(names)].to_numpy(dtype=np.float64)
         except ValueError as problem:
@@ -82,7 +80,7 @@ class Spectra:
         return values_NK
 
     def gather(self, index_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return flux and error (B, P), float32, of view rows `index_B` in that order."""
+        """Return flux and error (B, P), float32, of view rows `index_B` in that order; raises `DataError`."""
         rows_B = self.rows_N[index_B]
         shard_B = np.searchsorted(self.starts, rows_B, side="right") - 1
         flux_BP = np.empty((len(rows_B), self.num_pixels), dtype=np.float32)
@@ -90,8 +88,11 @@ class Spectra:
         for shard in np.unique(shard_B):
             where_b = np.flatnonzero(shard_B == shard)
             local_b = rows_B[where_b] - self.starts[shard]
-            flux_BP[where_b] = _take(self._array(int(shard), "flux"), local_b)
-            error_BP[where_b] = _take(self._array(int(shard), "error"), local_b)
+            try:
+                flux_BP[where_b] = _take(self._array(int(shard), "flux"), local_b)
+                error_BP[where_b] = _take(self._array(int(shard), "error"), local_b)
+            except OSError as problem:
+                raise unreadable(problem, self.shards[shard].path) from problem
         return flux_BP, error_BP
 
     def describe_row(self, index: int) -> str:
@@ -118,6 +119,22 @@ class Spectra:
         sampled = hashlib.sha256(flux_bP.tobytes() + error_bP.tobytes() + self.wave_P.tobytes())
         shape = [len(self), self.num_pixels]
         return {"shape": shape, "labels": digest.hexdigest()[:16], "rows": sampled.hexdigest()[:16]}
+
+    def _touched(self) -> tuple[int, int]:
+        """Return the first and the last shard that rows come from."""
+        shard_N = np.searchsorted(self.starts, self.rows_N, side="right") - 1
+        return int(shard_N.min()), int(shard_N.max())
+
+    def _lacks(self, name: str) -> DataError:
+        """Return the error of a label that is not in every file; it names the first file without it."""
+        first, last = self._touched()
+        tables = {shard.path: read_labels(shard) for shard in self.shards[first : last + 1]}
+        path = next(path for path, table in tables.items() if name not in table)
+        what = f"has no label {name!r}; there are {', '.join(map(str, tables[path].columns))}"
+        remedy = "set data.param to one of them"
+        if any(name in table for table in tables.values()):
+            remedy = f"add it to this file, too, or set data.param to labels that all {len(tables)} files have"
+        return DataError(what, where=str(path), remedy=remedy)
 
     def _array(self, shard: int, name: str) -> Any:
         if (shard, name) not in self._arrays:

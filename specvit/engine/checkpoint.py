@@ -1,5 +1,6 @@
 """Checkpoints: one atomic file each, loadable without executing code, never holding a non-finite number."""
 
+import errno
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -7,19 +8,31 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from specvit.errors import CheckpointError
+from specvit.engine.failure import is_out_of_memory
+from specvit.errors import CheckpointError, os_fault
 from specvit.files import write_atomic
 
 FORMAT = 1
 
 
-def save(path: Path, content: dict[str, Any]) -> None:
-    """Write `content` (nested dicts and lists of numbers, text and tensors) atomically."""
-    write_atomic(path, lambda stream: torch.save({"format": FORMAT, **content}, stream))
+def save(path: Path, content: dict[str, Any], *, keep: Path | None = None) -> None:
+    """Write `content` (nested dicts and lists of numbers, text and tensors) atomically; `keep` takes the old file.
+
+    Raises `OSError` where the disk refuses; the old file then stays where it was.
+    """
+    try:
+        write_atomic(path, lambda stream: torch.save({"format": FORMAT, **content}, stream), keep=keep)
+    except RuntimeError as problem:  # torch's own complaint about a position hides the disk's
+        if fault := os_fault(problem):
+            raise fault from None
+        raise
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU; raises `CheckpointError` if it is missing, damaged or of another format."""
+    """Read a checkpoint onto the CPU; raises `CheckpointError` if it is missing, damaged or of another format.
+
+    Raises `OSError` or `MemoryError` where the fault is not the file's.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             if broken := archive.testzip():
@@ -27,9 +40,9 @@ def load(path: Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as problem:
         raise CheckpointError("is not there", where=str(path), remedy="name a run folder or a .ckpt file") from problem
-    except (
-        Exception
-    ) as problem:  # torch raises RuntimeError, UnpicklingError, EOFError, KeyError, ... for damaged files
+    except Exception as problem:  # damaged files give RuntimeError, UnpicklingError, EOFError, KeyError, ...
+        if is_out_of_memory(problem) or _is_kept_from_us(problem):
+            raise
         what = f"cannot be read as a checkpoint ({type(problem).__name__})"
         raise CheckpointError(
             what, where=str(path), remedy="remove it, or train again from the beginning with train.rerun=true"
@@ -55,3 +68,9 @@ def _tensors(content: Any) -> list[Tensor]:
         return [content]
     inner = content.values() if isinstance(content, dict) else content if isinstance(content, list | tuple) else ()
     return [tensor for value in inner for tensor in _tensors(value)]
+
+
+def _is_kept_from_us(problem: Exception) -> bool:
+    """Say whether a file could not be read for a reason outside it; a bad block (EIO) is a reason within."""
+    outside = (errno.EACCES, errno.EPERM, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ETIMEDOUT)
+    return isinstance(problem, OSError) and problem.errno in outside

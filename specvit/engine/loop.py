@@ -98,7 +98,10 @@ def _count(sums: dict[str, Tensor], loss: Tensor, norms: Tensor, *, fp16: bool) 
 
 @dataclass
 class Keeper:
-    """Writes checkpoints: `last` to go on from, `best` by the monitored metric; `constants` go into both."""
+    """Writes checkpoints: `last` to go on from, `best` by the monitored metric; `constants` go into both.
+
+    The checkpoint before the last stays beside it as `previous.ckpt`.
+    """
 
     last: Path
     best: Path
@@ -115,7 +118,7 @@ class Keeper:
         }
         if not checkpoint.is_finite([content["model"], content["optimizer"]]):
             return False
-        checkpoint.save(self.last, content)
+        checkpoint.save(self.last, content, keep=self.last.with_name("previous.ckpt"))
         return True
 
     def save_best(self, learner: Learner, state: TrainState) -> None:
@@ -147,6 +150,7 @@ def fit(learner: Learner, state: TrainState, train: TrainView, val: EvalView, op
         learner.step(train.batch(state.step), state)
         state.step += 1
         epoch, within = divmod(state.step, epoch_steps)
+        due = within == 0 and epoch % settings.save_every == 0
         ports.tracker.progress(state.step, lambda: mean_loss(state))
         if (state.step % CHECK_STEPS == 0 or within == 0) and (ailment := learner.ailment(state)):
             raise Diverged(f"{ailment}, up to step {state.step}")
@@ -162,14 +166,16 @@ def fit(learner: Learner, state: TrainState, train: TrainView, val: EvalView, op
             early = stops_early(state, settings.early_stopping)
             if early or epoch == settings.epochs:
                 state.ended = final_state(state, early=early)
+                if state.best_epoch == 0:
+                    raise Diverged(f"{settings.early_stopping.monitor} was not finite in any epoch")
             if best:
                 ports.keeper.save_best(learner, state)
-            due = state.ended or epoch % settings.save_every == 0
-            if due and not ports.keeper.save_last(learner, state):
+            if (due or state.ended) and not ports.keeper.save_last(learner, state):
                 raise Diverged(f"the weights are not finite after step {state.step}")
             started = time.perf_counter()
         if ports.stop.requested() and state.ended is None:
-            ports.keeper.save_last(learner, state)
+            if not due:  # else it is saved already, and once more would make the previous one the same
+                ports.keeper.save_last(learner, state)
             return "interrupted"
     return state.ended
 

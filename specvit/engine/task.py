@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from specvit.config.schema import LossConfig
-from specvit.scores.metrics import accuracy, all_label_scores
+from specvit.scores.metrics import all_label_scores, class_scores
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,11 @@ class Regression:
 
 @dataclass(frozen=True)
 class Classification:
-    """Class numbers; the outputs are unnormalised log-probabilities (B, K)."""
+    """Class numbers; the outputs are unnormalised log-probabilities (B, K).
+
+    The loss includes the label smoothing, in training and in evaluation, so that the two compare; runs that differ in
+    it compare by their accuracies only.
+    """
 
     loss_config: LossConfig
 
@@ -89,6 +93,6 @@ class Classification:
         return output_NK.argmax(axis=1, keepdims=True)
 
     def scores(self, output_NK: np.ndarray, target_N: np.ndarray) -> dict[str, float]:
-        """Return loss and accuracy of a split."""
+        """Return loss, accuracy and balanced accuracy of a split."""
         loss = float(self.loss(torch.from_numpy(output_NK).double(), torch.from_numpy(target_N)))
-        return {"loss": loss, "accuracy": accuracy(target_N, self.decode(output_NK)[:, 0])}
+        return {"loss": loss, **class_scores(target_N, self.decode(output_NK)[:, 0])}

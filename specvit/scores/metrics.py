@@ -1,16 +1,13 @@
-"""Scores over a whole split, in label units. Legend: N rows, K labels.
+"""Scores over a whole split, in label units. Legend: N rows, K labels, C classes.
 
-Metric names are flat and the same everywhere: `r2`, `mae`, `rmse`, `bias`, `p90`, `slope`, `mae_norm`, `accuracy`, with
-`train_`, `val_` or `test_` before them. With several labels the plain name is the first label's, and each label has
-its own as `r2_T_eff`.
+Metric names are flat and the same everywhere: `r2`, `mae`, `rmse`, `bias`, `p90`, `slope`, `mae_norm`, `accuracy`,
+`balanced_accuracy`, with `train_`, `val_` or `test_` before them. With several labels the plain name is the first
+label's, and each label has its own as `r2_T_eff`. Formulas and units: docs/scores.md.
 """
 
-import itertools
 from collections.abc import Sequence
 
 import numpy as np
-
-from specvit.quantities import SNR_BIN_EDGES
 
 
 def regression_scores(true_N: np.ndarray, predicted_N: np.ndarray, *, scale: float = 1.0) -> dict[str, float]:
@@ -54,14 +51,15 @@ def accuracy(true_N: np.ndarray, predicted_N: np.ndarray) -> float:
     return float((true_N == predicted_N).mean())
 
 
-def scores_by_snr(true_N: np.ndarray, predicted_N: np.ndarray, snr_N: np.ndarray) -> list[dict[str, float]]:
-    """Return r2, mae and row count for each bin of `SNR_BIN_EDGES` that holds at least two rows."""
-    bins = []
-    for low, high in itertools.pairwise(SNR_BIN_EDGES):
-        inside = (snr_N >= low) & (snr_N < high) if high < float("inf") else snr_N >= low
-        if inside.sum() >= 2:
-            scores = regression_scores(true_N[inside], predicted_N[inside])
-            bins.append(
-                {"snr_low": low, "snr_high": high, "rows": int(inside.sum()), "r2": scores["r2"], "mae": scores["mae"]}
-            )
-    return bins
+def class_scores(true_N: np.ndarray, predicted_N: np.ndarray) -> dict[str, float]:
+    """Return the scores of class numbers: `accuracy`, and `balanced_accuracy`, the mean recall over true classes."""
+    classes_C, number_N = np.unique(true_N, return_inverse=True)
+    right_C = np.bincount(number_N, weights=true_N == predicted_N, minlength=len(classes_C))
+    recall_C = right_C / np.bincount(number_N)
+    return {"accuracy": accuracy(true_N, predicted_N), "balanced_accuracy": float(recall_C.mean())}
+
+
+def confusion_matrix(true_N: np.ndarray, predicted_N: np.ndarray, num_classes: int) -> np.ndarray:
+    """Return how many rows of each true class (row) were given each class (column), (C, C), int64."""
+    pairs_N = true_N.astype(np.int64) * num_classes + predicted_N.astype(np.int64)
+    return np.bincount(pairs_N, minlength=num_classes**2).reshape(num_classes, num_classes)

@@ -1,10 +1,11 @@
 """What a person sees: a banner, a progress bar on a terminal or plain lines elsewhere, and the end in one line."""
 
+import contextlib
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -19,6 +20,39 @@ class _PatientConsole(Console):
         self.quiet = True
 
 
+class _PatientStream:
+    """A stream that a full disk or a terminal that is gone costs its lines, never the run."""
+
+    def __init__(self, stream: Any) -> None:
+        """`stream` is where the lines go."""
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        """Be the stream in all else."""
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write, if that is possible."""
+        with _let_go():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush, if that is possible; what is left goes with the next line."""
+        with _let_go():
+            self._stream.flush()
+
+
+@contextlib.contextmanager
+def _let_go() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError:
+        pass
+
+
 class Screen:
     """Prints lines to the terminal and, once a run folder exists, to its `log.txt`; shows progress as asked.
 
@@ -27,16 +61,16 @@ class Screen:
 
     def __init__(self, style: str) -> None:
         """Nothing is shown yet."""
-        self.console = _PatientConsole(file=sys.stdout, highlight=False, soft_wrap=True)
+        self.console = _PatientConsole(file=cast(IO[str], _PatientStream(sys.stdout)), highlight=False, soft_wrap=True)
         self.style = ("bar" if self.console.is_terminal else "lines") if style == "auto" else style
         self.log: Path | None = None
         self._making_until = 0.0
 
     def say(self, text: str) -> None:
-        """Print one line, and log it."""
+        """Print one line, and log it; neither can fail a run."""
         self.console.print(text, markup=False)
         if self.log is not None:
-            with open(self.log, "a") as stream:
+            with contextlib.suppress(OSError), open(self.log, "a") as stream:
                 stream.write(f"{time.strftime('%H:%M:%S')} {text}\n")
 
     def making(self, split: str, done: int, total: int) -> None:

@@ -24,8 +24,8 @@ class FileTracker:
         _append(self.folder / "metrics.jsonl", row)
 
     def timing(self, row: dict[str, Any]) -> None:
-        """Append one epoch's wall-clock figures."""
-        _append(self.folder / "timing.jsonl", row)
+        """Append one epoch's wall-clock figures and the time of day, in seconds since 1970."""
+        _append(self.folder / "timing.jsonl", {**row, "time": round(time.time(), 3)})
 
     def progress(self, step: int, loss: Callable[[], float]) -> None:
         """Write nothing between epochs."""
@@ -37,15 +37,15 @@ class StatusTracker:
     def __init__(self, folder: RunFolder, *, start_step: int, total_steps: int) -> None:
         """`start_step` is where this process began."""
         self.folder, self.start_step, self.total_steps = folder, start_step, total_steps
-        self.started = time.time()
+        self.started = time.monotonic()
 
     def metrics(self, row: dict[str, Any]) -> None:
         """Write how far the run is."""
-        now, step = time.time(), row["step"]
-        left = (now - self.started) * (self.total_steps - step) / max(1, step - self.start_step)
-        forecast = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(now + left))
+        elapsed, step = time.monotonic() - self.started, row["step"]
+        left = elapsed * (self.total_steps - step) / max(1, step - self.start_step)
+        forecast = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(time.time() + left))
         facts = {"step": step, "epoch": row["epoch"], "val_loss": row["val_loss"], "forecast": forecast}
-        self.folder.set_status("running", **finite_or_none(facts))
+        self.folder.note_progress(**finite_or_none(facts))
 
     def timing(self, row: dict[str, Any]) -> None:
         """Write nothing."""

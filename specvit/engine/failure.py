@@ -1,0 +1,83 @@
+"""How a run ended: its state, the cause in one sentence, and what to do, from whatever was raised."""
+
+import contextlib
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+
+from specvit.config.ballast import free_ballast
+from specvit.config.folder import RunFolder
+from specvit.config.schema import Config
+from specvit.engine.remedy import remedy_for
+from specvit.errors import Diverged, Interrupted, SpecvitError, explain, os_fault
+
+MEMORY_WORDS = ("can't allocate memory", "cannot allocate memory", "out of memory", "alloc_failed")
+
+
+@dataclass(frozen=True)
+class End:
+    """A run's end: `trace` is given where the cause is a bug, of ours or of a library; `code` is the exit code."""
+
+    state: str
+    cause: str = ""
+    remedy: str = ""
+    trace: str = ""
+    code: int = 0
+
+
+def end_of(problem: BaseException, config: Config, folder: RunFolder) -> End:
+    """Return the end that an exception means for the run of `config` in `folder`."""
+    if isinstance(problem, Interrupted):
+        return End("preempted", f"stopped by {problem.signal_name}", code=128 + problem.signal_number)
+    if isinstance(problem, KeyboardInterrupt):  # where a library has put its own handler in place of ours
+        return End("preempted", "stopped by Ctrl-C", code=130)
+    if isinstance(problem, SpecvitError | Diverged):
+        state = "diverged" if isinstance(problem, Diverged) else "crashed"
+        return End(state, str(problem), remedy_for(state, config), code=1)
+    fault = os_fault(problem)
+    if fault is not None:
+        return End("crashed", *explain(fault, _place_of(fault, folder.path)), code=1)
+    state = "oom" if is_out_of_memory(problem) else "crashed"
+    trace = "".join(traceback.format_exception(problem))
+    return End(state, sentence_of(problem), remedy_for(state, config), trace, code=1)
+
+
+def put_on_file(end: End, folder: RunFolder) -> End:
+    """Write an end into its folder, in the space kept for it, and return it; a good end that cannot be written is none.
+
+    A bad one that cannot be written is told on the screen alone, and the run counts as `lost`.
+    """
+    free_ballast(folder.path)
+    try:
+        folder.set_status(end.state, cause=end.cause, remedy=end.remedy, traceback=end.trace)
+        folder.record_attempt(event="end", state=end.state, cause=end.cause)
+    except OSError as problem:
+        if end.code:
+            return end
+        fault = os_fault(problem)
+        cause, remedy = explain(fault, str(folder.path)) if fault else (sentence_of(problem), "")
+        return End("crashed", f"its end could not be written: {cause}", remedy, code=1)
+    if end.trace:
+        with contextlib.suppress(OSError), open(folder.file("log.txt"), "a") as log:
+            log.write(end.trace)
+    return end
+
+
+def sentence_of(problem: BaseException) -> str:
+    """Return an exception as one sentence, without its type where it was written for the user."""
+    if isinstance(problem, SpecvitError | Diverged):
+        return str(problem)
+    return f"{type(problem).__name__}: {str(problem).splitlines()[0] if str(problem) else 'no message'}"
+
+
+def is_out_of_memory(problem: BaseException) -> bool:
+    """Say whether memory, the device's or the host's, was short."""
+    text = str(problem).lower()
+    by_name = isinstance(problem, MemoryError) or type(problem).__name__ == "OutOfMemoryError"  # the latter is torch's
+    return by_name or any(words in text for words in MEMORY_WORDS)
+
+
+def _place_of(fault: OSError, folder: Path) -> str:
+    """Return the file that a fault names if it lies outside the run's folder, else the folder."""
+    named = Path(str(fault.filename)) if fault.filename else folder
+    return str(folder if named.is_relative_to(folder) else named)

@@ -1,0 +1,47 @@
+"""Which code makes a run: specvit's version, a digest of its sources, its commit if it has one, and torch's version."""
+
+import functools
+import hashlib
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+from specvit import __version__
+
+SOURCE = Path(__file__).resolve().parent
+
+
+@functools.cache
+def made_by() -> dict[str, str]:
+    """Return versions and a digest of every Python file of specvit, read once a process."""
+    return {"specvit": __version__, "code": _digest(SOURCE), "torch": metadata.version("torch")}
+
+
+def changes(before: dict[str, str], now: dict[str, str]) -> list[str]:
+    """Return what is to be said about a run that goes on under other code than that which saved it."""
+    names = {"code": "specvit's code", "torch": "torch"}
+    differing = [name for name in names if before.get(name, now[name]) != now[name]]
+    return [
+        f"note: {names[name]} changed since this run's last checkpoint ({before[name]} → {now[name]}); "
+        "its last bits may differ from an unbroken run"
+        for name in differing
+    ]
+
+
+def commit() -> str | None:
+    """Return the commit of specvit's own source tree, if it runs from one."""
+    if not (SOURCE.parent / ".git").exists():
+        return None
+    command = ["git", "-C", str(SOURCE.parent), "rev-parse", "--short", "HEAD"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=5)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() or None
+
+
+def _digest(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:12]

@@ -1,0 +1,216 @@
+"""Brings MLflow to what a run folder says. The only module that imports mlflow, which costs seconds.
+
+Training never imports it. `sync` can be repeated at any time and from several processes: a run is found again by its
+record's key, points that MLflow has are not sent again, and a database that was deleted is made anew and filled from
+the folders.
+"""
+
+import contextlib
+import logging
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from specvit.config.folder import DONE, FAILED, RunFolder
+from specvit.config.tracking_uri import artifact_folder, sqlite_file
+from specvit.errors import TrackingError
+from specvit.files import locked
+from specvit.tracking.record import Point, Record, read_record
+
+BATCH_POINTS, BATCH_PARAMS = 1000, 100
+"""What MLflow takes in one call."""
+VALUE_CHARACTERS = 6000
+"""Longer parameters and tags are refused by MLflow."""
+KIND_TAG = "mlflow.experimentKind"
+"""Without it the UI opens an experiment as one about language models."""
+KEY_TAG, SYNCED_TAG = "specvit.record", "specvit.synced"
+
+
+class Server:
+    """One MLflow database or server."""
+
+    def __init__(self, uri: str) -> None:
+        """Open `uri`, making a new sqlite database if there is none; raises `TrackingError`."""
+        # Telemetry is on by default; a run must not call anybody.
+        os.environ.update(MLFLOW_DISABLE_TELEMETRY="true", DO_NOT_TRACK="true")
+        # A pool would go on writing into a database file that was deleted.
+        os.environ.setdefault("MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "NullPool")
+        for name, value in (("MAX_RETRIES", "2"), ("TIMEOUT", "20")):
+            os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{name}", value)
+        self.uri, self.file = uri, sqlite_file(uri)
+        with explained(uri):
+            from mlflow import MlflowClient
+
+            for noisy in ("alembic", "mlflow"):
+                logging.getLogger(noisy).setLevel(logging.ERROR)
+            if self.file is not None:
+                _make_database(self.file)
+            self.client = MlflowClient(tracking_uri=uri)
+            self.client.search_experiments(max_results=1)  # says at once if nobody answers
+
+    def sync(self, folder: RunFolder) -> str:
+        """Tell MLflow what it does not know yet about a run; raises `TrackingError`.
+
+        Returns `sent`, `up to date`, or `left alone` for a run that somebody deleted in MLflow.
+        """
+        with explained(self.uri), locked(folder.file(".tracking.lock")):
+            if self.file is not None:
+                _make_database(self.file)  # again, if somebody deleted it
+            record = read_record(folder)
+            run = self._find(record) or self._create(record)
+            if run.info.lifecycle_stage == "deleted":
+                return "left alone"
+            if run.data.tags.get(SYNCED_TAG) == record.fingerprint:
+                return "up to date"
+            self._update(run, record)
+            return "sent"
+
+    def _find(self, record: Record) -> Any:
+        from mlflow.entities import ViewType
+
+        experiment = self.client.get_experiment_by_name(record.experiment)
+        if experiment is None:
+            return None
+        if experiment.lifecycle_stage == "deleted":
+            remedy = f"`mlflow experiments restore -x {experiment.experiment_id}`, or set another tracking.experiment"
+            raise TrackingError(f"experiment {record.experiment} was deleted there", where=self.uri, remedy=remedy)
+        found = self.client.search_runs(
+            [experiment.experiment_id], f"tags.`{KEY_TAG}` = '{record.key}'", ViewType.ALL, max_results=1
+        )
+        return found[0] if found else None
+
+    def _create(self, record: Record) -> Any:
+        tags = {KEY_TAG: record.key, "mlflow.user": _user(), "mlflow.source.name": "specvit train"}
+        experiment = self._experiment(record.experiment)
+        for older in self.client.search_runs([experiment], f"tags.signature = '{record.tags['signature']}'"):
+            if older.data.tags.get("folder") == record.tags["folder"]:  # train.rerun=true did it again
+                self.client.set_tag(older.info.run_id, "superseded", "true")
+        return self.client.create_run(experiment, start_time=record.started, tags=tags, run_name=record.name)
+
+    def _experiment(self, name: str) -> str:
+        """Return the id of an experiment, made if it is not there; another process may make it at the same moment."""
+        from mlflow.exceptions import MlflowException
+
+        if found := self.client.get_experiment_by_name(name):
+            return found.experiment_id
+        try:
+            place = artifact_folder(self.uri, name)
+            return self.client.create_experiment(
+                name, artifact_location=place, tags={KIND_TAG: "custom_model_development"}
+            )
+        except MlflowException:
+            found = self.client.get_experiment_by_name(name)
+            if found is None:
+                raise
+            return found.experiment_id
+
+    def _update(self, run: Any, record: Record) -> None:
+        """Send parameters, points, tags, files and the state, in this order, and last that all of it was sent."""
+        run_id = run.info.run_id
+        self._send_params(run, record)
+        self._send_rows(run_id, self._new_rows(run, record))
+        self._send_rows(run_id, [[p] for p in record.results if run.data.metrics.get(p.name) != p.value])
+        tags = {**record.tags, "mlflow.note.content": record.notes}
+        self._send_tags(run_id, {n: v for n, v in tags.items() if run.data.tags.get(n) != v[:VALUE_CHARACTERS]})
+        for path, place in record.files:
+            self.client.log_artifact(run_id, str(path), place or None)
+        status = mlflow_status(record.state)
+        if record.alive:
+            self.client.update_run(run_id, status=status)
+        else:
+            self.client.set_terminated(run_id, status, end_time=record.ended)
+        self._send_tags(run_id, {SYNCED_TAG: record.fingerprint})
+
+    def _new_rows(self, run: Any, record: Record) -> list[list[Point]]:
+        """Return the rows after the last one that MLflow has. A resumed run's repeated steps are equal to the bit."""
+        if "epoch" not in run.data.metrics:
+            return record.rows
+        known = max(point.step for point in self.client.get_metric_history(run.info.run_id, "epoch"))
+        return [row for row in record.rows if row[0].step > known]
+
+    def _send_rows(self, run_id: str, rows: list[list[Point]]) -> None:
+        """Send rows in batches of whole ones, each taken as a whole: a kill in between must not leave half a row."""
+        from mlflow.entities import Metric
+
+        batch: list[Metric] = []
+        for number, row in enumerate(rows):
+            batch += [Metric(key=p.name, value=p.value, timestamp=p.time, step=p.step) for p in row]
+            if number + 1 == len(rows) or len(batch) + len(rows[number + 1]) > BATCH_POINTS:
+                self.client.log_batch(run_id, metrics=batch)
+                batch = []
+
+    def _send_params(self, run: Any, record: Record) -> None:
+        """Send parameters that are not there yet: MLflow refuses to change one, as a resumed run's device may."""
+        from mlflow.entities import Param
+
+        new = [Param(n, v[:VALUE_CHARACTERS]) for n, v in record.params.items() if n not in run.data.params]
+        for batch in _batches(new, BATCH_PARAMS):
+            self.client.log_batch(run.info.run_id, params=batch)
+
+    def _send_tags(self, run_id: str, tags: dict[str, str]) -> None:
+        from mlflow.entities import RunTag
+
+        for batch in _batches([RunTag(name, value[:VALUE_CHARACTERS]) for name, value in tags.items()], BATCH_PARAMS):
+            self.client.log_batch(run_id, tags=batch)
+
+
+def _make_database(file: Path) -> None:
+    """Make a sqlite database that is whole or absent.
+
+    MLflow builds its tables by dozens of migrations in place: several processes at once, or one that is killed, break
+    a new file for good. So one process makes it under another name.
+    """
+    from mlflow import MlflowClient
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with locked(file.with_name(f".{file.name}.lock")):
+        if file.exists() and file.stat().st_size > 0:  # a connection to a deleted file leaves an empty one
+            return
+        for leftover in file.parent.glob(f".{file.name}.*.new*"):
+            leftover.unlink()
+        scratch = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}.new")  # mlflow never makes the same one twice
+        MlflowClient(tracking_uri=f"sqlite:///{scratch}").search_experiments(max_results=1)
+        os.replace(scratch, file)
+
+
+def mlflow_status(state: str) -> str:
+    """Return MLflow's word for a run's state; ours stands in the tag `state`."""
+    if state in DONE:
+        return "FINISHED"
+    if state in ("running", "requeued"):
+        return "RUNNING"
+    if state == "queued":
+        return "SCHEDULED"
+    return "FAILED" if state in FAILED and state not in ("cancelled", "pruned") else "KILLED"
+
+
+@contextlib.contextmanager
+def explained(uri: str) -> Iterator[None]:
+    """Turn whatever goes wrong with MLflow into a `TrackingError` that names it."""
+    try:
+        yield
+    except TrackingError:
+        raise
+    except Exception as problem:
+        reason = str(problem).strip().splitlines()[0][:300] if str(problem).strip() else "no message"
+        remedy = "the run folder has everything; `specvit track sync` sends it later"
+        if "out-of-date database schema" in str(problem):
+            remedy = f"bring it up to date with `mlflow db upgrade {uri}`, then `specvit track sync`"
+        what = f"MLflow did not take the record ({type(problem).__name__}: {reason})"
+        raise TrackingError(what, where=uri, remedy=remedy) from problem
+
+
+def _batches(items: list[Any], size: int) -> Iterator[list[Any]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def _user() -> str:
+    import getpass
+
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return str(os.getuid())

@@ -1,0 +1,168 @@
+"""The fault table of `docs/faults.md` as the specification of the tests that it names.
+
+A test that asks for `promised` stands in the table, and fails unless what it saw is what its row promises.
+"""
+
+import re
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from planted import Act
+from processes import Child
+from whole_runs import assert_same_run
+
+from specvit.config.folder import DONE, STATES
+
+TABLE = Path(__file__).resolve().parent.parent / "docs" / "faults.md"
+COLUMNS = ["fault", "ends as", "message", "lost", "test"]
+ENDS = ("refused", "goes on", "nothing yet", *STATES)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One fault and what is promised of it."""
+
+    fault: str
+    ends: str
+    message: str
+    lost: str
+    test: str
+
+    @property
+    def states(self) -> set[str]:
+        """What the run may be found as: "goes on" means that it was finished all the same."""
+        return {state for end in self.ends.split(" or ") for state in (DONE if end == "goes on" else (end,))}
+
+    @property
+    def loses_nothing(self) -> bool:
+        """Whether the run is to end as the unbroken one; one that is refused has no end."""
+        return self.lost.startswith("nothing") and self.ends != "refused"
+
+    def names(self, node: str) -> bool:
+        """Say whether a test is this row's; `*` stands for any text, a name without brackets for all cases of it."""
+        pattern = ".*".join(map(re.escape, self.test.split("*")))
+        return re.fullmatch(pattern if "[" in self.test else rf"{pattern}(\[.*\])?", node) is not None
+
+    def said_in(self, text: str) -> bool:
+        """Say whether a line of `text` holds the message; `…` stands for any text, white space for white space."""
+        parts = [".*?" if part == "…" else re.escape(" ".join(part.split())) for part in re.split("(…)", self.message)]
+        return any(re.search("".join(parts), " ".join(line.split())) for line in text.splitlines())
+
+
+def read_table(text: str) -> list[Row]:
+    """Return the rows of all tables that have these columns."""
+    rows, inside = [], False
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.strip().strip("|").split("|")] if line.startswith("|") else []
+        if cells == COLUMNS:
+            inside = True
+        elif inside and cells and not set("".join(cells)) <= {"-", ":"}:
+            assert len(cells) == len(COLUMNS), line
+            rows.append(Row(*cells[:2], cells[2].strip("`"), cells[3], cells[4].strip("`")))
+        elif not cells:
+            inside = False
+    return rows
+
+
+ROWS = read_table(TABLE.read_text()) if TABLE.exists() else []
+
+
+def short(node: str) -> str:
+    """Return a test's name as the table has it: without folders."""
+    path, _, name = node.partition("::")
+    return f"{Path(path).name}::{name}"
+
+
+class Promise:
+    """A row, and what a test has shown of it."""
+
+    def __init__(self, row: Row) -> None:
+        """Nothing is shown yet."""
+        self.row = row
+        self.shown: set[str] = set()
+
+    def kept(self, *, state: str, said: str) -> None:
+        """Check how the run was left, or "refused", and that what was said holds the promised message."""
+        assert state in self.row.states, f"{state}, not {self.row.ends}: {said}"
+        assert self.row.said_in(said), f"not said: {self.row.message}\n{said}"
+        self.shown.add("end")
+
+    def whole(self, run: Path, unbroken: Path) -> None:
+        """Check that a run ended bitwise as the unbroken one, so that nothing was lost."""
+        assert self.row.loses_nothing, self.row.lost
+        assert_same_run(run, unbroken)
+        self.shown.add("whole")
+
+    def missing(self) -> set[str]:
+        """Return what the test has yet to show."""
+        return {"end", *({"whole"} if self.row.loses_nothing else ())} - self.shown
+
+
+@pytest.fixture
+def promised(request: pytest.FixtureRequest) -> Promise:
+    """Return what the table promises of the fault that the test makes."""
+    rows = [row for row in ROWS if row.names(short(request.node.nodeid))]
+    assert len(rows) == 1, f"{len(rows)} rows of {TABLE.name} name {short(request.node.nodeid)}"
+    return Promise(rows[0])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Fail a test that has passed without showing all that its row promises."""
+    result = yield
+    promise = getattr(item, "funcargs", {}).get("promised")
+    assert not (promise and promise.missing()), f"the test does not show: {', '.join(promise.missing())}"
+    return result
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A process that is over."""
+
+    code: int
+    said: str
+
+
+@pytest.fixture
+def launch(tmp_path: Path) -> Iterator[Callable[..., Child]]:
+    """Return `launch(arguments, *plants)`, which starts `specvit train` in a process of its own."""
+    children: list[Child] = []
+
+    def start(arguments: list[str], *plants: Act) -> Child:
+        children.append(Child(arguments, plants, tmp_path / f"output-{len(children)}.txt"))
+        return children[-1]
+
+    yield start
+    for child in children:
+        child.close()
+
+
+@pytest.fixture
+def trained(launch: Callable[..., Child]) -> Callable[..., Ended]:
+    """Return `trained(arguments, *plants)`, which waits for such a process and says how it ended."""
+
+    def train(arguments: list[str], *plants: Act) -> Ended:
+        child = launch(arguments, *plants)
+        return Ended(child.wait(), child.said)
+
+    return train
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Callable[[list[str]], Path]:
+    """Return `unbroken(arguments)`: the folder of that run, made once a module without any fault."""
+    made: dict[tuple[str, ...], Path] = {}
+
+    def run(arguments: list[str]) -> Path:
+        if tuple(arguments) not in made:
+            place = tmp_path_factory.mktemp("unbroken")
+            child = Child([*arguments, f"tracking.folder={place / 'runs'}"], (), place / "output.txt")
+            assert child.wait() == 0, child.said
+            child.close()
+            (made[tuple(arguments)],) = (place / "runs").iterdir()
+        return made[tuple(arguments)]
+
+    return run

@@ -1,0 +1,116 @@
+"""Processes of their own for runs. Imports neither torch nor pytest.
+
+A process is forked from a server that has imported everything already, so that it is one's own to kill and yet starts
+at once.
+"""
+
+import base64
+import multiprocessing
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from planted import Act
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+SERVER = multiprocessing.get_context("forkserver")
+IMPORTED = "specvit.train specvit.run specvit.pipeline specvit.score specvit.tracking.figures"
+IMPORTED += " hydra hydra._internal.hydra pandas tables torch._inductor torch._dynamo"
+IMPORTED += " matplotlib.figure matplotlib.font_manager matplotlib.backends.backend_agg PIL.PngImagePlugin"
+SERVER.set_forkserver_preload(IMPORTED.split())
+
+
+class Child:
+    """`specvit train` in a process forked for it; `said` is all that it has printed."""
+
+    def __init__(self, arguments: Sequence[str], plants: Iterable[Act], output: Path) -> None:
+        """Start it, in this process's folder and environment."""
+        self.output, self.started = output, time.monotonic()
+        output.touch()
+        handed = (list(arguments), str(output), list(plants), dict(os.environ))
+        self.process = SERVER.Process(target=_train, args=handed)
+        self.process.start()
+
+    @property
+    def said(self) -> str:
+        """What it has printed until now."""
+        return self.output.read_text()
+
+    def until_started(self) -> None:
+        """Wait until it has come to the run."""
+        while not self.output.with_suffix(".started").exists():
+            assert self.process.is_alive(), self.said
+            time.sleep(0.001)
+
+    def until(self, words: str, seconds: float = 60.0) -> None:
+        """Wait until it has printed `words`."""
+        end = time.monotonic() + seconds
+        while words not in self.said:
+            assert self.process.is_alive() and time.monotonic() < end, self.said
+            time.sleep(0.002)
+
+    def send(self, number: int) -> None:
+        """Send it a signal, if it still lives."""
+        assert self.process.pid is not None
+        if self.process.is_alive():
+            os.kill(self.process.pid, number)
+
+    def wait(self, seconds: float = 120.0) -> int:
+        """Return its exit code, -n if signal n ended it."""
+        self.process.join(seconds)
+        assert self.process.exitcode is not None, self.said
+        return self.process.exitcode
+
+    def close(self) -> None:
+        """End it, if it still lives."""
+        if self.process.is_alive():
+            self.process.kill()
+        self.process.join()
+        self.process.close()
+
+
+def _train(arguments: list[str], output: str, plants: list[Act], environment: dict[str, str]) -> None:
+    """Be the child."""
+    stream = os.open(output, os.O_WRONLY | os.O_APPEND)
+    for standard in (sys.stdout, sys.stderr):
+        standard.flush()
+        os.dup2(stream, standard.fileno())
+        standard.reconfigure(line_buffering=True)
+    os.environ.clear()
+    os.environ.update(environment)
+    _take_part(plants)
+    from specvit.train import main
+
+    Path(output).with_suffix(".started").touch()
+    sys.exit(main(arguments))
+
+
+def _take_part(plants: Iterable[Act]) -> None:
+    """Handle signals as in a terminal, whatever the tests were started from, and plant."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in SIGNALS[1:]:
+        signal.signal(number, signal.SIG_DFL)
+    sys.argv = ["specvit train"]
+    for plant in plants:
+        plant()
+
+
+def whole_process(arguments: Sequence[str], plants: Iterable[Act] = ()) -> subprocess.Popen[str]:
+    """Start a run in a Python of its own, with what is planted in it before it imports anything of specvit."""
+    code = "import sys; sys.path.append(sys.argv[1]); import processes; sys.exit(processes.main(*sys.argv[2:]))"
+    packed = base64.b64encode(pickle.dumps(list(plants))).decode()
+    words = [sys.executable, "-c", code, str(Path(__file__).parent), packed, *arguments]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def main(packed: str, *arguments: str) -> int:
+    """Be such a process."""
+    _take_part(pickle.loads(base64.b64decode(packed)))
+    from specvit.train import main as train
+
+    return train(list(arguments))

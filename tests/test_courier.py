@@ -1,0 +1,200 @@
+"""The process that tells MLflow while runs go on: real runs, databases, a real server, and what befalls them."""
+
+import contextlib
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow_server import free_port, serving
+
+from specvit.config.folder import DONE, RunFolder
+from specvit.files import read_json_lines
+from specvit.track import main, runs_in
+from specvit.tracking.mlflow import SYNCED_TAG, Server
+from specvit.tracking.record import fingerprint_of
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+LONG = ["train.epochs=800", "train.threads=1"]
+SHORT = ["train.epochs=6", "train.threads=1"]
+
+
+@pytest.fixture
+def start(tiny: list[str], tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Return `start(*overrides)`, which starts a run that is told live to `tmp_path/mlflow.db`."""
+    started: list[subprocess.Popen[str]] = []
+
+    def begin(*overrides: str) -> subprocess.Popen[str]:
+        settings = [*tiny, "tracking.live=true", f"tracking.folder={tmp_path / 'outputs'}", *overrides]
+        words = [sys.executable, "-m", "specvit.train", *settings]
+        started.append(
+            subprocess.Popen(
+                words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=tmp_path, process_group=0
+            )
+        )
+        return started[-1]
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.communicate()
+    subprocess.run(["pkill", "-9", "-f", f"specvit.track follow {tmp_path}"], check=False)
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    """Return the file of the runs' database, which is not there yet."""
+    return tmp_path / "mlflow.db"
+
+
+def runs(tmp_path: Path) -> list[RunFolder]:
+    return list(runs_in([tmp_path / "outputs"])) if (tmp_path / "outputs").is_dir() else []
+
+
+def until(true: Callable[[], Any], what: str, seconds: float = 180) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, f"not within {seconds} s: {what}"
+        time.sleep(0.1)
+
+
+def told(server: Server, run: RunFolder) -> Any:
+    """Return the only MLflow run of a folder, None as long as there is none."""
+    experiment = server.client.get_experiment_by_name("specvit")
+    if experiment is None:
+        return None
+    found = server.client.search_runs([experiment.experiment_id], f"tags.signature = '{run.run_id}'")
+    assert len(found) <= 1
+    return found[0] if found else None
+
+
+def is_whole(server: Server, run: RunFolder) -> bool:
+    """Say whether MLflow has everything that a finished run's folder says, each point once."""
+    found = told(server, run)
+    if found is None or found.data.tags.get(SYNCED_TAG) != fingerprint_of(run):
+        return False
+    rows = read_json_lines(run.file("metrics.jsonl"))
+    for name in ("val_r2", "train_loss", "epoch"):
+        points = server.client.get_metric_history(found.info.run_id, name)
+        assert [(p.step, p.value) for p in points] == [(row["step"], row[name]) for row in rows]
+    assert found.data.metrics["test_r2"] == json.loads(run.file("summary.json").read_text())["test_r2"]
+    files = [file.path for file in server.client.list_artifacts(found.info.run_id)]
+    assert {"config.yaml", "summary.json", "figures"} <= set(files)
+    return found.info.status == "FINISHED"
+
+
+def points_in(database: Path) -> int:
+    """Return the number of points in a database that may not be there."""
+    if not database.exists():
+        return 0
+    with contextlib.suppress(sqlite3.OperationalError), contextlib.closing(sqlite3.connect(database)) as connection:
+        return connection.execute("select count(*) from metrics").fetchone()[0]
+    return 0
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return output
+
+
+def test_eight_runs_at_once_make_one_database_with_eight_whole_records(start, database, tmp_path: Path) -> None:
+    for process in [start(*SHORT, f"train.seed={seed}") for seed in range(8)]:
+        finish(process)
+    assert len(runs(tmp_path)) == 8
+    server = Server(f"sqlite:///{database}")
+    until(lambda: all(is_whole(server, run) for run in runs(tmp_path)), "eight whole records")
+    assert not list(tmp_path.glob("outputs/*/tracking.log"))
+
+
+def test_a_database_that_is_locked_for_30_seconds_stops_no_run_and_loses_nothing(start, database, tmp_path) -> None:
+    server = Server(f"sqlite:///{database}")
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        connection.execute("begin exclusive")
+        locked = time.monotonic()
+        processes = [start(*SHORT, f"train.seed={seed}") for seed in range(8)]
+        until(lambda: any(run.state() in DONE for run in runs(tmp_path)), "a run ends under the lock")
+        time.sleep(max(0.0, 30 - (time.monotonic() - locked)))
+        connection.rollback()
+    for process in processes:
+        finish(process)
+    until(lambda: all(is_whole(server, run) for run in runs(tmp_path)), "eight whole records after the lock")
+    assert len(runs(tmp_path)) == 8
+
+
+def test_a_database_that_is_deleted_while_eight_runs_go_on_is_made_again_and_whole(start, database, tmp_path) -> None:
+    processes = [start(*LONG, "train.epochs=150", f"train.seed={seed}") for seed in range(8)]
+    until(lambda: points_in(database) > 0, "first points")
+    assert all(run.state() == "running" for run in runs(tmp_path))
+    database.unlink()
+    for process in processes:
+        finish(process)
+    server = Server(f"sqlite:///{database}")
+    until(lambda: all(is_whole(server, run) for run in runs(tmp_path)), "eight whole records in the new database")
+    assert len(runs(tmp_path)) == 8
+
+
+def test_points_come_while_the_run_goes_on_and_a_killed_run_is_told_as_lost(start, database, tmp_path: Path) -> None:
+    process = start(*LONG)
+    until(lambda: points_in(database) > 0, "first points")
+    (run,) = runs(tmp_path)
+    server = Server(f"sqlite:///{database}")
+    assert told(server, run).info.status == "RUNNING"
+    process.kill()
+    until(lambda: told(server, run).data.tags["state"] == "lost", "the end is told")
+    assert told(server, run).info.status == "KILLED"
+    first = told(server, run).info.run_id
+    finish(start(*LONG))
+    until(lambda: is_whole(server, run), "the same record, whole")
+    assert told(server, run).info.run_id == first
+
+
+def test_ctrl_c_reaches_the_run_and_not_its_courier(start, database, tmp_path: Path) -> None:
+    process = start(*LONG)
+    until(lambda: points_in(database) > 0, "first points")
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    (run,) = runs(tmp_path)
+    server = Server(f"sqlite:///{database}")
+    until(lambda: told(server, run).data.tags["state"] == "preempted", "the end is told")
+    assert told(server, run).data.tags["cause"] == "stopped by SIGINT"
+
+
+def test_a_run_whose_courier_is_killed_goes_on_and_a_sync_mends_the_record(start, database, tmp_path: Path) -> None:
+    process = start(*LONG)
+    until(lambda: points_in(database) > 0, "first points")
+    subprocess.run(["pkill", "-9", "-f", f"specvit.track follow {tmp_path}"], check=True)
+    output = finish(process)
+    assert "has no whole record of this run" in output
+    assert "`specvit track sync` sends it" in output
+    (run,) = runs(tmp_path)
+    server = Server(f"sqlite:///{database}")
+    assert not is_whole(server, run)
+    assert main(["sync", str(run.path)]) == 0
+    assert is_whole(server, run)
+
+
+def test_the_training_process_never_imports_mlflow(tiny, tmp_path: Path) -> None:
+    settings = [*tiny, "tracking.live=true", f"tracking.folder={tmp_path / 'outputs'}"]
+    code = "import sys; from specvit.train import main; main(sys.argv[1:]); print('mlflow' in sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", code, *settings], capture_output=True, text=True, check=True)
+    assert shown.stdout.splitlines()[-1] == "False"
+
+
+def test_a_server_that_is_down_stops_no_run_and_gets_everything_when_it_is_back(start, tmp_path: Path) -> None:
+    port = free_port()
+    output = finish(start(*SHORT, f"tracking.uri=http://127.0.0.1:{port}"))
+    assert "goes on trying" in output or "has no whole record" in output
+    (run,) = runs(tmp_path)
+    assert run.state() in DONE
+    with serving(tmp_path / "server.db", port) as address:
+        assert main(["sync", str(run.path)]) == 0
+        assert is_whole(Server(address), run)

@@ -1,0 +1,237 @@
+"""Checkpoints that are damaged, foreign or gone: what a run goes on from, and that it ends as if nothing had been.
+
+The run has four epochs of twelve steps and was stopped after step 31: last.ckpt is of step 31, previous.ckpt of
+step 24, best.ckpt of epoch 2.
+"""
+
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from planted import At, Stop
+from processes import Child
+from whole_runs import STEADY, only_run, state_of
+
+from specvit import evaluate
+from specvit.engine import checkpoint
+
+STEP = "specvit.engine.loop.Learner.step"
+
+
+def stop_at(step: int, number: int = signal.SIGTERM) -> At:
+    """Return what stops a run after `step` of its steps."""
+    return At(STEP, Stop(number), call=step)
+
+
+def make(arguments: list[str], place: Path, *plants: At) -> Path:
+    """Make a run whose processes have these planted, one after the other; return its folder."""
+    for number, plant in enumerate(plants):
+        child = Child([*arguments, f"tracking.folder={place / 'runs'}"], [plant], place / f"{number}.txt")
+        child.wait()
+        child.close()
+    return only_run(place / "runs")
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory, tiny: list[str]) -> Path:
+    return make([*tiny, *STEADY], tmp_path_factory.mktemp("stopped"), stop_at(31))
+
+
+@pytest.fixture(scope="module")
+def stopped_twice(tmp_path_factory: pytest.TempPathFactory, tiny: list[str]) -> Path:
+    """Return a run whose two checkpoints are both later than its best epoch: of steps 31 and 33."""
+    return make([*tiny, *STEADY], tmp_path_factory.mktemp("twice"), stop_at(31), stop_at(2))
+
+
+@pytest.fixture(scope="module")
+def killed_in_the_test(tmp_path_factory: pytest.TempPathFactory, tiny: list[str]) -> Path:
+    """Return a run that has trained to its end and was killed while it predicted the test set."""
+    plant = At("specvit.score.predict", Stop(signal.SIGKILL))
+    return make([*tiny, *STEADY], tmp_path_factory.mktemp("tested"), plant)
+
+
+@pytest.fixture(scope="module")
+def stranger(tmp_path_factory: pytest.TempPathFactory, tiny: list[str]) -> Path:
+    """Return a run with another seed."""
+    return make([*tiny, *STEADY, "train.seed=7"], tmp_path_factory.mktemp("stranger"), stop_at(31))
+
+
+class MakesFolder:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, folder: Path) -> None:
+        """`folder` is what it makes."""
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.folder),)
+
+
+def flip(path: Path, share: float = 0.5) -> None:
+    """Flip one bit of a file."""
+    content = bytearray(path.read_bytes())
+    content[int(share * len(content))] ^= 0x10
+    path.write_bytes(content)
+
+
+def as_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def without(key: str, path: Path) -> None:
+    content = checkpoint.load(path)
+    del content[key]
+    checkpoint.save(path, content)
+
+
+def with_code(path: Path) -> None:
+    checkpoint.save(path, {**checkpoint.load(path), "scaler": MakesFolder(path.parent / "trace")})
+
+
+def halve(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def both(run: Path) -> None:
+    halve(run / "last.ckpt")
+    flip(run / "previous.ckpt")
+
+
+def lines_without(number: int, run: Path) -> None:
+    lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_text("".join(lines[:number] + lines[number + 1 :]))
+
+
+LAST: dict[str, Callable[[Path], Any]] = {
+    "damaged: truncated": halve,
+    "damaged: one bit flipped": flip,
+    "damaged: empty": lambda path: os.truncate(path, 0),
+    "damaged: text": lambda path: path.write_text("not a checkpoint"),
+    "damaged: a folder": as_folder,
+    "missing": os.unlink,
+    "of another format": lambda path: torch.save({"format": 99, "model": {}}, path),
+    "without optimizer": partial(without, "optimizer"),
+    "the best one copied over it": lambda path: shutil.copy(path.with_name("best.ckpt"), path),
+    "with code in it": with_code,
+    "put back from the epoch before": lambda path: shutil.copy(path.with_name("previous.ckpt"), path),
+}
+RUN: dict[str, Callable[[Path], Any]] = {
+    "last and previous damaged": both,
+    "last and previous missing": lambda run: [(run / name).unlink() for name in ("last.ckpt", "previous.ckpt")],
+    "best truncated": lambda run: halve(run / "best.ckpt"),
+    "best missing": lambda run: (run / "best.ckpt").unlink(),
+    "metrics without its last line": partial(lines_without, 1),
+    "metrics without its first line": partial(lines_without, 0),
+    "metrics gone": lambda run: (run / "metrics.jsonl").unlink(),
+}
+
+
+def go_on(run: Path, place: Path, trained: Any, arguments: list[str]) -> tuple[Path, str]:
+    """Let a copy of a run go on with the same command; return its folder and all that was said."""
+    ended = trained([*arguments, f"tracking.folder={place / 'runs'}"])
+    assert ended.code == 0, ended.said
+    return only_run(place / "runs"), ended.said
+
+
+@pytest.mark.parametrize("fault", LAST)
+def test_the_last_checkpoint_is(
+    fault: str, promised: Any, stopped: Path, trained: Any, unbroken: Any, tiny: list[str], tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(stopped, tmp_path / "runs" / stopped.name))
+    LAST[fault](run / "last.ckpt")
+    again, said = go_on(run, tmp_path, trained, [*tiny, *STEADY])
+    promised.kept(state=state_of(again), said=said)
+    promised.whole(again, unbroken([*tiny, *STEADY]))
+    assert not (run / "trace").exists()
+
+
+@pytest.mark.parametrize("fault", RUN)
+def test_a_run_goes_on_with(
+    fault: str, promised: Any, stopped: Path, trained: Any, unbroken: Any, tiny: list[str], tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(stopped, tmp_path / "runs" / stopped.name))
+    RUN[fault](run)
+    again, said = go_on(run, tmp_path, trained, [*tiny, *STEADY])
+    promised.kept(state=state_of(again), said=said)
+    promised.whole(again, unbroken([*tiny, *STEADY]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["last", "best"])
+def test_a_checkpoint_is_of_another_run(
+    name: str, promised: Any, stopped: Path, stranger: Path, trained: Any, unbroken: Any, tiny: list[str], tmp_path
+) -> None:
+    run = Path(shutil.copytree(stopped, tmp_path / "runs" / stopped.name))
+    shutil.copy(stranger / f"{name}.ckpt", run / f"{name}.ckpt")
+    again, said = go_on(run, tmp_path, trained, [*tiny, *STEADY])
+    promised.kept(state=state_of(again), said=said)
+    promised.whole(again, unbroken([*tiny, *STEADY]))
+
+
+BEST = {"damaged": flip, "gone": os.unlink}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", BEST)
+def test_the_best_weights_and_no_checkpoint_to_mend_them_from(
+    fault: str, promised: Any, stopped_twice: Path, trained: Any, unbroken: Any, tiny: list[str], tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(stopped_twice, tmp_path / "runs" / stopped_twice.name))
+    BEST[fault](run / "best.ckpt")
+    again, said = go_on(run, tmp_path, trained, [*tiny, *STEADY])
+    promised.kept(state=state_of(again), said=said)
+    promised.whole(again, unbroken([*tiny, *STEADY]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", BEST)
+def test_the_best_weights_of_a_run_that_only_lacks_its_test(
+    fault: str, promised: Any, killed_in_the_test: Path, trained: Any, unbroken: Any, tiny: list[str], tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(killed_in_the_test, tmp_path / "runs" / killed_in_the_test.name))
+    BEST[fault](run / "best.ckpt")
+    again, said = go_on(run, tmp_path, trained, [*tiny, *STEADY])
+    promised.kept(state=state_of(again), said=said)
+    promised.whole(again, unbroken([*tiny, *STEADY]))
+
+
+@pytest.mark.slow
+def test_the_best_weights_are_damaged_while_the_run_trains(
+    promised: Any, stopped: Path, trained: Any, unbroken: Any, tiny: list[str], tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(stopped, tmp_path / "runs" / stopped.name))
+    plant = At("specvit.engine.loop.Keeper.save_last", partial(flip, run / "best.ckpt"), call=2, after=True)
+    ended = trained([*tiny, *STEADY, f"tracking.folder={tmp_path / 'runs'}"], plant)
+    assert ended.code == 0, ended.said
+    promised.kept(state=state_of(run), said=ended.said)
+    promised.whole(run, unbroken([*tiny, *STEADY]))
+
+
+def test_weights_to_start_from_are_damaged(
+    promised: Any, stopped: Path, tiny: list[str], refused: Any, tmp_path
+) -> None:
+    weights = Path(shutil.copy(stopped / "best.ckpt", tmp_path / "weights.ckpt"))
+    flip(weights)
+    promised.kept(state="refused", said=refused([*tiny, *STEADY, f"train.init_from={weights}"]))
+
+
+EVALUATED: dict[str, Callable[[Path], Any]] = {
+    "best damaged": lambda run: flip(run / "best.ckpt"),
+    "best missing": lambda run: (run / "best.ckpt").unlink(),
+    "config damaged": lambda run: (run / "config.yaml").write_text("model: [a"),
+}
+
+
+@pytest.mark.parametrize("fault", EVALUATED)
+def test_evaluate_finds(fault: str, promised: Any, stopped: Path, tmp_path: Path, capsys: Any) -> None:
+    run = Path(shutil.copytree(stopped, tmp_path / stopped.name))
+    EVALUATED[fault](run)
+    assert evaluate.main([str(run)]) == 2
+    promised.kept(state="refused", said=capsys.readouterr().err)

@@ -1,0 +1,158 @@
+"""Processes that are killed or stopped at exact stages of a run: what they leave goes on, and nothing is lost.
+
+The run has four epochs of twelve steps. A stage names the function that a run is in, and the how manieth time.
+"""
+
+import signal
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from planted import At, AtImport, AtRename, Instead, Stop, Torn, TornCheckpoint
+from processes import Child, whole_process
+from whole_runs import STEADY, only_run, state_of
+
+from specvit.engine import checkpoint
+
+pytestmark = pytest.mark.slow
+
+STAGES: dict[str, Any] = {
+    "folder is claimed": partial(At, "specvit.run.RunFolder.record_attempt"),
+    "first step": partial(At, "specvit.engine.loop.Learner.step"),
+    "middle of an epoch": partial(At, "specvit.engine.loop.Learner.step", call=31),
+    "validation": partial(At, "specvit.engine.loop.evaluate", call=2),
+    "half of a metrics line": partial(Torn, "metrics.jsonl", write=3),
+    "between metrics and checkpoint": partial(At, "specvit.engine.loop.Keeper.save_best", call=2),
+    "between best and last checkpoint": partial(At, "specvit.engine.loop.Keeper.save_last", call=3),
+    "checkpoint write": partial(TornCheckpoint, call=6),
+    "between the renames of a checkpoint": partial(AtRename, "last.ckpt", call=3),
+    "checkpoint written": partial(At, "specvit.engine.loop.Keeper.save_last", call=2, after=True),
+    "last checkpoint written": partial(At, "specvit.engine.loop.Keeper.save_last", call=4, after=True),
+    "test prediction": partial(At, "specvit.score.predict"),
+    "between predictions and summary": partial(At, "specvit.score.write_json"),
+    "figures": partial(At, "specvit.tracking.figures.draw_curves"),
+    "after the summary": partial(At, "specvit.run.remedy_for"),
+}
+KILLED = [(stage, signal.SIGKILL) for stage in STAGES]
+STOPPED = [
+    ("folder is claimed", signal.SIGTERM),
+    ("first step", signal.SIGINT),
+    ("middle of an epoch", signal.SIGTERM),
+    ("middle of an epoch", signal.SIGINT),
+    ("middle of an epoch", signal.SIGUSR2),
+    ("middle of an epoch", signal.SIGHUP),
+    ("validation", signal.SIGTERM),
+    ("half of a metrics line", signal.SIGTERM),
+    ("checkpoint write", signal.SIGINT),
+    ("between the renames of a checkpoint", signal.SIGTERM),
+    ("last checkpoint written", signal.SIGUSR1),
+    ("test prediction", signal.SIGTERM),
+    ("between predictions and summary", signal.SIGTERM),
+    ("figures", signal.SIGTERM),
+]
+SAVED = {"first step": 1, "middle of an epoch": 31, "validation": 24, "half of a metrics line": 36}
+SAVED |= {"checkpoint write": 36, "between the renames of a checkpoint": 36}
+"""The step that a signal saves; after the training it is the last one."""
+
+
+def name_of(value: object) -> str:
+    return value.name if isinstance(value, signal.Signals) else str(value)
+
+
+@pytest.mark.parametrize(("stage", "number"), KILLED + STOPPED, ids=name_of)
+def test_killed_at_a_stage(
+    stage: str, number: signal.Signals, promised: Any, trained: Any, unbroken: Any, tiny: list[str], tmp_path: Path
+) -> None:
+    arguments = [*tiny, *STEADY, f"tracking.folder={tmp_path / 'runs'}"]
+    ended = trained(arguments, STAGES[stage](act=Stop(number)))
+    assert ended.code == (-number if number == signal.SIGKILL else 128 + number), ended.said
+    run = only_run(tmp_path / "runs")
+    state = state_of(run)
+    if number != signal.SIGKILL and stage != "folder is claimed":
+        assert checkpoint.load(run / "last.ckpt")["state"]["step"] == SAVED.get(stage, 48)
+    again = trained(arguments)
+    assert again.code == 0, again.said
+    promised.kept(state=state, said=again.said if number == signal.SIGKILL else ended.said)
+    promised.whole(run, unbroken([*tiny, *STEADY]))
+    assert state_of(run) == "completed"
+    assert [path.name for path in run.glob(".*.tmp")] == []
+
+
+def test_a_signal_after_the_summary_changes_nothing(
+    promised: Any, trained: Any, unbroken: Any, tiny: list[str], tmp_path: Path
+) -> None:
+    arguments = [*tiny, *STEADY, f"tracking.folder={tmp_path / 'runs'}"]
+    ended = trained(arguments, STAGES["after the summary"](act=Stop(signal.SIGTERM)))
+    assert ended.code == 0
+    run = only_run(tmp_path / "runs")
+    promised.kept(state=state_of(run), said=ended.said)
+    promised.whole(run, unbroken([*tiny, *STEADY]))
+
+
+START_UP: dict[str, Any] = {
+    "first import": partial(AtImport, "hydra"),
+    "import of torch": partial(AtImport, "torch.nn"),
+    "files are opened": partial(At, "specvit.run.open_splits", after=True),
+    "folder is sought": partial(At, "specvit.run.find_folder"),
+}
+EARLY = [(stage, signal.SIGKILL) for stage in START_UP]
+EARLY += [("first import", signal.SIGTERM), ("import of torch", signal.SIGTERM), ("import of torch", signal.SIGINT)]
+
+
+@pytest.mark.parametrize(("stage", "number"), EARLY, ids=name_of)
+def test_killed_before_there_is_a_folder(
+    stage: str, number: signal.Signals, promised: Any, trained: Any, unbroken: Any, tiny: list[str], tmp_path: Path
+) -> None:
+    arguments = [*tiny, *STEADY, f"tracking.folder={tmp_path / 'runs'}"]
+    process = whole_process(arguments, [START_UP[stage](act=Stop(number))])
+    said, _ = process.communicate(timeout=60)
+    handled = number != signal.SIGKILL and stage != "first import"
+    assert process.returncode == (128 + number if handled else -number), said
+    assert not (tmp_path / "runs").exists()
+    again = trained(arguments)
+    assert again.code == 0
+    promised.kept(state="nothing yet", said=said if handled else again.said)
+    promised.whole(only_run(tmp_path / "runs"), unbroken([*tiny, *STEADY]))
+
+
+MADE = ["data=builtin", "data.num_samples=24", "data.val_samples=8", "data.test_samples=8", "train.batch_size=8"]
+MADE += ["model.patch_size=256", "model.hidden_size=16", "model.num_hidden_layers=1", "model.num_attention_heads=2"]
+MADE += ["model.intermediate_size=32", "train.epochs=2", "train.precision=32", "train.threads=1"]
+MADE += ["tracking.progress=lines", "tracking.live=false"]
+SHORT = Instead("specvit.data.builtin.ROUND_UP", 1)
+MAKING: dict[str, Any] = {
+    "spectra are made": partial(At, "specvit.data.builtin._table"),
+    "a shard is half written": partial(At, "pandas.DataFrame.to_hdf", call=2),
+}
+MAKING_STOPPED = [("spectra are made", number) for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)]
+MAKING_STOPPED += [("a shard is half written", number) for number in (signal.SIGKILL, signal.SIGTERM)]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a run on built-in spectra that nothing interrupted."""
+    place = tmp_path_factory.mktemp("made")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("SPECVIT_CACHE", str(place / "cache"))
+        child = Child([*MADE, f"tracking.folder={place / 'runs'}"], [SHORT], place / "output.txt")
+        assert child.wait() == 0, child.said
+    child.close()
+    return only_run(place / "runs")
+
+
+@pytest.mark.parametrize(("stage", "number"), MAKING_STOPPED, ids=name_of)
+def test_killed_while_spectra_are_made(
+    stage: str, number: signal.Signals, promised: Any, trained: Any, made: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setenv("SPECVIT_CACHE", str(tmp_path / "cache"))
+    arguments = [*MADE, f"tracking.folder={tmp_path / 'runs'}"]
+    ended = trained(arguments, SHORT, MAKING[stage](act=Stop(number)))
+    assert ended.code == (-number if number == signal.SIGKILL else 128 + number), ended.said
+    assert not (tmp_path / "runs").exists()
+    again = trained(arguments, SHORT)
+    assert again.code == 0, again.said
+    promised.kept(state="nothing yet", said=again.said if number == signal.SIGKILL else ended.said)
+    promised.whole(only_run(tmp_path / "runs"), made)
+    left = [path.name for path in (tmp_path / "cache").rglob("*") if path.is_file() and path.name != ".lock"]
+    assert left == ["dataset.h5"] * 3

@@ -1,0 +1,450 @@
+"""Whatever becomes of a run's checkpoints, the next start says what it found and ends with the same bits."""
+
+import dataclasses
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from toys import LIVELY, Recorder, Run, StopAfter, assert_identical, toy_run
+from whole_runs import assert_same_run
+
+from specvit.config.build import build_config
+from specvit.config.compose import compose
+from specvit.config.folder import RunFolder
+from specvit.engine import checkpoint
+from specvit.engine.recovery import Start, faults_of_best, find_start
+from specvit.run import Result, run
+from specvit.tracking.files import FileTracker, StatusTracker
+
+EPOCH_STEPS, EPOCHS = 4, 5
+NOTHING = Start(None)
+HASTY = dataclasses.replace(LIVELY, lr=0.1)
+"""At this rate the toy's third epoch is its best, and each before it was when it ended."""
+
+
+class Both(Recorder):
+    """Keeps all rows, and writes them into the run folder."""
+
+    def __init__(self, folder: Path) -> None:
+        """`folder` is the run folder."""
+        super().__init__()
+        self.file = FileTracker(folder)
+
+    def metrics(self, row: dict[str, Any]) -> None:
+        """Keep and write one epoch's row."""
+        super().metrics(row)
+        self.file.metrics(row)
+
+
+def start(folder: RunFolder, found: Start = NOTHING, **changes: Any) -> Run:
+    """Return the toy from the beginning or from what was found, as the pipeline puts it together."""
+    run = toy_run(folder.path, opt=HASTY, dropout=0.5, saved=found.saved, **changes)
+    run.recorder = Both(folder.path)
+    folder.cut_back(run.state.step)
+    return run
+
+
+def outcome(run: Run, folder: RunFolder) -> dict[str, Any]:
+    """Return all that a run must end with, bit for bit, files included."""
+    saved = {name: checkpoint.load(folder.file(name)) for name in ("last.ckpt", "best.ckpt")}
+    parts = {name: part for name, part in run.everything().items() if name != "rows"}
+    return {**parts, **saved, "rows": folder.file("metrics.jsonl").read_text().splitlines()}
+
+
+def rewrite(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], Any]:
+    def damage(path: Path) -> None:
+        content = torch.load(path)
+        change(content)
+        torch.save(content, path)
+
+    return damage
+
+
+def flip(path: Path) -> None:
+    """Flip one bit of the weights."""
+    content = bytearray(path.read_bytes())
+    weight = next(value for value in torch.load(path)["model"].values() if value.unique().numel() > 8)
+    content[bytes(content).index(weight.numpy().tobytes()) + 9] ^= 0x08
+    path.write_bytes(content)
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "missing": (Path.unlink, "is missing"),
+    "truncated": (lambda path: path.write_bytes(path.read_bytes()[:-2000]), "cannot be read as a checkpoint"),
+    "bit flipped": (flip, "cannot be read as a checkpoint"),
+    "empty": (lambda path: path.write_bytes(b""), "cannot be read as a checkpoint"),
+    "zeros": (lambda path: path.write_bytes(bytes(path.stat().st_size)), "cannot be read as a checkpoint"),
+    "foreign": (rewrite(lambda content: content.update(run_id="other")), "belongs to run other"),
+    "format": (rewrite(lambda content: content.update(format=99)), "is no specvit checkpoint of this format"),
+    "partial": (rewrite(lambda content: content.pop("model")), "lacks model"),
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    (tmp_path / "run").mkdir()
+    return RunFolder(tmp_path / "run", "toy")
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = RunFolder(tmp_path_factory.mktemp("unbroken"), "toy")
+    whole = start(folder)
+    whole.fit()
+    assert (whole.state.step, whole.state.best_epoch) == (EPOCHS * EPOCH_STEPS, 3)
+    return outcome(whole, folder)
+
+
+# last.ckpt
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize(("steps", "going_on_from"), [(3, 0), (4, 0), (6, 4), (8, 4), (13, 12), (16, 12), (20, 16)])
+def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(
+    damage: str, steps: int, going_on_from: int, folder: RunFolder, unbroken: dict[str, Any]
+) -> None:
+    start(folder).fit(StopAfter(steps))
+    spoil, words = DAMAGES[damage]
+    spoil(folder.file("last.ckpt"))
+    found = find_start(folder, EPOCH_STEPS)
+    if damage == "missing" and steps <= 4:
+        assert found == NOTHING  # nothing was ever saved, for all one can see
+    else:
+        outcome_words = f"going on from previous.ckpt, step {going_on_from}" if going_on_from else "from nothing"
+        assert f"note: last.ckpt {words}" in found.note
+        assert outcome_words in found.note
+    assert folder.file("last.ckpt.damaged").exists() == (damage != "missing")
+    assert not folder.file("last.ckpt").exists()
+    again = start(folder, found)
+    assert again.state.step == going_on_from
+    again.fit()
+    assert_identical(outcome(again, folder), unbroken)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_where_no_checkpoint_is_good_the_run_starts_from_nothing(
+    damage: str, folder: RunFolder, unbroken: dict[str, Any]
+) -> None:
+    start(folder).fit(StopAfter(14))
+    for name in ("last.ckpt", "previous.ckpt"):
+        DAMAGES[damage][0](folder.file(name))
+    found = find_start(folder, EPOCH_STEPS)
+    assert found.saved is None
+    if damage != "missing":
+        assert "last.ckpt.damaged; previous.ckpt" in found.note
+        assert found.note.endswith("starting from nothing, which leads to the same numbers")
+    again = start(folder, found)
+    again.fit()
+    assert_identical(outcome(again, folder), unbroken)
+
+
+def test_a_good_start_says_nothing_and_moves_nothing(folder: RunFolder) -> None:
+    assert find_start(folder, EPOCH_STEPS) == NOTHING
+    start(folder).fit(StopAfter(14))
+    before = {path.name: path.read_bytes() for path in folder.path.iterdir()}
+    assert set(before) == {"last.ckpt", "previous.ckpt", "best.ckpt", "metrics.jsonl"}
+    found = find_start(folder, EPOCH_STEPS)
+    assert found.note == ""
+    assert found.saved is not None and found.saved["state"]["step"] == 14
+    assert {path.name: path.read_bytes() for path in folder.path.iterdir()} == before
+
+
+def test_the_previous_checkpoint_is_another_one(folder: RunFolder) -> None:
+    for steps in (4, 4, 1, 3):  # stops at an end of an epoch and within one
+        start(folder, find_start(folder, EPOCH_STEPS)).fit(StopAfter(steps))
+    steps_saved = [checkpoint.load(folder.file(name))["state"]["step"] for name in ("previous.ckpt", "last.ckpt")]
+    assert steps_saved == [9, 12]
+
+
+@pytest.mark.parametrize("problem", [PermissionError(13, "Permission denied"), OSError(116, "Stale file handle")])
+def test_a_checkpoint_that_is_only_kept_from_us_is_not_set_aside(
+    problem: OSError, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start(folder).fit(StopAfter(14))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise problem
+
+    monkeypatch.setattr(checkpoint.zipfile, "ZipFile", refuse)
+    with pytest.raises(OSError, match=problem.strerror):
+        find_start(folder, EPOCH_STEPS)
+    assert folder.file("last.ckpt").exists() and folder.file("previous.ckpt").exists()
+
+
+def test_a_checkpoint_is_not_set_aside_because_memory_is_short(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start(folder).fit(StopAfter(14))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(torch, "load", refuse)
+    with pytest.raises(RuntimeError, match="allocate"):
+        find_start(folder, EPOCH_STEPS)
+    assert folder.file("last.ckpt").exists()
+
+
+def test_a_bad_block_under_a_checkpoint_is_damage(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    start(folder).fit(StopAfter(14))
+    real = checkpoint.zipfile.ZipFile
+
+    def read(path: Path) -> Any:
+        if path.name == "last.ckpt":
+            raise OSError(5, "Input/output error")
+        return real(path)
+
+    monkeypatch.setattr(checkpoint.zipfile, "ZipFile", read)
+    found = find_start(folder, EPOCH_STEPS)
+    assert found.saved is not None and found.saved["state"]["step"] == 12
+
+
+def test_no_flipped_bit_of_a_checkpoint_goes_unseen(tmp_path: Path) -> None:
+    path = tmp_path / "a.ckpt"
+    content = {"run_id": "toy", "state": {"step": 7}, "model": {"weight": torch.arange(50.0)}}
+    checkpoint.save(path, content)
+    whole, seen = path.read_bytes(), 0
+    for place in range(0, len(whole), 3):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << (place % 8)
+        path.write_bytes(damaged)
+        try:
+            found = checkpoint.load(path)
+        except checkpoint.CheckpointError:
+            seen += 1
+        else:  # padding, or a time stamp
+            assert_identical({name: found[name] for name in content}, content)
+    assert seen > len(whole) / 12
+
+
+# metrics.jsonl
+
+
+@pytest.mark.parametrize(
+    ("kept", "going_on_from", "words"),
+    [
+        (slice(0, 3), 14, ""),
+        (slice(0, 2), 8, "lacks epoch 3"),
+        (slice(0, 1), 0, "lacks epoch 2"),
+        (slice(1, 3), 0, "lacks epoch 1"),
+        (slice(0, 0), 0, "lacks epoch 1"),
+    ],
+)
+def test_a_checkpoint_needs_the_rows_of_its_epochs(
+    kept: slice, going_on_from: int, words: str, folder: RunFolder, unbroken: dict[str, Any]
+) -> None:
+    start(folder, save_every=2).fit(StopAfter(14))
+    path = folder.file("metrics.jsonl")
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[kept]))
+    found = find_start(folder, EPOCH_STEPS)
+    assert words in found.note
+    again = start(folder, found, save_every=2)
+    assert again.state.step == going_on_from
+    again.fit()
+    assert_identical(outcome(again, folder), unbroken)
+
+
+# best.ckpt
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("steps", [4, 7, 8, 11, 12, 14, 16, 18, 20])
+@pytest.mark.parametrize("also", ["", "last.ckpt"])
+def test_lost_best_weights_are_taken_from_a_checkpoint_or_made_again(
+    also: str, steps: int, damage: str, folder: RunFolder, unbroken: dict[str, Any]
+) -> None:
+    start(folder).fit(StopAfter(steps))
+    before = {name: checkpoint.load(folder.file(name)) for name in ("last.ckpt", "best.ckpt")}
+    for name in ("best.ckpt", also) if also else ("best.ckpt",):
+        DAMAGES[damage][0](folder.file(name))
+    found = find_start(folder, EPOCH_STEPS)
+    if "it is written again" in found.note and not also:
+        assert_identical(checkpoint.load(folder.file("best.ckpt"))["model"], before["best.ckpt"]["model"])
+    if not also:
+        best_epoch, epoch = before["last.ckpt"]["state"]["best_epoch"], steps // EPOCH_STEPS
+        kept = best_epoch == epoch or (best_epoch == epoch - 1 and steps % EPOCH_STEPS == 0)
+        assert (found.saved is not None) == kept
+        assert DAMAGES[damage][1] in found.note
+    again = start(folder, found)
+    again.fit()
+    assert_identical(outcome(again, folder), unbroken)
+
+
+def test_best_weights_of_a_later_epoch_are_come_to_again(folder: RunFolder, unbroken: dict[str, Any]) -> None:
+    start(folder).fit(StopAfter(5))
+    first = start(folder, find_start(folder, EPOCH_STEPS), save_every=5)
+    with pytest.raises(KeyboardInterrupt):
+        first.fit(DiesAt(8))
+    assert checkpoint.load(folder.file("best.ckpt"))["epoch"] == 3
+    found = find_start(folder, EPOCH_STEPS)
+    assert found.saved is not None
+    state = found.saved["state"]
+    assert (found.note, state["step"], state["best_epoch"]) == ("", 5, 1)
+    again = start(folder, found, save_every=5)
+    again.fit()
+    assert_identical(outcome(again, folder), unbroken)
+
+
+class DiesAt(StopAfter):
+    """Dies after some steps, with nothing saved."""
+
+    def requested(self) -> bool:
+        """Raise when the time has come."""
+        if super().requested():
+            raise KeyboardInterrupt
+        return False
+
+
+@pytest.mark.parametrize("epoch", [1, 5])
+def test_an_ended_run_does_not_take_another_epochs_weights_for_its_best(
+    epoch: int, folder: RunFolder, unbroken: dict[str, Any]
+) -> None:
+    whole = start(folder)
+    whole.fit()
+    assert whole.state.best_epoch not in (1, 5)
+    assert faults_of_best(folder, whole.state, EPOCH_STEPS) == ""
+    rewrite(lambda content: content.update(epoch=epoch))(folder.file("best.ckpt"))
+    assert f"is of epoch {epoch}, not" in faults_of_best(folder, whole.state, EPOCH_STEPS)
+    found = find_start(folder, EPOCH_STEPS)
+    again = start(folder, found)
+    again.fit()
+    assert_identical(outcome(again, folder), unbroken)
+
+
+def test_a_run_from_nothing_that_is_killed_early_does_not_come_upon_the_old_checkpoints(folder: RunFolder) -> None:
+    start(folder).fit(StopAfter(18))
+    folder.file("best.ckpt").unlink()
+    assert find_start(folder, EPOCH_STEPS).saved is None
+    assert find_start(folder, EPOCH_STEPS) == NOTHING
+
+
+# whole runs
+
+
+@pytest.fixture(autouse=True)
+def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+SETTINGS = ("train.epochs=6", "model.dropout=0.1", "opt.lr=3e-3", "train.threads=1")
+
+
+def train(tiny: list[str], where: Path) -> Result:
+    return run(build_config(compose([*tiny, *SETTINGS, f"tracking.folder={where}"])))
+
+
+@pytest.fixture(scope="module")
+def reference(tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> Result:
+    return train(tiny, tmp_path_factory.mktemp("reference"))
+
+
+@pytest.fixture
+def stopped(tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Result]:
+    """Return a run that was stopped at the end of epoch 4."""
+    real = StatusTracker.metrics
+
+    def stop(self: StatusTracker, row: dict[str, Any]) -> None:
+        real(self, row)
+        if row["epoch"] == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(StatusTracker, "metrics", stop)
+        result = train(tiny, tmp_path / "stopped")
+    assert result.state == "preempted"
+    yield result
+
+
+@pytest.mark.parametrize("damage", ["truncated", "bit flipped", "foreign", "missing"])
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["last.ckpt"], "going on from previous.ckpt, step 36"),
+        (["last.ckpt", "previous.ckpt"], "this run was preempted before"),
+        (["best.ckpt"], "step 48"),
+        (["last.ckpt", "best.ckpt"], "step 36"),
+        (["last.ckpt", "previous.ckpt", "best.ckpt"], "this run was preempted before"),
+    ],
+)
+def test_a_run_with_damaged_files_ends_bitwise_as_the_unbroken_one(
+    names: list[str], words: str, damage: str, stopped: Result, reference: Result, tiny: list[str], capsys: Any
+) -> None:
+    for name in names:
+        DAMAGES[damage][0](stopped.folder / name)
+    capsys.readouterr()
+    again = train(tiny, stopped.folder.parent)
+    shown = capsys.readouterr().out
+    assert again.state == reference.state
+    assert_same_run(again.folder, reference.folder)
+    assert words in shown
+    notes = [line for line in shown.splitlines() if line.startswith("note: ") and ".ckpt" in line]
+    assert len(notes) == (0 if damage == "missing" and "previous.ckpt" in names else 1), shown
+
+
+@pytest.mark.parametrize("damage", ["truncated", "missing"])
+@pytest.mark.parametrize("name", ["last.ckpt", "best.ckpt"])
+def test_files_that_come_to_harm_before_the_final_test_cost_no_result(
+    name: str, damage: str, reference: Result, tiny: list[str], tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    from specvit import pipeline
+
+    real, done = pipeline.fit, []
+
+    def fit(*arguments: Any) -> str:
+        ended = real(*arguments)
+        if not done:
+            done.append(DAMAGES[damage][0](next((tmp_path / "harmed").iterdir()) / name))
+        return ended
+
+    monkeypatch.setattr(pipeline, "fit", fit)
+    result = train(tiny, tmp_path / "harmed")
+    assert done and result.state == reference.state
+    for file in ("metrics.jsonl", "predictions.csv", "summary.json"):
+        assert (result.folder / file).read_bytes() == (reference.folder / file).read_bytes()
+    shown = capsys.readouterr().out
+    assert ("note: best.ckpt" in shown) == (name == "best.ckpt")
+
+
+def test_best_weights_that_are_harmed_again_and_again_are_one_sentence(
+    tiny: list[str], tmp_path: Path, monkeypatch: Any
+) -> None:
+    from specvit import pipeline
+
+    monkeypatch.setattr(pipeline, "faults_of_best", lambda *_: "best.ckpt is missing")
+    result = train(tiny, tmp_path / "harmed")
+    status = RunFolder(result.folder, "").status()
+    assert (result.state, result.exit_code, status["traceback"]) == ("crashed", 1, "")
+    assert status["cause"] == f"{result.folder}: best.ckpt is missing; see to the disk, then the same command goes on."
+
+
+def test_a_rerun_forgets_previous_and_damaged_checkpoints(stopped: Result, tiny: list[str]) -> None:
+    for name in ("last.ckpt.damaged", "best.ckpt.damaged"):
+        (stopped.folder / name).write_bytes(b"old")
+    train(tiny, stopped.folder.parent)
+    assert (stopped.folder / "previous.ckpt").exists()
+    RunFolder(stopped.folder, "").forget()
+    assert not [path.name for path in stopped.folder.iterdir() if ".ckpt" in path.name]
+
+
+def test_a_rerun_that_was_killed_while_it_removed_results_starts_from_nothing(
+    stopped: Result, tiny: list[str], reference: Result, capsys: Any
+) -> None:
+    RunFolder(stopped.folder, "").set_status("lost", to_forget=True)
+    again = train(tiny, stopped.folder.parent)
+    assert "starting from nothing" in capsys.readouterr().out
+    assert_same_run(again.folder, reference.folder)
+
+
+def test_a_checkpoint_of_another_models_code_is_refused_in_one_sentence(
+    stopped: Result, tiny: list[str], capsys: Any
+) -> None:
+    rewrite(lambda content: content["model"].update(new_layer=torch.zeros(1)))(stopped.folder / "last.ckpt")
+    result = train(tiny, stopped.folder.parent)
+    status = RunFolder(result.folder, "").status()
+    assert (result.state, status["traceback"]) == ("crashed", "")
+    assert "new_layer" in status["cause"] and "train.rerun=true" in status["cause"]
+    assert (stopped.folder / "last.ckpt").exists()
