@@ -1,11 +1,11 @@
 """What every entry point does with an error: one sentence on stderr and an exit code, no traceback."""
 
 import functools
-import os
 import sys
 from collections.abc import Callable
 
 from specvit.errors import Interrupted, SpecvitError, explain, os_fault
+from specvit.files import drop_unwritten
 
 
 def user_facing(main: Callable[..., int]) -> Callable[..., int]:
@@ -28,6 +28,7 @@ def user_facing(main: Callable[..., int]) -> Callable[..., int]:
             sys.stderr.close()
             return 141
         except OSError as problem:
+            drop_unwritten(sys.stdout)
             print(f"specvit: {_sentence(problem)}.", file=sys.stderr)
             return 2
         except KeyboardInterrupt:
@@ -47,9 +48,9 @@ def _sentence(problem: OSError) -> str:
 
 
 def _flushed(code: int) -> int:
-    """Flush what was printed and return `code`: left to Python's end, a full disk would cost the output in silence."""
+    """Flush what was printed and return `code`: left to Python's end, a full disk would be an exception there."""
     try:
         sys.stdout.flush()
-    except BrokenPipeError:  # nobody reads any more; Python must not find out once more at its end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # nobody reads any more
+        drop_unwritten(sys.stdout)
     return code

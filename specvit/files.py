@@ -104,6 +104,23 @@ def _try_lock(stream: IO[str], kind: int) -> bool:
     return True
 
 
+def drop_unwritten(stream: Any) -> None:
+    """Empty the buffer of an output stream that a full disk or a terminal that is gone does not take.
+
+    What is left in it would be tried again at the end of Python, which then changes the exit code.
+    """
+    with contextlib.suppress(OSError, ValueError):  # no file descriptor, or closed
+        descriptor = stream.fileno()
+        kept, nowhere = os.dup(descriptor), os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(nowhere, descriptor)
+            stream.flush()
+        finally:
+            os.dup2(kept, descriptor)
+            os.close(kept)
+            os.close(nowhere)
+
+
 def cache_dir() -> Path:
     """Return specvit's cache folder: `SPECVIT_CACHE`, else `$XDG_CACHE_HOME/specvit`, else `~/.cache/specvit`."""
     if own := os.environ.get("SPECVIT_CACHE"):

@@ -8,6 +8,7 @@ import importlib
 import os
 import resource
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -218,6 +219,13 @@ class _Counted:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)
+
+
+def wait_for(path: Path) -> None:
+    """Wait until there is a file, for a minute at most."""
+    end = time.monotonic() + 60.0
+    while not path.exists() and time.monotonic() < end:
+        time.sleep(0.002)
 
 
 def limit(kind: int, amount: int) -> None:

@@ -5,6 +5,7 @@ at once.
 """
 
 import base64
+import contextlib
 import multiprocessing
 import os
 import pickle
@@ -12,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from planted import Act
@@ -25,12 +26,29 @@ IMPORTED += " matplotlib.figure matplotlib.font_manager matplotlib.backends.back
 SERVER.set_forkserver_preload(IMPORTED.split())
 
 
+def computed(pid: int) -> float:
+    """Return the seconds for which a process's main thread has had a CPU, whoever else works on it."""
+    try:
+        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
+    except (OSError, IndexError):
+        return 0.0  # it has just ended
+
+
+def wait_until_computed(pid: int, seconds: float, lives: Callable[[], bool]) -> float:
+    """Wait until a process has computed so long, or has ended; return for how long it was seen to."""
+    seen = 0.0
+    while lives() and seen < seconds:
+        seen = max(seen, computed(pid))
+        time.sleep(0.002)
+    return seen
+
+
 class Child:
     """`specvit train` in a process forked for it; `said` is all that it has printed."""
 
     def __init__(self, arguments: Sequence[str], plants: Iterable[Act], output: Path) -> None:
         """Start it, in this process's folder and environment."""
-        self.output, self.started = output, time.monotonic()
+        self.output = output
         output.touch()
         handed = (list(arguments), str(output), list(plants), dict(os.environ))
         self.process = SERVER.Process(target=_train, args=handed)
@@ -50,15 +68,18 @@ class Child:
     def until(self, words: str, seconds: float = 60.0) -> None:
         """Wait until it has printed `words`."""
         end = time.monotonic() + seconds
+        lives = True
         while words not in self.said:
-            assert self.process.is_alive() and time.monotonic() < end, self.said
+            assert lives and time.monotonic() < end, self.said
+            lives = self.process.is_alive()
             time.sleep(0.002)
 
     def send(self, number: int) -> None:
         """Send it a signal, if it still lives."""
         assert self.process.pid is not None
         if self.process.is_alive():
-            os.kill(self.process.pid, number)
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                os.kill(self.process.pid, number)
 
     def wait(self, seconds: float = 120.0) -> int:
         """Return its exit code, -n if signal n ended it."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from mlflow_server import free_port, serving
+from mounts import fill, small_disk
 
 from specvit.config.folder import DONE, RunFolder
 from specvit.files import read_json_lines
@@ -105,16 +106,22 @@ def finish(process: subprocess.Popen[str]) -> str:
     return output
 
 
-def test_eight_runs_at_once_make_one_database_with_eight_whole_records(start, database, tmp_path: Path) -> None:
+def test_eight_runs_at_once_make_one_database_with_eight_whole_records(
+    start, database, promised, tmp_path: Path
+) -> None:
     for process in [start(*SHORT, f"train.seed={seed}") for seed in range(8)]:
-        finish(process)
+        said = finish(process)
     assert len(runs(tmp_path)) == 8
+    for run in runs(tmp_path):
+        promised.kept(state=run.state(), said=said)
     server = Server(f"sqlite:///{database}")
     until(lambda: all(is_whole(server, run) for run in runs(tmp_path)), "eight whole records")
     assert not list(tmp_path.glob("outputs/*/tracking.log"))
 
 
-def test_a_database_that_is_locked_for_30_seconds_stops_no_run_and_loses_nothing(start, database, tmp_path) -> None:
+def test_a_database_that_is_locked_for_30_seconds_stops_no_run_and_loses_nothing(
+    start, database, promised, tmp_path
+) -> None:
     server = Server(f"sqlite:///{database}")
     with contextlib.closing(sqlite3.connect(database)) as connection:
         connection.execute("begin exclusive")
@@ -127,21 +134,30 @@ def test_a_database_that_is_locked_for_30_seconds_stops_no_run_and_loses_nothing
         finish(process)
     until(lambda: all(is_whole(server, run) for run in runs(tmp_path)), "eight whole records after the lock")
     assert len(runs(tmp_path)) == 8
+    logs = "".join(log.read_text() for log in tmp_path.glob("outputs/*/tracking.log"))
+    for run in runs(tmp_path):
+        promised.kept(state=run.state(), said=logs)
 
 
-def test_a_database_that_is_deleted_while_eight_runs_go_on_is_made_again_and_whole(start, database, tmp_path) -> None:
+def test_a_database_that_is_deleted_while_eight_runs_go_on_is_made_again_and_whole(
+    start, database, promised, tmp_path
+) -> None:
     processes = [start(*LONG, "train.epochs=150", f"train.seed={seed}") for seed in range(8)]
     until(lambda: points_in(database) > 0, "first points")
     assert all(run.state() == "running" for run in runs(tmp_path))
     database.unlink()
     for process in processes:
-        finish(process)
+        said = finish(process)
     server = Server(f"sqlite:///{database}")
     until(lambda: all(is_whole(server, run) for run in runs(tmp_path)), "eight whole records in the new database")
     assert len(runs(tmp_path)) == 8
+    for run in runs(tmp_path):
+        promised.kept(state=run.state(), said=said)
 
 
-def test_points_come_while_the_run_goes_on_and_a_killed_run_is_told_as_lost(start, database, tmp_path: Path) -> None:
+def test_points_come_while_the_run_goes_on_and_a_killed_run_is_told_as_lost(
+    start, database, promised, tmp_path: Path
+) -> None:
     process = start(*LONG)
     until(lambda: points_in(database) > 0, "first points")
     (run,) = runs(tmp_path)
@@ -150,13 +166,14 @@ def test_points_come_while_the_run_goes_on_and_a_killed_run_is_told_as_lost(star
     process.kill()
     until(lambda: told(server, run).data.tags["state"] == "lost", "the end is told")
     assert told(server, run).info.status == "KILLED"
+    promised.kept(state=run.state(), said=run.file("log.txt").read_text())
     first = told(server, run).info.run_id
     finish(start(*LONG))
     until(lambda: is_whole(server, run), "the same record, whole")
     assert told(server, run).info.run_id == first
 
 
-def test_ctrl_c_reaches_the_run_and_not_its_courier(start, database, tmp_path: Path) -> None:
+def test_ctrl_c_reaches_the_run_and_not_its_courier(start, database, promised, tmp_path: Path) -> None:
     process = start(*LONG)
     until(lambda: points_in(database) > 0, "first points")
     os.killpg(process.pid, signal.SIGINT)
@@ -166,16 +183,18 @@ def test_ctrl_c_reaches_the_run_and_not_its_courier(start, database, tmp_path: P
     server = Server(f"sqlite:///{database}")
     until(lambda: told(server, run).data.tags["state"] == "preempted", "the end is told")
     assert told(server, run).data.tags["cause"] == "stopped by SIGINT"
+    promised.kept(state=run.state(), said=output)
 
 
-def test_a_run_whose_courier_is_killed_goes_on_and_a_sync_mends_the_record(start, database, tmp_path: Path) -> None:
+def test_a_run_whose_courier_is_killed_goes_on_and_a_sync_mends_the_record(
+    start, database, promised, tmp_path: Path
+) -> None:
     process = start(*LONG)
     until(lambda: points_in(database) > 0, "first points")
     subprocess.run(["pkill", "-9", "-f", f"specvit.track follow {tmp_path}"], check=True)
     output = finish(process)
-    assert "has no whole record of this run" in output
-    assert "`specvit track sync` sends it" in output
     (run,) = runs(tmp_path)
+    promised.kept(state=run.state(), said=output)
     server = Server(f"sqlite:///{database}")
     assert not is_whole(server, run)
     assert main(["sync", str(run.path)]) == 0
@@ -189,12 +208,24 @@ def test_the_training_process_never_imports_mlflow(tiny, tmp_path: Path) -> None
     assert shown.stdout.splitlines()[-1] == "False"
 
 
-def test_a_server_that_is_down_stops_no_run_and_gets_everything_when_it_is_back(start, tmp_path: Path) -> None:
+def test_a_database_on_a_full_disk_stops_no_run_and_gets_everything_later(start, promised, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "small", 8000) as disk:
+        server = Server(f"sqlite:///{disk / 'mlflow.db'}")
+        fill(disk / "filler")
+        said = finish(start(*SHORT, f"tracking.uri=sqlite:///{disk / 'mlflow.db'}"))
+        (run,) = runs(tmp_path)
+        promised.kept(state=run.state(), said=said + run.file("tracking.log").read_text())
+        (disk / "filler").unlink()
+        until(lambda: is_whole(server, run), "a whole record once there is space")
+
+
+def test_a_server_that_is_down_stops_no_run_and_gets_everything_when_it_is_back(
+    start, promised, tmp_path: Path
+) -> None:
     port = free_port()
     output = finish(start(*SHORT, f"tracking.uri=http://127.0.0.1:{port}"))
-    assert "goes on trying" in output or "has no whole record" in output
     (run,) = runs(tmp_path)
-    assert run.state() in DONE
+    promised.kept(state=run.state(), said=output)
     with serving(tmp_path / "server.db", port) as address:
         assert main(["sync", str(run.path)]) == 0
         assert is_whole(Server(address), run)

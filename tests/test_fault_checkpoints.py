@@ -21,6 +21,8 @@ from whole_runs import STEADY, only_run, state_of
 from specvit import evaluate
 from specvit.engine import checkpoint
 
+pytestmark = pytest.mark.slow
+
 STEP = "specvit.engine.loop.Learner.step"
 
 
@@ -163,7 +165,6 @@ def test_a_run_goes_on_with(
     promised.whole(again, unbroken([*tiny, *STEADY]))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["last", "best"])
 def test_a_checkpoint_is_of_another_run(
     name: str, promised: Any, stopped: Path, stranger: Path, trained: Any, unbroken: Any, tiny: list[str], tmp_path
@@ -178,7 +179,6 @@ def test_a_checkpoint_is_of_another_run(
 BEST = {"damaged": flip, "gone": os.unlink}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("fault", BEST)
 def test_the_best_weights_and_no_checkpoint_to_mend_them_from(
     fault: str, promised: Any, stopped_twice: Path, trained: Any, unbroken: Any, tiny: list[str], tmp_path: Path
@@ -190,7 +190,6 @@ def test_the_best_weights_and_no_checkpoint_to_mend_them_from(
     promised.whole(again, unbroken([*tiny, *STEADY]))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("fault", BEST)
 def test_the_best_weights_of_a_run_that_only_lacks_its_test(
     fault: str, promised: Any, killed_in_the_test: Path, trained: Any, unbroken: Any, tiny: list[str], tmp_path: Path
@@ -202,7 +201,6 @@ def test_the_best_weights_of_a_run_that_only_lacks_its_test(
     promised.whole(again, unbroken([*tiny, *STEADY]))
 
 
-@pytest.mark.slow
 def test_the_best_weights_are_damaged_while_the_run_trains(
     promised: Any, stopped: Path, trained: Any, unbroken: Any, tiny: list[str], tmp_path: Path
 ) -> None:

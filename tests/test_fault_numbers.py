@@ -142,6 +142,7 @@ def test_a_setting_is_wrong(fault: str, promised: Any, trained: Any, tiny: list[
     promised.kept(state=state_of(run), said=ended.said)
     assert_finite(run)
     assert RunFolder(run, "").status()["remedy"] in ended.said
+    assert "Traceback" not in ended.said
     again = trained(arguments)
     assert again.code == ended.code
     assert ("finished already" if ended.code == 0 else "trying again") in again.said

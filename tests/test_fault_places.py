@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from mounts import fill, read_only, small_disk
-from planted import At, Changed, Fail, Stop, limit
+from planted import At, Changed, Fail, Stop, limit, wait_for
 from whole_runs import STEADY, only_run, state_of
 
 pytestmark = pytest.mark.slow
@@ -58,6 +58,7 @@ def test_the_disk_is_full_before_the_start(
         fill(disk / "filler")
         ended = trained(arguments)
         assert ended.code == 2, ended.said
+        assert state_of(only_run(disk / "runs")) == "nothing yet"
         promised.kept(state="refused", said=ended.said)
         (disk / "filler").unlink()
         assert trained(arguments).code == 0
@@ -72,9 +73,10 @@ def test_outputs_cannot_be_written(promised: Any, tiny: list[str], tmp_path: Pat
 def test_the_disk_becomes_read_only(promised: Any, launch: Any, trained: Any, unbroken: Any, tiny: list[str], tmp_path):
     (tmp_path / "disk").mkdir()
     arguments = [*tiny, *STEADY, f"tracking.folder={tmp_path / 'disk' / 'runs'}"]
-    child = launch(arguments, At(STEP, partial(time.sleep, 0.02), lasting=True))
+    child = launch(arguments, At(STEP, partial(wait_for, tmp_path / "go"), call=31))
     child.until("\nepoch 2/")
     with read_only(tmp_path / "disk"):
+        (tmp_path / "go").touch()
         assert child.wait() == 1, child.said
     run = only_run(tmp_path / "disk" / "runs")
     promised.kept(state=state_of(run), said=child.said)
@@ -167,10 +169,13 @@ def test_nobody_listens(listener: str, promised: Any, unbroken: Any, tiny: list[
 
 
 def test_suspended_and_continued(promised: Any, launch: Any, unbroken: Any, tiny: list[str], tmp_path: Path) -> None:
-    child = launch([*tiny, *STEADY, f"tracking.folder={tmp_path / 'runs'}"])
-    child.until("\nepoch 1/")
+    plant = At(STEP, partial(wait_for, tmp_path / "go"), call=31)
+    child = launch([*tiny, *STEADY, f"tracking.folder={tmp_path / 'runs'}"], plant)
+    child.until("\nepoch 2/")
     child.send(signal.SIGSTOP)
+    (tmp_path / "go").touch()
     time.sleep(0.3)
+    assert "\nepoch 3/" not in child.said
     child.send(signal.SIGCONT)
     assert child.wait() == 0
     run = only_run(tmp_path / "runs")

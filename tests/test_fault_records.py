@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from planted import At, Instead, Stop
+from planted import At, Instead, Stop, wait_for
 from processes import Child
 from whole_runs import STEADY, only_run, state_of
 
@@ -23,7 +23,6 @@ from specvit.engine import checkpoint
 pytestmark = pytest.mark.slow
 
 STEP = "specvit.engine.loop.Learner.step"
-SLOW = At(STEP, partial(time.sleep, 0.02), lasting=True)
 ELSEWHERE = Instead("socket.gethostname", str)  # a host without a name
 
 
@@ -145,11 +144,15 @@ def test_a_finished_run_whose_record_is_damaged(
 def test_two_processes_ask_at_once(
     promised: Any, launch: Any, unbroken: Any, arguments: list[str], tiny: list[str], tmp_path: Path
 ) -> None:
-    both = [launch(arguments, SLOW) for _ in range(2)]
-    codes = {child.wait(): child.said for child in both}
-    assert set(codes) == {0, 2}
+    both = [launch(arguments, At(STEP, partial(wait_for, tmp_path / "go"), call=20)) for _ in range(2)]
+    while all(child.process.is_alive() for child in both):
+        time.sleep(0.002)
+    first, second = sorted(both, key=lambda child: not child.process.is_alive())
+    assert second.wait() == 2, second.said
+    promised.kept(state="refused", said=second.said)
+    (tmp_path / "go").touch()
+    assert first.wait() == 0, first.said
     run = only_run(tmp_path / "runs")
-    promised.kept(state="refused", said=codes[2])
     assert state_of(run) == "completed"
     assert (run / "metrics.jsonl").read_bytes() == (unbroken([*tiny, *STEADY]) / "metrics.jsonl").read_bytes()
 
@@ -158,7 +161,7 @@ def test_two_processes_ask_at_once(
 def test_a_process_asks_while_another_works(
     where: str, promised: Any, launch: Any, trained: Any, arguments: list[str], tmp_path: Path
 ) -> None:
-    first = launch(arguments, SLOW)
+    first = launch(arguments, At(STEP, partial(wait_for, tmp_path / "go"), call=20))
     first.until("\nepoch 1/")
     if where == "elsewhere":  # where another host's lock is not seen
         (only_run(tmp_path / "runs") / ".lock").unlink()
@@ -166,6 +169,7 @@ def test_a_process_asks_while_another_works(
     assert second.code == 2, second.said
     assert f"process {first.process.pid} on " in second.said
     promised.kept(state="refused", said=second.said)
+    (tmp_path / "go").touch()
     assert first.wait() == 0, first.said
 
 

@@ -112,6 +112,14 @@ def test_bins_show_each_labels_value_and_interval(drawn: list[Any], tmp_path: Pa
     assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == ["log_g", "T_eff"]
 
 
+def test_both_sides_share_an_axis_that_holds_every_point(drawn: list[Any], tmp_path: Path) -> None:
+    high = bins("log_g", (0.9, 0.88, 0.92), (0.7, 0.6, 0.8))
+    score_figures.draw_bins(tmp_path / "b.png", bins("log_g", (0.5, 0.4, 0.6)), high)
+    limits = [axis.get_ylim() for axis in drawn[0].axes]
+    assert limits[0] == limits[1]
+    assert limits[0][0] < 0.4 and limits[0][1] > 0.92
+
+
 def test_bins_of_a_poor_run_are_drawn(drawn: list[Any], tmp_path: Path) -> None:
     poor = bins("log_g", (NAN, NAN, NAN), (0.5, 0.6, 0.7), (-40.0, -80.0, -9.0), (0.1, -3.0, 0.4))
     score_figures.draw_bins(tmp_path / "b.png", poor, [])

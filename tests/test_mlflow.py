@@ -111,7 +111,7 @@ def test_a_resumed_run_goes_on_in_its_record_without_doubled_points(
 
 @pytest.mark.parametrize("calls", [1, 2, 3])
 def test_a_sync_that_is_cut_off_leaves_no_hole_behind(
-    calls: int, folder: RunFolder, server: Server, monkeypatch: pytest.MonkeyPatch
+    calls: int, folder: RunFolder, promised, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log_batch, left = server.client.log_batch, [calls]
 
@@ -124,13 +124,23 @@ def test_a_sync_that_is_cut_off_leaves_no_hole_behind(
     with monkeypatch.context() as patch:
         patch.setattr("specvit.tracking.mlflow.BATCH_POINTS", 30)  # a row has some 25 points
         patch.setattr(server.client, "log_batch", cut_off)
-        with pytest.raises(TrackingError, match="gone"):
+        with pytest.raises(TrackingError) as problem:
             server.sync(folder)
+    promised.kept(state=folder.state(), said=str(problem.value))
     server.sync(folder)
     rows = read_json_lines(folder.file("metrics.jsonl"))
     for name in set(rows[0]) - {"step"}:
         expected = [(row["step"], row[name]) for row in rows if row[name] is not None]
         assert points_of(server, only_run(server).info.run_id, name) == expected, name
+
+
+def test_the_cause_of_a_failure_goes_when_the_run_has_gone_on(folder: RunFolder, server: Server) -> None:
+    folder.set_status("crashed", cause="the disk is full", remedy="free some space")
+    server.sync(folder)
+    assert only_run(server).data.tags["cause"] == "the disk is full"
+    folder.set_status("completed")
+    server.sync(folder)
+    assert not {"cause", "remedy"} & set(only_run(server).data.tags)
 
 
 def test_a_setting_without_effect_may_differ_when_a_run_goes_on(folder: RunFolder, server: Server) -> None:
@@ -163,24 +173,26 @@ def test_a_copy_elsewhere_with_a_record_of_its_own_does_not_outdate_this_one(
     assert [found.data.tags.get("superseded") for found in runs_of(server)] == [None, None]
 
 
-def test_a_run_that_somebody_deleted_is_left_alone(folder: RunFolder, server: Server) -> None:
+def test_a_run_that_somebody_deleted_is_left_alone(folder: RunFolder, promised, server: Server) -> None:
     server.sync(folder)
     server.client.delete_run(only_run(server).info.run_id)
     folder.file("log.txt").write_text("another line")
-    assert server.sync(folder) == "left alone"
+    promised.kept(state=folder.state(), said=server.sync(folder))
     assert runs_of(server) == []
 
 
-def test_a_deleted_experiment_is_not_brought_back(folder: RunFolder, server: Server, capsys) -> None:
+def test_a_deleted_experiment_is_not_brought_back(folder: RunFolder, promised, server: Server, capsys) -> None:
     server.sync(folder)
     server.client.delete_experiment(only_run(server).info.experiment_id)
     assert main(["sync", str(folder.path)]) == 1
-    assert "experiment specvit was deleted there; `mlflow experiments restore -x 1`" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "`mlflow experiments restore -x 1`" in said
+    promised.kept(state=folder.state(), said=said)
 
 
 @pytest.mark.parametrize("meanwhile", ["deleted", "emptied", "replaced by another"])
 def test_a_database_that_is_gone_is_made_again_and_told_everything(
-    meanwhile: str, folder: RunFolder, server: Server, empty_database: Path
+    meanwhile: str, folder: RunFolder, promised, server: Server, empty_database: Path
 ) -> None:
     server.sync(folder)
     assert server.file is not None
@@ -189,7 +201,7 @@ def test_a_database_that_is_gone_is_made_again_and_told_everything(
         server.file.touch()
     if meanwhile == "replaced by another":
         shutil.copy(empty_database, server.file)
-    assert server.sync(folder) == "sent"
+    promised.kept(state=folder.state(), said=server.sync(folder))
     assert len(points_of(server, only_run(server).info.run_id, "val_r2")) == 3
 
 
@@ -242,13 +254,13 @@ def test_the_command_says_what_it_did(folder: RunFolder, server: Server, capsys,
 
 
 def test_a_file_that_is_no_database_costs_a_sentence_and_not_the_next_server(
-    folder: RunFolder, server: Server, tmp_path: Path, capsys
+    folder: RunFolder, promised, server: Server, tmp_path: Path, capsys
 ) -> None:
     (tmp_path / "text.db").write_text("no database at all, but longer than its header would be " * 9)
     assert main(["sync", str(folder.path), "--uri", f"sqlite:///{tmp_path}/text.db"]) == 1
     shown = capsys.readouterr()
     assert shown.out == "1 failed\n"
-    assert "file is not a database" in shown.err
+    promised.kept(state=folder.state(), said=shown.err)
     assert "Traceback" not in shown.err
     assert main(["sync", str(folder.path)]) == 0
 

@@ -2,16 +2,18 @@
 
 import itertools
 import json
+import math
 import random
-import re
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
-from processes import Child
+from planted import At, Stop, wait_for
+from processes import Child, computed, wait_until_computed
 from whole_runs import STEADY, only_run, state_of
 
 pytestmark = pytest.mark.slow
@@ -39,16 +41,23 @@ def command(folder: Path, overrides: list[str]) -> list[str]:
     return [sys.executable, "-m", "specvit.train", *overrides, *settings, f"tracking.folder={folder}"]
 
 
+def begin(folder: Path, overrides: list[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(command(folder, overrides), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory, tiny) -> tuple[Path, float]:
+    """Return the folder of the unbroken run and the seconds that it computed."""
     folder = tmp_path_factory.mktemp("unbroken")
-    started = time.monotonic()
-    subprocess.run(command(folder, tiny), check=True, capture_output=True, timeout=120)
-    return only_run(folder), time.monotonic() - started
+    process = begin(folder, tiny)
+    seconds = wait_until_computed(process.pid, math.inf, lambda: process.poll() is None)
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    return only_run(folder), seconds
 
 
 def moment_of(number: int, kills: int, seconds: float) -> float:
-    """Return a random moment in the `number`-th of equal parts of a run's time."""
+    """Return a random moment in the `number`-th of equal parts of a run."""
     return (number + random.Random(number).random()) / kills * seconds
 
 
@@ -60,8 +69,8 @@ def test_a_run_killed_at_a_random_moment_ends_bitwise_equal(
     kill_with, moment = SIGNALS[number % len(SIGNALS)], max(0.5, moment_of(3 * number % KILLS, KILLS, seconds))
     for attempt in range(4):  # a kill that comes after the end shows nothing: try again, earlier
         folder = tmp_path / f"runs-{attempt}"
-        process = subprocess.Popen(command(folder, tiny), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        time.sleep(moment / 1.5**attempt)
+        process = begin(folder, tiny)
+        wait_until_computed(process.pid, moment / 1.2**attempt, lambda process=process: process.poll() is None)
         process.send_signal(kill_with)
         output, _ = process.communicate(timeout=120)
         assert "Traceback" not in output
@@ -77,30 +86,30 @@ def test_a_run_killed_at_a_random_moment_ends_bitwise_equal(
 
 
 @pytest.fixture(scope="module")
-def steady(tmp_path_factory, tiny) -> tuple[Path, float]:
-    """Return the folder of the unbroken run that forked processes make, and its seconds there."""
-    place, seconds = tmp_path_factory.mktemp("steady"), 0.0
-    for number in range(3):  # the first one waits for the server to start
+def steady(tmp_path_factory, tiny) -> tuple[Path, float, float]:
+    """Return the unbroken run that forked processes make, and the seconds computed before it and in it."""
+    place, before, after = tmp_path_factory.mktemp("steady"), 0.0, 0.0
+    for number in range(2):  # the first one waits for the server to start
         child = Child([*tiny, *STEADY, f"tracking.folder={place / str(number)}"], (), place / f"{number}.txt")
         child.until_started()
-        started = time.monotonic()
+        before = computed(child.process.pid)
+        after = wait_until_computed(child.process.pid, math.inf, child.process.is_alive)
         assert child.wait() == 0, child.said
         child.close()
-        seconds = time.monotonic() - started
-    return only_run(place / "0"), seconds
+    return only_run(place / "0"), before, after - before
 
 
 @pytest.mark.parametrize("number", range(FORKED_KILLS))
 def test_a_forked_run_killed_at_a_random_moment_ends_bitwise_equal(
     number: int, steady, promised, launch, trained, tiny, tmp_path: Path
 ) -> None:
-    unbroken, seconds = steady
+    unbroken, before, seconds = steady
     kill_with, moment = SIGNALS[number % len(SIGNALS)], moment_of(number, FORKED_KILLS, seconds)
     for attempt in range(6):
         folder = tmp_path / f"runs-{attempt}"
         child = launch([*tiny, *STEADY, f"tracking.folder={folder}"])
         child.until_started()
-        time.sleep(moment / 1.5**attempt)
+        wait_until_computed(child.process.pid, before + moment / 1.2**attempt, child.process.is_alive)
         child.send(kill_with)
         code = child.wait()
         assert "Traceback" not in child.said
@@ -114,6 +123,7 @@ def test_a_forked_run_killed_at_a_random_moment_ends_bitwise_equal(
     promised.whole(only_run(folder), unbroken)
 
 
+STEP = "specvit.engine.loop.Learner.step"
 LONG = [*STEADY, "train.epochs=20"]
 
 
@@ -135,23 +145,20 @@ def test_a_run_stopped_again_and_again_ends_bitwise_equal(promised, launch, trai
     promised.whole(only_run(tmp_path / "runs"), unbroken([*tiny, *LONG]))
 
 
-def test_a_run_that_was_killed_says_where_it_goes_on_and_keeps_its_attempts(launch, trained, tiny, tmp_path) -> None:
+def test_a_run_that_was_killed_says_where_it_goes_on_and_keeps_its_attempts(trained, tiny, tmp_path) -> None:
     arguments = [*tiny, *LONG, f"tracking.folder={tmp_path / 'runs'}"]
-    child = launch(arguments)
-    child.until("\nepoch 3/")
-    child.send(signal.SIGKILL)
-    assert child.wait() == -signal.SIGKILL
-    again = trained(arguments)
-    assert re.search(r"going on from step \d+ \(epoch \d+\)", again.said)
+    assert trained(arguments, At(STEP, Stop(signal.SIGKILL), call=40)).code == -signal.SIGKILL
+    assert "going on from step 36 (epoch 3)" in trained(arguments).said
     attempts = (only_run(tmp_path / "runs") / "attempts.jsonl").read_text().splitlines()
     assert [json.loads(line)["event"] for line in attempts] == ["start", "ready", "start", "ready", "end"]
 
 
 def test_a_second_signal_while_the_first_is_written_down(promised, launch, trained, unbroken, tiny, tmp_path) -> None:
     arguments = [*tiny, *LONG, f"tracking.folder={tmp_path / 'runs'}"]
-    child = launch(arguments)
+    child = launch(arguments, At(STEP, partial(wait_for, tmp_path / "go"), call=30))
     child.until("\nepoch 2/")
     child.send(signal.SIGUSR2)
+    (tmp_path / "go").touch()
     while child.process.is_alive():
         child.send(signal.SIGTERM)
         time.sleep(0.002)
@@ -160,13 +167,10 @@ def test_a_second_signal_while_the_first_is_written_down(promised, launch, train
     promised.whole(only_run(tmp_path / "runs"), unbroken([*tiny, *LONG]))
 
 
-def test_a_rerun_that_was_stopped(promised, launch, trained, unbroken, tiny, tmp_path: Path) -> None:
+def test_a_rerun_that_was_stopped(promised, trained, unbroken, tiny, tmp_path: Path) -> None:
     arguments = [*tiny, *LONG, f"tracking.folder={tmp_path / 'runs'}"]
     assert trained(arguments).code == 0
-    child = launch([*arguments, "train.rerun=true"])
-    child.until("\nepoch 3/")
-    child.send(signal.SIGTERM)
-    child.wait()
+    assert trained([*arguments, "train.rerun=true"], At(STEP, Stop(signal.SIGTERM), call=40)).code == 143
     state = state_of(only_run(tmp_path / "runs"))
     again = trained([*arguments, "train.rerun=true"])
     promised.kept(state=state, said=again.said)

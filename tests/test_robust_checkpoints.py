@@ -1,24 +1,18 @@
 """Whatever becomes of a run's checkpoints, the next start says what it found and ends with the same bits."""
 
 import dataclasses
-import os
-import signal
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from harm import DAMAGES, rewrite
 from toys import LIVELY, Recorder, Run, StopAfter, assert_identical, toy_run
-from whole_runs import assert_same_run
 
-from specvit.config.build import build_config
-from specvit.config.compose import compose
 from specvit.config.folder import RunFolder
 from specvit.engine import checkpoint
 from specvit.engine.recovery import Start, faults_of_best, find_start
-from specvit.run import Result, run
-from specvit.tracking.files import FileTracker, StatusTracker
+from specvit.tracking.files import FileTracker
 
 EPOCH_STEPS, EPOCHS = 4, 5
 NOTHING = Start(None)
@@ -55,35 +49,6 @@ def outcome(run: Run, folder: RunFolder) -> dict[str, Any]:
     return {**parts, **saved, "rows": folder.file("metrics.jsonl").read_text().splitlines()}
 
 
-def rewrite(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], Any]:
-    def damage(path: Path) -> None:
-        content = torch.load(path)
-        change(content)
-        torch.save(content, path)
-
-    return damage
-
-
-def flip(path: Path) -> None:
-    """Flip one bit of the weights."""
-    content = bytearray(path.read_bytes())
-    weight = next(value for value in torch.load(path)["model"].values() if value.unique().numel() > 8)
-    content[bytes(content).index(weight.numpy().tobytes()) + 9] ^= 0x08
-    path.write_bytes(content)
-
-
-DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "missing": (Path.unlink, "is missing"),
-    "truncated": (lambda path: path.write_bytes(path.read_bytes()[:-2000]), "cannot be read as a checkpoint"),
-    "bit flipped": (flip, "cannot be read as a checkpoint"),
-    "empty": (lambda path: path.write_bytes(b""), "cannot be read as a checkpoint"),
-    "zeros": (lambda path: path.write_bytes(bytes(path.stat().st_size)), "cannot be read as a checkpoint"),
-    "foreign": (rewrite(lambda content: content.update(run_id="other")), "belongs to run other"),
-    "format": (rewrite(lambda content: content.update(format=99)), "is no specvit checkpoint of this format"),
-    "partial": (rewrite(lambda content: content.pop("model")), "lacks model"),
-}
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> RunFolder:
     (tmp_path / "run").mkdir()
@@ -112,7 +77,7 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(
     spoil(folder.file("last.ckpt"))
     found = find_start(folder, EPOCH_STEPS)
     if damage == "missing" and steps <= 4:
-        assert found == NOTHING  # nothing was ever saved, for all one can see
+        assert found.saved is None  # nothing was ever saved, for all one can see
     else:
         outcome_words = f"going on from previous.ckpt, step {going_on_from}" if going_on_from else "from nothing"
         assert f"note: last.ckpt {words}" in found.note
@@ -144,7 +109,10 @@ def test_where_no_checkpoint_is_good_the_run_starts_from_nothing(
 
 def test_a_good_start_says_nothing_and_moves_nothing(folder: RunFolder) -> None:
     assert find_start(folder, EPOCH_STEPS) == NOTHING
-    start(folder).fit(StopAfter(14))
+    start(folder).fit(StopAfter(3))
+    found = find_start(folder, EPOCH_STEPS)  # before there are best weights
+    assert (found.note, found.saved is not None and found.saved["state"]["step"]) == ("", 3)
+    start(folder, found).fit(StopAfter(11))
     before = {path.name: path.read_bytes() for path in folder.path.iterdir()}
     assert set(before) == {"last.ckpt", "previous.ckpt", "best.ckpt", "metrics.jsonl"}
     found = find_start(folder, EPOCH_STEPS)
@@ -319,132 +287,5 @@ def test_a_run_from_nothing_that_is_killed_early_does_not_come_upon_the_old_chec
     start(folder).fit(StopAfter(18))
     folder.file("best.ckpt").unlink()
     assert find_start(folder, EPOCH_STEPS).saved is None
-    assert find_start(folder, EPOCH_STEPS) == NOTHING
-
-
-# whole runs
-
-
-@pytest.fixture(autouse=True)
-def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-
-
-SETTINGS = ("train.epochs=6", "model.dropout=0.1", "opt.lr=3e-3", "train.threads=1")
-
-
-def train(tiny: list[str], where: Path) -> Result:
-    return run(build_config(compose([*tiny, *SETTINGS, f"tracking.folder={where}"])))
-
-
-@pytest.fixture(scope="module")
-def reference(tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> Result:
-    return train(tiny, tmp_path_factory.mktemp("reference"))
-
-
-@pytest.fixture
-def stopped(tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Result]:
-    """Return a run that was stopped at the end of epoch 4."""
-    real = StatusTracker.metrics
-
-    def stop(self: StatusTracker, row: dict[str, Any]) -> None:
-        real(self, row)
-        if row["epoch"] == 4:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(StatusTracker, "metrics", stop)
-        result = train(tiny, tmp_path / "stopped")
-    assert result.state == "preempted"
-    yield result
-
-
-@pytest.mark.parametrize("damage", ["truncated", "bit flipped", "foreign", "missing"])
-@pytest.mark.parametrize(
-    ("names", "words"),
-    [
-        (["last.ckpt"], "going on from previous.ckpt, step 36"),
-        (["last.ckpt", "previous.ckpt"], "this run was preempted before"),
-        (["best.ckpt"], "step 48"),
-        (["last.ckpt", "best.ckpt"], "step 36"),
-        (["last.ckpt", "previous.ckpt", "best.ckpt"], "this run was preempted before"),
-    ],
-)
-def test_a_run_with_damaged_files_ends_bitwise_as_the_unbroken_one(
-    names: list[str], words: str, damage: str, stopped: Result, reference: Result, tiny: list[str], capsys: Any
-) -> None:
-    for name in names:
-        DAMAGES[damage][0](stopped.folder / name)
-    capsys.readouterr()
-    again = train(tiny, stopped.folder.parent)
-    shown = capsys.readouterr().out
-    assert again.state == reference.state
-    assert_same_run(again.folder, reference.folder)
-    assert words in shown
-    notes = [line for line in shown.splitlines() if line.startswith("note: ") and ".ckpt" in line]
-    assert len(notes) == (0 if damage == "missing" and "previous.ckpt" in names else 1), shown
-
-
-@pytest.mark.parametrize("damage", ["truncated", "missing"])
-@pytest.mark.parametrize("name", ["last.ckpt", "best.ckpt"])
-def test_files_that_come_to_harm_before_the_final_test_cost_no_result(
-    name: str, damage: str, reference: Result, tiny: list[str], tmp_path: Path, monkeypatch: Any, capsys: Any
-) -> None:
-    from specvit import pipeline
-
-    real, done = pipeline.fit, []
-
-    def fit(*arguments: Any) -> str:
-        ended = real(*arguments)
-        if not done:
-            done.append(DAMAGES[damage][0](next((tmp_path / "harmed").iterdir()) / name))
-        return ended
-
-    monkeypatch.setattr(pipeline, "fit", fit)
-    result = train(tiny, tmp_path / "harmed")
-    assert done and result.state == reference.state
-    for file in ("metrics.jsonl", "predictions.csv", "summary.json"):
-        assert (result.folder / file).read_bytes() == (reference.folder / file).read_bytes()
-    shown = capsys.readouterr().out
-    assert ("note: best.ckpt" in shown) == (name == "best.ckpt")
-
-
-def test_best_weights_that_are_harmed_again_and_again_are_one_sentence(
-    tiny: list[str], tmp_path: Path, monkeypatch: Any
-) -> None:
-    from specvit import pipeline
-
-    monkeypatch.setattr(pipeline, "faults_of_best", lambda *_: "best.ckpt is missing")
-    result = train(tiny, tmp_path / "harmed")
-    status = RunFolder(result.folder, "").status()
-    assert (result.state, result.exit_code, status["traceback"]) == ("crashed", 1, "")
-    assert status["cause"] == f"{result.folder}: best.ckpt is missing; see to the disk, then the same command goes on."
-
-
-def test_a_rerun_forgets_previous_and_damaged_checkpoints(stopped: Result, tiny: list[str]) -> None:
-    for name in ("last.ckpt.damaged", "best.ckpt.damaged"):
-        (stopped.folder / name).write_bytes(b"old")
-    train(tiny, stopped.folder.parent)
-    assert (stopped.folder / "previous.ckpt").exists()
-    RunFolder(stopped.folder, "").forget()
-    assert not [path.name for path in stopped.folder.iterdir() if ".ckpt" in path.name]
-
-
-def test_a_rerun_that_was_killed_while_it_removed_results_starts_from_nothing(
-    stopped: Result, tiny: list[str], reference: Result, capsys: Any
-) -> None:
-    RunFolder(stopped.folder, "").set_status("lost", to_forget=True)
-    again = train(tiny, stopped.folder.parent)
-    assert "starting from nothing" in capsys.readouterr().out
-    assert_same_run(again.folder, reference.folder)
-
-
-def test_a_checkpoint_of_another_models_code_is_refused_in_one_sentence(
-    stopped: Result, tiny: list[str], capsys: Any
-) -> None:
-    rewrite(lambda content: content["model"].update(new_layer=torch.zeros(1)))(stopped.folder / "last.ckpt")
-    result = train(tiny, stopped.folder.parent)
-    status = RunFolder(result.folder, "").status()
-    assert (result.state, status["traceback"]) == ("crashed", "")
-    assert "new_layer" in status["cause"] and "train.rerun=true" in status["cause"]
-    assert (stopped.folder / "last.ckpt").exists()
+    again = find_start(folder, EPOCH_STEPS)
+    assert again == Start(None, "note: there is no checkpoint; starting from nothing, which leads to the same numbers")

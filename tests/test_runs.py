@@ -1,8 +1,6 @@
 """Whole runs in this process, from configuration to test score, on small files."""
 
 import json
-import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +14,6 @@ from sklearn.metrics import mean_absolute_error, r2_score
 from specvit import evaluate
 from specvit.config.build import build_config
 from specvit.config.compose import compose, conf_dir
-from specvit.config.folder import RunFolder
 from specvit.engine import checkpoint, loop
 from specvit.run import Result, run
 
@@ -166,62 +163,6 @@ def test_a_run_starts_from_the_weights_of_another(tiny) -> None:
 def test_mixed_precision_ends_near_float32(tiny, precision: str) -> None:
     full, mixed = train(tiny, *LEARNS), train(tiny, *LEARNS, f"train.precision={precision}")
     assert mixed.summary["test_r2"] == pytest.approx(full.summary["test_r2"], abs=0.15)
-
-
-def test_nothing_learnt_ends_as_plateau_with_a_remedy(tiny) -> None:
-    result = train(tiny, "opt.lr=1e-9", "opt.eta_min=0")
-    status = RunFolder(result.folder, "").status()
-    assert result.state == status["state"] == "plateau"
-    assert "opt.lr=" in status["remedy"]
-    assert result.exit_code == 0
-
-
-def test_a_rate_that_is_far_too_high_ends_as_diverged_and_saves_nothing_broken(tiny, capsys) -> None:
-    settings = ("opt.lr=1e20", "opt.type=SGD", "train.gradient_clip=null", "opt.lr_sch=constant", "train.epochs=5")
-    result = train(tiny, *settings)
-    assert (result.state, result.exit_code) == ("diverged", 1)
-    status = RunFolder(result.folder, "").status()
-    assert "finite" in status["cause"]
-    assert "opt.lr=" in status["remedy"]
-    assert not (result.folder / "last.ckpt").exists()
-    assert "Traceback" not in capsys.readouterr().out
-    again = train(tiny, *settings)
-    assert "this run ended as diverged before" in capsys.readouterr().out
-    assert again.state == "diverged"
-
-
-def test_a_crash_keeps_its_cause_and_traceback_and_the_next_attempt_finishes(tiny, monkeypatch, capsys) -> None:
-    def broken(*_: object) -> dict[str, float]:
-        raise ZeroDivisionError("planted")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(loop, "evaluate", broken)
-        result = train(tiny)
-    assert (result.state, result.exit_code) == ("crashed", 1)
-    status = RunFolder(result.folder, "").status()
-    assert status["cause"] == "ZeroDivisionError: planted"
-    assert "in broken" in status["traceback"]
-    assert "in broken" in (result.folder / "log.txt").read_text()
-    assert "Traceback" not in capsys.readouterr().out
-    assert train(tiny).state == "completed" or train(tiny).state == "plateau"
-
-
-@pytest.mark.slow
-def test_running_out_of_memory_ends_as_oom_with_a_remedy(tiny, tmp_path: Path) -> None:
-    # A limit on the process's address space, well above what start-up takes and below what the batch needs.
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_AS, (4 * 2**30, 4 * 2**30))
-
-    wide = ["model.patch_size=1", "model.hidden_size=512", "model.intermediate_size=8192", "model.num_hidden_layers=2"]
-    settings = [*tiny, *wide, "train.batch_size=96", "train.threads=1"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "specvit.train", *settings]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=200, preexec_fn=limit, env=environment)
-    assert ended.returncode == 1, ended.stdout + ended.stderr
-    (folder,) = (tmp_path / "outputs").iterdir()
-    status = RunFolder(folder, "").status()
-    assert status["state"] == "oom"
-    assert "train.batch_size=48 train.accumulate=2" in status["remedy"]
 
 
 def test_training_noise_differs_and_test_noise_does_not_depend_on_the_training_settings(tiny) -> None:

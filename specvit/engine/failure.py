@@ -11,7 +11,14 @@ from specvit.config.schema import Config
 from specvit.engine.remedy import remedy_for
 from specvit.errors import Diverged, Interrupted, SpecvitError, explain, os_fault
 
-MEMORY_WORDS = ("can't allocate memory", "cannot allocate memory", "out of memory", "alloc_failed")
+MEMORY_WORDS = (
+    "can't allocate memory",
+    "cannot allocate memory",
+    "out of memory",
+    "alloc_failed",
+    "could not execute a primitive",
+)
+"""What torch, the CUDA libraries and oneDNN (the last one) say when memory is short."""
 
 
 @dataclass(frozen=True)

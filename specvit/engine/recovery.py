@@ -39,6 +39,8 @@ def find_start(folder: RunFolder, epoch_steps: int) -> Start:
             if name != CHECKPOINTS[0] and not faults:
                 faults.append(f"{CHECKPOINTS[0]} is missing")
             return Start(saved, _note(faults, f"going on from {name}, step {state.step}"))
+    if not faults and folder.epochs_on_file():
+        faults.append("there is no checkpoint")
     for name in CHECKPOINTS:  # a later start must not go on from what this one could not use
         folder.file(name).unlink(missing_ok=True)
     return Start(None, _note(faults, "starting from nothing, which leads to the same numbers"))

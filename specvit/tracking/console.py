@@ -3,12 +3,14 @@
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from specvit.files import drop_unwritten
 
 REFRESH_SECONDS = 0.5
 
@@ -33,24 +35,20 @@ class _PatientStream:
 
     def write(self, text: str) -> int:
         """Write, if that is possible."""
-        with _let_go():
-            self._stream.write(text)
+        self._try(self._stream.write, text)
         return len(text)
 
     def flush(self) -> None:
-        """Flush, if that is possible; what is left goes with the next line."""
-        with _let_go():
-            self._stream.flush()
+        """Flush, if that is possible."""
+        self._try(self._stream.flush)
 
-
-@contextlib.contextmanager
-def _let_go() -> Iterator[None]:
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except OSError:
-        pass
+    def _try(self, action: Callable[..., object], *arguments: str) -> None:
+        try:
+            action(*arguments)
+        except BrokenPipeError:
+            raise
+        except OSError:
+            drop_unwritten(self._stream)
 
 
 class Screen:

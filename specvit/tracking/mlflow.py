@@ -25,6 +25,8 @@ VALUE_CHARACTERS = 6000
 """Longer parameters and tags are refused by MLflow."""
 KIND_TAG = "mlflow.experimentKind"
 """Without it the UI opens an experiment as one about language models."""
+FLEETING = {"cause", "remedy"}
+"""Tags of a failure; a run that has gone on since has them no more."""
 KEY_TAG, SYNCED_TAG = "specvit.record", "specvit.synced"
 
 
@@ -114,6 +116,8 @@ class Server:
         self._send_rows(run_id, [[p] for p in record.results if run.data.metrics.get(p.name) != p.value])
         tags = {**record.tags, "mlflow.note.content": record.notes}
         self._send_tags(run_id, {n: v for n, v in tags.items() if run.data.tags.get(n) != v[:VALUE_CHARACTERS]})
+        for name in (FLEETING & run.data.tags.keys()) - record.tags.keys():
+            self.client.delete_tag(run_id, name)
         for path, place in record.files:
             self.client.log_artifact(run_id, str(path), place or None)
         status = mlflow_status(record.state)

@@ -50,12 +50,13 @@ def draw_bins(path: Path, by_snr: Sequence[dict[str, Any]], by_mag: Sequence[dic
     metric = "accuracy" if "accuracy" in sides[0][0][0] else "r2"
     labels = list(dict.fromkeys(row["label"] for rows, _ in sides for row in rows))
     figure, axes = canvas(1, len(sides), (5.6 * len(sides), 3.8))
+    if len(sides) > 1:
+        axes[0, 1].sharey(axes[0, 0])  # before anything is drawn: later it would take over the first one's limits
     for axis, (rows, name) in zip(axes[0], sides, strict=True):
         _binned(axis, rows, labels, metric)
         lower = ", ▼ below -1" if any(row[metric] < LOWEST for row in rows) else ""
         said = {"r2": "R²"}.get(metric, metric)
         axis.set(xlabel=f"{name} (number of spectra)", ylabel=f"{said} with {LEVEL} % interval{lower}")
-        axis.sharey(axes[0, 0])
     if any(row[f"{metric}_low"] < LOWEST for rows, _ in sides for row in rows):
         axes[0, 0].set_ylim(LOWEST - 0.06, 1.05)
     if len(labels) > 1:
