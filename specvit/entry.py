@@ -1,11 +1,21 @@
 """What every entry point does with an error: one sentence on stderr and an exit code, no traceback."""
 
+import argparse
 import functools
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
-from specvit.errors import Interrupted, SpecvitError, explain, os_fault
+from specvit.errors import ConfigError, Interrupted, SpecvitError, explain, os_fault
 from specvit.files import drop_unwritten
+
+
+class Parser(argparse.ArgumentParser):
+    """Refuses in one sentence, without the usage around it."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of printing and leaving."""
+        raise ConfigError(message, where=self.prog, remedy="--help shows what it takes")
 
 
 def user_facing(main: Callable[..., int]) -> Callable[..., int]:

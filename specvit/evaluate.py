@@ -3,11 +3,9 @@
 Statistics of labels and flux are those of the run's training, from its checkpoint; nothing is fitted here.
 """
 
-import argparse
 import dataclasses
 import sys
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 import yaml
@@ -19,7 +17,7 @@ from specvit.data.shards import same_wavelengths
 from specvit.data.splits import open_split
 from specvit.data.views import Spectra, open_spectra
 from specvit.engine.device import resolve_device, set_up_torch
-from specvit.entry import user_facing
+from specvit.entry import Parser, user_facing
 from specvit.errors import ConfigError, DataError, FolderError
 from specvit.files import write_atomic
 from specvit.scores.wording import bin_lines, rest_line, row_line
@@ -29,18 +27,10 @@ ROWS_PRINTED = 50
 """Smaller sets are printed row by row."""
 
 
-class _Parser(argparse.ArgumentParser):
-    """Refuses in one sentence, without the usage around it."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise instead of printing and leaving."""
-        raise ConfigError(message, where=self.prog, remedy="--help shows what it takes")
-
-
 @user_facing
 def main(arguments: list[str] | None = None) -> int:
     """Score the best checkpoint of a run folder on its own test set or on any file, row by row."""
-    parser = _Parser(prog="specvit evaluate", description=main.__doc__)
+    parser = Parser(prog="specvit evaluate", description=main.__doc__)
     parser.add_argument("run", type=Path, help="a run folder, outputs/<name>-<hash8>")
     parser.add_argument("--data", metavar="FILE", help="an HDF5 file to score instead of the run's test set")
     parser.add_argument("--noise", metavar="LEVELS", help="noise levels, such as 0,0.5,1,2 (default: the run's own)")

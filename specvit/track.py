@@ -1,6 +1,5 @@
 """`python -m specvit.track sync [FOLDER ...]`: feed MLflow what run folders hold and it lacks."""
 
-import argparse
 import sys
 import time
 from collections.abc import Iterator
@@ -10,7 +9,7 @@ import yaml
 
 from specvit.config.folder import RunFolder
 from specvit.config.tracking_uri import check_uri, resolve_uri
-from specvit.entry import user_facing
+from specvit.entry import Parser, user_facing
 from specvit.errors import FolderError, TrackingError
 from specvit.files import read_json
 from specvit.tracking.courier import follow
@@ -23,7 +22,7 @@ WATCH_SECONDS = 5.0
 @user_facing
 def main(arguments: list[str] | None = None) -> int:
     """Feed MLflow from run folders, which hold the whole truth. Can be repeated at any time; nothing comes twice."""
-    parser = argparse.ArgumentParser(prog="specvit track", description=main.__doc__)
+    parser = Parser(prog="specvit track", description=main.__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     sync = commands.add_parser("sync", help="send what MLflow lacks")
     sync.add_argument("folder", nargs="*", type=Path, default=[Path("outputs")], help="runs, or folders of runs")

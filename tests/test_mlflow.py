@@ -267,7 +267,11 @@ def test_a_file_that_is_no_database_costs_a_sentence_and_not_the_next_server(
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [(["sync", "nowhere"], "nowhere: is no folder"), (["sync", "--uri", "mlruns"], "is no MLflow database or server")],
+    [
+        (["snyc"], "invalid choice: 'snyc'"),
+        (["sync", "nowhere"], "nowhere: is no folder"),
+        (["sync", "--uri", "mlruns"], "is no MLflow database or server"),
+    ],
 )
 def test_wrong_arguments_are_one_sentence(arguments: list[str], said: str, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)

@@ -5,14 +5,14 @@ import sys
 import time
 from pathlib import Path
 
-from specvit.entry import user_facing
+from specvit.entry import Parser, user_facing
 from specvit.errors import DataError
 
 
 @user_facing
 def main(arguments: list[str] | None = None) -> int:
     """Make built-in spectra as HDF5 shards, or check HDF5 files value by value."""
-    parser = argparse.ArgumentParser(prog="specvit data", description=main.__doc__)
+    parser = Parser(prog="specvit data", description=main.__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     make = commands.add_parser("generate", help="make built-in spectra: train_<rows>_<i>, val_<rows>, test_<rows>")
     make.add_argument("--out", type=Path, required=True, help="folder for the shards; give it to data.root afterwards")
