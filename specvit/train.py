@@ -1,6 +1,7 @@
 """`python -m specvit.train [overrides]`: one run from a Hydra configuration, or with `-m` a plain grid of runs."""
 
 import sys
+import time
 import traceback
 from typing import TYPE_CHECKING
 
@@ -85,13 +86,16 @@ def _task(composed: object) -> None:
 def _conclude(grid: bool) -> int:
     """Return the exit code; what stopped a single run is raised, what stopped runs of a grid is printed."""
     from specvit.run import Result
+    from specvit.tracking.courier import WAIT_SECONDS
 
     failures = [outcome for outcome in _outcomes if isinstance(outcome, Exception)]
     if failures and not grid:
         raise failures[0]
     codes = [0]
+    until = time.monotonic() + WAIT_SECONDS  # for all couriers of a grid together
     for outcome in _outcomes:
-        if isinstance(outcome, Result) and outcome.courier and (words := outcome.courier.farewell()):
+        left = max(0.0, until - time.monotonic())
+        if isinstance(outcome, Result) and outcome.courier and (words := outcome.courier.farewell(patience=left)):
             print(f"specvit: {words}", file=sys.stderr)
         if isinstance(outcome, SpecvitError):
             print(f"specvit: {outcome}", file=sys.stderr)

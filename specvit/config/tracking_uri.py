@@ -2,7 +2,6 @@
 
 import re
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from specvit.errors import ConfigError
 
@@ -15,16 +14,16 @@ def check_uri(uri: str | None) -> None:
     """Raise `ConfigError` for a URI that MLflow cannot use, or that would write a password into every record."""
     if uri is None:
         return
+    if re.match(r"[^:]+://[^@]*:[^@]*@", uri) or re.search(r"[?&](password|pwd|token)=", uri):
+        remedy = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or PGPASSWORD, in the environment"
+        what = "holds a password, which would stand in every run's record"
+        raise ConfigError(what, where="tracking.uri", remedy=remedy)
     scheme = uri.split(":", 1)[0].split("+", 1)[0]
     if ":" not in uri or scheme not in SCHEMES:
         remedy = f"use sqlite:///FILE, http://HOST:PORT or another of {', '.join(SCHEMES)}"
         raise ConfigError(f"{uri!r} is no MLflow database or server", where="tracking.uri", remedy=remedy)
     if scheme == "sqlite" and not re.match(r"sqlite(\+\w+)?:///.", uri):
         raise ConfigError(f"{uri!r} names no file", where="tracking.uri", remedy="write sqlite:///FILE")
-    if urlsplit(uri).password is not None:
-        remedy = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or PGPASSWORD, in the environment"
-        what = "holds a password, which would stand in every run's record"
-        raise ConfigError(what, where="tracking.uri", remedy=remedy)
 
 
 def resolve_uri(uri: str | None, run: Path) -> str:

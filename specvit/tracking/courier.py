@@ -72,7 +72,7 @@ def follow(folder: RunFolder, uri: str, *, patience: float = PATIENCE_SECONDS) -
 def _deliver(folder: RunFolder, uri: str, patience: float) -> int:
     server: Server | None = None
     told, failures, ended = "", 0, 0.0
-    while True:
+    while folder.file("run.json").exists():
         now, fingerprint = folder.state() in ALIVE, fingerprint_of(folder)
         if not now and not ended:
             ended = time.monotonic()
@@ -85,7 +85,8 @@ def _deliver(folder: RunFolder, uri: str, patience: float) -> int:
             except (TrackingError, OSError) as problem:
                 pause = RETRY_SECONDS[min(failures, len(RETRY_SECONDS) - 1)]
                 failures += 1
-                print(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {problem}", flush=True)
+                with contextlib.suppress(OSError):  # the log may lie on the disk that is full
+                    print(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {problem}", flush=True)
                 if ended and time.monotonic() - ended > patience:
                     return 1
                 time.sleep(pause)
@@ -94,6 +95,7 @@ def _deliver(folder: RunFolder, uri: str, patience: float) -> int:
             _remove_if_empty(folder.file(LOG))
             return 0
         time.sleep(POLL_SECONDS)
+    return 0  # somebody removed the run
 
 
 def _remove_if_empty(path: Path) -> None:

@@ -37,9 +37,10 @@ class Server:
         """Open `uri`, making a new sqlite database if there is none; raises `TrackingError`."""
         # Telemetry is on by default; a run must not call anybody.
         os.environ.update(MLFLOW_DISABLE_TELEMETRY="true", DO_NOT_TRACK="true")
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         # A pool would go on writing into a database file that was deleted.
         os.environ.setdefault("MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "NullPool")
-        for name, value in (("MAX_RETRIES", "2"), ("TIMEOUT", "20")):
+        for name, value in (("MAX_RETRIES", "0"), ("TIMEOUT", "20")):
             os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{name}", value)
         self.uri, self.file = uri, sqlite_file(uri)
         with explained(uri):
@@ -109,7 +110,7 @@ class Server:
             return found.experiment_id
 
     def _update(self, run: Any, record: Record) -> None:
-        """Send parameters, points, tags, files and the state, in this order, and last that all of it was sent."""
+        """Send parameters, points, tags, the state and files, in this order, and last that all of it was sent."""
         run_id = run.info.run_id
         self._send_params(run, record)
         self._send_rows(run_id, self._new_rows(run, record))
@@ -118,13 +119,13 @@ class Server:
         self._send_tags(run_id, {n: v for n, v in tags.items() if run.data.tags.get(n) != v[:VALUE_CHARACTERS]})
         for name in (FLEETING & run.data.tags.keys()) - record.tags.keys():
             self.client.delete_tag(run_id, name)
-        for path, place in record.files:
-            self.client.log_artifact(run_id, str(path), place or None)
         status = mlflow_status(record.state)
         if record.alive:
             self.client.update_run(run_id, status=status)
         else:
             self.client.set_terminated(run_id, status, end_time=record.ended)
+        for path, place in record.files:
+            self.client.log_artifact(run_id, str(path), place or None)
         self._send_tags(run_id, {SYNCED_TAG: record.fingerprint})
 
     def _new_rows(self, run: Any, record: Record) -> list[list[Point]]:

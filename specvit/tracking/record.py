@@ -154,7 +154,7 @@ def _tags(
         "slurm_job": _latest(attempts, "job"),
         "folder": str(folder.path.resolve()),
     }
-    tags |= config["tracking"].get("tags") or {}
+    tags = (config["tracking"].get("tags") or {}) | tags
     return {name: str(value) for name, value in tags.items() if value is not None}
 
 
