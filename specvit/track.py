@@ -104,12 +104,12 @@ def runs_in(folders: list[Path]) -> Iterator[RunFolder]:
             yield _run(folder)
             continue
         for inner in sorted(folder.iterdir()):
-            if (inner / "run.json").exists() and (inner / "config.yaml").exists():
+            if "run_id" in (read_json(inner / "run.json") or {}):
                 yield _run(inner)
 
 
 def _run(path: Path) -> RunFolder:
-    about = read_json(path / "run.json", {})
+    about = read_json(path / "run.json") or {}
     if "run_id" not in about:
         raise FolderError("is no run folder (no run.json)", where=str(path), remedy="name a folder in outputs/")
     return RunFolder(path.resolve(), about["run_id"])

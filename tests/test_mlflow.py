@@ -11,7 +11,7 @@ import yaml
 
 from specvit.config.folder import RunFolder
 from specvit.errors import TrackingError
-from specvit.files import read_json, read_json_lines, write_json
+from specvit.files import locked, read_json, read_json_lines, write_json
 from specvit.track import main, runs_in
 from specvit.tracking.mlflow import Server, mlflow_status
 
@@ -141,6 +141,27 @@ def test_the_cause_of_a_failure_goes_when_the_run_has_gone_on(folder: RunFolder,
     folder.set_status("completed")
     server.sync(folder)
     assert not {"cause", "remedy"} & set(only_run(server).data.tags)
+
+
+def test_a_sync_does_not_wait_for_ever_for_another_one(
+    folder: RunFolder, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("specvit.tracking.mlflow.LOCK_SECONDS", 0.1)
+    with locked(folder.file(".tracking.lock")), pytest.raises(TrackingError, match="another process is telling"):
+        server.sync(folder)
+    assert runs_of(server) == []
+
+
+@pytest.mark.parametrize("about", ["", "null", "{}", "[1]"])
+def test_a_damaged_folder_does_not_keep_the_others_from_being_told(
+    about: str, folder: RunFolder, server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = folder.path.parent / "another"
+    other.mkdir()
+    (other / "run.json").write_text(about)
+    assert main(["sync", str(folder.path.parent)]) == 0
+    assert capsys.readouterr().out == "1 sent\n"
+    assert only_run(server).data.tags["signature"] == folder.run_id
 
 
 def test_a_setting_without_effect_may_differ_when_a_run_goes_on(folder: RunFolder, server: Server) -> None:

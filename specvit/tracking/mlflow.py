@@ -21,6 +21,9 @@ from specvit.tracking.record import Point, Record, read_record
 
 BATCH_POINTS, BATCH_PARAMS = 1000, 100
 """What MLflow takes in one call."""
+LOCK_SECONDS = 60.0
+"""How long a sync waits for another one of the same run, whose server may hang."""
+LATER = "the run folder has everything; `specvit track sync` sends it later"
 VALUE_CHARACTERS = 6000
 """Longer parameters and tags are refused by MLflow."""
 KIND_TAG = "mlflow.experimentKind"
@@ -58,7 +61,9 @@ class Server:
 
         Returns `sent`, `up to date`, or `left alone` for a run that somebody deleted in MLflow.
         """
-        with explained(self.uri), locked(folder.file(".tracking.lock")):
+        with explained(self.uri), locked(folder.file(".tracking.lock"), seconds=LOCK_SECONDS) as mine:
+            if not mine:
+                raise TrackingError("another process is telling MLflow about it", where=str(folder.path), remedy=LATER)
             if self.file is not None:
                 _make_database(self.file)  # again, if somebody deleted it
             record = read_record(folder)
@@ -200,7 +205,7 @@ def explained(uri: str) -> Iterator[None]:
         raise
     except Exception as problem:
         reason = str(problem).strip().splitlines()[0][:300] if str(problem).strip() else "no message"
-        remedy = "the run folder has everything; `specvit track sync` sends it later"
+        remedy = LATER
         if "out-of-date database schema" in str(problem):
             remedy = f"bring it up to date with `mlflow db upgrade {uri}`, then `specvit track sync`"
         what = f"MLflow did not take the record ({type(problem).__name__}: {reason})"
