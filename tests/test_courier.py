@@ -19,7 +19,7 @@ from mounts import fill, small_disk
 from specvit.config.folder import DONE, RunFolder
 from specvit.files import read_json_lines
 from specvit.track import main, runs_in
-from specvit.tracking.mlflow import SYNCED_TAG, Server
+from specvit.tracking.mlflow import KEY_TAG, SYNCED_TAG, Server
 from specvit.tracking.record import fingerprint_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -59,6 +59,11 @@ def runs(tmp_path: Path) -> list[RunFolder]:
     return list(runs_in([tmp_path / "outputs"])) if (tmp_path / "outputs").is_dir() else []
 
 
+def logs(tmp_path: Path) -> str:
+    """Return what the couriers of all runs have written."""
+    return "".join(log.read_text() for log in tmp_path.glob("outputs/*/tracking.log"))
+
+
 def until(true: Callable[[], Any], what: str, seconds: float = 180) -> None:
     end = time.monotonic() + seconds
     while not true():
@@ -71,7 +76,8 @@ def told(server: Server, run: RunFolder) -> Any:
     experiment = server.client.get_experiment_by_name("specvit")
     if experiment is None:
         return None
-    found = server.client.search_runs([experiment.experiment_id], f"tags.signature = '{run.run_id}'")
+    key = json.loads(run.file("run.json").read_text())["record"]
+    found = server.client.search_runs([experiment.experiment_id], f"tags.`{KEY_TAG}` = '{key}'")
     assert len(found) <= 1
     return found[0] if found else None
 
@@ -128,15 +134,15 @@ def test_a_database_that_is_locked_for_30_seconds_stops_no_run_and_loses_nothing
         locked = time.monotonic()
         processes = [start(*SHORT, f"train.seed={seed}") for seed in range(8)]
         until(lambda: any(run.state() in DONE for run in runs(tmp_path)), "a run ends under the lock")
+        until(lambda: "database is locked" in logs(tmp_path), "MLflow's patience ends under the lock")
         time.sleep(max(0.0, 30 - (time.monotonic() - locked)))
         connection.rollback()
     for process in processes:
         finish(process)
     until(lambda: all(is_whole(server, run) for run in runs(tmp_path)), "eight whole records after the lock")
     assert len(runs(tmp_path)) == 8
-    logs = "".join(log.read_text() for log in tmp_path.glob("outputs/*/tracking.log"))
     for run in runs(tmp_path):
-        promised.kept(state=run.state(), said=logs)
+        promised.kept(state=run.state(), said=logs(tmp_path))
 
 
 def test_a_database_that_is_deleted_while_eight_runs_go_on_is_made_again_and_whole(
@@ -164,7 +170,7 @@ def test_points_come_while_the_run_goes_on_and_a_killed_run_is_told_as_lost(
     server = Server(f"sqlite:///{database}")
     assert told(server, run).info.status == "RUNNING"
     process.kill()
-    until(lambda: told(server, run).data.tags["state"] == "lost", "the end is told")
+    until(lambda: told(server, run).data.tags.get("state") == "lost", "the end is told")
     assert told(server, run).info.status == "KILLED"
     promised.kept(state=run.state(), said=run.file("log.txt").read_text())
     first = told(server, run).info.run_id
@@ -181,7 +187,7 @@ def test_ctrl_c_reaches_the_run_and_not_its_courier(start, database, promised, t
     assert process.returncode == 130, output
     (run,) = runs(tmp_path)
     server = Server(f"sqlite:///{database}")
-    until(lambda: told(server, run).data.tags["state"] == "preempted", "the end is told")
+    until(lambda: told(server, run).data.tags.get("state") == "preempted", "the end is told")
     assert told(server, run).data.tags["cause"] == "stopped by SIGINT"
     promised.kept(state=run.state(), said=output)
 
