@@ -1,4 +1,4 @@
-"""`python -m specvit.data generate|inspect`: make built-in spectra as files, check any file."""
+"""`python -m specvit.data generate|inspect|convert`: make built-in spectra as files, check or rewrite any file."""
 
 import argparse
 import sys
@@ -11,7 +11,7 @@ from specvit.errors import DataError
 
 @user_facing
 def main(arguments: list[str] | None = None) -> int:
-    """Make built-in spectra as HDF5 shards, or check HDF5 files value by value."""
+    """Make built-in spectra as HDF5 shards, check HDF5 files value by value, or rewrite them to be read fast."""
     parser = Parser(prog="specvit data", description=main.__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     make = commands.add_parser("generate", help="make built-in spectra: train_<rows>_<i>, val_<rows>, test_<rows>")
@@ -25,7 +25,12 @@ def main(arguments: list[str] | None = None) -> int:
         "inspect", help="print what files hold and find every fault; exit code 1 if there is one"
     )
     check.add_argument("files", type=Path, nargs="+", metavar="FILE")
+    rewrite = commands.add_parser("convert", help="rewrite chunked, compressed or float64 files as contiguous float32")
+    rewrite.add_argument("sources", type=Path, nargs="+", metavar="SOURCE")
+    rewrite.add_argument("target", type=Path, metavar="TARGET", help="a new file; of several sources, a folder")
     options = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
+    if options.command == "convert":
+        return _convert(options.sources, options.target)
     return _generate(options) if options.command == "generate" else _inspect(options.files)
 
 
@@ -56,7 +61,22 @@ def _generate(options: argparse.Namespace) -> int:
     return 0
 
 
+def _convert(sources: list[Path], target: Path) -> int:
+    from specvit.data.convert import convert, plan
+
+    started, conversions = time.perf_counter(), plan(sources, target)
+    for conversion in conversions:
+        if conversion.left_out:
+            print(f"note: {conversion.source.path}: left out, not in the layout: {', '.join(conversion.left_out)}")
+        convert(conversion, _report_bytes)
+    size = sum(conversion.num_bytes for conversion in conversions) / 1e9
+    print(f"converted {len(conversions)} file(s), {size:.2f} GB, in {time.perf_counter() - started:.0f} s")
+    print("a run on converted files is the same run: it keeps its name, and goes on where it was")
+    return 0
+
+
 def _inspect(files: list[Path]) -> int:
+    from specvit.data.advice import layout_line
     from specvit.data.inspect import inspect_files
 
     faults = 0
@@ -65,6 +85,8 @@ def _inspect(files: list[Path]) -> int:
         widths = [max((len(row[i]) for row in report.columns), default=0) for i in range(5)]
         for row in report.columns:
             print("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        if line := layout_line(Path(report.path)):
+            print(f"  {line}")
         for fault in report.faults:
             print(f"  FAULT: {fault}")
         print("  no fault found" if not report.faults else f"  {len(report.faults)} fault(s)")
@@ -77,6 +99,10 @@ def _report(split: str, done: int, total: int) -> None:
     step = max(100, total // 10)
     if done % step < 100 or done == total:
         print(f"making {split} {done:,} of {total:,}", flush=True)
+
+
+def _report_bytes(target: Path, done: int, total: int) -> None:
+    print(f"writing {target} {done / 1e9:.2f} of {total / 1e9:.2f} GB", flush=True)
 
 
 def _count(text: str) -> int:

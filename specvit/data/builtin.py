@@ -18,8 +18,6 @@ import numpy as np
 
 from specvit.data.shards import write_shard
 from specvit.files import cache_dir, locked, remove_leftovers
-from specvit.physics.population import make_row
-from specvit.physics.synthesis import wavelength
 from specvit.quantities import FLUX, LABELS
 
 GENERATOR_VERSION = 1
@@ -59,6 +57,8 @@ def builtin_files(rows: int, *, seed: int, split: str, report: Report) -> list[P
 
 def make_shards(shards: dict[Path, range], *, seed: int, split: str, report: Report) -> None:
     """Write each path with its rows, on every CPU this process may use; each file is whole or absent."""
+    from specvit.physics.synthesis import wavelength  # here: scipy is 0.2 s, which a run on files need not wait for
+
     total, made = sum(map(len, shards.values())), 0
     context = multiprocessing.get_context("spawn")
     workers = max(1, min(len(os.sched_getaffinity(0)), -(-total // PIECE_ROWS)))
@@ -83,6 +83,8 @@ def make_shards(shards: dict[Path, range], *, seed: int, split: str, report: Rep
 
 
 def _make_piece(seed: int, split: str, rows: Iterable[int]) -> tuple[np.ndarray, np.ndarray, list[dict[str, float]]]:
+    from specvit.physics.population import make_row
+
     flux, error, labels = zip(*(make_row(seed, split, row) for row in rows), strict=True)
     return np.stack(flux), np.stack(error), list(labels)
 

@@ -3,18 +3,19 @@
 Legend: N rows of a view, B rows of a step, P pixels.
 """
 
-import contextlib
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from specvit.config.schema import DataConfig, NoiseConfig, effective_level
+from specvit.data.advice import beyond_memory, chunked_note
+from specvit.data.ahead import ReadAhead
 from specvit.data.finite import check_rows
+from specvit.data.memory import free_memory
 from specvit.data.noise import FluxNorm, evaluation_noise, sigma_of, training_noise
 from specvit.data.order import epoch_order
 from specvit.data.views import Spectra
@@ -102,6 +103,11 @@ class TrainData:
         ahead = self.store.arrays is None and self.store.device.type != "cpu"
         self._pool = ThreadPoolExecutor(1) if ahead else None
         self._next: tuple[int, Future[tuple[Tensor, Tensor]]] | None = None
+        spectra = self.store.spectra
+        self._mapped = self.store.arrays is None and spectra.contiguous
+        self._free = free_memory()
+        from_disk = self._mapped and (self.order == "block" or spectra.num_bytes > self._free)
+        self._disk = ReadAhead(spectra, order=self.order, seed=self.seed) if from_disk else None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -120,6 +126,14 @@ class TrainData:
             )
         return Batch(self.flux_norm(flux_BP), self.targets[on_device])
 
+    def notes(self, step: int) -> list[str]:
+        """Return what the user is to know about where the spectra lie: what a step costs, and what is cheaper."""
+        if self._mapped:
+            return beyond_memory(self.store.spectra, self._free, self.order)
+        if self.store.arrays is None:
+            return [chunked_note(self.store.spectra, self._rows(step)[0])]
+        return []
+
     def _rows(self, step: int) -> tuple[np.ndarray, Tensor]:
         """Return the view rows of a step, on the host and on the device; an epoch's order is copied there once."""
         epoch, within = divmod(step, self.steps_per_epoch)
@@ -128,6 +142,8 @@ class TrainData:
             self._order_on_device = torch.from_numpy(self._order_N).to(self.targets.device)
             self._epoch = epoch
         rows = slice(within * self.step_rows, (within + 1) * self.step_rows)
+        if self._disk is not None:
+            self._disk.reach(epoch, rows.start, rows.stop)
         return self._order_N[rows], self._order_on_device[rows]
 
     def _gather(self, step: int, index_B: np.ndarray, on_device: Tensor) -> tuple[Tensor, Tensor]:
@@ -195,14 +211,8 @@ def signal_to_noise(spectra: Spectra, noise: NoiseConfig) -> np.ndarray:
 
 
 def _free_bytes(device: torch.device) -> int:
-    """Return the device's free memory; for a CPU what is available, within a container's limit."""
+    """Return the device's free memory."""
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + cached
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    with contextlib.suppress(OSError, ValueError):  # no such group, or "max"
-        group = Path("/sys/fs/cgroup")
-        limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
-        available = min(available, limit - used)
-    return available
+    return free_memory()

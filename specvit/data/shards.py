@@ -9,7 +9,7 @@ import contextlib
 import glob
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ import numpy as np
 
 from specvit.errors import DataError, explain, os_fault
 from specvit.quantities import ERROR, FLUX, PARAMS, WAVE
+
+PAGE_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -175,14 +177,24 @@ def read_labels(shard: Shard) -> Any:
 
 def write_shard(path: Path, *, wave_P: np.ndarray, flux_NP: np.ndarray, error_NP: np.ndarray, labels: Any) -> None:
     """Write one shard, contiguous float32 arrays and a pandas table, atomically; raises `DataError` on a full disk."""
+
+    def fill(file: h5py.File) -> None:
+        file[FLUX] = np.asarray(flux_NP, dtype=np.float32)
+        file[ERROR] = np.asarray(error_NP, dtype=np.float32)
+
+    fill_shard(path, fill, wave_P=wave_P, labels=labels)
+
+
+def fill_shard(path: Path, fill: Callable[[h5py.File], None], *, wave_P: np.ndarray, labels: Any) -> None:
+    """Write one shard whose flux and error `fill` puts into the open file; the rest is as in `write_shard`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.parent / f".{path.name}.{os.getpid()}.tmp"
     try:
-        with h5py.File(scratch, "w") as file:
+        # Arrays that begin with a page of memory: a row of 4096 pixels is then four pages and not parts of five.
+        with h5py.File(scratch, "w", alignment_threshold=PAGE_BYTES, alignment_interval=PAGE_BYTES) as file:
             file[WAVE] = np.asarray(wave_P, dtype=np.float64)
-            file[FLUX] = np.asarray(flux_NP, dtype=np.float32)
-            file[ERROR] = np.asarray(error_NP, dtype=np.float32)
-        labels.to_hdf(scratch, key=PARAMS, mode="a", format="table", index=False)
+            fill(file)
+        labels.to_hdf(scratch, key=PARAMS, mode="r+", format="table", index=False)
         with open(scratch, "rb+") as stream:
             os.fsync(stream.fileno())
         if not _can_be_read_back(scratch, labels):
@@ -192,7 +204,7 @@ def write_shard(path: Path, *, wave_P: np.ndarray, flux_NP: np.ndarray, error_NP
             )
             raise DataError(what, where=str(path), remedy=remedy)
         os.replace(scratch, path)
-    except OSError as problem:
+    except (OSError, RuntimeError) as problem:  # HDF5 raises the latter where closing a file fails
         if (fault := os_fault(problem)) is None:
             raise
         cause, remedy = explain(fault, str(path.parent))

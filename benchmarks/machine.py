@@ -1,0 +1,73 @@
+"""What is measured on (device, cores, versions, commit), and the C allocator as other programs have it."""
+
+import ctypes
+import importlib.metadata
+import os
+import platform
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -2, -3, -4
+MIB = 2**20
+
+
+def facts(device: torch.device, packages: tuple[str, ...] = ("torch", "numpy")) -> dict[str, Any]:
+    """Return date, commit, hardware and versions, to stand above every result."""
+    versions = {name: importlib.metadata.version(name) for name in packages}
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "commit": commit(),
+        "device": device_name(device),
+        "cores": len(os.sched_getaffinity(0)),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        **versions,
+    }
+
+
+def device_name(device: torch.device) -> str:
+    """Return the accelerator's name, or the processor's."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    return f"{len(names)} cores of {names[0].partition(': ')[2]}" if names else platform.machine()
+
+
+def commit() -> str:
+    """Return the commit that is measured, with a mark where files differ from it, "unknown" away from git."""
+    words = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        found = subprocess.run(words, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return found.stdout.strip()
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for the device."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def stock_allocator() -> None:
+    """Give glibc's allocator the limits that its own adaptation reaches in a process with large tensors.
+
+    Blocks above 32 MiB are mapped anew each time, which is the most that the adaptive limit ever grows to.
+    """
+    for name, value in ((M_MMAP_MAX, 65536), (M_MMAP_THRESHOLD, 32 * MIB), (M_TRIM_THRESHOLD, 64 * MIB)):
+        _mallopt(name, value)
+    _mallopt(M_TOP_PAD, 128 * 1024)
+    ctypes.CDLL(None).malloc_trim(0)
+
+
+def _mallopt(name: int, value: int) -> None:
+    assert ctypes.CDLL(None).mallopt(name, value) == 1
+
+
+def now() -> float:
+    """Return a clock in seconds that only runs forward."""
+    return time.perf_counter()
