@@ -2,5 +2,5 @@
 
 __version__ = "0.1.0"
 
-NUMERICS_VERSION = 1
+NUMERICS_VERSION = 2
 """Part of every run's identity; raised when the maths or a random stream changes."""

@@ -96,6 +96,8 @@ def _train(
     if learner.precision == "16-mixed" and device.type == "cpu":
         screen.say("note: 16-mixed is slow on a CPU; train.precision=auto takes what is fast here")
     screen.say(f"{len(splits.train):,} training spectra, {train_data.store.place}; {epoch_steps} steps an epoch")
+    for note in train_data.notes(state.step):
+        screen.say(note)
     if state.step:
         screen.say(f"going on from step {state.step} (epoch {state.step // epoch_steps})")
     folder.cut_back(state.step)
@@ -206,9 +208,8 @@ def _build(
     task = build_task(config, splits.coder)
     learner = Learner(
         module=model,
-        parts=parts,
         task=task,
-        optimizer=build_optimizer(model, config.opt),
+        optimizer=build_optimizer(model, parts, config.opt),
         scaler=build_scaler(precision, device),
         schedule=build_schedule(config.opt, epochs=config.train.epochs, steps_per_epoch=_epoch_steps(config, splits)),
         train=config.train,

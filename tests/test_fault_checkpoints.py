@@ -205,7 +205,7 @@ def test_the_best_weights_are_damaged_while_the_run_trains(
     promised: Any, stopped: Path, trained: Any, unbroken: Any, tiny: list[str], tmp_path: Path
 ) -> None:
     run = Path(shutil.copytree(stopped, tmp_path / "runs" / stopped.name))
-    plant = At("specvit.engine.loop.Keeper.save_last", partial(flip, run / "best.ckpt"), call=2, after=True)
+    plant = At("specvit.engine.checkpoint.save", partial(flip, run / "best.ckpt"), call=4, after=True)
     ended = trained([*tiny, *STEADY, f"tracking.folder={tmp_path / 'runs'}"], plant)
     assert ended.code == 0, ended.said
     promised.kept(state=state_of(run), said=ended.said)

@@ -27,8 +27,8 @@ STAGES: dict[str, Any] = {
     "between best and last checkpoint": partial(At, "specvit.engine.loop.Keeper.save_last", call=3),
     "checkpoint write": partial(TornCheckpoint, call=6),
     "between the renames of a checkpoint": partial(AtRename, "last.ckpt", call=3),
-    "checkpoint written": partial(At, "specvit.engine.loop.Keeper.save_last", call=2, after=True),
-    "last checkpoint written": partial(At, "specvit.engine.loop.Keeper.save_last", call=4, after=True),
+    "checkpoint written": partial(At, "specvit.engine.checkpoint.save", call=4, after=True),
+    "last checkpoint written": partial(At, "specvit.engine.checkpoint.save", call=8, after=True),
     "test prediction": partial(At, "specvit.score.predict"),
     "between predictions and summary": partial(At, "specvit.score.write_json"),
     "figures": partial(At, "specvit.tracking.figures.draw_curves"),
@@ -52,8 +52,9 @@ STOPPED = [
     ("figures", signal.SIGTERM),
 ]
 SAVED = {"first step": 1, "middle of an epoch": 31, "validation": 24, "half of a metrics line": 36}
-SAVED |= {"checkpoint write": 36, "between the renames of a checkpoint": 36}
 """The step that a signal saves; after the training it is the last one."""
+AT_LEAST = {"checkpoint write": 36, "between the renames of a checkpoint": 36}
+"""The same where training goes on beside the writing, so that the signal is heeded at one of the next steps."""
 
 
 def name_of(value: object) -> str:
@@ -70,7 +71,8 @@ def test_killed_at_a_stage(
     run = only_run(tmp_path / "runs")
     state = state_of(run)
     if number != signal.SIGKILL and stage != "folder is claimed":
-        assert checkpoint.load(run / "last.ckpt")["state"]["step"] == SAVED.get(stage, 48)
+        saved = checkpoint.load(run / "last.ckpt")["state"]["step"]
+        assert saved == SAVED.get(stage, 48) or AT_LEAST.get(stage, 48) <= saved <= 48
     again = trained(arguments)
     assert again.code == 0, again.said
     promised.kept(state=state, said=again.said if number == signal.SIGKILL else ended.said)

@@ -1,26 +1,27 @@
 """Gradient norms, clipping, weight decay and the optimizers."""
 
-import dataclasses
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from toys import Toy, rows, toy_run
+from toys import Toy, rows, toy_parts, toy_run
 
 from specvit.config.schema import ModelConfig, OptConfig
 from specvit.engine.loop import evaluate
-from specvit.engine.optimizer import build_optimizer, clip_gradients, gradient_norms
+from specvit.engine.optimizer import Optimizer, build_optimizer
 from specvit.models import build_model
 
 
-def toy_with_gradients(scale: float = 1.0) -> Toy:
-    """Return a toy that has been through one backward pass."""
+def toy_with_gradients() -> tuple[Toy, Optimizer]:
+    """Return a toy that has been through one backward pass, with its optimizer."""
     module = Toy(0.0)
+    optimizer = build_optimizer(module, toy_parts(module), OptConfig())
     flux_BP, target_B1 = rows(1)
-    (scale * (module(flux_BP) - target_B1).square().mean()).backward()
-    return module
+    (module(flux_BP) - target_B1).square().mean().backward()
+    return module, optimizer
 
 
 def flat_norm(parameters: Any) -> float:
@@ -29,20 +30,20 @@ def flat_norm(parameters: Any) -> float:
 
 
 def test_gradient_norms_are_the_whole_and_its_parts() -> None:
-    module = toy_with_gradients()
-    parts = [list(module.up.parameters()), list(module.down.parameters())]
-    total, up, down = gradient_norms(parts).tolist()
-    assert [up, down] == pytest.approx([flat_norm(part) for part in parts], rel=1e-6)
+    module, optimizer = toy_with_gradients()
+    total, up, down = optimizer.gradient_norms().tolist()
+    assert optimizer.parts == ("up", "down")
+    assert [up, down] == pytest.approx([flat_norm(part) for part in toy_parts(module).values()], rel=1e-6)
     assert total == pytest.approx(flat_norm(module.parameters()), rel=1e-6)
     assert total == pytest.approx(math.hypot(up, down), rel=1e-6)
 
 
 @pytest.mark.parametrize("limit", [0.01, 1e6])
 def test_clipping_scales_the_whole_gradient_to_the_limit_and_no_further(limit: float) -> None:
-    module = toy_with_gradients()
+    module, optimizer = toy_with_gradients()
     before = [parameter.grad.clone() for parameter in module.parameters()]
     norm = flat_norm(module.parameters())
-    clip_gradients(list(module.parameters()), gradient_norms([list(module.parameters())])[0], limit)
+    optimizer.clip(optimizer.gradient_norms()[0], limit)
     factor = min(1.0, limit / norm)
     for parameter, was in zip(module.parameters(), before, strict=True):
         torch.testing.assert_close(parameter.grad, was * factor, rtol=1e-4, atol=0.0)
@@ -68,8 +69,7 @@ def parameters_moved_by_decay_alone(opt: OptConfig) -> set[str]:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.fill_(1.0)
-            parameter.grad = torch.zeros_like(parameter)
-    build_optimizer(model, opt).step()
+    build_optimizer(model, model.parts(), opt).step()
     return {name for name, parameter in model.named_parameters() if not torch.all(parameter == 1.0)}
 
 
@@ -91,9 +91,49 @@ def test_every_optimizer_learns(tmp_path: Path, kind: str, lr: float, precision:
     assert evaluate(run.learner, run.val)["loss"] < 0.4 * before
 
 
-def test_optimizer_settings_arrive() -> None:
-    opt = OptConfig(type="AdamW", betas=(0.7, 0.8), momentum=0.6, lr=0.3)
-    assert build_optimizer(Toy(0.0), opt).defaults["betas"] == (0.7, 0.8)
-    for kind in ("SGD", "RMSprop"):
-        optimizer = build_optimizer(Toy(0.0), dataclasses.replace(opt, type=kind))
-        assert optimizer.param_groups[0]["momentum"] == 0.6
+TORCHS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "AdamW": lambda groups, opt: torch.optim.AdamW(groups, lr=opt.lr, betas=opt.betas),
+    "Adam": lambda groups, opt: torch.optim.Adam(groups, lr=opt.lr, betas=opt.betas),
+    "SGD": lambda groups, opt: torch.optim.SGD(groups, lr=opt.lr, momentum=opt.momentum),
+    "RMSprop": lambda groups, opt: torch.optim.RMSprop(groups, lr=opt.lr, momentum=opt.momentum),
+}
+
+
+@pytest.mark.parametrize("changes", [{}, {"betas": (0.7, 0.8), "momentum": 0.6}, {"momentum": 0.0}])
+@pytest.mark.parametrize("kind", TORCHS)
+def test_updates_are_those_of_torch(kind: str, changes: dict[str, Any]) -> None:
+    opt = OptConfig(type=kind, lr=0.01, weight_decay=0.1, **changes)
+    ours, theirs = Toy(0.0), Toy(0.0)
+    theirs.load_state_dict(ours.state_dict())
+    mine = build_optimizer(ours, toy_parts(ours), opt)
+    groups = [
+        {"params": [p for p in theirs.parameters() if (p.ndim > 1) == decayed], "weight_decay": 0.1 * decayed}
+        for decayed in (True, False)
+    ]
+    other = TORCHS[kind](groups, opt)
+    for number in range(20):
+        flux_BP, target_B1 = rows(number)
+        mine.lr = other.param_groups[0]["lr"] = other.param_groups[1]["lr"] = 0.01 / (1 + number)
+        for module in (ours, theirs):
+            (module(flux_BP) - target_B1).square().mean().backward()
+        mine.step()
+        mine.zero_gradients()
+        other.step()
+        other.zero_grad()
+    for one, another in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(one, another, rtol=1e-4, atol=1e-6)
+
+
+def test_parameters_keep_their_values_and_share_memory_with_the_optimizer() -> None:
+    module, untouched = Toy(0.0), Toy(0.0)
+    untouched.load_state_dict(module.state_dict())
+    optimizer = build_optimizer(module, toy_parts(module), OptConfig())
+    for one, another in zip(module.parameters(), untouched.parameters(), strict=True):
+        assert torch.equal(one, another)
+    inside = [
+        any(p.data_ptr() - flat.values.data_ptr() in range(4 * flat.values.numel()) for flat in optimizer.flats)
+        for p in module.parameters()
+    ]
+    assert all(inside)
+    with pytest.raises(AssertionError):
+        build_optimizer(module, {"up": list(module.up.parameters())}, OptConfig())

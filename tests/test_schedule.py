@@ -108,4 +108,4 @@ def test_learner_sets_the_rate_of_the_step(tmp_path: Path) -> None:
     run.fit()
     logged = [row["lr"] for row in run.recorder.rows]
     assert logged == [run.learner.schedule.lr(step) for step in (3, 7)]
-    assert run.learner.optimizer.param_groups[0]["lr"] == run.learner.schedule.lr(7)
+    assert run.learner.optimizer.lr == run.learner.schedule.lr(7)

@@ -97,7 +97,8 @@ class LookAtBest(StopAfter):
         self.keeper, self.epochs = keeper, []
 
     def requested(self) -> bool:
-        """Note the epoch in the file."""
+        """Note the epoch in the file, once it is written."""
+        self.keeper.writer.finish()
         self.epochs.append(checkpoint.load(self.keeper.best)["epoch"] if self.keeper.best.exists() else 0)
         return super().requested()
 

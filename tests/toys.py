@@ -175,6 +175,11 @@ class Run:
         return {"parts": parts, "state": self.state.to_plain(), "rows": self.recorder.rows}
 
 
+def toy_parts(module: Toy) -> dict[str, list[nn.Parameter]]:
+    """Return the toy's parameters by part."""
+    return {"up": list(module.up.parameters()), "down": list(module.down.parameters())}
+
+
 def toy_run(
     folder: Path,
     *,
@@ -195,9 +200,8 @@ def toy_run(
     regression = Regression(LossConfig(), ("log_g",), (3.0,), (1.3,))
     learner = Learner(
         module=module,
-        parts={"up": list(module.up.parameters()), "down": list(module.down.parameters())},
         task=Classification(LossConfig(name="ce")) if task == "cls" else regression,
-        optimizer=build_optimizer(module, opt),
+        optimizer=build_optimizer(module, toy_parts(module), opt),
         scaler=build_scaler(precision, CPU),
         schedule=build_schedule(opt, epochs=settings.epochs, steps_per_epoch=view.steps_per_epoch),
         train=settings,

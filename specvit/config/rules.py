@@ -127,9 +127,6 @@ def _check_training(config: Config) -> None:
         raise ConfigError(what, where="opt.eta_min", remedy=f"set opt.eta_min={opt.lr / 100:g} or less")
     if train.compile and train.checkpoint_blocks:
         raise ConfigError("cannot be combined with train.checkpoint_blocks", where="train.compile", remedy="drop one")
-    if train.compile and config.model.dropout > 0:
-        what = "would compile anew for each step's dropout masks"
-        raise ConfigError(what, where="train.compile", remedy="set model.dropout=0, or train.compile=false")
 
 
 def _check_monitor(config: Config) -> None:

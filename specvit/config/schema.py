@@ -146,6 +146,7 @@ class TrainConfig:
     init_from: str | None = key(None, identity=False)
     device: str = key("auto", identity=False)
     threads: int | None = key(None, low=1, identity=False)
+    keep_memory: bool = key(True, identity=False)
     seed: int = key(42, low=0)
     deterministic: bool = key(True)
     compile: bool = key(False)

@@ -3,10 +3,11 @@
 Everything random is keyed by (seed, step), so the loop can be left after any step and entered again at the next.
 """
 
+import contextlib
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -15,11 +16,12 @@ from torch import Tensor, nn
 from specvit import seeding
 from specvit.config.schema import OptConfig, TrainConfig
 from specvit.engine import checkpoint
-from specvit.engine.optimizer import clip_gradients, gradient_norms
+from specvit.engine.optimizer import Optimizer
 from specvit.engine.precision import autocast
 from specvit.engine.schedule import Schedule
 from specvit.engine.state import TrainState
 from specvit.engine.stopping import final_state, note_validation, stops_early
+from specvit.engine.writer import Writer, copied
 from specvit.errors import Diverged
 from specvit.quantities import Batch
 from specvit.scores.ports import EvalView, Stop, Task, Tracker, TrainView
@@ -33,9 +35,8 @@ class Learner:
     """The module and all that changes it."""
 
     module: nn.Module
-    parts: dict[str, list[nn.Parameter]]
     task: Task
-    optimizer: torch.optim.Optimizer
+    optimizer: Optimizer
     scaler: torch.amp.GradScaler
     schedule: Schedule
     train: TrainConfig
@@ -45,22 +46,21 @@ class Learner:
     def step(self, batch: Batch, state: TrainState) -> None:
         """Take one optimizer step on the rows of `batch`, in `train.accumulate` forward passes."""
         self.module.train()
-        lr = self.schedule.lr(state.step, state.plateau_factor)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        self.optimizer.lr = self.schedule.lr(state.step, state.plateau_factor)
         pieces = zip(batch.flux_BP.chunk(self.train.accumulate), batch.target.chunk(self.train.accumulate), strict=True)
         step_loss = torch.zeros((), device=self.device)
         for number, (flux_BP, target) in enumerate(pieces):
             step_loss += self._forward_backward(
                 flux_BP, target, seeding.key(self.train.seed, "dropout", state.step, number), state
             )
-        self.scaler.unscale_(self.optimizer)
-        norms = gradient_norms(list(self.parts.values()))
+        optimizer = cast("torch.optim.Optimizer", self.optimizer)  # what the scaler needs of one, ours has
+        self.scaler.unscale_(optimizer)
+        norms = self.optimizer.gradient_norms()
         if self.train.gradient_clip is not None:
-            clip_gradients(list(self.module.parameters()), norms[0], self.train.gradient_clip)
-        self.scaler.step(self.optimizer)
+            self.optimizer.clip(norms[0], self.train.gradient_clip)
+        self.scaler.step(optimizer)
         self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_gradients()
         _count(state.sums, step_loss, norms, fp16=self.scaler.is_enabled())
 
     def _forward_backward(self, flux_BP: Tensor, target: Tensor, key: int, state: TrainState) -> Tensor:
@@ -100,34 +100,30 @@ def _count(sums: dict[str, Tensor], loss: Tensor, norms: Tensor, *, fp16: bool) 
 class Keeper:
     """Writes checkpoints: `last` to go on from, `best` by the monitored metric; `constants` go into both.
 
-    The checkpoint before the last stays beside it as `previous.ckpt`.
+    The checkpoint before the last stays beside it as `previous.ckpt`. A file is on disk when `finish` returns at the
+    latest.
     """
 
     last: Path
     best: Path
     constants: dict[str, Any]
+    writer: Writer = field(default_factory=Writer)
 
     def save_last(self, learner: Learner, state: TrainState) -> bool:
         """Write all that is needed to go on; a non-finite state is not written. Says whether it was."""
-        content = {
-            **self.constants,
-            "state": state.to_plain(),
-            "model": learner.module.state_dict(),
-            "optimizer": learner.optimizer.state_dict(),
-            "scaler": learner.scaler.state_dict(),
-        }
+        parts = {"model": learner.module.state_dict(), "optimizer": learner.optimizer.state_dict()}
+        content = copied({"state": state.to_plain(), **parts, "scaler": learner.scaler.state_dict()})
         if not checkpoint.is_finite([content["model"], content["optimizer"]]):
             return False
-        checkpoint.save(self.last, content, keep=self.last.with_name("previous.ckpt"))
+        self.writer.put(self.last, {**self.constants, **content}, keep=self.last.with_name("previous.ckpt"))
         return True
 
     def save_best(self, learner: Learner, state: TrainState) -> None:
         """Write the weights of the best epoch so far."""
-        model = learner.module.state_dict()
+        model = copied(learner.module.state_dict())
         if checkpoint.is_finite(model):
-            checkpoint.save(
-                self.best, {**self.constants, "epoch": state.best_epoch, "step": state.step, "model": model}
-            )
+            facts = {"epoch": state.best_epoch, "step": state.step}
+            self.writer.put(self.best, {**self.constants, **facts, "model": model})
 
 
 @dataclass(frozen=True)
@@ -142,8 +138,20 @@ class Ports:
 def fit(learner: Learner, state: TrainState, train: TrainView, val: EvalView, opt: OptConfig, ports: Ports) -> str:
     """Train from `state` to the end and return the final state's name.
 
-    Returns "interrupted" when `ports.stop` asked for it, with everything saved. Raises `Diverged`.
+    Returns "interrupted" when `ports.stop` asked for it, with everything saved. Raises `Diverged`, and `OSError` where
+    a checkpoint could not be written.
     """
+    try:
+        ended = _fit(learner, state, train, val, opt, ports)
+    except BaseException:
+        with contextlib.suppress(Exception):  # what ended the training is the cause
+            ports.keeper.writer.finish()
+        raise
+    ports.keeper.writer.finish()
+    return ended
+
+
+def _fit(learner: Learner, state: TrainState, train: TrainView, val: EvalView, opt: OptConfig, ports: Ports) -> str:
     settings, epoch_steps = learner.train, train.steps_per_epoch
     started = time.perf_counter()
     while state.ended is None:
@@ -152,6 +160,7 @@ def fit(learner: Learner, state: TrainState, train: TrainView, val: EvalView, op
         epoch, within = divmod(state.step, epoch_steps)
         due = within == 0 and epoch % settings.save_every == 0
         ports.tracker.progress(state.step, lambda: mean_loss(state))
+        ports.keeper.writer.check()
         if (state.step % CHECK_STEPS == 0 or within == 0) and (ailment := learner.ailment(state)):
             raise Diverged(f"{ailment}, up to step {state.step}")
         if within == 0:
@@ -205,7 +214,7 @@ def _train_row(learner: Learner, state: TrainState, epoch: int) -> dict[str, Any
     """Read the epoch's sums from the device and return them as metrics."""
     sums = {name: value.cpu() for name, value in state.sums.items()}
     norms = (sums["norms"] / sums["steps"].clamp(min=1.0)).tolist()
-    names = ("grad_norm", *(f"grad_norm_{part}" for part in learner.parts))
+    names = ("grad_norm", *(f"grad_norm_{part}" for part in learner.optimizer.parts))
     return {
         "step": state.step,
         "epoch": epoch,

@@ -3,6 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from specvit.models.attention import attend
 from specvit.models.dropout import KeyedDropout
 from specvit.models.positions import RotaryPositions
 
@@ -23,13 +24,29 @@ class Attention(nn.Module):
 
     def forward(self, x_BSD: Tensor) -> Tensor:
         """Return the attended tokens (B, S, D)."""
-        batch, length, width = x_BSD.shape
-        qkv = self.qkv(x_BSD).view(batch, length, 3, self.num_heads, width // self.num_heads)
-        query_BHSd, key_BHSd, value_BHSd = qkv.permute(2, 0, 3, 1, 4)
+        query_BHSd, key_BHSd, value_BHSd = map(self._heads, self.qkv(x_BSD).chunk(3, dim=-1))
         if self.rotary is not None:
             query_BHSd, key_BHSd = self.rotary(query_BHSd), self.rotary(key_BHSd)
-        attended_BHSd = F.scaled_dot_product_attention(query_BHSd, key_BHSd, value_BHSd)
-        return self.out(attended_BHSd.transpose(1, 2).reshape(batch, length, width))
+        return self._attend(query_BHSd, key_BHSd, value_BHSd)
+
+    def of_prefix(self, x_BSD: Tensor, num_prefix_tokens: int) -> Tensor:
+        """Return the attended prefix tokens only, (B, prefix, D): what `forward` gives for them."""
+        width = x_BSD.shape[-1]
+        weights, biases = self.qkv.weight.split((width, 2 * width)), (None, None)
+        if self.qkv.bias is not None:
+            biases = self.qkv.bias.split((width, 2 * width))
+        query_BHQd = self._heads(F.linear(x_BSD[:, :num_prefix_tokens], weights[0], biases[0]))  # never turned
+        key_BHSd, value_BHSd = map(self._heads, F.linear(x_BSD, weights[1], biases[1]).chunk(2, dim=-1))
+        if self.rotary is not None:
+            key_BHSd = self.rotary(key_BHSd)
+        return self._attend(query_BHQd, key_BHSd, value_BHSd)
+
+    def _heads(self, x_BSD: Tensor) -> Tensor:
+        return x_BSD.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+    def _attend(self, query_BHQd: Tensor, key_BHSd: Tensor, value_BHSd: Tensor) -> Tensor:
+        attended_BHQd = attend(query_BHQd, key_BHSd, value_BHSd)
+        return self.out(attended_BHQd.transpose(1, 2).flatten(2))
 
 
 class FeedForward(nn.Module):
@@ -59,7 +76,12 @@ class Block(nn.Module):
         self.drop_attention = KeyedDropout(dropout, 2 * index + 1)
         self.drop_feed_forward = KeyedDropout(dropout, 2 * index + 2)
 
-    def forward(self, x_BSD: Tensor) -> Tensor:
-        """Return tokens of the same shape."""
-        x_BSD = x_BSD + self.drop_attention(self.attention(self.norm_attention(x_BSD)))
-        return x_BSD + self.drop_feed_forward(self.feed_forward(self.norm_feed_forward(x_BSD)))
+    def forward(self, x_BSD: Tensor, only_prefix: int | None = None) -> Tensor:
+        """Return tokens of the same shape, or only the first `only_prefix` of them, (B, only_prefix, D)."""
+        normed_BSD = self.norm_attention(x_BSD)
+        if only_prefix is None:
+            attended_BSD = self.attention(normed_BSD)
+        else:
+            x_BSD, attended_BSD = x_BSD[:, :only_prefix], self.attention.of_prefix(normed_BSD, only_prefix)
+        x_BSD = self.drop_attention.add(x_BSD, attended_BSD)
+        return self.drop_feed_forward.add(x_BSD, self.feed_forward(self.norm_feed_forward(x_BSD)))

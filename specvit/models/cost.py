@@ -27,7 +27,8 @@ class Cost:
 def cost_of(model: ViT) -> Cost:
     """Return the cost of `model`: matrix products only, norms and activations left out (under 1 %).
 
-    Forward: 2NPD (tokenizer) + L(2S(4D^2 + 2DF) + 4S^2D) + 2DK, with P the patch, F the feed-forward width. Training is
+    Forward: 2NPD (tokenizer) + 4SD^2 + Q(4D^2 + 4DF) + 4QSD a block + 2DK, with P the patch, F the feed-forward width
+    and Q the tokens that go on: all S, in the last block only the CLS token where it is what is pooled. Training is
     three times that less the tokenizer's gradient with respect to its input, which nobody needs.
     """
     width = model.head.in_features
@@ -35,9 +36,10 @@ def cost_of(model: ViT) -> Cost:
     length = model.num_tokens + model.num_prefix_tokens
     tokenizer = 2 * model.num_tokens * patch * width
     blocks = 0
-    for block in model.blocks:
+    for number, block in enumerate(model.blocks, 1):
         feed_forward = block.get_parameter("feed_forward.up.weight").shape[0]
-        blocks += 2 * length * (4 * width**2 + 2 * width * feed_forward) + 4 * length**2 * width
+        queries = (number == len(model.blocks) and model.num_prefix_tokens) or length
+        blocks += 4 * width * (length * width + queries * (width + feed_forward + length))
     forward = tokenizer + blocks + 2 * width * model.head.out_features
     return Cost(
         parameters={name: sum(p.numel() for p in part) for name, part in model.parts().items()},

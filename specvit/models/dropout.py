@@ -4,6 +4,8 @@ The engine hands the model the key of each forward pass, which `set_dropout_key`
 torch's global generator, no generator state is saved, and recomputing a block in the backward pass gives the same mask.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -17,17 +19,52 @@ class KeyedDropout(nn.Module):
         """`layer` tells this module's masks from those of the others under the same step key."""
         super().__init__()
         self.p, self.layer, self.key = p, layer, 0
+        self.key_for_compiler = torch.zeros((), dtype=torch.int64)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `x` with dropout applied; same shape and type."""
         if not self.training or self.p == 0.0:
             return x
-        keep = keep_mask(x.shape, self.p, self.key, self.layer, x.device)
-        return torch.where(keep, x * (1.0 / (1.0 - self.p)), 0.0)  # a mask of 1/(1 - p) would be rounded in bf16
+        # The scale is a number, not the mask's value, which would be rounded in bf16.
+        return torch.where(self._keep(x), x * (1.0 / (1.0 - self.p)), 0.0)
+
+    def add(self, x: Tensor, branch: Tensor) -> Tensor:
+        """Return `x + dropout(branch)`, in one pass over memory instead of three."""
+        if not self.training or self.p == 0.0:
+            return x + branch
+        return AddDropped.apply(x, branch, self._keep(branch), 1.0 / (1.0 - self.p))
+
+    def set_key(self, key: int) -> None:
+        """Set what the masks of the next forward pass are drawn from."""
+        self.key = key
+        self.key_for_compiler.fill_(key)
+
+    def _keep(self, x: Tensor) -> Tensor:
+        if torch.compiler.is_compiling():
+            return _keep_mask_for_compiler(x, self.key_for_compiler, self.p, self.layer)
+        return keep_mask(x.shape, self.p, self.key, self.layer, x.device)
 
     def extra_repr(self) -> str:
         """Show the share in the printed module."""
         return f"p={self.p}"
+
+
+class AddDropped(torch.autograd.Function):
+    """x + scale * keep * branch. Autograd alone would save the branch, too, and ask for the mask's gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, branch: Tensor, keep: Tensor, scale: float) -> Tensor:
+        """Return the sum, in the wider of the two types."""
+        ctx.save_for_backward(keep)
+        ctx.scale, ctx.dtypes = scale, (x.dtype, branch.dtype)
+        return torch.addcmul(x, branch, keep, value=scale)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        """Return the gradients of `x` and the branch."""
+        (keep,), (gradient,) = ctx.saved_tensors, gradients
+        x_dtype, branch_dtype = ctx.dtypes
+        return gradient.to(x_dtype), torch.mul(gradient, keep).mul_(ctx.scale).to(branch_dtype), None, None
 
 
 def keep_mask(shape: torch.Size, p: float, key: int, layer: int, device: torch.device) -> Tensor:
@@ -41,8 +78,19 @@ def keep_mask(shape: torch.Size, p: float, key: int, layer: int, device: torch.d
     return words.view(torch.int16)[: shape.numel()].view(shape) >= round(p * 65536) - 32768
 
 
+@torch.library.custom_op("specvit::keep_mask", mutates_args=())
+def _keep_mask_for_compiler(x: Tensor, key: Tensor, p: float, layer: int) -> Tensor:
+    """Return `keep_mask` for `x`; the compiler does not look inside, nor start anew for each key."""
+    return keep_mask(x.shape, p, int(key.item()), layer, x.device)
+
+
+@_keep_mask_for_compiler.register_fake
+def _(x: Tensor, key: Tensor, p: float, layer: int) -> Tensor:
+    return torch.empty(x.shape, dtype=torch.bool, device=x.device)
+
+
 def set_dropout_key(model: nn.Module, key: int) -> None:
     """Give every keyed dropout of `model` the key of this forward pass."""
     for module in model.modules():
         if isinstance(module, KeyedDropout):
-            module.key = key
+            module.set_key(key)

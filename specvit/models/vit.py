@@ -42,11 +42,13 @@ class ViT(nn.Module):
             cls_B1D = self.cls_token.to(tokens_BSD.dtype).expand(len(flux_BP), -1, -1)
             tokens_BSD = torch.cat([cls_B1D, tokens_BSD], dim=1)
         tokens_BSD = self.drop(self.positions(tokens_BSD))
-        for block in self.blocks:
+        for number, block in enumerate(self.blocks, 1):
+            # The last block's other tokens would go nowhere: a seventh of the work at 6 blocks.
+            only_prefix = self.num_prefix_tokens if number == len(self.blocks) and self.num_prefix_tokens else None
             if self.checkpoint_blocks and self.training:
-                tokens_BSD = checkpoint(block, tokens_BSD, use_reentrant=False, preserve_rng_state=False)
+                tokens_BSD = checkpoint(block, tokens_BSD, only_prefix, use_reentrant=False, preserve_rng_state=False)
             else:
-                tokens_BSD = block(tokens_BSD)
+                tokens_BSD = block(tokens_BSD, only_prefix)
         return self.head(self.pool(self.norm(tokens_BSD))).float()
 
     def set_step_key(self, key: int) -> None:

@@ -23,6 +23,7 @@ LOG = "tracking.log"
 POLL_SECONDS = 0.2
 WAIT_SECONDS = 10.0
 """How long a finished run's command waits for its record; the courier goes on without it."""
+START_SECONDS = 10.0
 PATIENCE_SECONDS = 120.0
 """How long a courier tries to deliver after the run has ended."""
 RETRY_SECONDS = (1.0, 2.0, 5.0, 10.0, 30.0)
@@ -65,8 +66,19 @@ def follow(folder: RunFolder, uri: str, *, patience: float = PATIENCE_SECONDS) -
     What fails is tried again, at longer intervals, and for `patience` seconds after the run's end.
     """
     _live_quietly()
+    _let_it_start(folder)
     with locked(folder.file(".courier.lock")):  # an older courier goes on while the run lives; then it is our turn
         return _deliver(folder, uri, patience)
+
+
+def _let_it_start(folder: RunFolder) -> None:
+    """Wait until the run takes its first steps: importing mlflow beside its own imports would delay them by a second.
+
+    There is nothing to tell before but that it has begun.
+    """
+    end = time.monotonic() + START_SECONDS
+    while time.monotonic() < end and folder.state() in ALIVE and "device" not in folder.status():
+        time.sleep(POLL_SECONDS)
 
 
 def _deliver(folder: RunFolder, uri: str, patience: float) -> int:

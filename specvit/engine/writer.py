@@ -1,0 +1,65 @@
+"""Checkpoints written while training goes on: copied at once, written by one thread in the order they were given.
+
+What a run goes on from is as before: each file is whole or absent, and an older one is never written after a newer.
+"""
+
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from specvit.engine import checkpoint
+
+WAITING = 2
+"""Copies that may wait to be written (an epoch's best and last); a slow disk then holds up the training."""
+
+
+class Writer:
+    """Writes checkpoints behind the training's back; what fails is raised at the next call."""
+
+    def __init__(self) -> None:
+        """The thread starts with the first file."""
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._waiting: deque[Future[None]] = deque()
+
+    def put(self, path: Path, content: dict[str, Any], *, keep: Path | None = None) -> None:
+        """Have `content`, which must be a copy, written to `path` as `checkpoint.save` does."""
+        while len(self._waiting) >= WAITING:
+            self._waiting.popleft().result()
+        self._waiting.append(self._pool.submit(checkpoint.save, path, content, keep=keep))
+
+    def check(self) -> None:
+        """Raise what went wrong with files that were written since the last call; waits for nothing."""
+        while self._waiting and self._waiting[0].done():
+            self._waiting.popleft().result()
+
+    def finish(self) -> None:
+        """Wait until everything is on disk; raises what went wrong, then writes nothing of what came after it."""
+        try:
+            while self._waiting:
+                self._waiting.popleft().result()
+        finally:
+            for later in self._waiting:
+                later.cancel()
+            self._waiting.clear()
+
+
+def copied(content: dict[str, Any]) -> dict[str, Any]:
+    """Return nested dicts and lists with every tensor copied to host memory; views of one buffer stay so."""
+    buffers: dict[int, Tensor] = {}
+
+    def copy(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            storage = value.untyped_storage()
+            if (at := storage.data_ptr()) not in buffers or at == 0:
+                whole = torch.empty(0, dtype=value.dtype, device=value.device).set_(storage)
+                buffers[at] = whole.detach().to("cpu", copy=True)
+            return buffers[at].as_strided(value.shape, value.stride(), value.storage_offset())
+        if isinstance(value, dict):
+            return {name: copy(inner) for name, inner in value.items()}
+        return type(value)(map(copy, value)) if isinstance(value, list | tuple) else value
+
+    return copy(content)
