@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint format bench mlflow clean
+.PHONY: help setup demo test check lint format bench bench-gpu mlflow clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -36,8 +36,16 @@ format: $(READY)  ## put the code in order
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(READY)  ## training speed on this machine, beside the leanest loop for the same maths
+bench: .venv/.bench  ## training speed beside what users run today and beside the floor; start-up and checkpoints: 10 minutes
 	$(BIN)/python benchmarks/train_speed.py
+	$(BIN)/python benchmarks/startup.py
+
+bench-gpu: .venv/.bench  ## all that only a GPU can show: checks, and speed beside the same
+	$(BIN)/python benchmarks/gpu.py
+
+.venv/.bench: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	touch $@
 
 mlflow: $(READY)  ## MLflow UI over the recorded runs, on loopback: http://127.0.0.1:5000
 	$(BIN)/specvit track sync outputs

@@ -1,141 +1,186 @@
-"""Training speed here: specvit's step beside the leanest loop for the same maths: python benchmarks/train_speed.py.
+"""Training speed beside what users run today and beside the floor: python benchmarks/train_speed.py (`make bench`).
 
-Both run in one process, interleaved, in rounds; the ratio is what to quote, since it holds when the machine's speed
-drifts. The leanest loop has the same network, precision, optimizer and noise, but no dropout keys, sums, norms by part,
-health checks or files. Writes nothing unless --json FILE is given.
+First a check that all compute the same function: with copied weights, outputs and gradients agree. Then one process
+times all of them in turn, in rounds, so that a drift of the machine meets them alike; quote the ratios. The peer
+(HuggingFace ViTModel, Lightning, DataLoader; benchmarks/peer.py) as users run it, deterministic, and helped with all
+that can be set from outside; specvit as shipped; the leanest loop for the same maths (benchmarks/lean.py).
 """
 
 import argparse
 import json
-import platform
 import statistics
-import subprocess
 import tempfile
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-import h5py
-import numpy as np
+import machine
 import torch
+from cases import REFERENCE, SMALL, Case, make_learner, train_data
+from lean import Flat, forward, lean_step
 
-from specvit.config.schema import DataConfig, LossConfig, ModelConfig, NoiseConfig, OptConfig, TrainConfig
-from specvit.data.noise import FluxNorm
-from specvit.data.resident import Store, TrainData
-from specvit.data.shards import open_shards
-from specvit.data.views import Spectra
-from specvit.engine.loop import Learner
-from specvit.engine.optimizer import build_optimizer
-from specvit.engine.precision import autocast, build_scaler, resolve_precision
-from specvit.engine.schedule import build_schedule
-from specvit.engine.state import TrainState
-from specvit.engine.task import Regression
+from specvit.config.schema import ModelConfig
+from specvit.data.resident import TrainData
+from specvit.engine.allocator import keep_memory
+from specvit.engine.precision import autocast, resolve_precision
 from specvit.models import build_model
-from specvit.quantities import ERROR, FLUX, NUM_PIXELS, WAVE
+from specvit.quantities import NUM_PIXELS
 
-DEMO = ModelConfig(
-    patch_size=64,
-    stride_size=64,
-    hidden_size=64,
-    num_hidden_layers=3,
-    num_attention_heads=4,
-    intermediate_size=256,
-    dropout=0.0,
-)
-REFERENCE = ModelConfig()
-ROWS = 2048
+try:
+    import peer
+except ImportError:  # without the bench extra, as on a borrowed GPU machine
+    peer = None
 
 
 @dataclass(frozen=True)
-class Case:
-    """What is timed."""
+class Way:
+    """One way to train the same network."""
 
-    name: str
-    model: ModelConfig
-    batch_size: int
-    precision: str = "auto"
+    kind: str
+    precision: str
+    stock_allocator: bool = False
+    deterministic: bool = True
+    fill: bool = False
+    """Whether determinism fills every new tensor, as torch does unless told otherwise."""
+    attention_dropout: bool = True
+
+
+PEERS = {
+    "peer": Way("peer", "32", stock_allocator=True, fill=True),
+    "peer bf16": Way("peer", "bf16-mixed", stock_allocator=True, fill=True),
+    "peer helped": Way("peer", "32", deterministic=False),
+    "peer helped bf16": Way("peer", "bf16-mixed", deterministic=False),
+    "peer best bf16": Way("peer", "bf16-mixed", deterministic=False, attention_dropout=False),
+}
+OURS = {
+    "specvit": Way("specvit", "32"),
+    "specvit bf16": Way("specvit", "bf16-mixed"),
+    "leanest": Way("leanest", "32", deterministic=False),
+    "leanest bf16": Way("leanest", "bf16-mixed", deterministic=False),
+}
+RATIOS = {
+    "specvit over peer": ("specvit", "peer"),
+    "specvit bf16 over peer": ("specvit bf16", "peer"),
+    "specvit over peer helped": ("specvit", "peer helped"),
+    "specvit bf16 over peer helped bf16": ("specvit bf16", "peer helped bf16"),
+    "specvit bf16 over peer best bf16": ("specvit bf16", "peer best bf16"),
+    "leanest over specvit": ("leanest", "specvit"),
+    "leanest bf16 over specvit bf16": ("leanest bf16", "specvit bf16"),
+}
+Rate = Callable[[float], float]
+"""Seconds to spend -> spectra/s."""
 
 
 def main() -> None:
-    """Time the cases and print a table."""
+    """Check, time, print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=6.0, help="a round's length for each of the two loops")
+    parser.add_argument("--seconds", type=float, default=8.0, help="a round's length for each way, at least")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     device = torch.device(options.device)
-    big = 256 if device.type == "cuda" else 32
-    cases = [Case("demo size", DEMO, 128), Case("reference size", REFERENCE, big)]
-    rows = [time_case(case, device, options.rounds, options.seconds) for case in cases]
-    facts = {"date": time.strftime("%Y-%m-%d"), "commit": commit(), "device": device_name(device)}
-    facts |= {"torch": torch.__version__, "threads": torch.get_num_threads()}
-    print(json.dumps(facts))
-    for row in rows:
-        print(json.dumps(row))
+    record = machine.facts(device, ("torch", "numpy", *(("transformers", "lightning") if peer else ())))
+    print(json.dumps(record), flush=True)
+    record["agreement"] = {name: agreement(model, device) for name, model in (("small", SMALL), ("real", REFERENCE))}
+    print(json.dumps(record["agreement"]), flush=True)
+    sizes = [Case("small", SMALL, 128), Case("real", REFERENCE, 256 if device.type == "cuda" else 32)]
+    record["cases"] = [time_case(case, device, options.rounds, options.seconds) for case in sizes]
     if options.json:
-        options.json.write_text(json.dumps({**facts, "cases": rows}, indent=2) + "\n")
+        options.json.write_text(json.dumps(record, indent=2) + "\n")
 
 
-def time_case(case: Case, device: torch.device, rounds: int, seconds: float) -> dict[str, object]:
-    """Return spectra/s of both loops, medians over interleaved rounds, and their ratio."""
+def agreement(model: ModelConfig, device: torch.device) -> dict[str, float]:
+    """Return how far outputs and gradients are from specvit's, as a share of their own size, with copied weights."""
+    config = replace(model, dropout=0.0)
+    ours = build_model(config, num_pixels=NUM_PIXELS, num_outputs=1, seed=1).to(device)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in ours.parameters():  # nothing may be zero, or its place would go unchecked
+            parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator).to(device))
+    flux_BP = torch.randn(4, NUM_PIXELS, generator=generator).to(device)
+    output = ours(flux_BP)
+    output.square().sum().backward()
+    found = {}
+    flat = Flat.of(ours, device)
+    lean = forward(flat.at, flux_BP, config, training=True)
+    lean.square().sum().backward()
+    pairs = [(flat.at[name].grad, parameter.grad) for name, parameter in ours.named_parameters()]
+    found |= {"leanest outputs": apart([(lean, output)]), "leanest gradients": apart(pairs)}
+    if peer:
+        other = peer.Peer(config, NUM_PIXELS, attention_dropout=0.0).to(device)
+        peer.copy_weights(ours, other)
+        theirs = other(flux_BP)
+        theirs.square().sum().backward()
+        pairs = list(peer.matching(ours, other, lambda parameter: parameter.grad))
+        found |= {"peer outputs": apart([(theirs, output)]), "peer gradients": apart(pairs)}
+    assert all(value < 1e-4 for value in found.values()), found
+    return found
+
+
+def apart(pairs: list[tuple[Any, Any]]) -> float:
+    """Return the largest difference of any pair as a share of that tensor's norm.
+
+    A norm below a thousandth of the largest one counts as that: the gradient of a key's bias is zero but for rounding.
+    """
+    least = 1e-3 * max(float(ours.detach().norm()) for _, ours in pairs)
+    return max(
+        float((other.reshape(ours.shape) - ours).detach().norm()) / max(float(ours.detach().norm()), least)
+        for other, ours in pairs
+    )
+
+
+def time_case(case: Case, device: torch.device, rounds: int, seconds: float) -> dict[str, Any]:
+    """Return spectra/s of each way, medians over interleaved rounds with their spread, and the ratios."""
     with tempfile.TemporaryDirectory() as folder:
         data = train_data(Path(folder) / "speed.h5", case.batch_size, device)
-        ours, lean = specvit_loop(case, data, device), lean_loop(case, data, device)
-        rates: dict[str, list[float]] = {"specvit": [], "leanest": []}
+        ways = {**(PEERS if peer else {}), **OURS}
+        timers = {name: prepare(way, case, data, device) for name, way in ways.items()}
+        rates: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(rounds):
-            rates["specvit"].append(rate(ours, case.batch_size, seconds, device))
-            rates["leanest"].append(rate(lean, case.batch_size, seconds, device))
+            for name, way in ways.items():
+                surroundings(way)
+                rates[name].append(timers[name](seconds))
+    row = {"case": case.name, "batch": case.batch_size, "rounds": rounds, **summary(rates)}
+    print(json.dumps(row), flush=True)
+    return row
+
+
+def summary(rates: dict[str, list[float]]) -> dict[str, Any]:
+    """Return medians, spread, and ratios of medians."""
     medians = {name: statistics.median(values) for name, values in rates.items()}
+    ratios = {
+        name: round(medians[a] / medians[b], 2) for name, (a, b) in RATIOS.items() if a in medians and b in medians
+    }
     return {
-        "case": case.name,
-        "batch": case.batch_size,
-        "precision": resolve_precision(case.precision, device),
-        **{f"{name}_spectra_per_s": round(value, 1) for name, value in medians.items()},
-        "leanest_over_specvit": round(medians["leanest"] / medians["specvit"], 3),
-        "spread": {name: [round(min(v), 1), round(max(v), 1)] for name, v in rates.items()},
+        "spectra_per_s": {name: round(value, 1) for name, value in medians.items()},
+        "spread": {name: [round(min(values), 1), round(max(values), 1)] for name, values in rates.items()},
+        "ratios": ratios,
     }
 
 
-def train_data(path: Path, batch_size: int, device: torch.device) -> TrainData:
-    """Return a real training view over a file of random spectra."""
-    rng = np.random.default_rng(0)
-    with h5py.File(path, "w") as file:
-        file[WAVE] = np.linspace(7100.0, 8850.0, NUM_PIXELS)
-        file[FLUX] = rng.normal(0.5, 0.05, (ROWS, NUM_PIXELS)).astype(np.float32)
-        file[ERROR] = np.full((ROWS, NUM_PIXELS), 0.05, dtype=np.float32)
-    store = Store(Spectra(open_shards([path]), np.arange(ROWS)), DataConfig(), device)
-    return TrainData(
-        store=store,
-        targets=torch.randn(ROWS, 1, device=device),
-        flux_norm=FluxNorm(torch.full((NUM_PIXELS,), 0.5), 0.07).to(device),
-        noise=NoiseConfig(),
-        order="global",
-        seed=1,
-        step_rows=batch_size,
-    )
+def surroundings(way: Way) -> None:
+    """Set allocator and determinism as this way's users have them."""
+    machine.stock_allocator() if way.stock_allocator else keep_memory()
+    torch.use_deterministic_algorithms(way.deterministic)
+    flags: Any = torch.utils.deterministic
+    flags.fill_uninitialized_memory = way.fill
 
 
-def make_learner(case: Case, data: TrainData, device: torch.device) -> tuple[Learner, TrainState]:
-    """Return a learner and its state as `specvit train` builds them."""
-    train = TrainConfig(batch_size=case.batch_size, precision=case.precision)
-    precision = resolve_precision(case.precision, device)
-    model = build_model(case.model, num_pixels=NUM_PIXELS, num_outputs=1, seed=1).to(device)
-    learner = Learner(
-        module=model,
-        parts=model.parts(),
-        task=Regression(LossConfig(), ("log_g",), (0.0,), (1.0,)),
-        optimizer=build_optimizer(model, OptConfig()),
-        scaler=build_scaler(precision, device),
-        schedule=build_schedule(OptConfig(), epochs=10**6, steps_per_epoch=data.steps_per_epoch),
-        train=train,
-        precision=precision,
-        device=device,
-    )
-    state = TrainState()
-    state.start_sums(task=Regression.num_sums, norms=len(learner.parts) + 1, device=device)
-    return learner, state
+def prepare(way: Way, case: Case, data: TrainData, device: torch.device) -> Rate:
+    """Return what times this way of training."""
+    case = replace(case, precision=way.precision)
+    if way.kind == "peer":
+        module = peer.Peer(
+            case.model, NUM_PIXELS, attention_dropout=case.model.dropout if way.attention_dropout else 0.0
+        )
+        rows = data.store.gather(torch.arange(len(data.targets)).numpy())
+        arrays = (*(part.cpu() for part in rows), data.targets.cpu())
+        settings = {"batch_size": case.batch_size, "precision": way.precision, "deterministic": way.deterministic}
+        return lambda seconds: peer.peer_rate(module, arrays, seconds=seconds, warm_up=1, **settings)
+    step = specvit_loop(case, data, device) if way.kind == "specvit" else lean_loop(case, data, device)
+    return lambda seconds: step_rate(step, case.batch_size, seconds, device)
 
 
 def specvit_loop(case: Case, data: TrainData, device: torch.device) -> Callable[[], None]:
@@ -150,66 +195,31 @@ def specvit_loop(case: Case, data: TrainData, device: torch.device) -> Callable[
 
 
 def lean_loop(case: Case, data: TrainData, device: torch.device) -> Callable[[], None]:
-    """Return one step of the leanest loop for the same network, noise, precision and optimizer."""
+    """Return one step of the leanest loop, over the same rows."""
+    model = build_model(case.model, num_pixels=NUM_PIXELS, num_outputs=1, seed=1)
     precision = resolve_precision(case.precision, device)
-    model = build_model(case.model, num_pixels=NUM_PIXELS, num_outputs=1, seed=1).to(device).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, fused=True)
-    scaler = build_scaler(precision, device)
-    generator = torch.Generator(device=device).manual_seed(1)
+    flux_NP, error_NP = data.store.gather(torch.arange(len(data.targets)).numpy())
 
-    def step() -> None:
-        index = np.random.default_rng(1).integers(0, ROWS, case.batch_size)
-        flux, error = data.store.gather(index)
-        flux = data.flux_norm(flux + error * torch.randn(flux.shape, generator=generator, device=device))
-        with autocast(precision, device):
-            output = model(flux)
-        loss = torch.nn.functional.mse_loss(output, data.targets[torch.from_numpy(index).to(device)])
-        scaler.scale(loss).backward()
-        scaler.unscale_(optimizer)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5, foreach=True)
-        scaler.step(optimizer)
-        scaler.update()
-        optimizer.zero_grad(set_to_none=True)
+    def batches() -> Any:
+        while True:
+            index = torch.randint(0, len(flux_NP), (case.batch_size,), device=device)
+            yield flux_NP[index], error_NP[index], data.targets[index]
 
-    return step
+    return lean_step(Flat.of(model, device), case.model, batches(), lambda: autocast(precision, device))
 
 
-def rate(step: Callable[[], None], batch_size: int, seconds: float, device: torch.device) -> float:
-    """Return spectra/s over about `seconds`, after a warm-up of three steps."""
-    for _ in range(3):
-        step()
-    synchronize(device)
-    started, steps = time.perf_counter(), 0
-    while time.perf_counter() - started < seconds:
+def step_rate(step: Callable[[], None], batch_size: int, seconds: float, device: torch.device) -> float:
+    """Return spectra/s over about `seconds`, after a step that is not counted."""
+    step()
+    machine.synchronize(device)
+    started, steps, elapsed = machine.now(), 0, 0.0
+    while elapsed < seconds:
         step()
         steps += 1
-        if steps % 10 == 0:
-            synchronize(device)
-    synchronize(device)
-    return steps * batch_size / (time.perf_counter() - started)
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait for the device."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def device_name(device: torch.device) -> str:
-    """Return the accelerator's name, or the processor's."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    return f"{len(names)} cores of {names[0].partition(': ')[2]}" if names else platform.machine()
-
-
-def commit() -> str:
-    """Return the commit that is measured, "unknown" away from git."""
-    try:
-        found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return found.stdout.strip()
+        if device.type == "cpu" or steps % 10 == 0:
+            machine.synchronize(device)
+            elapsed = machine.now() - started
+    return steps * batch_size / elapsed
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ COMMANDS = {
     "train": ("specvit.train", "one run, or with -m a plain grid: spectra -> trained model -> test score"),
     "evaluate": ("specvit.evaluate", "score a finished run again, on any file"),
     "track": ("specvit.track", "send MLflow what run folders hold and it lacks"),
-    "data": ("specvit.data.__main__", "generate built-in spectra, inspect files"),
+    "data": ("specvit.data.__main__", "generate built-in spectra, inspect files, convert them to be read fast"),
 }
 
 COMPLETION = """\

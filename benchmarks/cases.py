@@ -1,0 +1,84 @@
+"""What is timed and checked: two sizes of the network, a training view over a real file, and specvit's own learner."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+
+from specvit.config.schema import DataConfig, LossConfig, ModelConfig, NoiseConfig, OptConfig, TrainConfig
+from specvit.data.noise import FluxNorm
+from specvit.data.resident import Store, TrainData
+from specvit.data.shards import open_shards
+from specvit.data.views import Spectra
+from specvit.engine.loop import Learner
+from specvit.engine.optimizer import build_optimizer
+from specvit.engine.precision import build_scaler, resolve_precision
+from specvit.engine.schedule import build_schedule
+from specvit.engine.state import TrainState
+from specvit.engine.task import Regression
+from specvit.models import build_model
+from specvit.quantities import ERROR, FLUX, NUM_PIXELS, WAVE
+
+SMALL = ModelConfig(
+    patch_size=64,
+    stride_size=64,
+    hidden_size=64,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    intermediate_size=256,
+    dropout=0.1,
+)
+"""The demonstration's size, with dropout."""
+REFERENCE = ModelConfig()
+ROWS = 2048
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network, its batch and the number format of its forward pass."""
+
+    name: str
+    model: ModelConfig
+    batch_size: int
+    precision: str = "auto"
+
+
+def train_data(path: Path, batch_size: int, device: torch.device) -> TrainData:
+    """Return a real training view over a file of random spectra."""
+    rng = np.random.default_rng(0)
+    with h5py.File(path, "w") as file:
+        file[WAVE] = np.linspace(7100.0, 8850.0, NUM_PIXELS)
+        file[FLUX] = rng.normal(0.5, 0.05, (ROWS, NUM_PIXELS)).astype(np.float32)
+        file[ERROR] = np.full((ROWS, NUM_PIXELS), 0.05, dtype=np.float32)
+    store = Store(Spectra(open_shards([path]), np.arange(ROWS)), DataConfig(), device)
+    return TrainData(
+        store=store,
+        targets=torch.randn(ROWS, 1, device=device),
+        flux_norm=FluxNorm(torch.full((NUM_PIXELS,), 0.5), 0.07).to(device),
+        noise=NoiseConfig(),
+        order="global",
+        seed=1,
+        step_rows=batch_size,
+    )
+
+
+def make_learner(case: Case, data: TrainData, device: torch.device) -> tuple[Learner, TrainState]:
+    """Return a learner and its state as `specvit train` builds them."""
+    train = TrainConfig(batch_size=case.batch_size, precision=case.precision)
+    precision = resolve_precision(case.precision, device)
+    model = build_model(case.model, num_pixels=NUM_PIXELS, num_outputs=1, seed=1).to(device)
+    learner = Learner(
+        module=model,
+        task=Regression(LossConfig(), ("log_g",), (0.0,), (1.0,)),
+        optimizer=build_optimizer(model, model.parts(), OptConfig()),
+        scaler=build_scaler(precision, device),
+        schedule=build_schedule(OptConfig(), epochs=10**6, steps_per_epoch=data.steps_per_epoch),
+        train=train,
+        precision=precision,
+        device=device,
+    )
+    state = TrainState()
+    state.start_sums(task=Regression.num_sums, norms=len(learner.optimizer.parts) + 1, device=device)
+    return learner, state
