@@ -78,6 +78,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=8.0, help="a round's length for each way, at least")
+    parser.add_argument("--sizes", default="small,real", help="which of the two networks")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     device = torch.device(options.device)
@@ -86,7 +87,8 @@ def main() -> None:
     record["agreement"] = {name: agreement(model, device) for name, model in (("small", SMALL), ("real", REFERENCE))}
     print(json.dumps(record["agreement"]), flush=True)
     sizes = [Case("small", SMALL, 128), Case("real", REFERENCE, 256 if device.type == "cuda" else 32)]
-    record["cases"] = [time_case(case, device, options.rounds, options.seconds) for case in sizes]
+    wanted = [case for case in sizes if case.name in options.sizes.split(",")]
+    record["cases"] = [time_case(case, device, options.rounds, options.seconds) for case in wanted]
     if options.json:
         options.json.write_text(json.dumps(record, indent=2) + "\n")
 

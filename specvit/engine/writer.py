@@ -21,15 +21,17 @@ class Writer:
     """Writes checkpoints behind the training's back; what fails is raised at the next call."""
 
     def __init__(self) -> None:
-        """The thread starts with the first file."""
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        """The thread starts with the first file, and ends when all is on disk."""
+        self._pool: ThreadPoolExecutor | None = None
         self._waiting: deque[Future[None]] = deque()
+        self._failed = False
 
     def put(self, path: Path, content: dict[str, Any], *, keep: Path | None = None) -> None:
         """Have `content`, which must be a copy, written to `path` as `checkpoint.save` does."""
         while len(self._waiting) >= WAITING:
             self._waiting.popleft().result()
-        self._waiting.append(self._pool.submit(checkpoint.save, path, content, keep=keep))
+        self._pool = self._pool or ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._waiting.append(self._pool.submit(self._save, path, content, keep))
 
     def check(self) -> None:
         """Raise what went wrong with files that were written since the last call; waits for nothing."""
@@ -37,14 +39,24 @@ class Writer:
             self._waiting.popleft().result()
 
     def finish(self) -> None:
-        """Wait until everything is on disk; raises what went wrong, then writes nothing of what came after it."""
+        """Wait until everything is on disk; raises the first thing that went wrong."""
         try:
             while self._waiting:
                 self._waiting.popleft().result()
         finally:
-            for later in self._waiting:
-                later.cancel()
             self._waiting.clear()
+            if self._pool is not None:
+                self._pool.shutdown()
+                self._pool = None
+            self._failed = False
+
+    def _save(self, path: Path, content: dict[str, Any], keep: Path | None) -> None:
+        """Write one file, but none after one that failed: a last checkpoint names the best one before it."""
+        if self._failed:
+            return
+        self._failed = True
+        checkpoint.save(path, content, keep=keep)
+        self._failed = False
 
 
 def copied(content: dict[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ LOG = "tracking.log"
 POLL_SECONDS = 0.2
 WAIT_SECONDS = 10.0
 """How long a finished run's command waits for its record; the courier goes on without it."""
-START_SECONDS = 10.0
+START_SECONDS, FIRST_STEPS_SECONDS = 10.0, 1.0
 PATIENCE_SECONDS = 120.0
 """How long a courier tries to deliver after the run has ended."""
 RETRY_SECONDS = (1.0, 2.0, 5.0, 10.0, 30.0)
@@ -72,12 +72,14 @@ def follow(folder: RunFolder, uri: str, *, patience: float = PATIENCE_SECONDS) -
 
 
 def _let_it_start(folder: RunFolder) -> None:
-    """Wait until the run takes its first steps: importing mlflow beside its own imports would delay them by a second.
+    """Wait until the run has taken its first steps: importing mlflow beside its own imports would delay them.
 
     There is nothing to tell before but that it has begun.
     """
     end = time.monotonic() + START_SECONDS
-    while time.monotonic() < end and folder.state() in ALIVE and "device" not in folder.status():
+    while time.monotonic() < end and folder.state() in ALIVE:
+        if "device" in folder.status():  # all is loaded, the first step is a moment away
+            end = min(end, time.monotonic() + FIRST_STEPS_SECONDS)
         time.sleep(POLL_SECONDS)
 
 

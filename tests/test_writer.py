@@ -1,0 +1,82 @@
+"""Checkpoints written beside the training: copies, in order, none after one that failed."""
+
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from specvit.engine import checkpoint
+from specvit.engine.writer import WAITING, Writer, copied
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Hold every write back until the event is set."""
+    opened, save = threading.Event(), checkpoint.save
+
+    def waiting(*arguments, **named) -> None:
+        assert opened.wait(30)
+        save(*arguments, **named)
+
+    monkeypatch.setattr(checkpoint, "save", waiting)
+    return opened
+
+
+def test_a_copy_is_of_its_moment_and_shares_memory_as_its_source_did() -> None:
+    buffer = torch.arange(6.0)
+    content = {"a": buffer[:4].view(2, 2), "list": [buffer[4:], 3, "text"], "half": torch.ones(2).half(), "empty": {}}
+    found = copied(content)
+    buffer.zero_()
+    assert torch.equal(found["a"], torch.arange(4.0).view(2, 2))
+    assert torch.equal(found["list"][0], torch.tensor([4.0, 5.0]))
+    assert found["list"][1:] == [3, "text"]
+    assert (found["half"].dtype, found["empty"]) == (torch.float16, {})
+    assert found["a"].untyped_storage().data_ptr() == found["list"][0].untyped_storage().data_ptr()
+    assert torch.equal(copied({"none": torch.empty(0)})["none"], torch.empty(0))
+
+
+def test_training_goes_on_while_a_file_is_written(tmp_path: Path, gate: threading.Event) -> None:
+    writer, path = Writer(), tmp_path / "a.ckpt"
+    writer.put(path, {"number": 1})
+    writer.check()
+    assert not path.exists()
+    gate.set()
+    writer.finish()
+    assert checkpoint.load(path)["number"] == 1
+
+
+def test_a_slow_disk_holds_the_training_up_rather_than_fill_the_memory(tmp_path: Path, gate: threading.Event) -> None:
+    writer = Writer()
+    for number in range(WAITING):
+        writer.put(tmp_path / "a.ckpt", {"number": number})
+    third = threading.Thread(target=writer.put, args=(tmp_path / "a.ckpt", {"number": 9}))
+    third.start()
+    third.join(0.3)
+    assert third.is_alive()
+    gate.set()
+    third.join(30)
+    writer.finish()
+    assert checkpoint.load(tmp_path / "a.ckpt")["number"] == 9
+
+
+def test_nothing_is_written_after_a_file_that_failed_and_the_failure_is_raised(tmp_path: Path) -> None:
+    writer = Writer()
+    writer.put(tmp_path / "missing" / "best.ckpt", {"number": 1})
+    writer.put(tmp_path / "last.ckpt", {"number": 1})
+    with pytest.raises(FileNotFoundError):
+        writer.finish()
+    assert list(tmp_path.iterdir()) == []
+    writer.put(tmp_path / "last.ckpt", {"number": 2})
+    writer.finish()
+    assert checkpoint.load(tmp_path / "last.ckpt")["number"] == 2
+
+
+def test_check_raises_once_a_write_has_failed(tmp_path: Path) -> None:
+    writer = Writer()
+    writer.put(tmp_path / "missing" / "last.ckpt", {"number": 1})
+    with pytest.raises(FileNotFoundError):
+        for _ in range(1000):
+            writer.check()
+            threading.Event().wait(0.01)
+    writer.finish()
