@@ -146,20 +146,22 @@ def plot(record: dict[str, Any], path: Path) -> None:
 
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     panels = figure.subplots(1, 3, sharey=False)
-    for axis, what in zip(panels, ("rows", "tokens", "width"), strict=True):
+    titles = {"rows": "training rows", "tokens": "tokens (width 64)", "width": "width (64 tokens)"}
+    for axis, what in zip(panels, titles, strict=True):
         labels = [label for label in record["spectra_per_s"] if what in label]
         x = [int(label.replace(",", "").replace(what, "")) for label in labels]
         y = [record["spectra_per_s"][label] for label in labels]
         low = [value - record["spread"][label][0] for value, label in zip(y, labels, strict=True)]
         high = [record["spread"][label][1] - value for value, label in zip(y, labels, strict=True)]
         axis.errorbar(x, y, yerr=[low, high], marker="o", capsize=3)
-        axis.set(
-            xscale="log",
-            yscale="log",
-            xlabel={"rows": "training rows", "tokens": "tokens (width 64)"}.get(what, "width (64 tokens)"),
-        )
+        axis.set(xscale="log", yscale="linear" if what == "rows" else "log", xlabel=titles[what])
+        axis.set_xticks(x, [f"{value:,}" for value in x])
+        axis.set_xticks([], minor=True)
+        axis.yaxis.set_major_formatter("{x:,.0f}")
+        axis.yaxis.set_minor_formatter("")
         axis.grid(alpha=0.3, which="both")
-    panels[0].set_ylim(bottom=min(panels[0].get_ylim()[0], 500))
+    panels[0].set_ylim(bottom=0)
+    panels[0].tick_params(axis="x", rotation=20)
     panels[0].set_ylabel("spectra/s")
     figure.suptitle(f"specvit training speed, {record['device']}, {record['commit']}, {record['date']}")
     figure.savefig(path, dpi=110)
