@@ -32,7 +32,7 @@ SMALL = ModelConfig(
 )
 """The demonstration's size, with dropout."""
 REFERENCE = ModelConfig()
-ROWS = 2048
+ROWS = 8192
 
 
 @dataclass(frozen=True)

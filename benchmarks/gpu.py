@@ -30,6 +30,7 @@ from torch import Tensor
 from specvit.data.resident import TrainData
 from specvit.engine.loop import Learner
 from specvit.engine.state import TrainState
+from specvit.engine.writer import copied
 from specvit.models import build_model
 from specvit.models.cost import cost_of
 from specvit.models.dropout import KeyedDropout, keep_mask
@@ -123,7 +124,7 @@ def resume_is_exact(data: TrainData, device: torch.device) -> bool:
     run_steps(first, half, data, STEPS // 2)
     second, rest = make_learner(dropping(), data, device)
     second.module.load_state_dict({k: v.cpu().clone() for k, v in first.module.state_dict().items()})
-    second.optimizer.load_state_dict(first.optimizer.state_dict())
+    second.optimizer.load_state_dict(copied(first.optimizer.state_dict()))
     second.scaler.load_state_dict(first.scaler.state_dict())
     rest = TrainState.from_plain(half.to_plain())
     rest.start_sums(task=5, norms=len(second.optimizer.parts) + 1, device=device)
@@ -187,6 +188,7 @@ def timings(case: Case, device: torch.device, peak: dict[str, float], *, small: 
     rounds, seconds = (1, 0.2) if small else (3, 3.0)
     row = train_speed.time_case(case, device, rounds, seconds)
     rates = row["spectra_per_s"]
+    train_speed.surroundings(train_speed.OURS["specvit"])
     with tempfile.TemporaryDirectory() as folder:
         data = train_data(Path(folder) / "speed.h5", case.batch_size, device)
         for precision in ("32", "bf16-mixed"):

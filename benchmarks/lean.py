@@ -1,6 +1,6 @@
-"""The leanest loop for the same maths, written out: the floor that specvit's loop is held against.
+"""The leanest eager loop for the same maths, written out: the floor that specvit's loop is held against.
 
-One file of functions on one flat buffer: no modules, keys, sums, norms by part, health checks or files. Same network
+One file of functions on two flat buffers: no modules, keys, sums, norms by part, health checks or files. Same network
 (C1D without overlap, learned positions, CLS token; its last block for that token only), dropout, noise, clipping,
 AdamW; specvit's two hand-written autograd functions are used here, too, since no faster way is known. Legend: B batch,
 P pixels, S sequence with CLS, D width, H heads.
@@ -22,24 +22,30 @@ from specvit.models.dropout import AddDropped
 
 @dataclass
 class Flat:
-    """All parameters in one buffer, with their gradients in another; `at` are views by name."""
+    """Parameters with and without weight decay in a buffer each; `at` are views by name, gradients lie likewise."""
 
-    buffer: Tensor
+    decayed: Tensor
+    spared: Tensor
     at: dict[str, Tensor]
 
     @classmethod
     def of(cls, model: ViT, device: torch.device) -> "Flat":
         """Copy a network's parameters."""
-        named = dict(model.named_parameters())
-        buffer = torch.cat([p.detach().reshape(-1) for p in named.values()]).to(device).requires_grad_()
-        buffer.grad = torch.zeros_like(buffer)
-        at, start = {}, 0
-        for name, parameter in named.items():
-            stop = start + parameter.numel()
-            at[name] = buffer.detach()[start:stop].view(parameter.shape).requires_grad_()
-            at[name].grad = buffer.grad[start:stop].view(parameter.shape)
-            start = stop
-        return cls(buffer, at)
+        named = {name: parameter.detach().to(device) for name, parameter in model.named_parameters()}
+        matrices = {n for n, p in named.items() if p.ndim > 1 and not n.startswith(("positions.", "cls_token"))}
+        at: dict[str, Tensor] = {}
+        buffers = []
+        for names in (matrices, named.keys() - matrices):
+            parts = {name: named[name] for name in named if name in names}
+            buffer = torch.cat([part.reshape(-1) for part in parts.values()]).requires_grad_()
+            buffer.grad = torch.zeros_like(buffer)
+            sizes = [part.numel() for part in parts.values()]
+            pieces = zip(parts, buffer.detach().split(sizes), buffer.grad.split(sizes), strict=True)
+            for name, values, gradient in pieces:
+                at[name] = values.view(named[name].shape).requires_grad_()
+                at[name].grad = gradient.view(named[name].shape)
+            buffers.append(buffer)
+        return cls(*buffers, at)
 
 
 def forward(at: dict[str, Tensor], flux_BP: Tensor, config: ModelConfig, *, training: bool) -> Tensor:
@@ -101,21 +107,25 @@ def lean_step(
     flat: Flat,
     config: ModelConfig,
     batches: Iterator[tuple[Tensor, Tensor, Tensor]],
+    normalise: Callable[[Tensor], Tensor],
     autocast: Callable[[], contextlib.AbstractContextManager[None]],
 ) -> Callable[[], None]:
     """Return a function that takes one training step."""
-    decayed = torch.optim.AdamW([flat.buffer], lr=3e-4, weight_decay=0.01, fused=True)
-    gradient = flat.buffer.grad
-    assert gradient is not None
+    groups = [{"params": [flat.decayed], "weight_decay": 0.01}, {"params": [flat.spared], "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=3e-4, fused=True)
+    gradients = [flat.decayed.grad, flat.spared.grad]
 
     def step() -> None:
         flux_BP, error_BP, target = next(batches)
-        flux_BP = torch.addcmul(flux_BP, error_BP, torch.randn_like(flux_BP))
+        flux_BP = normalise(torch.addcmul(flux_BP, error_BP, torch.randn_like(flux_BP)))
         with autocast():
             output = forward(flat.at, flux_BP, config, training=True)
         F.mse_loss(output, target).backward()
-        gradient.mul_((0.5 / (gradient.norm() + 1e-6)).clamp(max=1.0))
-        decayed.step()
-        gradient.zero_()
+        norm = torch.stack([gradient.norm() for gradient in gradients]).norm()
+        for gradient in gradients:
+            gradient.mul_((0.5 / (norm + 1e-6)).clamp(max=1.0))
+        optimizer.step()
+        for gradient in gradients:
+            gradient.zero_()
 
     return step

@@ -1,6 +1,5 @@
-"""What is measured on (device, cores, versions, commit), and the C allocator as other programs have it."""
+"""What is measured on: device, cores, versions, commit."""
 
-import ctypes
 import importlib.metadata
 import os
 import platform
@@ -10,9 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -2, -3, -4
-MIB = 2**20
 
 
 def facts(device: torch.device, packages: tuple[str, ...] = ("torch", "numpy")) -> dict[str, Any]:
@@ -51,21 +47,6 @@ def synchronize(device: torch.device) -> None:
     """Wait for the device."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def stock_allocator() -> None:
-    """Give glibc's allocator the limits that its own adaptation reaches in a process with large tensors.
-
-    Blocks above 32 MiB are mapped anew each time, which is the most that the adaptive limit ever grows to.
-    """
-    for name, value in ((M_MMAP_MAX, 65536), (M_MMAP_THRESHOLD, 32 * MIB), (M_TRIM_THRESHOLD, 64 * MIB)):
-        _mallopt(name, value)
-    _mallopt(M_TOP_PAD, 128 * 1024)
-    ctypes.CDLL(None).malloc_trim(0)
-
-
-def _mallopt(name: int, value: int) -> None:
-    assert ctypes.CDLL(None).mallopt(name, value) == 1
 
 
 def now() -> float:

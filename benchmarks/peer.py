@@ -136,14 +136,18 @@ def peer_rate(
     deterministic: bool,
     seconds: float,
     warm_up: int,
+    device: torch.device,
+    helped: bool,
 ) -> float:
     """Return spectra/s of `Trainer.fit` over flux, error and targets in memory."""
-    loader = DataLoader(TensorDataset(*arrays), batch_size=batch_size, shuffle=True, drop_last=True)
+    on_gpu = device.type == "cuda"
+    workers = {"num_workers": 4, "persistent_workers": True, "pin_memory": True} if on_gpu and helped else {}
+    loader = DataLoader(TensorDataset(*arrays), batch_size=batch_size, shuffle=True, drop_last=True, **workers)
     timer = Timer(seconds, warm_up)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # its advice on workers and loggers
         trainer = lightning.Trainer(
-            accelerator="gpu" if torch.cuda.is_available() else "cpu",
+            accelerator="gpu" if on_gpu else "cpu",
             devices=1,
             max_epochs=10**6,
             min_epochs=0,

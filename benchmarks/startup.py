@@ -61,6 +61,7 @@ def first_step(live: str) -> float:
         begun = time.monotonic()
         words = [sys.executable, __file__, CHILD, *settings]
         found = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
+        subprocess.run(["pkill", "-9", "-f", f"specvit.track follow {folder}"], check=False)  # not beside the next one
         return json.loads(found.stdout.splitlines()[-1]) - begun
 
 
@@ -127,7 +128,7 @@ def restore(folder: Path) -> float:
 
 
 def steps_beside(folder: Path, runs: int) -> dict[str, float]:
-    """Return the median step of a small network alone, and the mean excess a save of the large one adds in all.
+    """Return the median step of a small network alone, and the median excess that a save of the large one adds in all.
 
     The small network's steps are short, so that what the writing takes from them can be seen.
     """

@@ -3,8 +3,9 @@
 Writes a contiguous HDF5 file of ROWS x 4096 spectra (8.2 GB at 250k) into a temporary folder and gathers one epoch of
 it in a process of its own, in global and in block order, each without and with reading ahead, in rounds, beside
 reading the file from its beginning to its end. The file is dropped from the page cache before each. `--leave GB` fills
-the host's memory but for so much, so that the file does not fit: what a set beyond memory meets. Prints JSON: spectra
-a second, bytes that came from the disk, peak of anonymous memory (RssAnon; mapped pages are the page cache's).
+the host's memory but for so much, so that the file does not fit: what a set beyond memory meets; only on a machine
+where nothing else runs, which would be starved. Prints JSON: spectra a second, bytes that came from the disk, peak of
+anonymous memory (RssAnon; mapped pages are the page cache's).
 """
 
 import argparse

@@ -2,12 +2,14 @@
 
 First a check that all compute the same function: with copied weights, outputs and gradients agree. Then one process
 times all of them in turn, in rounds, so that a drift of the machine meets them alike; quote the ratios. The peer
-(HuggingFace ViTModel, Lightning, DataLoader; benchmarks/peer.py) as users run it, deterministic, and helped with all
-that can be set from outside; specvit as shipped; the leanest loop for the same maths (benchmarks/lean.py).
+(HuggingFace ViTModel, Lightning, DataLoader; benchmarks/peer.py) as users run it, deterministic; helped, with the
+allocator's setting, without determinism, on a GPU with loading processes; at its best, without dropout on attention
+weights, too, which makes it specvit's maths; specvit's step as shipped; the leanest loop (benchmarks/lean.py).
 """
 
 import argparse
 import json
+import os
 import statistics
 import tempfile
 from collections.abc import Callable
@@ -23,6 +25,7 @@ from lean import Flat, forward, lean_step
 from specvit.config.schema import ModelConfig
 from specvit.data.resident import TrainData
 from specvit.engine.allocator import keep_memory
+from specvit.engine.loop import CHECK_STEPS
 from specvit.engine.precision import autocast, resolve_precision
 from specvit.models import build_model
 from specvit.quantities import NUM_PIXELS
@@ -51,6 +54,7 @@ PEERS = {
     "peer bf16": Way("peer", "bf16-mixed", stock_allocator=True, fill=True),
     "peer helped": Way("peer", "32", deterministic=False),
     "peer helped bf16": Way("peer", "bf16-mixed", deterministic=False),
+    "peer best": Way("peer", "32", deterministic=False, attention_dropout=False),
     "peer best bf16": Way("peer", "bf16-mixed", deterministic=False, attention_dropout=False),
 }
 OURS = {
@@ -63,6 +67,7 @@ RATIOS = {
     "specvit over peer": ("specvit", "peer"),
     "specvit bf16 over peer": ("specvit bf16", "peer"),
     "specvit over peer helped": ("specvit", "peer helped"),
+    "specvit over peer best": ("specvit", "peer best"),
     "specvit bf16 over peer helped bf16": ("specvit bf16", "peer helped bf16"),
     "specvit bf16 over peer best bf16": ("specvit bf16", "peer best bf16"),
     "leanest over specvit": ("leanest", "specvit"),
@@ -81,6 +86,7 @@ def main() -> None:
     parser.add_argument("--sizes", default="small,real", help="which of the two networks")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     device = torch.device(options.device)
     record = machine.facts(device, ("torch", "numpy", *(("transformers", "lightning") if peer else ())))
     print(json.dumps(record), flush=True)
@@ -117,7 +123,7 @@ def agreement(model: ModelConfig, device: torch.device) -> dict[str, float]:
         theirs.square().sum().backward()
         pairs = list(peer.matching(ours, other, lambda parameter: parameter.grad))
         found |= {"peer outputs": apart([(theirs, output)]), "peer gradients": apart(pairs)}
-    assert all(value < 1e-4 for value in found.values()), found
+    assert all(value < 1e-5 for value in found.values()), found
     return found
 
 
@@ -164,7 +170,7 @@ def summary(rates: dict[str, list[float]]) -> dict[str, Any]:
 
 def surroundings(way: Way) -> None:
     """Set allocator and determinism as this way's users have them."""
-    machine.stock_allocator() if way.stock_allocator else keep_memory()
+    keep_memory(not way.stock_allocator)
     torch.use_deterministic_algorithms(way.deterministic)
     flags: Any = torch.utils.deterministic
     flags.fill_uninitialized_memory = way.fill
@@ -180,18 +186,21 @@ def prepare(way: Way, case: Case, data: TrainData, device: torch.device) -> Rate
         rows = data.store.gather(torch.arange(len(data.targets)).numpy())
         arrays = (*(part.cpu() for part in rows), data.targets.cpu())
         settings = {"batch_size": case.batch_size, "precision": way.precision, "deterministic": way.deterministic}
+        settings |= {"device": device, "helped": not way.stock_allocator}
         return lambda seconds: peer.peer_rate(module, arrays, seconds=seconds, warm_up=1, **settings)
     step = specvit_loop(case, data, device) if way.kind == "specvit" else lean_loop(case, data, device)
     return lambda seconds: step_rate(step, case.batch_size, seconds, device)
 
 
 def specvit_loop(case: Case, data: TrainData, device: torch.device) -> Callable[[], None]:
-    """Return one step of specvit's own loop."""
+    """Return one step of specvit's own loop with its health check; the progress bar and files are left out."""
     learner, state = make_learner(case, data, device)
 
     def step() -> None:
         learner.step(data.batch(state.step), state)
         state.step += 1
+        if state.step % CHECK_STEPS == 0:
+            assert not learner.ailment(state)
 
     return step
 
@@ -207,7 +216,7 @@ def lean_loop(case: Case, data: TrainData, device: torch.device) -> Callable[[],
             index = torch.randint(0, len(flux_NP), (case.batch_size,), device=device)
             yield flux_NP[index], error_NP[index], data.targets[index]
 
-    return lean_step(Flat.of(model, device), case.model, batches(), lambda: autocast(precision, device))
+    return lean_step(Flat.of(model, device), case.model, batches(), data.flux_norm, lambda: autocast(precision, device))
 
 
 def step_rate(step: Callable[[], None], batch_size: int, seconds: float, device: torch.device) -> float:

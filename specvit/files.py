@@ -129,6 +129,11 @@ def cache_dir() -> Path:
 
 
 def _umask() -> int:
+    """Return the process's umask, read where that is possible without setting it, which threads would do in turns."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("Umask:"):
+                return int(line.split()[1], 8)
     current = os.umask(0)
     os.umask(current)
     return current

@@ -3,6 +3,7 @@
 `run.py` decides whether a run is to be made at all; this module is imported when it is, or for weights to start from.
 """
 
+import contextlib
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,7 +112,7 @@ def _train(
         score="r2" if config.model.task_type == "reg" else "accuracy",
     )
     status = StatusTracker(folder, start_step=state.step, total_steps=learner.schedule.total_steps)
-    with progress, stop.deferred():
+    with contextlib.closing(train_data), progress, stop.deferred():
         ports = Ports(tracker=Trackers(FileTracker(folder.path), status, progress), stop=stop, keeper=keeper)
         ended = fit(learner, state, train_data, val_data, config.opt, ports)
     return ended, faults_of_best(folder, state, epoch_steps) if state.ended else ""

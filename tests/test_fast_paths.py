@@ -50,6 +50,17 @@ def test_bf16_attention_on_a_cpu_is_as_close_to_float32_as_the_format_allows() -
         assert (one.float() - another).norm() < 0.01 * another.norm()
 
 
+def test_bf16_attention_with_large_scores_stays_within_what_the_format_gives() -> None:
+    leaves = queries_keys_values(8, 4, 65, 65, 16)
+    with torch.no_grad():
+        leaves[0].mul_(8.0)
+    largest = (leaves[0] @ leaves[1].transpose(-2, -1)).abs().max() / 4
+    assert 25 < largest < 60
+    exact = F.scaled_dot_product_attention(*leaves)
+    found = attend(*[leaf.detach().bfloat16() for leaf in leaves])
+    assert (found.double() - exact).norm() < 0.03 * exact.norm()
+
+
 def all_tokens(model: ViT, flux_BP: Tensor) -> Tensor:
     """Return the output with every block computed for every token."""
     tokens_BSD = model.tokenizer(flux_BP)
@@ -128,6 +139,28 @@ for _ in range(5):
     touch()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
+
+
+TOP = """
+import ctypes
+from specvit.engine.allocator import keep_memory
+libc = ctypes.CDLL(None)
+libc.malloc.restype = libc.sbrk.restype = ctypes.c_void_p
+libc.malloc.argtypes, libc.free.argtypes, libc.sbrk.argtypes = [ctypes.c_size_t], [ctypes.c_void_p], [ctypes.c_long]
+assert keep_memory()
+start = libc.sbrk(0)
+libc.free(libc.malloc(5 * 2**29))  # 2.5 GiB, never touched
+kept = libc.sbrk(0) - start
+assert keep_memory(False)
+print(kept, libc.sbrk(0) - start)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
+def test_the_heap_is_never_trimmed_until_that_is_asked_for() -> None:
+    words = [sys.executable, "-c", TOP]
+    kept, left = map(int, subprocess.run(words, capture_output=True, text=True, check=True).stdout.split())
+    assert kept >= 5 * 2**29 > 5 * left
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")

@@ -1,5 +1,7 @@
 """Checkpoints written beside the training: copies, in order, none after one that failed."""
 
+import os
+import sys
 import threading
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import torch
 
 from specvit.engine import checkpoint
 from specvit.engine.writer import WAITING, Writer, copied
+from specvit.files import write_text
 
 
 @pytest.fixture
@@ -79,4 +82,30 @@ def test_check_raises_once_a_write_has_failed(tmp_path: Path) -> None:
         for _ in range(1000):
             writer.check()
             threading.Event().wait(0.01)
+    with pytest.raises(FileNotFoundError):
+        writer.put(tmp_path / "last.ckpt", {"number": 2})
+    with pytest.raises(FileNotFoundError):
+        writer.finish()
     writer.finish()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_threads_that_write_files_leave_the_umask_alone(tmp_path: Path) -> None:
+    before, interval = os.umask(0o027), sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+
+        def write(name: str) -> None:
+            for _ in range(200):
+                write_text(tmp_path / name, "x")
+
+        threads = [threading.Thread(target=write, args=(name,)) for name in "ab"]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert os.umask(0o027) == 0o027
+        assert [path.stat().st_mode & 0o777 for path in tmp_path.iterdir()] == [0o640, 0o640]
+    finally:
+        sys.setswitchinterval(interval)
+        os.umask(before)

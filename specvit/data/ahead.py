@@ -7,6 +7,7 @@ is taken out of the page cache again: other runs on the host may be reading the 
 
 import itertools
 import os
+import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -33,8 +34,14 @@ class ReadAhead:
         if order == "global":
             spectra.expect_random_reads()  # in block order what lies around a missing page is wanted, too
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
+        self._stopped = threading.Event()
         self._orders: dict[int, np.ndarray] = {}
         self._reading: dict[tuple[int, int], Future[None]] = {}
+
+    def close(self) -> None:
+        """Stop reading; nothing waits for it."""
+        self._stopped.set()
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
     def reach(self, epoch: int, first: int, end: int) -> None:
         """Wait until places `first` to `end` (exclusive) of an epoch's order are read, and start reading what follows.
@@ -57,7 +64,7 @@ class ReadAhead:
             self._orders[epoch] = order_N
         rows = STRETCH_ROWS[self.order]
         stretch_N = np.sort(self._orders[epoch][stretch * rows : (stretch + 1) * rows])
-        return self._pool.submit(_read, self.spectra, stretch_N)
+        return self._pool.submit(_read, self.spectra, stretch_N, self._stopped)
 
 
 def byte_ranges(spectra: Spectra, index_B: np.ndarray) -> dict[Path, list[tuple[int, int]]]:
@@ -75,17 +82,17 @@ def byte_ranges(spectra: Spectra, index_B: np.ndarray) -> dict[Path, list[tuple[
     return found
 
 
-def _read(spectra: Spectra, index_B: np.ndarray) -> None:
-    """Read rows; all calls let go of Python's lock, so the training loop does not wait for them."""
+def _read(spectra: Spectra, index_B: np.ndarray, stopped: threading.Event) -> None:
+    """Read rows until `stopped`; all calls let go of Python's lock, so the training loop does not wait for them."""
     buffer = memoryview(bytearray(BUFFER_BYTES))
     for path, ranges in byte_ranges(spectra, index_B).items():
         try:
             with open(path, "rb", buffering=0) as stream:
                 # Else Linux would go on reading beyond each range.
                 os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
-                for offset, length in ranges:
+                for offset, length in ranges if not stopped.is_set() else ():
                     _announce(stream.fileno(), offset, length)
-                for offset, length in ranges:
+                for offset, length in itertools.takewhile(lambda _: not stopped.is_set(), ranges):
                     _read_range(stream.fileno(), path, offset, length, buffer)
         except OSError as problem:
             raise unreadable(problem, path) from problem

@@ -126,6 +126,13 @@ class TrainData:
             )
         return Batch(self.flux_norm(flux_BP), self.targets[on_device])
 
+    def close(self) -> None:
+        """Stop what works ahead of the steps."""
+        if self._disk is not None:
+            self._disk.close()
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+
     def notes(self, step: int) -> list[str]:
         """Return what the user is to know about where the spectra lie: what a step costs, and what is cheaper."""
         if self._mapped:

@@ -20,6 +20,10 @@ MANIFEST_ROWS = 16
 """How many evenly spaced spectra the manifest digests: enough to tell files apart, cheap at every start."""
 
 
+MOST_SLICE_BYTES = 64 * 2**20
+"""Most that is unpacked at once of a chunked array, of which some rows are wanted."""
+
+
 class Spectra:
     """Rows of one or more shards. `rows_N` are their numbers in shard order; nothing is read before it is asked for."""
 
@@ -191,7 +195,8 @@ def open_spectra(
 def _take(array: Any, rows_b: np.ndarray) -> np.ndarray:
     """Return rows of a memory map, or of an HDF5 dataset: each chunk unpacked once, by one slice a row of chunks.
 
-    h5py takes a list of rows, too, but where a chunk is one row that takes eight times as long.
+    h5py takes a list of rows, too, but where a chunk is one row that takes eight times as long; where it is very tall
+    the slice would be most of the file, and a list is taken.
     """
     if isinstance(array, np.ndarray):
         return array[rows_b]
@@ -200,5 +205,8 @@ def _take(array: Any, rows_b: np.ndarray) -> np.ndarray:
     values_uP = np.empty((len(unique_u), array.shape[1]), dtype=array.dtype)
     for of_chunk in np.split(np.arange(len(unique_u)), np.flatnonzero(np.diff(chunk_u)) + 1):
         rows = unique_u[of_chunk]
-        values_uP[of_chunk] = array[rows[0] : rows[-1] + 1][rows - rows[0]]
+        if (rows[-1] + 1 - rows[0]) * array.shape[1] * array.dtype.itemsize > MOST_SLICE_BYTES:
+            values_uP[of_chunk] = array[rows]
+        else:
+            values_uP[of_chunk] = array[rows[0] : rows[-1] + 1][rows - rows[0]]
     return values_uP[inverse_b]

@@ -55,7 +55,7 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def is_finite(content: Any) -> bool:
-    """Say whether every floating-point tensor in nested dicts and lists is finite; one device sync in all."""
+    """Say whether every floating-point tensor in nested dicts and lists is finite; one sync of a device in all."""
     tensors = [t for t in _tensors(content) if t.is_floating_point() and t.numel()]
     if not tensors:
         return True

@@ -69,8 +69,7 @@ def set_up_torch(train: TrainConfig, saved_threads: int | None, screen: Speaker)
     if threads > len(os.sched_getaffinity(0)):
         screen.say(f"note: {threads} threads on fewer cores; a run that began on more may differ in its last bits")
     torch.set_num_threads(threads)
-    if train.keep_memory:
-        keep_memory()
+    keep_memory(train.keep_memory)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if train.compile:
         torch.use_deterministic_algorithms(train.deterministic)  # tells the compiler, too, importing it (1.2 s)

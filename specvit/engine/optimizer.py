@@ -41,13 +41,13 @@ class Optimizer:
     """One of `opt.type`. Parameters and gradients may be read at any time, but only be changed in place."""
 
     _step_supports_amp_scaling: bool  # read by torch's GradScaler: `step` itself skips when gradients overflowed
+    grad_scale: Tensor | None = None  # GradScaler sets both before a step, and deletes them after it
+    found_inf: Tensor | None = None
 
     def __init__(self, parts: Mapping[str, Sequence[nn.Parameter]], spared: set[nn.Parameter], opt: OptConfig) -> None:
         """`parts` hold every parameter once; those in `spared` have no weight decay."""
         self.opt, self.lr = opt, opt.lr
         self._step_supports_amp_scaling = opt.type != "RMSprop"
-        self.grad_scale: Tensor | None = None
-        self.found_inf: Tensor | None = None
         self.flats: list[Flat] = []
         self.parts = tuple(parts)
         self._gradients: dict[str, list[Tensor]] = {name: [] for name in parts}

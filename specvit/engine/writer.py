@@ -24,39 +24,39 @@ class Writer:
         """The thread starts with the first file, and ends when all is on disk."""
         self._pool: ThreadPoolExecutor | None = None
         self._waiting: deque[Future[None]] = deque()
-        self._failed = False
+        self._problem: BaseException | None = None
 
     def put(self, path: Path, content: dict[str, Any], *, keep: Path | None = None) -> None:
         """Have `content`, which must be a copy, written to `path` as `checkpoint.save` does."""
+        self.check()
         while len(self._waiting) >= WAITING:
             self._waiting.popleft().result()
         self._pool = self._pool or ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._waiting.append(self._pool.submit(self._save, path, content, keep))
 
     def check(self) -> None:
-        """Raise what went wrong with files that were written since the last call; waits for nothing."""
+        """Raise what went wrong with a file, at each call until `finish`; waits for nothing."""
+        if self._problem is not None:
+            raise self._problem
         while self._waiting and self._waiting[0].done():
-            self._waiting.popleft().result()
+            self._waiting.popleft()
 
     def finish(self) -> None:
         """Wait until everything is on disk; raises the first thing that went wrong."""
-        try:
-            while self._waiting:
-                self._waiting.popleft().result()
-        finally:
-            self._waiting.clear()
-            if self._pool is not None:
-                self._pool.shutdown()
-                self._pool = None
-            self._failed = False
+        if self._pool is not None:
+            self._pool.shutdown()
+        problem, self._problem, self._pool = self._problem, None, None
+        self._waiting.clear()
+        if problem is not None:
+            raise problem
 
     def _save(self, path: Path, content: dict[str, Any], keep: Path | None) -> None:
         """Write one file, but none after one that failed: a last checkpoint names the best one before it."""
-        if self._failed:
-            return
-        self._failed = True
-        checkpoint.save(path, content, keep=keep)
-        self._failed = False
+        if self._problem is None:
+            try:
+                checkpoint.save(path, content, keep=keep)
+            except BaseException as problem:
+                self._problem = problem
 
 
 def copied(content: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,8 @@
-"""Scaled dot-product attention, the fastest exact way. Legend: B batch, H heads, Q queries, S keys, d width.
+"""Scaled dot-product attention, the fastest way. Legend: B batch, H heads, Q queries, S keys, d width.
 
 torch's fused kernel is that way but for bf16 on a CPU, where its backward pass takes two (257 tokens) to seven times
-(65 tokens) as long as the products written out.
+(65 tokens) as long as the products written out. These round the scores to bf16 before the softmax, as the libraries'
+plain attention under autocast does: 0.4 % of the output at scores up to 5, 0.8 % at 30 (fused: 0.2 %).
 """
 
 from typing import Any
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 MOST_WEIGHTS = 2**28
-"""Weights (B·H·Q·S) that a layer may keep for its backward pass, half a GB in bf16; the fused kernel keeps none."""
+"""Weights (B·H·Q·S) that each layer may keep for its backward pass, half a GB in bf16; the fused kernel keeps none."""
 
 
 def attend(query_BHQd: Tensor, key_BHSd: Tensor, value_BHSd: Tensor) -> Tensor:

@@ -50,7 +50,10 @@ class KeyedDropout(nn.Module):
 
 
 class AddDropped(torch.autograd.Function):
-    """x + scale * keep * branch. Autograd alone would save the branch, too, and ask for the mask's gradient."""
+    """x + scale * keep * branch. Autograd alone would save the branch, too, and ask for the mask's gradient.
+
+    A branch that is not finite spoils the sum even where it is dropped.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, branch: Tensor, keep: Tensor, scale: float) -> Tensor:

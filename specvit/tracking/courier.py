@@ -24,6 +24,7 @@ POLL_SECONDS = 0.2
 WAIT_SECONDS = 10.0
 """How long a finished run's command waits for its record; the courier goes on without it."""
 START_SECONDS, FIRST_STEPS_SECONDS = 10.0, 1.0
+"""How long it waits at most for the run's data and network, and then for its first steps."""
 PATIENCE_SECONDS = 120.0
 """How long a courier tries to deliver after the run has ended."""
 RETRY_SECONDS = (1.0, 2.0, 5.0, 10.0, 30.0)
