@@ -62,6 +62,7 @@ def make_together(cache: Path, *counts: int) -> list[list[str]]:
     return [maker.communicate(timeout=120)[0].split() for maker in makers]
 
 
+@pytest.mark.slow
 def test_processes_that_want_builtin_spectra_at_once_make_each_file_once(tmp_path: Path) -> None:
     first, second = make_together(tmp_path, 6, 6)
     assert first[1:] == second[1:]

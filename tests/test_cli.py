@@ -63,6 +63,7 @@ def test_bash_completes(typed: str, offered: str) -> None:
     assert offered in answer.stdout.split()
 
 
+@pytest.mark.slow
 def test_a_grid_makes_every_run_and_one_refusal_stops_no_other(tiny, capsys, tmp_path: Path) -> None:
     assert train.main(["-m", *tiny, "model.num_attention_heads=2,3,4", "train.epochs=1"]) == 2
     heard = capsys.readouterr()
@@ -124,6 +125,7 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(tiny, capsys, tmp_path:
     assert capsys.readouterr().err.startswith("specvit: file")
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_does_not_stop_the_run(tiny, tmp_path: Path) -> None:
     words = " ".join(f"'{word}'" for word in [sys.executable, "-m", "specvit.train", *tiny])
     subprocess.run(["bash", "-c", f"{words} | head -1"], capture_output=True, timeout=120, check=True)

@@ -23,6 +23,11 @@ COMMANDS = [
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_page_has_a_gap_left_to_fill(page: Path) -> None:
+    assert not re.search(r"@[A-Z]+@|\b(TODO|SPEEDS|XXX)\b", page.read_text())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_to_files(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
         assert target.startswith("https://") or (page.parent / target).exists(), target

@@ -63,6 +63,7 @@ def test_evaluate_gives_the_scores_and_figures_of_the_run(labels_run: Path, clas
         assert {path.name for path in (run / "evaluate-test" / "figures").iterdir()} == figures
 
 
+@pytest.mark.slow
 def test_noise_levels_are_scored_each_in_a_folder_and_all_in_one_table(labels_run: Path, capsys) -> None:
     assert evaluate.main([str(labels_run), "--noise", "0,0.5, 2,0.50"]) == 0
     said = capsys.readouterr().out
@@ -99,6 +100,7 @@ def test_one_level_makes_no_table_and_prints_the_bins(labels_run: Path, capsys) 
     ]
 
 
+@pytest.mark.slow
 def test_a_row_has_the_same_unit_noise_at_every_level(labels_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     inputs: list[np.ndarray] = []
     real = score.predict

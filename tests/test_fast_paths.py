@@ -132,7 +132,7 @@ if sys.argv[1] == "kept":
     assert keep_memory()
 def touch():
     torch.ones(16 * 2**20)  # 64 MiB
-for _ in range(30):
+for _ in range(15):
     touch()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(5):

@@ -211,6 +211,7 @@ def test_a_deleted_experiment_is_not_brought_back(folder: RunFolder, promised, s
     promised.kept(state=folder.state(), said=said)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("meanwhile", ["deleted", "emptied", "replaced by another"])
 def test_a_database_that_is_gone_is_made_again_and_told_everything(
     meanwhile: str, folder: RunFolder, promised, server: Server, empty_database: Path

@@ -25,6 +25,8 @@ from specvit.run import Result, run
 from specvit.tracking import files as trackers
 from specvit.tracking.files import StatusTracker
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = ("train.epochs=4", "train.threads=1")
 CPU = torch.device("cpu")
 

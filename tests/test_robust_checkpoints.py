@@ -14,6 +14,8 @@ from specvit.engine import checkpoint
 from specvit.engine.recovery import Start, faults_of_best, find_start
 from specvit.tracking.files import FileTracker
 
+pytestmark = pytest.mark.slow
+
 EPOCH_STEPS, EPOCHS = 4, 5
 NOTHING = Start(None)
 HASTY = dataclasses.replace(LIVELY, lr=0.1)

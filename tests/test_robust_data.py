@@ -32,6 +32,8 @@ from specvit.quantities import ERROR, FLUX
 from specvit.run import Result, run
 from specvit.tracking.files import StatusTracker
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = ("train.epochs=4", "train.threads=1")
 CPU = torch.device("cpu")
 SPOILT: dict[str, tuple[str, float, str, str]] = {
@@ -271,7 +273,6 @@ def test_a_chunk_that_cannot_be_read_names_its_file(sets: Path) -> None:
     assert str(refusal.value).startswith(f"{path}: ")
 
 
-@pytest.mark.slow
 def test_a_file_that_is_cut_off_while_it_is_read_leaves_a_lost_run_and_is_refused_then(
     tiny: list[str], sets: Path, tmp_path: Path
 ) -> None:

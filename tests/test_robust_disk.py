@@ -27,6 +27,8 @@ from specvit.run import Result, run
 from specvit.tracking.console import Screen
 from specvit.train import main
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = ("train.epochs=5", "opt.lr=3e-3", "train.threads=1")
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
@@ -238,7 +240,6 @@ def environment(request: pytest.FixtureRequest) -> dict[str, str]:
     return {**os.environ, "PYTHONUNBUFFERED": "1" if request.param == "unbuffered" else ""}
 
 
-@pytest.mark.slow
 def test_output_into_a_full_disk_fails_no_run_and_no_exit_code(
     disk: Path, tiny: list[str], tmp_path: Path, environment: dict[str, str]
 ) -> None:

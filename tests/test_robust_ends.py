@@ -28,6 +28,8 @@ from specvit.files import read_json
 from specvit.run import Result, run
 from specvit.train import main
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = ("train.epochs=5", "opt.lr=3e-3", "train.threads=1")
 FULL = OSError(errno.ENOSPC, "No space left on device")
 

@@ -14,6 +14,8 @@ from specvit.config.compose import compose
 from specvit.config.folder import RunFolder
 from specvit.run import Result, run
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
