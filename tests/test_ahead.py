@@ -85,6 +85,7 @@ def test_batches_are_the_same_with_reading_ahead_and_in_any_sequence(
         batch = data.batch(step)
         assert batch.target.tolist() == index_B.tolist()
         assert torch.equal(batch.flux_BP, Store(view, DataConfig(), CPU).gather(index_B)[0])
+    data.close()
 
 
 @pytest.mark.parametrize(
@@ -98,6 +99,7 @@ def test_mapped_rows_are_read_ahead_in_block_order_and_where_they_do_not_fit_int
     before = bytes_read()
     data.batch(0)
     grown = bytes_read() - before
+    data.close()  # else it would read into the next test's count
     assert grown >= size_of(STRETCH_ROWS[order]) if ahead else grown < size_of(STRETCH_ROWS[order]) / 2
 
 

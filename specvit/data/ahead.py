@@ -39,9 +39,9 @@ class ReadAhead:
         self._reading: dict[tuple[int, int], Future[None]] = {}
 
     def close(self) -> None:
-        """Stop reading; nothing waits for it."""
+        """Stop reading; returns when the piece at hand is read."""
         self._stopped.set()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool.shutdown(cancel_futures=True)
 
     def reach(self, epoch: int, first: int, end: int) -> None:
         """Wait until places `first` to `end` (exclusive) of an epoch's order are read, and start reading what follows.
