@@ -40,6 +40,19 @@ class Fail:
 
 
 @dataclass(frozen=True)
+class Later:
+    """Acts when what is being written beside the training has had time to reach the disk."""
+
+    act: Act
+    seconds: float = 0.5
+
+    def __call__(self) -> None:
+        """Wait, then act."""
+        time.sleep(self.seconds)
+        self.act()
+
+
+@dataclass(frozen=True)
 class At:
     """Acts at the `call`-th call of `where`, before it or `after` it has returned; `lasting`: at all later ones, too.
 
