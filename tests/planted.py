@@ -52,6 +52,10 @@ class Later:
         self.act()
 
 
+def nothing() -> None:
+    """Do nothing."""
+
+
 @dataclass(frozen=True)
 class At:
     """Acts at the `call`-th call of `where`, before it or `after` it has returned; `lasting`: at all later ones, too.
