@@ -53,7 +53,7 @@ class FluxNorm:
 
     def __call__(self, flux_BP: Tensor) -> Tensor:
         """Return normalised flux (B, P), float32."""
-        return (flux_BP - self.mean_P) / self.scale
+        return (flux_BP - self.mean_P).div_(self.scale)
 
     def to(self, device: torch.device) -> "FluxNorm":
         """Return the same normaliser on `device`."""

@@ -120,10 +120,9 @@ class TrainData:
         flux_BP, error_BP = self._gather(step, index_B, on_device)
         sigma_BP = sigma_of(error_BP, self.noise)
         if sigma_BP is not None:
-            device = self.store.device
-            flux_BP = flux_BP + sigma_BP * training_noise(
-                tuple(flux_BP.shape), seed=self.seed, step=step, device=device
-            )
+            shape, device = tuple(flux_BP.shape), self.store.device
+            noise_BP = training_noise(shape, seed=self.seed, step=step, device=device)
+            flux_BP = noise_BP.mul_(sigma_BP).add_(flux_BP)
         return Batch(self.flux_norm(flux_BP), self.targets[on_device])
 
     def close(self) -> None:
