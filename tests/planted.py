@@ -4,12 +4,14 @@ Each is a callable that can be sent to the process, which calls it before it tra
 """
 
 import builtins
+import gc
 import importlib
 import os
 import resource
 import sys
 import time
 from collections.abc import Callable
+from concurrent import futures
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,20 +42,18 @@ class Fail:
 
 
 @dataclass(frozen=True)
-class Later:
-    """Acts when what is being written beside the training has had time to reach the disk."""
+class OnceWritten:
+    """Acts when every checkpoint that was handed over so far is on disk."""
 
-    act: Act
-    seconds: float = 0.5
+    act: Act = bool
 
     def __call__(self) -> None:
-        """Wait, then act."""
-        time.sleep(self.seconds)
+        """Wait for the thread that writes them, then act."""
+        from specvit.engine.writer import Writer
+
+        for writer in [thing for thing in gc.get_objects() if type(thing) is Writer]:
+            futures.wait(list(writer._waiting))
         self.act()
-
-
-def nothing() -> None:
-    """Do nothing."""
 
 
 @dataclass(frozen=True)

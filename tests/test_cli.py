@@ -72,6 +72,7 @@ def test_a_grid_makes_every_run_and_one_refusal_stops_no_other(tiny, capsys, tmp
     assert len(list((tmp_path / "outputs").iterdir())) == 2
 
 
+@pytest.mark.slow
 def test_evaluate_repeats_the_test_score_and_scores_a_foreign_file_row_by_row(
     tiny, toy_sets, write_set, capsys
 ) -> None:

@@ -164,6 +164,7 @@ def test_the_heap_is_never_trimmed_until_that_is_asked_for() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
+@pytest.mark.slow
 def test_kept_memory_is_not_faulted_in_again() -> None:
     def faults(way: str) -> int:
         words = [sys.executable, "-c", FAULTS, way]

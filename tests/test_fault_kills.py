@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from planted import At, AtImport, AtRename, Instead, Later, Stop, Torn, TornCheckpoint, nothing
+from planted import At, AtImport, AtRename, Instead, OnceWritten, Stop, Torn, TornCheckpoint
 from processes import Child, whole_process
 from whole_runs import STEADY, only_run, state_of
 
@@ -54,8 +54,8 @@ STOPPED = [
 SAVED = {"first step": 1, "middle of an epoch": 31, "validation": 24, "half of a metrics line": 36}
 SAVED |= {"checkpoint write": 37, "between the renames of a checkpoint": 37}
 """The step that a signal saves; after the training it is the last one."""
-HOLD = At("specvit.engine.loop.Learner.step", Later(nothing), call=37)
-"""Training goes on beside the writing: step 37 waits for it, so that the signal comes before that step's end."""
+HOLD = At("specvit.engine.loop.Learner.step", OnceWritten(), lasting=True)
+"""Training goes on beside the writing; here each step waits for it, so that it is known what is on disk when."""
 
 
 def name_of(value: object) -> str:

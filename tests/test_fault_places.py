@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from mounts import fill, read_only, small_disk
-from planted import At, Changed, Fail, Later, Stop, limit, wait_for
+from planted import At, Changed, Fail, OnceWritten, Stop, limit, wait_for
 from whole_runs import STEADY, only_run, state_of
 
 pytestmark = pytest.mark.slow
@@ -134,7 +134,7 @@ def test_while_it_trains(fault: str, promised: Any, trained: Any, unbroken: Any,
 
 def test_the_run_folder_is_removed(promised: Any, trained: Any, unbroken: Any, tiny: list[str], tmp_path) -> None:
     arguments = [*tiny, *STEADY, f"tracking.folder={tmp_path / 'runs'}"]
-    ended = trained(arguments, At(STEP, Later(partial(shutil.rmtree, tmp_path / "runs")), call=31))
+    ended = trained(arguments, At(STEP, OnceWritten(partial(shutil.rmtree, tmp_path / "runs")), call=31))
     assert ended.code == 1, ended.said
     assert trained(arguments).code == 0
     promised.kept(state="nothing yet", said=ended.said)

@@ -125,6 +125,7 @@ def test_epochs_have_no_intervals(labels_run: Path, classes_run: Path) -> None:
         assert not [name for name in names if name.endswith(("_low", "_high"))]
 
 
+@pytest.mark.slow
 def test_a_rerun_writes_the_same_summary(tiny, stars, tmp_path: Path) -> None:
     folder = trained(tmp_path, tiny, stars)
     before = (folder / "summary.json").read_bytes()

@@ -202,6 +202,7 @@ def test_a_run_that_somebody_deleted_is_left_alone(folder: RunFolder, promised, 
     assert runs_of(server) == []
 
 
+@pytest.mark.slow
 def test_a_deleted_experiment_is_not_brought_back(folder: RunFolder, promised, server: Server, capsys) -> None:
     server.sync(folder)
     server.client.delete_experiment(only_run(server).info.experiment_id)

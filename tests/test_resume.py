@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from planted import At, Stop, wait_for
+from planted import At, OnceWritten, Stop, wait_for
 from processes import Child, computed, wait_until_computed
 from whole_runs import STEADY, only_run, state_of
 
@@ -147,7 +147,7 @@ def test_a_run_stopped_again_and_again_ends_bitwise_equal(promised, launch, trai
 
 def test_a_run_that_was_killed_says_where_it_goes_on_and_keeps_its_attempts(trained, tiny, tmp_path) -> None:
     arguments = [*tiny, *LONG, f"tracking.folder={tmp_path / 'runs'}"]
-    assert trained(arguments, At(STEP, Stop(signal.SIGKILL), call=40)).code == -signal.SIGKILL
+    assert trained(arguments, At(STEP, OnceWritten(Stop(signal.SIGKILL)), call=40)).code == -signal.SIGKILL
     assert "going on from step 36 (epoch 3)" in trained(arguments).said
     attempts = (only_run(tmp_path / "runs") / "attempts.jsonl").read_text().splitlines()
     assert [json.loads(line)["event"] for line in attempts] == ["start", "ready", "start", "ready", "end"]

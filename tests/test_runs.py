@@ -146,6 +146,7 @@ def test_classes_are_learnt(tiny) -> None:
     assert result.summary["test_accuracy"] > 0.45
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_the_weights_of_another(tiny) -> None:
     first = train(tiny, *LEARNS)
     tuned = train(
@@ -160,6 +161,7 @@ def test_a_run_starts_from_the_weights_of_another(tiny) -> None:
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
+@pytest.mark.slow
 def test_mixed_precision_ends_near_float32(tiny, precision: str) -> None:
     full, mixed = train(tiny, *LEARNS), train(tiny, *LEARNS, f"train.precision={precision}")
     assert mixed.summary["test_r2"] == pytest.approx(full.summary["test_r2"], abs=0.15)

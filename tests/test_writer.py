@@ -63,10 +63,13 @@ def test_a_slow_disk_holds_the_training_up_rather_than_fill_the_memory(tmp_path:
     assert checkpoint.load(tmp_path / "a.ckpt")["number"] == 9
 
 
-def test_nothing_is_written_after_a_file_that_failed_and_the_failure_is_raised(tmp_path: Path) -> None:
+def test_nothing_is_written_after_a_file_that_failed_and_the_failure_is_raised(
+    tmp_path: Path, gate: threading.Event
+) -> None:
     writer = Writer()
     writer.put(tmp_path / "missing" / "best.ckpt", {"number": 1})
     writer.put(tmp_path / "last.ckpt", {"number": 1})
+    gate.set()
     with pytest.raises(FileNotFoundError):
         writer.finish()
     assert list(tmp_path.iterdir()) == []
