@@ -51,10 +51,9 @@ class Server:
 
             for noisy in ("alembic", "mlflow"):
                 logging.getLogger(noisy).setLevel(logging.ERROR)
-            if self.file is not None:
-                _make_database(self.file)
-            self.client = MlflowClient(tracking_uri=uri)
-            self.client.search_experiments(max_results=1)  # says at once if nobody answers
+            with _database_made(self.file):  # opening it makes tables, too, where somebody deleted it just now
+                self.client = MlflowClient(tracking_uri=uri)
+                self.client.search_experiments(max_results=1)  # says at once if nobody answers
 
     def sync(self, folder: RunFolder) -> str:
         """Tell MLflow what it does not know yet about a run; raises `TrackingError`.
@@ -64,8 +63,8 @@ class Server:
         with explained(self.uri), locked(folder.file(".tracking.lock"), seconds=LOCK_SECONDS) as mine:
             if not mine:
                 raise TrackingError("another process is telling MLflow about it", where=str(folder.path), remedy=LATER)
-            if self.file is not None:
-                _make_database(self.file)  # again, if somebody deleted it
+            with _database_made(self.file):  # again, if somebody deleted it
+                pass
             record = read_record(folder)
             run = self._find(record) or self._create(record)
             if run.info.lifecycle_stage == "deleted":
@@ -166,23 +165,29 @@ class Server:
             self.client.log_batch(run_id, tags=batch)
 
 
-def _make_database(file: Path) -> None:
-    """Make a sqlite database that is whole or absent.
+@contextlib.contextmanager
+def _database_made(file: Path | None) -> Iterator[None]:
+    """Make a sqlite database that is whole or absent, and keep all others from making it while the block runs.
 
     MLflow builds its tables by dozens of migrations in place: several processes at once, or one that is killed, break
     a new file for good. So one process makes it under another name.
     """
+    if file is None:
+        yield
+        return
     from mlflow import MlflowClient
 
     file.parent.mkdir(parents=True, exist_ok=True)
     with locked(file.with_name(f".{file.name}.lock")):
-        if file.exists() and file.stat().st_size > 0:  # a connection to a deleted file leaves an empty one
-            return
-        for leftover in file.parent.glob(f".{file.name}.*.new*"):
-            leftover.unlink()
-        scratch = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}.new")  # mlflow never makes the same one twice
-        MlflowClient(tracking_uri=f"sqlite:///{scratch}").search_experiments(max_results=1)
-        os.replace(scratch, file)
+        if not file.exists() or file.stat().st_size == 0:  # a connection to a deleted file leaves an empty one
+            for leftover in file.parent.glob(f".{file.name}.*.new*"):
+                leftover.unlink()
+            scratch = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}.new")  # mlflow makes no name twice
+            MlflowClient(tracking_uri=f"sqlite:///{scratch}").search_experiments(max_results=1)
+            for ending in ("journal", "wal", "shm"):  # of the deleted one: sqlite would roll it back into the new one
+                file.with_name(f"{file.name}-{ending}").unlink(missing_ok=True)
+            os.replace(scratch, file)
+        yield
 
 
 def mlflow_status(state: str) -> str:
