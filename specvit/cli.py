@@ -7,7 +7,11 @@ from specvit.entry import user_facing
 from specvit.errors import ConfigError
 
 COMMANDS = {
-    "train": ("specvit.train", "one run, or with -m a plain grid: spectra -> trained model -> test score"),
+    "train": (
+        "specvit.train",
+        "one run: spectra -> trained model -> test score; with sweeps=NAME a study, with -m a plain grid",
+    ),
+    "sweep": ("specvit.sweep.__main__", "what became of each run of a study: status, table, why, diff, retry, cancel"),
     "evaluate": ("specvit.evaluate", "score a finished run again, on any file"),
     "track": ("specvit.track", "send MLflow what run folders hold and it lacks"),
     "data": ("specvit.data.__main__", "generate built-in spectra, inspect files, convert them to be read fast"),

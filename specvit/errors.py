@@ -58,6 +58,10 @@ class Diverged(Exception):
     """Training broke down: the loss, the gradients or the weights are no longer finite."""
 
 
+class Pruned(Exception):
+    """A study has seen enough of this run: others do better at the same epoch."""
+
+
 class Interrupted(BaseException):
     """A signal asked the run to stop; not an `Exception`, so that no broad handler swallows it."""
 

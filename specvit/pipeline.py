@@ -27,12 +27,12 @@ from specvit.engine.device import resolve_device, set_up_torch
 from specvit.engine.loop import Keeper, Learner, Ports, fit
 from specvit.engine.optimizer import build_optimizer
 from specvit.engine.precision import build_scaler, resolve_precision
-from specvit.engine.preempt import SignalStop
 from specvit.engine.recovery import faults_of_best, find_start
 from specvit.engine.schedule import build_schedule
 from specvit.engine.state import TrainState
 from specvit.engine.task import Classification, Regression
 from specvit.errors import CheckpointError
+from specvit.job import Job
 from specvit.models import ViT, build_model
 from specvit.models.cost import cost_of
 from specvit.provenance import changes, made_by
@@ -54,21 +54,19 @@ class Trained:
     config: Config
 
 
-def train(
-    config: Config, splits: Splits, weights: Weights | None, folder: RunFolder, screen: Screen, stop: SignalStop
-) -> str:
+def train(job: Job) -> str:
     """Train one run to its end, or go on with it, and return the final state, or "interrupted".
 
-    `weights` are those to start from, if any. Raises `CheckpointError`, `DataError` for a spectrum that is not finite,
-    `Diverged`, and `Interrupted` by a signal before the loop or a second Ctrl-C in it.
+    Raises `CheckpointError`, `DataError` for a spectrum that is not finite, `Diverged`, `Pruned`, and `Interrupted` by
+    a signal before the loop or a second Ctrl-C in it.
     """
     faults = ""
     for _ in range(2):  # the best weights may come to harm where they lie; starting once more mends them
-        ended, faults = _train(config, splits, weights, folder, screen, stop)
+        ended, faults = _train(job)
         if not faults:
             return ended
-        screen.say(f"note: {faults}")
-    raise CheckpointError(faults, where=str(folder.path), remedy="see to the disk, then the same command goes on")
+        job.screen.say(f"note: {faults}")
+    raise CheckpointError(faults, where=str(job.folder.path), remedy="see to the disk, then the same command goes on")
 
 
 def check_evaluation_rows(config: Config, splits: Splits) -> None:
@@ -78,17 +76,16 @@ def check_evaluation_rows(config: Config, splits: Splits) -> None:
             check_view(getattr(splits, split), config.data.storage)
 
 
-def _train(
-    config: Config, splits: Splits, weights: Weights | None, folder: RunFolder, screen: Screen, stop: SignalStop
-) -> tuple[str, str]:
+def _train(job: Job) -> tuple[str, str]:
     """Return the state, and what is wrong with the best weights where the run has ended."""
+    config, splits, folder, screen = job.config, job.splits, job.folder, job.screen
     device, epoch_steps = resolve_device(config.train), _epoch_steps(config, splits)
     start = find_start(folder, epoch_steps)
     changed = _say_what_changed(config, splits, folder, screen, start.saved)
     if start.note:
         screen.say(start.note)
     set_up_torch(config.train, start.saved["threads"] if start.saved else None, screen)
-    learner, state, keeper, flux_norm = _build(config, splits, weights, folder, device, start.saved)
+    learner, state, keeper, flux_norm = _build(job, device, start.saved)
     train_data = _train_data(config, splits, flux_norm, device)
     facts = {"device": str(device), "precision": learner.precision, "threads": torch.get_num_threads()}
     folder.note_progress(step=state.step, **facts)
@@ -112,8 +109,9 @@ def _train(
         score="r2" if config.model.task_type == "reg" else "accuracy",
     )
     status = StatusTracker(folder, start_step=state.step, total_steps=learner.schedule.total_steps)
-    with contextlib.closing(train_data), progress, stop.deferred():
-        ports = Ports(tracker=Trackers(FileTracker(folder.path), status, progress), stop=stop, keeper=keeper)
+    with contextlib.closing(train_data), progress, job.stop.deferred():
+        tracker = Trackers(FileTracker(folder.path), status, progress)
+        ports = Ports(tracker=tracker, stop=job.stop, keeper=keeper, pruner=job.pruner)
         ended = fit(learner, state, train_data, val_data, config.opt, ports)
     return ended, faults_of_best(folder, state, epoch_steps) if state.ended else ""
 
@@ -187,14 +185,10 @@ def build_task(config: Config, coder: TargetCoder) -> Regression | Classificatio
 
 
 def _build(
-    config: Config,
-    splits: Splits,
-    weights: Weights | None,
-    folder: RunFolder,
-    device: torch.device,
-    saved: dict[str, Any] | None,
+    job: Job, device: torch.device, saved: dict[str, Any] | None
 ) -> tuple[Learner, TrainState, Keeper, FluxNorm]:
     """Build model, optimizer and state, and fill them from a checkpoint where there is one."""
+    config, splits, weights, folder = job.config, job.splits, job.weights, job.folder
     if saved:
         flux_norm = FluxNorm(saved["flux_mean_P"], saved["flux_scale"])
     else:

@@ -13,19 +13,20 @@ import yaml
 
 from specvit.config.ballast import ballast
 from specvit.config.build import to_plain
-from specvit.config.folder import CHECKPOINTS, DONE, FAILED, RunFolder, find_folder, hostname
-from specvit.config.identity import default_name, identity_of, run_id
+from specvit.config.folder import CHECKPOINTS, DONE, FAILED, RunFolder, hostname
 from specvit.config.rules import check_patch
 from specvit.config.schema import Config, effective_level
 from specvit.config.siblings import note_of_other_data
 from specvit.config.tracking_uri import resolve_uri
-from specvit.data.splits import Splits, manifest, needs_files, open_splits
+from specvit.data.splits import Splits, open_splits
 from specvit.engine.failure import End, end_of, put_on_file
 from specvit.engine.preempt import SignalStop
 from specvit.engine.remedy import remedy_for
-from specvit.errors import CheckpointError, ConfigError
 from specvit.files import read_json
+from specvit.job import Job
+from specvit.locate import locate
 from specvit.provenance import commit
+from specvit.scores.ports import NoPruner, Pruner
 from specvit.scores.wording import summary_line
 from specvit.tracking.console import Screen
 from specvit.tracking.courier import Courier
@@ -45,15 +46,15 @@ class Result:
     """Tells MLflow; it may still be at work."""
 
 
-def run(config: Config) -> Result:
-    """Make or finish the run of `config`; raises `SpecvitError` before a folder exists if it cannot be made."""
+def run(config: Config, pruner: Pruner | None = None) -> Result:
+    """Make or finish the run of `config`; raises `SpecvitError` before a folder exists if it cannot be made.
+
+    A `pruner` may end it as `pruned`; another command for the same run then goes on with it.
+    """
     screen = Screen(config.tracking.progress)
     with SignalStop().installed() as stop:
-        weights, digest = _initial_weights(config)
-        splits = open_splits(config, screen.making) if needs_files(config.data) else None
-        identity = identity_of(config, manifest(config.data, splits), digest)
-        name = config.tracking.name or default_name(config)
-        folder = find_folder(Path(config.tracking.folder), run_id(identity), name)
+        located = locate(config, screen.making)
+        folder, identity, splits, weights = located.folder, located.identity, located.splits, located.weights
         if _is_finished(folder, folder.state()) and not config.train.rerun:
             return _already(folder, screen)
         _check_device(config)
@@ -73,7 +74,8 @@ def run(config: Config) -> Result:
             _banner(config, folder, before, lines, screen, anew=anew)
             if anew:
                 folder.forget()
-            return _guarded(config, splits, weights, folder, screen, stop)
+            job = Job(config, splits, weights, folder, screen, stop, pruner or NoPruner())
+            return _guarded(job)
 
 
 def _is_finished(folder: RunFolder, state: str) -> bool:
@@ -82,20 +84,6 @@ def _is_finished(folder: RunFolder, state: str) -> bool:
 
 def _can_go_on(folder: RunFolder) -> bool:
     return any(folder.file(name).exists() for name in CHECKPOINTS)
-
-
-def _initial_weights(config: Config) -> tuple[Any, dict[str, Any] | None]:
-    """Return the weights to start from, read once, and their digest, which is part of what a run is."""
-    if config.train.init_from is None:
-        return None, None
-    from specvit import pipeline
-
-    try:
-        weights, digest = pipeline.read_weights(config.train.init_from)
-    except CheckpointError as problem:
-        remedy = "name a run folder with a best.ckpt, or a .ckpt file"
-        raise ConfigError(f"{problem.where} {problem.what}", where="train.init_from", remedy=remedy) from problem
-    return weights, {"init_from": digest}
 
 
 def _check_device(config: Config) -> None:
@@ -122,10 +110,9 @@ def _check_rows(config: Config, splits: Splits) -> None:
     pipeline.check_evaluation_rows(config, splits)
 
 
-def _guarded(
-    config: Config, splits: Splits, weights: Any, folder: RunFolder, screen: Screen, stop: SignalStop
-) -> Result:
+def _guarded(job: Job) -> Result:
     """Train and test; whatever happens ends in exactly one state with its cause on file."""
+    config, folder, screen, stop = job.config, job.folder, job.screen, job.stop
     courier = None
     with stop.deferred(wholly=True):  # a second signal must not lose what the first one was about
         try:
@@ -133,7 +120,7 @@ def _guarded(
             folder.record_attempt(event="start", commit=commit(), job=os.environ.get("SLURM_JOB_ID"))
             courier = _courier(config, folder, screen)
             with stop.immediate():
-                state = _train_and_test(config, splits, weights, folder, screen, stop)
+                state = _train_and_test(job)
             end = End(state, remedy=remedy_for(state, config))
         except BaseException as problem:  # a library's sys.exit() is an end, too
             end = end_of(problem, config, folder)
@@ -151,14 +138,13 @@ def _courier(config: Config, folder: RunFolder, screen: Screen) -> Courier | Non
     return Courier(folder, uri)
 
 
-def _train_and_test(
-    config: Config, splits: Splits, weights: Any, folder: RunFolder, screen: Screen, stop: SignalStop
-) -> str:
+def _train_and_test(job: Job) -> str:
     from specvit import pipeline, score
     from specvit.tracking.files import read_metrics
 
-    state = pipeline.train(config, splits, weights, folder, screen, stop)
-    stop.raise_if_requested()
+    config, splits, folder = job.config, job.splits, job.folder
+    state = pipeline.train(job)
+    job.stop.raise_if_requested()
     device = pipeline.resolve_device(config.train)
     trained = pipeline.load_trained(folder.file("best.ckpt"), config, device)
     scored = score.score(trained, splits.test, "test", device)
@@ -169,7 +155,7 @@ def _train_and_test(
     facts |= {"best_epoch": trained.epoch, f"best_{monitor}": best, "test_rows": len(splits.test)}
     facts |= {"noise_level": effective_level(config.noise), "seed": config.train.seed}
     score.write_scored(scored, folder.path, split="test", summary=facts)
-    _draw(scored, rows, folder, screen)
+    _draw(scored, rows, folder, job.screen)
     return state
 
 

@@ -1,4 +1,7 @@
-"""`python -m specvit.train [overrides]`: one run from a Hydra configuration, or with `-m` a plain grid of runs."""
+"""`python -m specvit.train [overrides]`: one run from a Hydra configuration.
+
+With `sweeps=NAME` it is a study, with `-m` a plain grid, which is a study without a file; `specvit.sweep` makes both.
+"""
 
 import sys
 import time
@@ -7,10 +10,11 @@ from typing import TYPE_CHECKING
 
 from specvit.config import compose as composer
 from specvit.entry import user_facing
-from specvit.errors import SpecvitError
+from specvit.errors import ConfigError, SpecvitError
 
 if TYPE_CHECKING:
     from specvit.run import Result
+    from specvit.sweep.order import Order
 
 _outcomes: "list[Result | Exception]" = []
 """What became of each run of this process: Hydra's entry returns nothing, and prints a trace of what it sees raised."""
@@ -20,8 +24,12 @@ _outcomes: "list[Result | Exception]" = []
 def main(arguments: list[str] | None = None) -> int:
     """Train what the command line says and return the process's exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    grid = bool({"-m", "--multirun"} & set(arguments))
     flags, overrides = split_flags(arguments)
+    grid = bool({"-m", "--multirun"} & set(flags))
+    if order := study_asked_for(flags, composer.tidy(overrides), tuple(arguments)):
+        from specvit.sweep.driver import drive
+
+        return drive(order)
     overrides = overrides if grid else composer.tidy(overrides)
     if "-sc" not in flags and "--shell-completion" not in flags:
         composer.check_overrides(overrides)
@@ -31,6 +39,22 @@ def main(arguments: list[str] | None = None) -> int:
         _outcomes.clear()
         _hydra_entry()
     return _conclude(grid)
+
+
+def study_asked_for(flags: list[str], overrides: list[str], words: tuple[str, ...]) -> "Order | None":
+    """Return the study that a command line asks for: `sweeps=NAME`, or `-m` over one of our launchers; else None."""
+    name = next((text.partition("=")[2] for text in overrides if text.startswith("sweeps=")), None)
+    grid = bool({"-m", "--multirun"} & set(flags))
+    others = [flag for flag in flags if flag not in ("-m", "--multirun")]
+    asked = [text for text in overrides if text.startswith("sweep.")]
+    if others or (name is None and not grid):
+        if asked and not others:
+            remedy = "name a study with sweeps=NAME, or add -m for a grid"
+            raise ConfigError("goes with a study", where=asked[0].partition("=")[0], remedy=remedy)
+        return None
+    from specvit.sweep.order import order_of
+
+    return order_of(name, overrides, words)
 
 
 def split_flags(arguments: list[str]) -> tuple[list[str], list[str]]:

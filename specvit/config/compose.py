@@ -20,7 +20,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, OverrideType
+from hydra.core.override_parser.types import Override, OverrideType, Transformer
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
@@ -43,13 +43,19 @@ def conf_dir() -> Path:
     return inside if inside.is_dir() else package.parent / "conf"
 
 
+def conf_folders() -> list[Path]:
+    """Return the folders that are composed from: a user's own `./conf`, if there is one, over the bundled one."""
+    own = Path.cwd() / "conf"
+    return [own, conf_dir()] if own.is_dir() and not own.samefile(conf_dir()) else [conf_dir()]
+
+
 class UserConf(SearchPathPlugin):
     """Lays a user's own `./conf` over the bundled one."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         """Put `./conf` first, unless it is the bundled folder itself; raises `ConfigError` for another program's."""
-        own = Path.cwd() / "conf"
-        if own.is_dir() and not own.samefile(conf_dir()):
+        own, *bundled = conf_folders()
+        if bundled and not _alone:
             if (own / f"{CONFIG_NAME}.yaml").exists():
                 what = "specvit lays ./conf over its own files, and this one would replace them all"
                 remedy = "start specvit elsewhere, or keep your settings in conf/local.yaml and conf/experiment/"
@@ -63,13 +69,58 @@ def register() -> None:
         Plugins.instance().register(UserConf)
 
 
-def compose(overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Return the resolved config of `overrides` as a plain dict; raises `ConfigError`."""
-    register()
+def compose(overrides: Sequence[str] = (), folder: Path | None = None) -> dict[str, Any]:
+    """Return the resolved config of `overrides` as a plain dict; raises `ConfigError`.
+
+    `folder` takes the place of all configuration files, for a study's own copy of them.
+    """
     overrides = tidy(overrides)
-    check_overrides(overrides)
-    with _composer(), explained(overrides):
-        return plain(hydra_compose(CONFIG_NAME, list(overrides)))
+    with only(folder):
+        check_overrides(overrides)
+        with composer(), explained(overrides):
+            return plain(hydra_compose(CONFIG_NAME, list(overrides)))
+
+
+def compose_launcher(overrides: Sequence[str]) -> dict[str, Any]:
+    """Return `hydra.launcher` as a plain dict, as `hydra/launcher=...` among the overrides chooses it."""
+    with composer(), explained(overrides):
+        composed = hydra_compose(CONFIG_NAME, list(overrides), return_hydra_config=True)
+        found: Any = OmegaConf.to_container(composed.hydra.launcher, resolve=True)
+        return found
+
+
+def parse_sweep(overrides: Sequence[str]) -> tuple[list[str], dict[str, list[Any]]]:
+    """Return the overrides with one value, and the keys with several (`a,b`, `range(1,4)`) with their values.
+
+    Raises `ConfigError` for an interval, which needs a search.
+    """
+    fixed, axes = [], {}
+    for text in overrides:
+        override = parse(text)
+        if not override.is_sweep_override():
+            fixed.append(text)
+        elif override.is_discrete_sweep():
+            values = override.sweep_iterator(transformer=Transformer.encode)
+            axes[override.get_key_element().lstrip("+")] = [yaml.safe_load(str(value)) for value in values]
+        else:
+            what = "is an interval, which a grid cannot walk through"
+            raise ConfigError(what, where=text, remedy="list values, or write a study with a search (docs/sweeps.md)")
+    return fixed, axes
+
+
+_alone: list[Path] = []
+"""The one folder to compose from, while there is one."""
+
+
+@contextlib.contextmanager
+def only(folder: Path | None) -> Iterator[None]:
+    """Compose from `folder` alone within the block."""
+    before = list(_alone)
+    _alone[:] = [folder] if folder else []
+    try:
+        yield
+    finally:
+        _alone[:] = before
 
 
 def plain(composed: DictConfig) -> dict[str, Any]:
@@ -92,16 +143,15 @@ def tidy(overrides: Sequence[str]) -> list[str]:
 
 def check_overrides(overrides: Sequence[str]) -> None:
     """Raise `ConfigError` for an override that names no known key or option, `+` and `++` included."""
-    parsed = [_parse(text) for text in overrides]
-    with _composer():
-        loader = GlobalHydra.instance().config_loader()
-        assert isinstance(loader, ConfigLoaderImpl)
+    parsed = [parse(text) for text in overrides]
+    with composer() as loader:
         for override in parsed:
-            _check_one(override, loader)
+            check_one(override, loader)
     _check_tokenizer_agreement(list(overrides), parsed)
 
 
-def _parse(text: str) -> Override:
+def parse(text: str) -> Override:
+    """Return an override taken apart; raises `ConfigError` for what is none."""
     if text.lstrip("+~").startswith("="):
         raise ConfigError(f"{text!r} is not an override", remedy="write key=value, or --help")
     try:
@@ -114,7 +164,8 @@ def _parse(text: str) -> Override:
         raise ConfigError(f"cannot be read ({reason.strip()})", where=text, remedy=remedy) from error
 
 
-def _check_one(override: Override, loader: ConfigLoaderImpl) -> None:
+def check_one(override: Override, loader: ConfigLoaderImpl) -> None:
+    """Raise `ConfigError` for an override that names no known key or option."""
     name = override.key_or_group
     if name == "hydra" or name.startswith(("hydra.", "hydra/")):
         return
@@ -137,7 +188,7 @@ def _check_one(override: Override, loader: ConfigLoaderImpl) -> None:
                     f"has no option {value!r}", where=name, remedy=f"{close}there are {', '.join(options)}"
                 )
     elif "/" in name:
-        groups = _all_groups(loader)
+        groups = all_groups(loader)
         raise ConfigError("unknown group", where=name, remedy=f"{nearest(name, groups)}there are {', '.join(groups)}")
     elif not is_known(name):
         raise ConfigError("unknown key", where=name, remedy=suggest(name))
@@ -150,11 +201,12 @@ def _choices(override: Override) -> list[Any]:
     return [override.value()]
 
 
-def _all_groups(loader: ConfigLoaderImpl, parent: str = "") -> list[str]:
+def all_groups(loader: ConfigLoaderImpl, parent: str = "") -> list[str]:
+    """Return the names of all groups of files, such as `model/tokenizer`."""
     found = []
     for group in loader.list_groups(parent):
         if (full := f"{parent}/{group}" if parent else group) != "hydra":
-            found += [full, *_all_groups(loader, full)]
+            found += [full, *all_groups(loader, full)]
     return found
 
 
@@ -168,29 +220,38 @@ def _check_tokenizer_agreement(overrides: list[str], parsed: list[Override]) -> 
         raise ConfigError("cannot be swept beside model.proj_fn", where="model/tokenizer", remedy="sweep one of them")
     fixed = [text for text, override in zip(overrides, parsed, strict=True) if not override.is_sweep_override()]
     for choice in map(str, _choices(group)):
-        with _composer(), explained(overrides):
-            loader = GlobalHydra.instance().config_loader()
-            assert isinstance(loader, ConfigLoaderImpl)
-            file = loader.repository.load_config(f"model/tokenizer/{choice}")
-            meant = OmegaConf.select(file.config, "proj_fn") if file else None
+        meant = meaning_of(choice)
+        with composer(), explained(overrides):
             composed = hydra_compose(CONFIG_NAME, [*fixed, f"model/tokenizer={choice}"]).model.proj_fn
-        aliases = ModelConfig.__dataclass_fields__["proj_fn"].metadata["aliases"]
-        if meant is not None and aliases.get(composed, composed) != meant:
-            what = f"model/tokenizer={choice} means model.proj_fn={meant}, but another setting makes it {composed}"
-            raise ConfigError(
-                what, where="model.proj_fn", remedy="drop one of the two (also look into conf/local.yaml)"
-            )
+        refuse_disagreement(choice, meant, composed)
+
+
+def meaning_of(tokenizer: str) -> str | None:
+    """Return what the file of a `model/tokenizer` sets `model.proj_fn` to, if it does."""
+    with composer() as loader, explained(()):
+        file = loader.repository.load_config(f"model/tokenizer/{tokenizer}")
+        return OmegaConf.select(file.config, "proj_fn") if file else None
+
+
+def refuse_disagreement(tokenizer: str, meant: str | None, composed: str) -> None:
+    """Raise `ConfigError` where `model/tokenizer` means another `model.proj_fn` than was composed."""
+    aliases = ModelConfig.__dataclass_fields__["proj_fn"].metadata["aliases"]
+    if meant is not None and aliases.get(composed, composed) != meant:
+        what = f"model/tokenizer={tokenizer} means model.proj_fn={meant}, but another setting makes it {composed}"
+        raise ConfigError(what, where="model.proj_fn", remedy="drop one of the two (also look into conf/local.yaml)")
 
 
 @contextlib.contextmanager
-def _composer() -> Iterator[None]:
-    """Give Hydra's composer our folder, inside or outside of a running `hydra.main`."""
+def composer() -> Iterator[ConfigLoaderImpl]:
+    """Give Hydra's composer our folder, inside or outside of a running `hydra.main`; yields its loader."""
     register()
     before = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
-        with initialize_config_dir(str(conf_dir()), version_base=VERSION_BASE):
-            yield
+        with initialize_config_dir(str(_alone[0] if _alone else conf_dir()), version_base=VERSION_BASE):
+            loader = GlobalHydra.instance().config_loader()
+            assert isinstance(loader, ConfigLoaderImpl)
+            yield loader
     finally:
         GlobalHydra.instance().hydra = before
 

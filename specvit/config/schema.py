@@ -50,7 +50,7 @@ class ModelConfig:
     pos_encoding_type: str = key("learned", choices=("learned", "sinusoidal", "rope", "none"))
     pool: str = key("cls", choices=("cls", "mean", "attention"))
     qkv_bias: bool = key(True)
-    init: str = key("specvit", choices=("specvit", "legacy"))
+    init: str = key("specvit", choices=("specvit", "legacy", "legacy_tokenizer", "legacy_positions"))
 
 
 @dataclass(frozen=True)
@@ -125,11 +125,15 @@ class OptConfig:
 
 @dataclass(frozen=True)
 class EarlyStoppingConfig:
-    """`train.early_stopping`: `monitor` also chooses the best checkpoint; patience null never stops early."""
+    """`train.early_stopping`: `monitor` also chooses the best checkpoint; patience null never stops early.
+
+    With `target` a run ends at the first epoch that reaches it.
+    """
 
     monitor: str = key("val_mae")
     mode: str = key("min", choices=("min", "max"))
     patience: int | None = key(None, low=1)
+    target: float | None = key(None, neutral=None)
 
 
 @dataclass(frozen=True)

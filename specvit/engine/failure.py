@@ -9,7 +9,7 @@ from specvit.config.ballast import free_ballast
 from specvit.config.folder import RunFolder
 from specvit.config.schema import Config
 from specvit.engine.remedy import remedy_for
-from specvit.errors import Diverged, Interrupted, SpecvitError, explain, os_fault
+from specvit.errors import Diverged, Interrupted, Pruned, SpecvitError, explain, os_fault
 
 MEMORY_WORDS = (
     "can't allocate memory",
@@ -41,6 +41,8 @@ def end_of(problem: BaseException, config: Config, folder: RunFolder) -> End:
     if isinstance(problem, SpecvitError | Diverged):
         state = "diverged" if isinstance(problem, Diverged) else "crashed"
         return End(state, str(problem), remedy_for(state, config), code=1)
+    if isinstance(problem, Pruned):
+        return End("pruned", str(problem))
     fault = os_fault(problem)
     if fault is not None:
         return End("crashed", *explain(fault, _place_of(fault, folder.path)), code=1)

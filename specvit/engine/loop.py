@@ -22,9 +22,9 @@ from specvit.engine.schedule import Schedule
 from specvit.engine.state import TrainState
 from specvit.engine.stopping import final_state, note_validation, stops_early
 from specvit.engine.writer import Writer, copied
-from specvit.errors import Diverged
+from specvit.errors import Diverged, Pruned
 from specvit.quantities import Batch
-from specvit.scores.ports import EvalView, Stop, Task, Tracker, TrainView
+from specvit.scores.ports import EvalView, NoPruner, Pruner, Stop, Task, Tracker, TrainView
 
 CHECK_STEPS = 10
 """Steps between two looks at the health counter, which costs a device sync; also how many bad steps are too many."""
@@ -133,13 +133,14 @@ class Ports:
     tracker: Tracker
     stop: Stop
     keeper: Keeper
+    pruner: Pruner = field(default_factory=NoPruner)
 
 
 def fit(learner: Learner, state: TrainState, train: TrainView, val: EvalView, opt: OptConfig, ports: Ports) -> str:
     """Train from `state` to the end and return the final state's name.
 
-    Returns "interrupted" when `ports.stop` asked for it, with everything saved. Raises `Diverged`, and `OSError` where
-    a checkpoint could not be written.
+    Returns "interrupted" when `ports.stop` asked for it, with everything saved. Raises `Diverged`, `Pruned`, also with
+    everything saved, and `OSError` where a checkpoint could not be written.
     """
     try:
         ended = _fit(learner, state, train, val, opt, ports)
@@ -171,6 +172,7 @@ def _fit(learner: Learner, state: TrainState, train: TrainView, val: EvalView, o
             ports.tracker.metrics(row)
             times = {"train_seconds": trained - started, "val_seconds": time.perf_counter() - trained}
             ports.tracker.timing({"step": state.step, "epoch": epoch, **times})
+            pruned = ports.pruner.prunes(row)
             state.clear_epoch_sums()
             early = stops_early(state, settings.early_stopping)
             if early or epoch == settings.epochs:
@@ -179,8 +181,10 @@ def _fit(learner: Learner, state: TrainState, train: TrainView, val: EvalView, o
                     raise Diverged(f"{settings.early_stopping.monitor} was not finite in any epoch")
             if best:
                 ports.keeper.save_best(learner, state)
-            if (due or state.ended) and not ports.keeper.save_last(learner, state):
+            if (due or state.ended or pruned) and not ports.keeper.save_last(learner, state):
                 raise Diverged(f"the weights are not finite after step {state.step}")
+            if pruned and state.ended is None:
+                raise Pruned(pruned)
             started = time.perf_counter()
         if ports.stop.requested() and state.ended is None:
             if not due:  # else it is saved already, and once more would make the previous one the same

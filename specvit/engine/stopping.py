@@ -30,7 +30,11 @@ def note_validation(
 
 
 def stops_early(state: TrainState, rule: EarlyStoppingConfig) -> bool:
-    """Say whether the patience is used up."""
+    """Say whether the patience is used up, or the target reached."""
+    if rule.target is not None and state.best_value is not None:
+        reached = state.best_value <= rule.target if rule.mode == "min" else state.best_value >= rule.target
+        if reached:
+            return True
     return rule.patience is not None and state.epochs_since_best >= rule.patience
 
 

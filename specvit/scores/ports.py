@@ -73,3 +73,19 @@ class Stop(Protocol):
     def requested(self) -> bool:
         """Return True from the first signal on."""
         ...
+
+
+class Pruner(Protocol):
+    """Compares a run with others of its study while it trains."""
+
+    def prunes(self, row: dict[str, Any]) -> str:
+        """Take one epoch's row, as a tracker does, and return why the run is to end here, or ""."""
+        ...
+
+
+class NoPruner:
+    """Lets every run go on."""
+
+    def prunes(self, row: dict[str, Any]) -> str:
+        """Return ""."""
+        return ""

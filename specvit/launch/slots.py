@@ -1,0 +1,122 @@
+"""Slots of this machine: which GPUs and how many CPU threads each worker gets, within what this process was given."""
+
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from specvit.config.spelling import nearest
+from specvit.errors import ConfigError
+
+KINDS = ("inprocess", "local")
+
+
+@dataclass(frozen=True)
+class LauncherConfig:
+    """`hydra.launcher`: where workers run. `inprocess` is one worker, the command itself; `local` fills slots."""
+
+    kind: str = "inprocess"
+    slots: int | None = None
+    """Workers at once; None: as many as GPUs (or CPU cores, if there is no GPU) allow."""
+    gpus_per_job: int | None = None
+    """GPUs of one worker; None: one, if there is one; 0: none."""
+    jobs_per_gpu: int = 1
+    """Workers that share one GPU."""
+    cpus_per_job: int | None = None
+    """CPU threads of one worker; None: an equal share, and one where slots are counted by cores."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One worker's place. `gpus` are values for CUDA_VISIBLE_DEVICES; None leaves the variable alone."""
+
+    number: int
+    gpus: tuple[str, ...] | None
+    threads: int
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment of this slot's worker."""
+        own = dict(os.environ)
+        if self.gpus is not None:
+            own["CUDA_VISIBLE_DEVICES"] = ",".join(self.gpus)
+        own["OMP_NUM_THREADS"] = str(self.threads)
+        return own
+
+    def __str__(self) -> str:
+        """Say what it has, for the terminal."""
+        gpus = f"GPU {','.join(self.gpus)}, " if self.gpus else ""
+        return f"{gpus}{self.threads} CPU thread{'s' if self.threads > 1 else ''}"
+
+
+def read_launcher(plain: dict[str, Any]) -> LauncherConfig:
+    """Return the launcher's settings; raises `ConfigError` for a key or value that it does not have."""
+    known = {field.name for field in fields(LauncherConfig)}
+    for name, value in plain.items():
+        where = f"hydra.launcher.{name}"
+        if name not in known:
+            raise ConfigError("unknown key", where=where, remedy=f"{nearest(name, known)}there are {', '.join(known)}")
+        least = 0 if name == "gpus_per_job" else 1
+        if name != "kind" and value is not None and (type(value) is not int or value < least):
+            raise ConfigError(f"expects a whole number of at least {least}, not {value!r}", where=where)
+    config = LauncherConfig(**plain)
+    if config.kind not in KINDS:
+        raise ConfigError(f"{config.kind!r} is none of {', '.join(KINDS)}", where="hydra/launcher")
+    if (config.gpus_per_job or 1) > 1 and config.jobs_per_gpu > 1:
+        raise ConfigError("goes with one GPU a job", where="hydra.launcher.jobs_per_gpu", remedy="set one of the two")
+    return config
+
+
+def plan_slots(config: LauncherConfig, *, wants_cuda: bool, limit: int | None = None) -> list[Slot]:
+    """Return the slots of this machine, at most `limit`; raises `ConfigError` for GPUs that are not there."""
+    gpus, cores = visible_gpus(), len(os.sched_getaffinity(0))
+    each = config.gpus_per_job if config.gpus_per_job is not None else min(1, len(gpus))
+    if (wants_cuda or config.gpus_per_job) and len(gpus) < max(1, each):
+        there = f"{len(gpus)} are visible" if gpus else "none is visible"
+        what = f"a worker needs {max(1, each)} GPU(s), but {there} here"
+        raise ConfigError(
+            what, where="hydra.launcher.gpus_per_job", remedy="set train.device=cpu, or start it on a GPU"
+        )
+    if wants_cuda and each == 0:
+        raise ConfigError("is 0, but train.device asks for CUDA", where="hydra.launcher.gpus_per_job", remedy="drop it")
+    if each:
+        groups = [tuple(gpus[start : start + each]) for start in range(0, len(gpus) - each + 1, each)]
+        shares = [group for group in groups for _ in range(config.jobs_per_gpu)]
+        count = min(config.slots or len(shares), len(shares))
+        if config.slots and config.slots > len(shares):
+            what = f"is {config.slots}, but {len(gpus)} GPU(s) make {len(shares)} slot(s)"
+            raise ConfigError(what, where="hydra.launcher.slots", remedy="raise hydra.launcher.jobs_per_gpu")
+        shares = [groups[n % len(groups)] for n in range(count)] if config.jobs_per_gpu > 1 else shares[:count]
+    else:
+        count = config.slots or max(1, cores // (config.cpus_per_job or 1))
+        shares = [() if gpus else None] * count
+    count = min(count, limit or count)
+    threads = config.cpus_per_job or max(1, cores // count)
+    return [Slot(number, share, threads) for number, share in enumerate(shares[:count])]
+
+
+def visible_gpus() -> list[str]:
+    """Return the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them. Needs no torch."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:
+        names = [name.strip() for name in given.split(",")]
+        return [] if names[0] in ("", "-1", "NoDevFiles") else names
+    if shutil.which("nvidia-smi") is None:
+        return []
+    listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=False)
+    count = sum(line.startswith("GPU ") for line in listed.stdout.splitlines()) if listed.returncode == 0 else 0
+    return [str(number) for number in range(count)]
+
+
+def start(words: list[str], slot: Slot, log: Path) -> "subprocess.Popen[bytes]":
+    """Start a worker's process in its slot. In a session of its own: Ctrl-C is its driver's to pass on."""
+    with open(log, "ab") as stream:
+        return subprocess.Popen(
+            words,
+            env=slot.environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=stream,
+            start_new_session=True,
+        )

@@ -1,0 +1,52 @@
+"""Where a run lies: configuration and data to its name, without a device or a network."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from specvit.config.folder import RunFolder, find_folder
+from specvit.config.identity import default_name, identity_of, run_id
+from specvit.config.schema import Config
+from specvit.data.splits import Splits, manifest, needs_files, open_splits
+from specvit.errors import CheckpointError, ConfigError
+
+
+@dataclass(frozen=True)
+class Located:
+    """A run's folder, which may not exist yet, and what its name was made from."""
+
+    folder: RunFolder
+    identity: dict[str, Any]
+    splits: Splits | None
+    """Opened data, where the name needed it; built-in spectra are known without being made."""
+    weights: Any
+    """The weights to start from, if any."""
+
+
+def locate(config: Config, report: Callable[[str, int, int], None], splits: Splits | None = None) -> Located:
+    """Return where the run of `config` lies; raises `SpecvitError` for data or weights that cannot be read.
+
+    `splits` are its data where they have been opened already.
+    """
+    weights, digest = _initial_weights(config)
+    if splits is None and needs_files(config.data):
+        splits = open_splits(config, report)
+    identity = identity_of(config, manifest(config.data, splits), digest)
+    name = config.tracking.name or default_name(config)
+    folder = find_folder(Path(config.tracking.folder), run_id(identity), name)
+    return Located(folder, identity, splits, weights)
+
+
+def _initial_weights(config: Config) -> tuple[Any, dict[str, Any] | None]:
+    """Return the weights to start from, read once, and their digest, which is part of what a run is."""
+    if config.train.init_from is None:
+        return None, None
+    from specvit import pipeline
+
+    try:
+        weights, digest = pipeline.read_weights(config.train.init_from)
+    except CheckpointError as problem:
+        remedy = "name a run folder with a best.ckpt, or a .ckpt file"
+        raise ConfigError(f"{problem.where} {problem.what}", where="train.init_from", remedy=remedy) from problem
+    return weights, {"init_from": digest}

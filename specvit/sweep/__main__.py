@@ -1,0 +1,173 @@
+"""`python -m specvit.sweep status|table|why|diff|retry|cancel`: what became of each run of a study. Loads no torch."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from specvit.config.folder import ALIVE, hostname
+from specvit.entry import Parser, user_facing
+from specvit.errors import ConfigError
+from specvit.sweep.folder import CANCELLED, WAITING, StudyFolder, Trial, now
+from specvit.sweep.source import failed_states
+from specvit.sweep.table import render, table_rows
+from specvit.sweep.watch import status_lines
+from specvit.sweep.why import diff_lines, find_run, why_lines
+
+WATCH_SECONDS = 2.0
+
+
+@user_facing
+def main(arguments: list[str] | None = None) -> int:
+    """Look after studies: watch, compare, explain, retry, cancel."""
+    options = _parser().parse_args(sys.argv[1:] if arguments is None else arguments)
+    if options.command == "work":
+        return _work(StudyFolder(options.study_path), options.slot)
+    studies, runs = Path(options.studies), Path(options.runs)
+    if options.command == "why":
+        return _why(options.run, studies, runs)
+    if options.command == "diff":
+        left, right = (find_run(name, studies, runs)[0] for name in (options.left, options.right))
+        return _print(diff_lines(left, right))
+    study = StudyFolder((studies / options.study).absolute())
+    study.about()
+    if options.command == "status":
+        return _status(study, watch=options.watch)
+    if options.command == "table":
+        by = options.by.split(",") if options.by else None
+        return _print([render(*table_rows(study, options.metric, by), options.style)])
+    if options.command == "retry":
+        return _retry(study, options.run)
+    return _cancel(study, options.run)
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="specvit sweep", description=main.__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    def command(name: str, purpose: str) -> Parser:
+        made = commands.add_parser(name, help=purpose, description=purpose)
+        made.add_argument("--studies", default="multirun", help="where studies lie")
+        made.add_argument("--runs", default="outputs", help="where run folders lie")
+        return made
+
+    status = command("status", "counts, runs at work with a verdict on their health, failures with their cause")
+    status.add_argument("study")
+    status.add_argument("--watch", action="store_true", help="look again until nothing is at work")
+    table = command("table", "mean, spread and number of runs for each setting")
+    table.add_argument("study")
+    table.add_argument("--metric", help="test_r2, val_mae, train_seconds, escape_step, ...")
+    table.add_argument("--by", help="group by these of the varied keys only, between commas")
+    table.add_argument("--style", choices=("text", "csv", "markdown"), default="text")
+    why = command(
+        "why", "a run's cause, curves, gradient norms by part, and an override to try; of a study, each failure"
+    )
+    why.add_argument("run", help="a run's folder, name or id, or a study")
+    diff = command("diff", "keys and scores in which two runs differ")
+    diff.add_argument("left")
+    diff.add_argument("right")
+    for name, purpose in (("retry", "try failed runs again"), ("cancel", "stop a study, or some of its runs")):
+        made = command(name, purpose)
+        made.add_argument("study")
+        made.add_argument("run", nargs="*", help="names or ids; none: all")
+    work = commands.add_parser("work", help="make a study's runs in this process (a launcher starts this)")
+    work.add_argument("study_path", type=Path)
+    work.add_argument("--slot", type=int, default=0)
+    return parser
+
+
+def _work(study: StudyFolder, slot: int) -> int:
+    from specvit.sweep.worker import work
+
+    os.chdir(study.about()["cwd"])
+    return work(study, slot)
+
+
+def _status(study: StudyFolder, *, watch: bool) -> int:
+    while True:
+        _print(status_lines(study))
+        at_work = study.slots_at_work() or any(trial.run.state() in ALIVE for trial in study.trials())
+        if not watch or not at_work:
+            return 0
+        time.sleep(WATCH_SECONDS)
+        print()
+
+
+def _why(name: str, studies: Path, runs: Path) -> int:
+    study = StudyFolder((studies / name).absolute())
+    if not study.file("study.json").exists():
+        return _print(why_lines(*find_run(name, studies, runs)))
+    failed = [trial for trial in study.trials() if study.state(trial) in failed_states()]
+    if not failed:
+        print(f"no run of {study.name} failed")
+    for trial in failed:
+        _print([*why_lines(trial.run, trial), ""])
+    return 0
+
+
+def _retry(study: StudyFolder, names: list[str]) -> int:
+    chosen = [trial for trial in _chosen(study, names) if study.state(trial) in failed_states()]
+    for trial in chosen:
+        study.ask_again(trial.number)
+    count = f"{len(chosen)} run{'s' if len(chosen) != 1 else ''}"
+    at_work = "a worker takes them up" if study.slots_at_work() else "give the study's command again to start them"
+    print(
+        f"{count} will be tried again; {at_work}: {' '.join(study.about()['command'])}" if chosen else "nothing failed"
+    )
+    return 0
+
+
+def _cancel(study: StudyFolder, names: list[str]) -> int:
+    """Stop a study, which its command then takes up again; or stop single runs, which stay cancelled until retried."""
+    if not names:
+        study.file("cancelled").touch()
+    stopped, kept = 0, 0
+    for trial in _chosen(study, names):
+        if trial.run.state() in ALIVE:
+            stopped += _stop(study, trial, alone=bool(names))
+        elif names and study.state(trial) == WAITING:
+            with study.claim(trial.number) as mine:
+                if mine:
+                    study.write_trial(replace(trial, end={"state": "cancelled", "cause": CANCELLED, "time": now()}))
+                    kept += 1
+    waiting = f", {kept} waiting kept from it" if kept else ""
+    then = (
+        f"`{' '.join(study.about()['command'])}` goes on" if not names else "`specvit sweep retry` takes them up again"
+    )
+    print(f"{stopped} at work told to stop, saving what they have{waiting}; {then}")
+    return 0
+
+
+def _stop(study: StudyFolder, trial: Trial, *, alone: bool) -> bool:
+    """Send the run's process a signal; say whether that was possible."""
+    status = trial.run.status()
+    if status.get("host") != hostname():
+        print(f"{trial.name} is at work on {status.get('host')}; cancel it there", file=sys.stderr)
+        return False
+    if alone:
+        study.ask_cancel(trial.number)
+    os.kill(int(status["pid"]), signal.SIGTERM)
+    return True
+
+
+def _chosen(study: StudyFolder, names: list[str]) -> list[Trial]:
+    trials = study.trials()
+    for name in names:
+        if not any(name in trial.name for trial in trials):
+            raise ConfigError(
+                "is no run of this study", where=name, remedy=f"`specvit sweep status {study.name}` lists"
+            )
+    return [trial for trial in trials if not names or any(name in trial.name for name in names)]
+
+
+def _print(lines: Iterable[str]) -> int:
+    for line in lines:
+        print(line, flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

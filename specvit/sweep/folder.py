@@ -1,0 +1,193 @@
+"""The study folder: what lies in it, who works on what, and what became of each run.
+
+    multirun/<study>/
+        study.json           format, key, definition's digest, kind, where it was started
+        sweep.yaml           the study's file as it was
+        conf/                the configuration files as they were; trials are composed from these
+        trials/0007.json     one trial: settings, the frozen configuration, its run folder, and how it ended
+        trials/0007.again    asks for another try of a failed trial
+        claims/0007.lock     held by the worker that has the trial
+        slots/0.lock         held by the worker in that slot
+        events.jsonl         who began and ended what, and when
+        workers/0.log        what the worker in that slot printed
+        journal.log          Optuna's storage, for a search
+        runs/                links to the run folders
+        cancelled            no trial is started while this exists
+
+Locks are `flock`: the kernel lets go of them when their process dies, however it dies, so nothing has to be cleaned up.
+"""
+
+import contextlib
+import json
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from specvit.config.folder import ALIVE, DONE, FAILED, RunFolder, hostname
+from specvit.errors import FolderError
+from specvit.files import is_locked, locked, read_json, write_json
+
+FORMAT = 1
+REFUSED = "refused"
+"""A trial that never became a run: its settings, data or device were refused. It counts as failed."""
+WAITING = "waiting"
+CANCELLED = "cancelled by `specvit sweep cancel`"
+SETTLED = (*DONE, *FAILED, REFUSED)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run of a study. `config` is resolved and frozen, `end` how it ended once a worker has seen that."""
+
+    number: int
+    name: str
+    factors: dict[str, Any]
+    cell: str
+    config: dict[str, Any]
+    run_id: str
+    folder: str
+    end: dict[str, Any] | None = None
+
+    @property
+    def run(self) -> RunFolder:
+        """The trial's run folder."""
+        return RunFolder(Path(self.folder), self.run_id)
+
+
+@dataclass(frozen=True)
+class StudyFolder:
+    """Paths and records of one study; holding one creates nothing."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The study's name."""
+        return self.path.name
+
+    def file(self, name: str) -> Path:
+        """Return the path of a file in the folder."""
+        return self.path / name
+
+    def about(self) -> dict[str, Any]:
+        """Return `study.json`; raises `FolderError` where there is no study."""
+        found = read_json(self.file("study.json"))
+        if not isinstance(found, dict) or found.get("format") != FORMAT:
+            what = "is no study" if found is None else f"has format {found.get('format')}, this specvit reads {FORMAT}"
+            there = sorted(path.parent.name for path in self.path.parent.glob("*/study.json"))
+            remedy = f"there are {', '.join(there)}" if there else "start one with `specvit train sweeps=NAME`"
+            raise FolderError(what, where=str(self.path), remedy=remedy)
+        return found
+
+    def create(self, **facts: Any) -> None:
+        """Write `study.json`; its key stays as it was."""
+        before = read_json(self.file("study.json"), {})
+        for name in ("trials", "claims", "slots", "workers", "runs"):
+            self.file(name).mkdir(parents=True, exist_ok=True)
+        key = before.get("key") or uuid.uuid4().hex
+        started = before.get("started") or now()
+        write_json(self.file("study.json"), {"format": FORMAT, "key": key, "started": started, **facts})
+
+    def trials(self) -> list[Trial]:
+        """Return all trials by number."""
+        found = [read_json(path) for path in sorted(self.file("trials").glob("*.json"))]
+        return [Trial(**plain) for plain in found if plain]
+
+    def trial(self, number: int) -> Trial | None:
+        """Return one trial, if it is there."""
+        plain = read_json(self._trial_file(number))
+        return Trial(**plain) if plain else None
+
+    def write_trial(self, trial: Trial) -> None:
+        """Write a trial, and the link to its run."""
+        write_json(self._trial_file(trial.number), asdict(trial))
+        link = self.file("runs") / Path(trial.folder).name
+        with contextlib.suppress(FileExistsError):
+            link.symlink_to(os.path.relpath(trial.folder, link.parent))
+
+    def remove_trials_from(self, number: int) -> None:
+        """Remove the trials of this number and above, which a changed definition does not have."""
+        for path in self.file("trials").glob("*.json"):
+            if int(path.stem) >= number:
+                path.unlink()
+
+    @contextlib.contextmanager
+    def claim(self, number: int) -> Iterator[bool]:
+        """Hold a trial while the block runs; yields False if another worker holds it."""
+        with locked(self._claim_file(number), seconds=0.0) as mine:
+            yield mine
+
+    def is_claimed(self, number: int) -> bool:
+        """Say whether a worker has the trial."""
+        return is_locked(self._claim_file(number))
+
+    def ask_again(self, number: int) -> None:
+        """Ask for another try of a trial that failed."""
+        self._again_file(number).touch()
+
+    def take_again(self, number: int) -> None:
+        """Forget that another try was asked for: it begins."""
+        self._again_file(number).unlink(missing_ok=True)
+
+    def state(self, trial: Trial) -> str:
+        """Return what became of a trial: a run's state, `refused`, or `waiting`, for a stopped one, too: it goes on."""
+        if self.is_again(trial.number):
+            return WAITING
+        state = trial.run.state()
+        if state in ALIVE + DONE:
+            return state
+        if trial.end:
+            return trial.end["state"]
+        return state if state in FAILED and state != "pruned" else WAITING
+
+    def ask_cancel(self, number: int) -> None:
+        """Have the worker take the next signal as meant for this trial alone."""
+        self._claim_file(number).with_suffix(".cancel").touch()
+
+    def take_cancel(self, number: int) -> bool:
+        """Say whether a trial was to be cancelled, and forget it."""
+        file = self._claim_file(number).with_suffix(".cancel")
+        asked = file.exists()
+        file.unlink(missing_ok=True)
+        return asked
+
+    def is_again(self, number: int) -> bool:
+        """Say whether another try was asked for."""
+        return self._again_file(number).exists()
+
+    def asked_again(self) -> list[int]:
+        """Return the trials for which another try was asked."""
+        return [int(path.stem) for path in self.file("trials").glob("*.again")]
+
+    def note(self, event: str, **facts: Any) -> None:
+        """Append to the study's diary; one write, so that several processes' lines stay whole."""
+        line = json.dumps({"time": round(time.time(), 3), "event": event, "host": hostname(), **facts}) + "\n"
+        with contextlib.suppress(OSError), open(self.file("events.jsonl"), "ab", buffering=0) as stream:
+            stream.write(line.encode())
+
+    def slots_at_work(self) -> list[int]:
+        """Return the numbers of slots in which a worker lives."""
+        return sorted(int(path.stem) for path in self.file("slots").glob("*.lock") if is_locked(path))
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether nothing is to be started."""
+        return self.file("cancelled").exists()
+
+    def _trial_file(self, number: int) -> Path:
+        return self.path / "trials" / f"{number:04d}.json"
+
+    def _again_file(self, number: int) -> Path:
+        return self.path / "trials" / f"{number:04d}.again"
+
+    def _claim_file(self, number: int) -> Path:
+        return self.path / "claims" / f"{number:04d}.lock"
+
+
+def now() -> str:
+    """Return the time of day as records have it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")

@@ -1,0 +1,139 @@
+"""What a study will cost, before and while it runs: hours from runs that were timed, disk from the networks' sizes."""
+
+import statistics
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from specvit.config.folder import ALIVE, DONE, RunFolder
+from specvit.files import read_json
+from specvit.sweep.definition import Definition
+from specvit.sweep.folder import StudyFolder, Trial
+from specvit.sweep.results import outcome_of
+from specvit.sweep.source import failed_states
+
+PIXELS = 4096
+TIMED_RUNS = 200
+"""So many finished runs of the run folder are looked at, the latest first."""
+ORDER = ("running", "waiting", *DONE, "pruned")
+
+
+def parameters(model: dict[str, Any]) -> int:
+    """Return about how many parameters a network has, from its settings alone."""
+    width, feed_forward, patch = model["hidden_size"], model["intermediate_size"], model["patch_size"]
+    block = 4 * width * width + 2 * width * feed_forward + 9 * width + feed_forward
+    return patch * width + tokens(model) * width + model["num_hidden_layers"] * block + 5 * width
+
+
+def tokens(model: dict[str, Any]) -> int:
+    """Return the tokens of a spectrum, with the CLS token."""
+    return (PIXELS - model["patch_size"]) // model["stride_size"] + 2
+
+
+def work(config: dict[str, Any]) -> float:
+    """Return the floating-point operations of a run's training, as far as its settings tell."""
+    model, data, train = config["model"], config["data"], config["train"]
+    count, width = tokens(model), model["hidden_size"]
+    block = count * (8 * width * width + 4 * width * model["intermediate_size"]) + 4 * count * count * width
+    spectrum = 3 * (model["num_hidden_layers"] * block + 2 * count * model["patch_size"] * width)
+    return float(spectrum * max(data["num_samples"], 1) * train["epochs"])
+
+
+def disk_bytes(config: dict[str, Any]) -> int:
+    """Return about what a run leaves on disk: two checkpoints with the optimizer's state, the best, predictions."""
+    return 4 * 7 * parameters(config["model"]) + 100 * max(config["data"]["test_samples"], 0) + 2**19
+
+
+def seconds_per_work(root: Path) -> tuple[float, int] | None:
+    """Return the median training seconds per operation of the runs in `root`, and of how many."""
+    found = []
+    folders = sorted(root.glob("*/summary.json"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in folders[:TIMED_RUNS]:
+        outcome = outcome_of(RunFolder(path.parent, ""))
+        try:
+            config = yaml.safe_load((path.parent / "config.yaml").read_text())
+            share = outcome.rows[-1]["epoch"] / config["train"]["epochs"]
+            if seconds := outcome.train_seconds:
+                found.append(seconds / (work(config) * share))
+        except (OSError, KeyError, IndexError, TypeError, yaml.YAMLError):
+            continue
+    return (statistics.median(found), len(found)) if found else None
+
+
+def tell(study: StudyFolder, definition: Definition, trials: list[Trial], launcher: str) -> int:
+    """Print what a study would do, and return the exit code."""
+    print(f"study {study.name}, {launcher}: nothing is started (sweep.dry_run)")
+    if definition.question:
+        print(f"question: {definition.question}")
+    if definition.search is not None:
+        one, search = trials[0], definition.search
+        print(f"{search.trials} trials by {search.sampler} over {', '.join(d.key for d in search.space)}; for example:")
+        print(f"  {one.name}  {_settings(one)}")
+        trials = [one] * search.trials
+    else:
+        for trial in trials:
+            print(f"  {trial.run.state() or 'to do':<14} {trial.name}  {_settings(trial)}")
+        states = Counter(trial.run.state() or "to do" for trial in trials)
+        print(f"{len(trials)} runs: {', '.join(f'{count} {state}' for state, count in states.items())}")
+        trials = [trial for trial in trials if trial.run.state() not in DONE]
+    for line in cost_lines(trials):
+        print(line)
+    return 0
+
+
+def cost_lines(trials: list[Trial]) -> list[str]:
+    """Return the forecast of hours and disk for trials that are to be made."""
+    if not trials:
+        return ["nothing is left to do"]
+    size = sum(disk_bytes(trial.config) for trial in trials)
+    lines = [f"disk: about {size / 1e9:.1f} GB" if size > 1e9 else f"disk: about {size / 1e6:.0f} MB"]
+    timed = seconds_per_work(Path(trials[0].config["tracking"]["folder"]))
+    if timed is None:
+        return [*lines, "time: unknown until a run has finished here"]
+    hours = timed[0] * sum(work(trial.config) for trial in trials) / 3600
+    said = f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.0f} minutes"
+    return [*lines, f"time: about {said} for one worker, by the operations and {timed[1]} runs timed here"]
+
+
+def counts_line(study: StudyFolder) -> str:
+    """Return how many trials are in which state: `12 runs: 1 running, 3 waiting, 8 completed`."""
+    trials = study.trials()
+    counts = Counter(study.state(trial) for trial in trials)
+    counts["waiting"] += max(0, study.about()["trials"] - len(trials))
+    known = [name for name in ORDER if counts[name]]
+    rest = sorted(name for name in counts if name not in ORDER and counts[name])
+    parts = ", ".join(f"{counts[name]} {name}" for name in known + rest)
+    return f"{sum(counts.values())} runs: {parts}"
+
+
+def lines(study: StudyFolder) -> list[str]:
+    """Return what is to be said of the cost of a study's open trials, and of those that failed before."""
+    trials = study.trials()
+    states = [study.state(trial) for trial in trials]
+    pairs = list(zip(trials, states, strict=True))
+    settled = (*DONE, *ALIVE, "pruned", *failed_states())
+    open_trials = [trial for trial, state in pairs if state not in settled]
+    said = cost_lines(open_trials) if open_trials else []
+    failed = sum(state in failed_states() and state != "lost" for state in states)
+    return said + (
+        [f"{failed} failed before and stay as they are; sweep.retry=true tries them again"] if failed else []
+    )
+
+
+def _settings(trial: Trial) -> str:
+    parts = [trial.cell] * bool(trial.cell) + [f"{key}={value}" for key, value in trial.factors.items()]
+    return ", ".join(parts)
+
+
+def recorded_rate(run: RunFolder) -> float | None:
+    """Return a running run's seconds an epoch, by its last five epochs."""
+    rows = outcome_of(run).timing[-5:]
+    times = [(row.get("train_seconds") or 0) + (row.get("val_seconds") or 0) for row in rows]
+    return statistics.fmean(times) if times else None
+
+
+def forecast_of(run: RunFolder) -> str | None:
+    """Return when a running run will be through, as its status has it."""
+    return (read_json(run.file("status.json"), {}) or {}).get("forecast")

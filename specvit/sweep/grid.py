@@ -1,0 +1,100 @@
+"""From a study's grids to its runs: cells x axes x seeds, without what is forbidden."""
+
+import itertools
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from specvit.errors import ConfigError
+from specvit.sweep.definition import SEED, Axis, Definition, Grid
+from specvit.sweep.reading import Settings
+
+PLAIN = re.compile(r"[A-Za-z0-9_.+/~-]*")
+"""Text that Hydra reads as it stands."""
+
+
+class Typed(str):
+    """A value as somebody typed it, which Hydra reads as it stands."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One run of a study: all its settings, those that the study's axes vary, and the cell it belongs to."""
+
+    settings: Settings
+    factors: Settings
+    cell: str = ""
+
+
+def points_of(definition: Definition, typed: Settings | None = None) -> list[Point]:
+    """Return a study's runs in order; `typed` settings come from the command line and hold for all of them.
+
+    Raises `ConfigError` for a typed setting that the study itself varies.
+    """
+    typed = typed or {}
+    found: list[Point] = []
+    for grid in definition.grids:
+        varied = {key for axis in grid.axes for key in axis.keys} | {k for cell in grid.cells.values() for k in cell}
+        refuse_varied(typed, varied | ({SEED} if definition.seeds else set()))
+        seeds: list[Settings] = [{SEED: seed} for seed in definition.seeds] or [{}]
+        base = {**definition.overrides, **grid.overrides, **typed}
+        for name, cell in (grid.cells or {"": {}}).items():
+            for chosen, seed in itertools.product(_combinations({**base, **cell}, {}, grid.axes), seeds):
+                settings = {**base, **cell, **chosen, **seed}
+                if not any(matches(settings, rule) for rule in grid.forbid):
+                    found.append(Point(settings, {**chosen, **seed}, name))
+    if not found:
+        raise ConfigError("has no runs: all are forbidden", where=definition.name, remedy="mend its `forbid`")
+    return found
+
+
+def matches(settings: Settings, rule: Settings) -> bool:
+    """Say whether `settings` have each key of `rule` at its value, or at one of its list of values."""
+    return all(
+        key in settings and settings[key] in (value if isinstance(value, list) else [value])
+        for key, value in rule.items()
+    )
+
+
+def as_overrides(settings: Settings) -> list[str]:
+    """Return settings as Hydra's override texts."""
+    return [f"{key}={as_text(value)}" for key, value in settings.items()]
+
+
+def as_text(value: Any) -> str:
+    """Return a YAML value as Hydra's override grammar writes it."""
+    if isinstance(value, str):
+        return value if isinstance(value, Typed) or PLAIN.fullmatch(value) else json.dumps(value)
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(as_text, value))}]"
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{as_text(inner)}" for key, inner in value.items()) + "}"
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
+
+
+def _combinations(settings: Settings, chosen: Settings, axes: tuple[Axis, ...]) -> list[Settings]:
+    """Return all choices along `axes`; an axis whose condition does not hold so far adds nothing."""
+    if not axes:
+        return [chosen]
+    axis, rest = axes[0], axes[1:]
+    if not matches(settings, axis.when):
+        return _combinations(settings, chosen, rest)
+    found = []
+    for value in axis.values:
+        step = dict(zip(axis.keys, value, strict=True))
+        found += _combinations({**settings, **step}, {**chosen, **step}, rest)
+    return found
+
+
+def refuse_varied(typed: Settings, varied: set[str]) -> None:
+    """Raise `ConfigError` for a typed setting that the study itself varies."""
+    for key in typed:
+        if key in varied:
+            remedy = "drop it; to change what is varied, copy the study's file to ./sweeps and edit it"
+            raise ConfigError("is varied by the study itself", where=key, remedy=remedy)
+
+
+def product_grid(axes: dict[str, list[Any]]) -> Grid:
+    """Return the grid of a plain multirun: each key with its values."""
+    return Grid(axes=tuple(Axis((key,), tuple((value,) for value in values)) for key, values in axes.items()))

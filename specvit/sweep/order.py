@@ -1,0 +1,71 @@
+"""From a command line to a study: its definition, what was typed beside it, and how it is to be run."""
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+
+from specvit.config import compose as composer
+from specvit.errors import ConfigError
+from specvit.launch.slots import LauncherConfig, read_launcher
+from specvit.sweep.definition import SEED, Definition, find_study, read_definition
+from specvit.sweep.grid import Typed, product_grid
+from specvit.sweep.options import SweepOptions, split_options
+from specvit.sweep.reading import Settings
+
+
+@dataclass(frozen=True)
+class Order:
+    """What the command line asks for."""
+
+    definition: Definition
+    typed: Settings
+    options: SweepOptions
+    launcher: LauncherConfig
+    words: tuple[str, ...]
+    """The command line, to be given again in the background."""
+
+
+def order_of(name: str | None, overrides: list[str], words: tuple[str, ...]) -> Order | None:
+    """Return what a command line asks for: the study `name`, or without one a plain grid over the swept overrides.
+
+    None if it names a launcher or sweeper that is not ours, which Hydra then serves. Raises `ConfigError`.
+    """
+    overrides = [text for text in overrides if not text.startswith("sweeps=")]
+    options, overrides = split_options(overrides)
+    hydra = [text for text in overrides if text.lstrip("+").startswith(("hydra/", "hydra."))]
+    overrides = [text for text in overrides if text not in hydra]
+    launcher = composer.compose_launcher(hydra)
+    if "_target_" in launcher or any(text.startswith("hydra/sweeper") for text in hydra):
+        if name is None:
+            return None
+        raise ConfigError("is not one of ours", where="hydra/launcher", remedy="use inprocess or local")
+    fixed, axes = composer.parse_sweep(overrides)
+    if name is not None:
+        definition = read_definition(find_study(name))
+        if axes:
+            key, values = next(iter(axes.items()))
+            if key != SEED or definition.search is not None:
+                what, remedy = "has several values", "a study's axes stand in its file; give one value"
+                raise ConfigError(what, where=key, remedy=remedy)
+            definition = replace(definition, seeds=tuple(values))
+    else:
+        composer.check_overrides(overrides)
+        definition = _plain_grid(fixed, axes)
+    return Order(definition, _settings(fixed), options, read_launcher(launcher), words)
+
+
+def _plain_grid(fixed: list[str], axes: dict[str, list[object]]) -> Definition:
+    """Return a grid without a file, named by what was typed: the same command is the same grid."""
+    text = json.dumps([sorted(fixed), axes], sort_keys=True)
+    name = f"grid-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    return Definition(name=name, grids=(product_grid(axes),))
+
+
+def _settings(fixed: list[str]) -> Settings:
+    """Return typed overrides as settings; the last one of a key holds."""
+    found: Settings = {}
+    for text in fixed:
+        key, _, value = text.partition("=")
+        found.pop(key, None)
+        found[key] = Typed(value)
+    return found

@@ -1,0 +1,142 @@
+"""A study's trials before they run: every point composed, checked and named, so that a typo costs no GPU-hour."""
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from specvit.config import compose as composer
+from specvit.config.build import build_config, to_plain
+from specvit.config.folder import RunFolder
+from specvit.config.schema import Config
+from specvit.errors import ConfigError, DataError, SpecvitError
+from specvit.locate import locate
+from specvit.sweep.definition import Definition
+from specvit.sweep.folder import StudyFolder, Trial
+from specvit.sweep.grid import Point, as_overrides, as_text, matches, points_of, refuse_varied
+from specvit.sweep.reading import Settings
+
+SHOWN_FAULTS = 5
+TRIED_POINTS = 50
+"""So many points of a search are tried before its space counts as one without runs."""
+Composer = Callable[[Sequence[str]], dict[str, Any]]
+
+
+def plan_grid(
+    definition: Definition, typed: Settings, study: StudyFolder, compose: Composer = composer.compose
+) -> list[Trial]:
+    """Return the trials of a study's grids, in order; points that are the same run become one trial.
+
+    Raises `ConfigError` that names every kind of fault among them, before anything is written.
+    """
+    trials: dict[str, Trial] = {}
+    faults: list[tuple[Point, SpecvitError]] = []
+    known: dict[str, Any] = {}
+    for point in points_of(definition, typed):
+        try:
+            trial = make_trial(point, len(trials), study, compose, known)
+            trials.setdefault(trial.run_id, trial)
+        except SpecvitError as fault:
+            faults.append((point, fault))
+    if faults:
+        raise _all_faults(faults, len(trials) + len(faults))
+    return list(trials.values())
+
+
+def try_space(definition: Definition, typed: Settings, study: StudyFolder, compose: Composer) -> Trial:
+    """Return one point of a search's space as a trial that is not recorded, having composed every choice.
+
+    Raises `ConfigError` for a key or choice that is unknown, or where no point at all can be a run.
+    """
+    search = definition.search
+    assert search is not None
+    base = {**definition.overrides, **typed}
+    refuse_varied(typed, {key for dimension in search.space for key in dimension.keys})
+    for dimension in search.space:
+        for value in dimension.examples():
+            compose(as_overrides({**base, **dimension.settings(value)}))
+    fault: SpecvitError | None = None
+    for number in range(TRIED_POINTS):
+        settings = dict(search.start[number]) if number < len(search.start) else {}
+        for position, dimension in enumerate(search.space):
+            if dimension.key not in settings and matches(settings, dimension.when):
+                examples = dimension.examples()
+                settings |= dimension.settings(examples[(number * (position + 1) + number // 7) % len(examples)])
+        try:
+            return make_trial(Point({**base, **settings}, settings), 0, study, compose)
+        except SpecvitError as problem:
+            fault = fault or problem
+    assert fault is not None
+    raise fault
+
+
+def make_trial(
+    point: Point, number: int, study: StudyFolder, compose: Composer, known: dict[str, Any] | None = None
+) -> Trial:
+    """Return the trial of a point, with its configuration frozen; `known` keeps what runs on the same data share."""
+    config = build_config(compose(as_overrides(point.settings)))
+    tags = {"study": study.name, **({"cell": point.cell} if point.cell else {}), **config.tracking.tags}
+    config = replace(config, tracking=replace(config.tracking, tags=tags))
+    folder = _locate(config, known if known is not None else {})
+    return Trial(
+        number=number,
+        name=folder.path.name,
+        factors=point.factors,
+        cell=point.cell,
+        config=to_plain(config),
+        run_id=folder.run_id,
+        folder=str(folder.path),
+    )
+
+
+def label_of(factors: Settings, cell: str = "") -> str:
+    """Return what makes a trial different, in short: `old, tokenizer=sw, seed=43`."""
+    parts = [f"{key.rpartition('.')[2].rpartition('/')[2]}={as_text(value)}" for key, value in factors.items()]
+    return ", ".join([cell] * bool(cell) + parts)
+
+
+def take_snapshot(study: StudyFolder) -> None:
+    """Copy the configuration files into the study: what is edited afterwards changes none of its trials."""
+    target = study.file("conf")
+    if target.exists():
+        shutil.rmtree(target)
+    for folder in reversed(composer.conf_folders()):
+        shutil.copytree(folder, target, dirs_exist_ok=True)
+
+
+def from_snapshot(study: StudyFolder) -> Composer:
+    """Return the composer over a study's own copy of the configuration files."""
+    return lambda overrides: composer.compose(overrides, folder=study.file("conf"))
+
+
+def _locate(config: Config, known: dict[str, Any]) -> RunFolder:
+    """Return where a run lies. Opening its data is what takes time, and does not depend on the network."""
+    parts = to_plain(config)
+    train = {name: parts["train"][name] for name in ("batch_size", "accumulate", "early_stopping")}
+    key = json.dumps([parts["data"], train, parts["model"]["task_type"]], sort_keys=True)
+    located = locate(config, lambda split, done, total: None, splits=known.get(key))
+    known[key] = located.splits
+    return located.folder
+
+
+def _all_faults(faults: list[tuple[Point, SpecvitError]], total: int) -> SpecvitError:
+    """Return one error for all points at fault; equal sentences are said once."""
+    if len({str(fault) for _, fault in faults}) == 1 and len(faults) == total:
+        return faults[0][1]
+    sentences: dict[str, list[str]] = {}
+    for point, fault in faults:
+        sentences.setdefault(str(fault).rstrip("."), []).append(label_of(point.factors, point.cell))
+    shown = [
+        f"{sentence} ({labels[0]}{f' and {len(labels) - 1} more' if len(labels) > 1 else ''})"
+        for sentence, labels in list(sentences.items())[:SHOWN_FAULTS]
+    ]
+    more = f"; {len(sentences) - SHOWN_FAULTS} more faults" if len(sentences) > SHOWN_FAULTS else ""
+    kind = DataError if isinstance(faults[0][1], DataError) else ConfigError
+    return kind(f"{len(faults)} of {total} runs cannot be made: {'; '.join(shown)}{more}", remedy="nothing was started")
+
+
+def relative(path: Path) -> str:
+    """Return a path as a user would type it."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

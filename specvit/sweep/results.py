@@ -1,0 +1,57 @@
+"""What a run says for itself, read from its folder alone: scores, curves, when it escaped. Imports nothing heavy."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from specvit.config.folder import RunFolder
+from specvit.files import read_json, read_json_lines
+from specvit.sweep.definition import Table
+
+ESCAPED = "escape_step"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A run's record: the summary of its test, its epochs in order, and their wall-clock figures."""
+
+    summary: dict[str, Any]
+    rows: list[dict[str, Any]]
+    timing: list[dict[str, Any]]
+
+    @property
+    def best_row(self) -> dict[str, Any]:
+        """The epoch whose weights are tested; the last one while there is no summary."""
+        best = self.summary.get("best_epoch")
+        return next((row for row in self.rows if row.get("epoch") == best), self.rows[-1] if self.rows else {})
+
+    @property
+    def train_seconds(self) -> float:
+        """Wall-clock seconds of training and validation."""
+        return sum((row.get("train_seconds") or 0.0) + (row.get("val_seconds") or 0.0) for row in self.timing)
+
+
+def outcome_of(run: RunFolder) -> Outcome:
+    """Return what a run folder holds now; empty where there is nothing."""
+    summary = read_json(run.file("summary.json"), {})
+    rows = read_json_lines(run.file("metrics.jsonl"))
+    return Outcome(summary if isinstance(summary, dict) else {}, rows, read_json_lines(run.file("timing.jsonl")))
+
+
+def value_of(outcome: Outcome, metric: str, table: Table | None = None) -> float | None:
+    """Return a metric of a run: of its summary, of its best epoch, `train_seconds`, or `escape_step` by `table`."""
+    if metric == "train_seconds":
+        return outcome.train_seconds or None
+    if metric == ESCAPED:
+        return escape_step(outcome, table) if table else None
+    value = outcome.summary.get(metric, outcome.best_row.get(metric))
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def escape_step(outcome: Outcome, table: Table) -> float | None:
+    """Return the first step at which `table.of` exceeded `table.above`; None if it has not."""
+    for row in outcome.rows:
+        value = row.get(table.of or "")
+        if value is not None and table.above is not None and value > table.above:
+            return float(row["step"])
+    return None

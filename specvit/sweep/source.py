@@ -1,0 +1,100 @@
+"""Where a worker's next trial comes from. A claim is held while the trial is worked on and dies with its worker."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+from specvit.config.folder import ALIVE, DONE, FAILED
+from specvit.scores.ports import Pruner
+from specvit.sweep.folder import StudyFolder, Trial
+
+
+class Source(Protocol):
+    """A grid's queue or a search."""
+
+    def claimed(self) -> contextlib.AbstractContextManager[Trial | None]:
+        """Hold the next open trial while the block runs; None if there is none that this worker could take."""
+        ...
+
+    def others_at_it(self) -> bool:
+        """Say whether the last claim found trials that somebody outside the study makes just now."""
+        ...
+
+    def pruner(self, trial: Trial) -> Pruner | None:
+        """Return what may end the trial early."""
+        ...
+
+    def tell(self, trial: Trial, state: str) -> dict[str, Any]:
+        """Take a trial's end, and return what is to be recorded with it."""
+        ...
+
+
+class Queue:
+    """The trials of a grid, in order. Their states are those of their run folders: nothing else can be out of date."""
+
+    def __init__(self, study: StudyFolder) -> None:
+        """Read which trials there are."""
+        self.study = study
+        self._open = [trial.number for trial in study.trials()]
+        self._elsewhere = False
+
+    @contextlib.contextmanager
+    def claimed(self) -> Iterator[Trial | None]:
+        """Hold the first open trial that nobody else has."""
+        self._elsewhere = False
+        for number in sorted({*self._open, *self.study.asked_again()}):
+            with self.study.claim(number) as mine:
+                trial = self.study.trial(number) if mine else None
+                if trial is None:
+                    continue
+                if is_open(self.study, trial):
+                    yield trial
+                    return
+                if trial.run.state() in ALIVE and trial.end is None:
+                    self._elsewhere = True
+                elif number in self._open:
+                    self._open.remove(number)
+        yield None
+
+    def others_at_it(self) -> bool:
+        """Say whether another study or a single command makes one of the trials."""
+        return self._elsewhere
+
+    def pruner(self, trial: Trial) -> Pruner | None:
+        """Return None: a grid runs to its end."""
+        return None
+
+    def tell(self, trial: Trial, state: str) -> dict[str, Any]:
+        """Return nothing to record: the run folder has it all."""
+        return {}
+
+
+def is_open(study: StudyFolder, trial: Trial) -> bool:
+    """Say whether a trial of a grid is still to be made, or to be gone on with; its claim must be held.
+
+    What another study pruned is not finished for this one. What failed before, alone or in another study, stays as it
+    is until somebody asks for another try.
+    """
+    if study.is_again(trial.number):
+        return True
+    state = trial.run.state()
+    return trial.end is None and state not in ALIVE + DONE and (state not in FAILED or state == "pruned")
+
+
+def is_over(study: StudyFolder, about: dict[str, Any]) -> str:
+    """Return why no further trial is to be started, or ""."""
+    if study.is_cancelled:
+        return "cancelled"
+    if (deadline := about.get("deadline")) and time.time() > deadline:
+        return "the time budget is spent (sweep.hours)"
+    if (limit := about.get("failures")) is not None:
+        failed = sum(bool(trial.end) and study.state(trial) in failed_states() for trial in study.trials())
+        if failed >= limit:
+            return f"{failed} runs failed, which is the budget (sweep.failures)"
+    return ""
+
+
+def failed_states() -> tuple[str, ...]:
+    """Return the states in which a trial counts as failed."""
+    return (*(state for state in FAILED if state != "pruned"), "refused", "lost")

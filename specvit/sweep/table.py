@@ -1,0 +1,112 @@
+"""A study's table: for each setting the mean over seeds, its spread and the number of runs; as text, CSV or markdown.
+
+Read from run folders alone, without torch, mlflow or optuna.
+"""
+
+import csv
+import io
+import statistics
+from dataclasses import dataclass, field
+from typing import Any
+
+from specvit.config.folder import DONE
+from specvit.errors import ConfigError
+from specvit.sweep.definition import SEED, Table
+from specvit.sweep.folder import StudyFolder, Trial
+from specvit.sweep.results import ESCAPED, outcome_of, value_of
+
+
+@dataclass
+class Row:
+    """One setting of a study: its runs' values, seed by seed."""
+
+    factors: dict[str, Any]
+    trials: int = 0
+    values: list[float] = field(default_factory=list)
+    states: dict[str, int] = field(default_factory=dict)
+
+
+def table_rows(study: StudyFolder, metric: str | None = None, by: list[str] | None = None) -> tuple[str, list[Row]]:
+    """Return the metric's name and the rows, in the study's order; `by` groups by some of the factors only.
+
+    Raises `ConfigError` for a metric that no finished run has, or a factor that the study does not vary.
+    """
+    about = study.about()
+    table = Table(**about["table"])
+    asked = about.get("metrics") or {}
+    metric = metric or next(iter(asked), table.metric)
+    trials = study.trials()
+    factors = factor_names(trials)
+    _check_factors(by or [], factors)
+    rows: dict[str, Row] = {}
+    finished, names = 0, set()
+    for trial in trials:
+        own = {key: value for key, value in factors_of(trial).items() if (key in by if by else key != SEED)}
+        row = rows.setdefault(repr(own), Row({key: own.get(key) for key in (by or factors) if key != SEED or by}))
+        state, outcome = study.state(trial), outcome_of(trial.run)
+        row.trials += 1
+        row.states[state] = row.states.get(state, 0) + 1
+        if state in DONE:
+            finished += 1
+            names |= set(outcome.summary) | set(outcome.best_row)
+            if (value := value_of(outcome, metric, table)) is not None:
+                row.values.append(value)
+    if finished and not any(row.values for row in rows.values()) and metric != ESCAPED:
+        known = sorted(name for name in names if isinstance(name, str) and name.startswith(("test_", "val_", "best_")))
+        raise ConfigError("is a metric that no finished run has", where=metric, remedy=f"there are {', '.join(known)}")
+    found = list(rows.values())
+    if asked:  # a search: the best first
+        sign = 1.0 if asked.get(metric) == "minimize" else -1.0
+        found.sort(key=lambda row: sign * statistics.fmean(row.values) if row.values else float("inf"))
+    return metric, found
+
+
+def factors_of(trial: Trial) -> dict[str, Any]:
+    """Return what the study varies in a trial; its cell, too."""
+    return {**({"cell": trial.cell} if trial.cell else {}), **trial.factors}
+
+
+def factor_names(trials: list[Trial]) -> list[str]:
+    """Return all factors of a study, in the order in which they come up."""
+    return list(dict.fromkeys(key for trial in trials for key in factors_of(trial)))
+
+
+def render(metric: str, rows: list[Row], style: str) -> str:
+    """Return the table as `text`, `csv` or `markdown`."""
+    factors = list(rows[0].factors) if rows else []
+    exact = style == "csv"
+    head = [*factors, metric, "sd", "min", "max", "runs", "other"]
+    body = [[*(_said(row.factors[key]) for key in factors), *_figures(row, exact=exact)] for row in rows]
+    if style == "csv":
+        stream = io.StringIO()
+        csv.writer(stream, lineterminator="\n").writerows([head, *body])
+        return stream.getvalue().rstrip("\n")
+    if style == "markdown":
+        lines = [head, ["---"] * len(head), *body]
+        return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    widths = [max(len(cells[n]) for cells in [head, *body]) for n in range(len(head))]
+    return "\n".join(
+        "  ".join(text.ljust(width) for text, width in zip(cells, widths, strict=True)).rstrip()
+        for cells in [head, *body]
+    )
+
+
+def _figures(row: Row, *, exact: bool) -> list[str]:
+    """Return mean, standard deviation, extremes, count of values of all runs, and the states of those without one."""
+    show = repr if exact else (lambda value: f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}")
+    values = row.values
+    mean = show(statistics.fmean(values)) if values else ""
+    spread = show(statistics.stdev(values)) if len(values) > 1 else ""
+    others = [f"{count} {state}" for state, count in row.states.items() if state != "completed"]
+    ends = [show(min(values)), show(max(values))] if values else ["", ""]
+    return [mean, spread, *ends, f"{len(values)}/{row.trials}", ", ".join(others)]
+
+
+def _said(value: Any) -> str:
+    return "-" if value is None else str(value)
+
+
+def _check_factors(by: list[str], factors: list[str]) -> None:
+    for name in by:
+        if name not in factors:
+            raise ConfigError("is not varied by this study", where=name, remedy=f"it varies {', '.join(factors)}")

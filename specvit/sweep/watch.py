@@ -1,0 +1,120 @@
+"""What is going on in a study: news as trials end, and the status of all of it. Without torch, mlflow or optuna."""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from specvit.config.folder import ALIVE, DONE
+from specvit.sweep.folder import WAITING, StudyFolder, Trial
+from specvit.sweep.forecast import counts_line, forecast_of
+from specvit.sweep.health import verdict
+from specvit.sweep.results import outcome_of, value_of
+
+VERDICT_SECONDS = 120.0
+"""So long after its start a run gets its first verdict."""
+
+
+class Watch:
+    """Says what has changed since it was last asked."""
+
+    def __init__(self, study: StudyFolder) -> None:
+        """What has ended already is no news."""
+        self.study = study
+        self.metric = metric_of(study.about())
+        self._ended = {trial.number for trial in study.trials() if trial.end or study.state(trial) in DONE}
+        self._judged: dict[int, str] = {}
+        self._begun: dict[int, float] = {}
+
+    def say_news(self) -> None:
+        """Print a line for each trial that has ended, and one for each run that does not look healthy."""
+        for trial in self.study.trials():
+            if trial.number in self._ended:
+                if self.study.is_again(trial.number):
+                    self._ended.remove(trial.number)
+                continue
+            state = self.study.state(trial)
+            if trial.end:
+                self._ended.add(trial.number)
+                print(f"{self._count()} {end_line(trial, state, self.metric)}", flush=True)
+            elif state in ALIVE:
+                self._judge(trial)
+
+    def _count(self) -> str:
+        return f"[{len(self._ended)}/{max(self.study.about()['trials'], len(self._ended))}]"
+
+    def _judge(self, trial: Trial) -> None:
+        """Give a verdict once it can be told, and again when it has changed."""
+        begun = self._begun.setdefault(trial.number, time.monotonic())
+        if time.monotonic() - begun < VERDICT_SECONDS:
+            return
+        self._begun[trial.number] = time.monotonic() - VERDICT_SECONDS + 10.0  # look again in ten seconds
+        found = verdict(trial.run, outcome_of(trial.run))
+        if found and found != self._judged.get(trial.number):
+            if found != "healthy" or self._judged.get(trial.number):
+                print(f"{trial.name}: {found}", flush=True)
+            self._judged[trial.number] = found
+
+
+def metric_of(about: dict[str, Any]) -> str:
+    """Return the metric that a study is about."""
+    return next(iter(about.get("metrics") or {}), about["table"]["metric"])
+
+
+def end_line(trial: Trial, state: str, metric: str) -> str:
+    """Return one line about how a trial ended."""
+    outcome = outcome_of(trial.run)
+    value = value_of(outcome, metric)
+    said = f"{metric} {value:.4g}" if value is not None else (trial.end or {}).get("cause", "")[:80]
+    return f"{state:<13} {_time((trial.end or {}).get('seconds'))}  {trial.name}  {said}"
+
+
+def status_lines(study: StudyFolder) -> Iterator[str]:
+    """Yield the status of a study: counts, then one line for each trial that is at work or did not end well."""
+    about = study.about()
+    slots = study.slots_at_work()
+    workers = f"{len(slots)} worker{'s' if len(slots) != 1 else ''} at work" if slots else "no worker at work"
+    yield f"study {study.name}: {counts_line(study)}; {workers}{', cancelled' if study.is_cancelled else ''}"
+    trials = study.trials()
+    for trial in trials:
+        state = study.state(trial)
+        if state in ALIVE:
+            yield f"  {state:<13} {trial.name}  {_progress(trial)}"
+        elif state not in (*DONE, WAITING, "pruned"):
+            cause = (trial.end or {}).get("cause") or trial.run.status().get("cause", "cause unknown")
+            yield f"  {state:<13} {trial.name}  {cause}"
+    yield from best_lines(study, trials, metric_of(about), about)
+
+
+def best_lines(study: StudyFolder, trials: list[Trial], metric: str, about: dict[str, Any]) -> Iterator[str]:
+    """Yield the best finished trial by the study's metric."""
+    found = [
+        (value, trial)
+        for trial in trials
+        if study.state(trial) in DONE and (value := value_of(outcome_of(trial.run), metric)) is not None
+    ]
+    if found:
+        lower = (about.get("metrics") or {}).get(metric) == "minimize" or metric.endswith(("mae", "rmse", "loss"))
+        value, trial = (min if lower else max)(found, key=lambda pair: pair[0])
+        yield f"best: {metric} {value:.4g}  {trial.name}"
+
+
+def _progress(trial: Trial) -> str:
+    outcome, config = outcome_of(trial.run), trial.config
+    if not outcome.rows:
+        return "starting"
+    row = outcome.rows[-1]
+    score = "val_r2" if "val_r2" in row else "val_accuracy"
+    told = f"epoch {row['epoch']}/{config['train']['epochs']}, {score} {row.get(score) or float('nan'):.3f}"
+    until = f", until {end[11:16]}" if (end := forecast_of(trial.run)) else ""
+    return f"{told}{until}, {verdict(trial.run, outcome)}"
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return "   -"
+    whole = round(seconds)
+    return (
+        f"{whole // 3600}:{whole % 3600 // 60:02d}:{whole % 60:02d}"
+        if whole >= 3600
+        else f"{whole // 60}:{whole % 60:02d}"
+    )

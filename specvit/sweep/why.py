@@ -1,0 +1,151 @@
+"""Why a run ended as it did: cause, curves, gradient norms by part, an override to try; and how two runs differ."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from specvit.config.folder import DONE, RunFolder
+from specvit.errors import FolderError
+from specvit.files import read_json
+from specvit.sweep.folder import StudyFolder, Trial
+from specvit.sweep.health import verdict
+from specvit.sweep.results import Outcome, outcome_of
+
+BARS = "▁▂▃▄▅▆▇█"
+WIDTH = 60
+CURVES = ("train_loss", "val_loss", "val_r2", "val_accuracy", "lr", "grad_norm")
+
+
+def why_lines(run: RunFolder, trial: Trial | None = None) -> Iterator[str]:
+    """Yield what a run's record says about how it went; `trial` is it in a study, whose worker may know more."""
+    status, outcome, state = run.status(), outcome_of(run), run.state()
+    end = (trial.end if trial else None) or {}
+    yield f"{run.path.name}: {end.get('state') or state or 'never started'}"
+    if cause := end.get("cause") or status.get("cause"):
+        yield f"cause: {cause}"
+    if remedy := end.get("remedy") or status.get("remedy"):
+        yield f"remedy: {remedy}"
+    if state and state not in DONE and (found := verdict(run, outcome)):
+        yield f"health: {found}"
+    yield from _curves(outcome)
+    yield from _gradients(outcome)
+    yield from _attempts(run)
+    trace = str(end.get("traceback") or status.get("traceback") or "").strip().splitlines()
+    if trace:
+        yield from ["traceback (the last lines; all of it is in log.txt):", *(f"  {line}" for line in trace[-6:])]
+
+
+def _curves(outcome: Outcome) -> Iterator[str]:
+    rows = outcome.rows
+    if rows:
+        yield f"{len(rows)} epochs, {rows[-1]['step']} steps"
+    for name in CURVES:
+        values = [row[name] for row in rows if isinstance(row.get(name), int | float)]
+        if values:
+            yield f"  {name:<12} {sparkline(values)}  {values[0]:.4g} → {values[-1]:.4g}"
+
+
+def _gradients(outcome: Outcome) -> Iterator[str]:
+    """Yield the mean gradient norm of each part in the last epoch, and whether any part hardly gets one."""
+    last = outcome.rows[-1] if outcome.rows else {}
+    norms = {n.removeprefix("grad_norm_"): v for n, v in last.items() if n.startswith("grad_norm_") and v is not None}
+    if norms:
+        yield "gradient norm by part, last epoch: " + ", ".join(f"{name} {value:.3g}" for name, value in norms.items())
+        faint = [name for name, value in norms.items() if value < 1e-3 * max(norms.values())]
+        if faint:
+            yield f"  {', '.join(faint)} hardly gets a gradient"
+
+
+def _attempts(run: RunFolder) -> Iterator[str]:
+    starts = [attempt for attempt in run.attempts() if attempt.get("event") == "start"]
+    ends = [attempt.get("state") for attempt in run.attempts() if attempt.get("event") == "end"]
+    if len(starts) > 1:
+        silent = len(starts) - len(ends)
+        said = [*(str(state) for state in ends), *([f"{silent} without a word"] if silent > 0 else [])]
+        yield f"{len(starts)} attempts: {', '.join(said)}"
+
+
+def sparkline(values: list[float]) -> str:
+    """Return a curve as one line of text."""
+    if len(values) > WIDTH:
+        values = [values[round(n * (len(values) - 1) / (WIDTH - 1))] for n in range(WIDTH)]
+    low, high = min(values), max(values)
+    return "".join(BARS[round((value - low) / (high - low) * (len(BARS) - 1)) if high > low else 0] for value in values)
+
+
+def diff_lines(left: RunFolder, right: RunFolder) -> Iterator[str]:
+    """Yield the keys in which two runs differ, then their scores side by side."""
+    yield f"{'':<34}{left.path.name:<34}{right.path.name}"
+    keys = [_flat(_config(run)) for run in (left, right)]
+    keys = [{k: v for k, v in one.items() if not k.startswith("tracking.")} for one in keys]
+    differing = [key for key in {**keys[0], **keys[1]} if keys[0].get(key) != keys[1].get(key)]
+    for key in differing:
+        yield f"{key:<34}{keys[0].get(key)!s:<34}{keys[1].get(key)}"
+    if not differing:
+        yield "the same settings"
+    if (data := [_data(run) for run in (left, right)])[0] != data[1]:
+        yield "the data differ"
+    scores = [_scores(run) for run in (left, right)]
+    for name in dict.fromkeys([*scores[0], *scores[1]]):
+        a, b = scores[0].get(name), scores[1].get(name)
+        gap = f"  {b - a:+.4g}" if isinstance(a, int | float) and isinstance(b, int | float) else ""
+        yield f"{name:<34}{_short(a):<34}{_short(b)}{gap}"
+
+
+def find_run(name: str, studies: Path, runs: Path) -> tuple[RunFolder, Trial | None]:
+    """Return a run by its folder, its name, its id or the end of one, and its trial if a study has it.
+
+    Raises `FolderError` if there is none, or more than one.
+    """
+    path = Path(name)
+    if (path / "run.json").exists():
+        return RunFolder(path.resolve(), read_json(path / "run.json")["run_id"]), None
+    found: dict[str, tuple[RunFolder, Trial | None]] = {}
+    for folder in sorted(runs.glob(f"*{name}*/run.json")):
+        run = RunFolder(folder.parent.resolve(), read_json(folder, {}).get("run_id", ""))
+        found[run.path.name] = run, None
+    for study in sorted(studies.glob("*/study.json")):
+        for trial in StudyFolder(study.parent).trials():
+            if name in trial.name:
+                found[trial.name] = trial.run, trial
+    if len(found) == 1:
+        return next(iter(found.values()))
+    if not found:
+        raise FolderError(
+            "is no run, in no study", where=name, remedy=f"name a folder in {runs} or the end of its name"
+        )
+    remedy = f"there are {', '.join(list(found)[:5])}{', ...' if len(found) > 5 else ''}"
+    raise FolderError(f"fits {len(found)} runs", where=name, remedy=remedy)
+
+
+def _config(run: RunFolder) -> dict[str, Any]:
+    try:
+        return yaml.safe_load(run.file("config.yaml").read_text()) or {}
+    except (OSError, yaml.YAMLError):
+        return {}
+
+
+def _data(run: RunFolder) -> Any:
+    return (read_json(run.file("run.json"), {}) or {}).get("identity", {}).get("data")
+
+
+def _scores(run: RunFolder) -> dict[str, Any]:
+    outcome = outcome_of(run)
+    names = ("test_r2", "test_mae", "test_rmse", "test_bias", "test_accuracy", "best_epoch", "epochs")
+    found: dict[str, Any] = {"state": run.state()}
+    found |= {name: outcome.summary[name] for name in names if name in outcome.summary}
+    found |= {name: value for name, value in outcome.best_row.items() if name.startswith("val_")}
+    return found | {"train_seconds": outcome.train_seconds}
+
+
+def _short(value: Any) -> str:
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
+
+
+def _flat(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in section.items():
+        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return found
