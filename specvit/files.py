@@ -56,7 +56,7 @@ def read_json(path: Path, default: Any = None) -> Any:
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """Return the objects of a file with one a line; none if it is missing, and without lines cut off in writing."""
     found = []
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         for line in path.read_text(errors="replace").splitlines():
             with contextlib.suppress(ValueError):
                 value = json.loads(line)

@@ -23,3 +23,5 @@ class Job:
     screen: Screen
     stop: SignalStop
     pruner: Pruner
+    tells: bool
+    """Whether it tells MLflow itself; a study has one process that does so for all of its runs."""

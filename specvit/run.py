@@ -46,10 +46,11 @@ class Result:
     """Tells MLflow; it may still be at work."""
 
 
-def run(config: Config, pruner: Pruner | None = None) -> Result:
+def run(config: Config, pruner: Pruner | None = None, *, tells: bool = True) -> Result:
     """Make or finish the run of `config`; raises `SpecvitError` before a folder exists if it cannot be made.
 
-    A `pruner` may end it as `pruned`; another command for the same run then goes on with it.
+    A `pruner` may end it as `pruned`; another command for the same run then goes on with it. `tells`: whether it tells
+    MLflow itself.
     """
     screen = Screen(config.tracking.progress)
     with SignalStop().installed() as stop:
@@ -74,7 +75,7 @@ def run(config: Config, pruner: Pruner | None = None) -> Result:
             _banner(config, folder, before, lines, screen, anew=anew)
             if anew:
                 folder.forget()
-            job = Job(config, splits, weights, folder, screen, stop, pruner or NoPruner())
+            job = Job(config, splits, weights, folder, screen, stop, pruner or NoPruner(), tells)
             return _guarded(job)
 
 
@@ -118,7 +119,7 @@ def _guarded(job: Job) -> Result:
         try:
             folder.set_status("running", pid=os.getpid(), host=hostname(), log=str(folder.file("log.txt")))
             folder.record_attempt(event="start", commit=commit(), job=os.environ.get("SLURM_JOB_ID"))
-            courier = _courier(config, folder, screen)
+            courier = _courier(config, folder, screen) if job.tells else None
             with stop.immediate():
                 state = _train_and_test(job)
             end = End(state, remedy=remedy_for(state, config))

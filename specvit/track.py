@@ -12,6 +12,8 @@ from specvit.config.tracking_uri import check_uri, resolve_uri
 from specvit.entry import Parser, user_facing
 from specvit.errors import FolderError, TrackingError
 from specvit.files import read_json
+from specvit.sweep.courier import follow_study
+from specvit.sweep.folder import StudyFolder
 from specvit.tracking.courier import follow
 from specvit.tracking.mlflow import Server, explained
 from specvit.tracking.record import fingerprint_of
@@ -33,7 +35,13 @@ def main(arguments: list[str] | None = None) -> int:
     )
     courier.add_argument("folder", type=Path)
     courier.add_argument("--uri", required=True)
+    study = commands.add_parser(
+        "study", help="tell MLflow about a study until it has ended (a study starts this itself)"
+    )
+    study.add_argument("folder", type=Path)
     options = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
+    if options.command == "study":
+        return follow_study(StudyFolder(options.folder.resolve()))
     check_uri(options.uri)
     if options.command == "follow":
         return follow(_run(options.folder), options.uri)

@@ -82,9 +82,15 @@ def compose(overrides: Sequence[str] = (), folder: Path | None = None) -> dict[s
 
 
 def compose_launcher(overrides: Sequence[str]) -> dict[str, Any]:
-    """Return `hydra.launcher` as a plain dict, as `hydra/launcher=...` among the overrides chooses it."""
-    with composer(), explained(overrides):
-        composed = hydra_compose(CONFIG_NAME, list(overrides), return_hydra_config=True)
+    """Return `hydra.launcher` as a plain dict, as `hydra/launcher=...` among the overrides chooses it.
+
+    Its keys are taken as they are typed: whoever reads them knows what there is.
+    """
+    forced = [f"++{text.lstrip('+')}" if text.lstrip("+").startswith("hydra.launcher.") else text for text in overrides]
+    with composer() as loader, explained(overrides):
+        for text in overrides:
+            check_one(parse(text), loader)
+        composed = hydra_compose(CONFIG_NAME, forced, return_hydra_config=True)
         found: Any = OmegaConf.to_container(composed.hydra.launcher, resolve=True)
         return found
 
@@ -100,8 +106,7 @@ def parse_sweep(overrides: Sequence[str]) -> tuple[list[str], dict[str, list[Any
         if not override.is_sweep_override():
             fixed.append(text)
         elif override.is_discrete_sweep():
-            values = override.sweep_iterator(transformer=Transformer.encode)
-            axes[override.get_key_element().lstrip("+")] = [yaml.safe_load(str(value)) for value in values]
+            axes[override.get_key_element().lstrip("+")] = _choices(override)
         else:
             what = "is an interval, which a grid cannot walk through"
             raise ConfigError(what, where=text, remedy="list values, or write a study with a search (docs/sweeps.md)")
@@ -167,7 +172,7 @@ def parse(text: str) -> Override:
 def check_one(override: Override, loader: ConfigLoaderImpl) -> None:
     """Raise `ConfigError` for an override that names no known key or option."""
     name = override.key_or_group
-    if name == "hydra" or name.startswith(("hydra.", "hydra/")):
+    if name == "hydra" or (name.startswith(("hydra.", "hydra/")) and name != "hydra/launcher"):
         return
     options = loader.get_group_options(name.replace(".", "/")) if name != "." else []
     if override.type == OverrideType.DEL:
@@ -179,8 +184,6 @@ def check_one(override: Override, loader: ConfigLoaderImpl) -> None:
         if override.type in (OverrideType.ADD, OverrideType.FORCE_ADD):
             raise ConfigError("is there already", where=f"+{name}", remedy="type it without the plus sign")
         for value in _choices(override):
-            if value is None and name == "experiment":
-                continue
             if str(value) not in options:
                 right = OLDER_OPTIONS.get(name, {}).get(str(value))
                 close = f"it is called {right} here, " if right else nearest(str(value), options)
@@ -195,10 +198,17 @@ def check_one(override: Override, loader: ConfigLoaderImpl) -> None:
 
 
 def _choices(override: Override) -> list[Any]:
-    """Return what a group override chooses; several in a sweep."""
-    if override.is_sweep_override():
-        return list(override.sweep_string_iterator()) if override.is_discrete_sweep() else []
-    return [override.value()]
+    """Return what an override chooses, several in a sweep; raises `ConfigError` for a pattern that fits none."""
+    if not override.is_sweep_override():
+        return [override.value()]
+    if not override.is_discrete_sweep():
+        return []
+    with composer() as loader:
+        override.config_loader = loader  # for glob(*)
+        values = list(override.sweep_iterator(transformer=Transformer.encode))
+    if not values:
+        raise ConfigError("fits no option", where=override.input_line or "", remedy="list the values")
+    return [parse(f"a={value}").value() for value in values]
 
 
 def all_groups(loader: ConfigLoaderImpl, parent: str = "") -> list[str]:
@@ -268,13 +278,16 @@ def explained(overrides: Sequence[str]) -> Iterator[None]:
         raise _explain(error, overrides) from error
 
 
+def several_values(override: str) -> ConfigError:
+    """Return the error of a sweep where one run is meant."""
+    return ConfigError("gives several values", where=override, remedy="write [a,b] for a list, or add -m for a sweep")
+
+
 def _explain(error: Exception, overrides: Sequence[str]) -> ConfigError:
     text = " ".join(str(error).split("\nSee https")[0].split())
-    if "Ambiguous value for argument" in text:
+    if "Ambiguous value for argument" in text or "requires --multirun" in text:
         culprit = next((o for o in overrides if o in text), text)
-        return ConfigError(
-            "gives several values", where=culprit, remedy="write [a,b] for a list, or add -m for a sweep"
-        )
+        return several_values(culprit)
     if "Could not append" in text:
         culprit = next((o for o in overrides if o.startswith("+")), text)
         return ConfigError("is there already", where=culprit, remedy="type it without the plus sign")

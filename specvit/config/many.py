@@ -53,13 +53,15 @@ class Composer:
             for text, override in zip(new, parsed, strict=True):
                 door.check_one(override, loader)
                 name = override.key_or_group
-                self._parsed[text] = override, name in groups or name.startswith("hydra")
+                if override.is_sweep_override():
+                    raise door.several_values(text)
+                is_group = name in groups and not isinstance(override.value(), dict)
+                self._parsed[text] = override, is_group or name.startswith("hydra")
 
     def _check_tokenizer(self, groups: Sequence[str], composed: DictConfig) -> None:
-        for text in groups:
-            override = self._parsed[text][0]
-            if override.key_or_group == "model/tokenizer":
-                choice = str(override.value())
-                if choice not in self._meanings:
-                    self._meanings[choice] = door.meaning_of(choice)
-                door.refuse_disagreement(choice, self._meanings[choice], composed.model.proj_fn)
+        typed = {override.key_or_group: override for override in (self._parsed[text][0] for text in groups)}
+        if "model/tokenizer" in typed:
+            choice = str(typed["model/tokenizer"].value())
+            if choice not in self._meanings:
+                self._meanings[choice] = door.meaning_of(choice)
+            door.refuse_disagreement(choice, self._meanings[choice], composed.model.proj_fn)

@@ -1,5 +1,6 @@
 """Slots of this machine: which GPUs and how many CPU threads each worker gets, within what this process was given."""
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -11,6 +12,8 @@ from specvit.config.spelling import nearest
 from specvit.errors import ConfigError
 
 KINDS = ("inprocess", "local")
+HIDDEN = ("", "-1", "NoDevFiles")
+"""Values in CUDA_VISIBLE_DEVICES that hide this GPU and all after it."""
 
 
 @dataclass(frozen=True)
@@ -52,17 +55,21 @@ class Slot:
 
 def read_launcher(plain: dict[str, Any]) -> LauncherConfig:
     """Return the launcher's settings; raises `ConfigError` for a key or value that it does not have."""
-    known = {field.name for field in fields(LauncherConfig)}
+    known = {field.name: field.default for field in fields(LauncherConfig)}
     for name, value in plain.items():
         where = f"hydra.launcher.{name}"
         if name not in known:
             raise ConfigError("unknown key", where=where, remedy=f"{nearest(name, known)}there are {', '.join(known)}")
         least = 0 if name == "gpus_per_job" else 1
-        if name != "kind" and value is not None and (type(value) is not int or value < least):
+        unset = value is None and known[name] is None
+        if name != "kind" and not unset and (type(value) is not int or value < least):
             raise ConfigError(f"expects a whole number of at least {least}, not {value!r}", where=where)
     config = LauncherConfig(**plain)
     if config.kind not in KINDS:
         raise ConfigError(f"{config.kind!r} is none of {', '.join(KINDS)}", where="hydra/launcher")
+    if config.kind == "inprocess" and len(plain) > 1:
+        where = f"hydra.launcher.{next(name for name in plain if name != 'kind')}"
+        raise ConfigError("goes with slots", where=where, remedy="add hydra/launcher=local")
     if (config.gpus_per_job or 1) > 1 and config.jobs_per_gpu > 1:
         raise ConfigError("goes with one GPU a job", where="hydra.launcher.jobs_per_gpu", remedy="set one of the two")
     return config
@@ -73,7 +80,7 @@ def plan_slots(config: LauncherConfig, *, wants_cuda: bool, limit: int | None = 
     gpus, cores = visible_gpus(), len(os.sched_getaffinity(0))
     each = config.gpus_per_job if config.gpus_per_job is not None else min(1, len(gpus))
     if (wants_cuda or config.gpus_per_job) and len(gpus) < max(1, each):
-        there = f"{len(gpus)} are visible" if gpus else "none is visible"
+        there = f"{len(gpus) or 'none'} {'are' if len(gpus) > 1 else 'is'} visible"
         what = f"a worker needs {max(1, each)} GPU(s), but {there} here"
         raise ConfigError(
             what, where="hydra.launcher.gpus_per_job", remedy="set train.device=cpu, or start it on a GPU"
@@ -100,8 +107,8 @@ def visible_gpus() -> list[str]:
     """Return the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them. Needs no torch."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     if given is not None:
-        names = [name.strip() for name in given.split(",")]
-        return [] if names[0] in ("", "-1", "NoDevFiles") else names
+        names = (name.strip() for name in given.split(","))
+        return list(itertools.takewhile(lambda name: name not in HIDDEN, names))  # as CUDA reads it
     if shutil.which("nvidia-smi") is None:
         return []
     listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=False)

@@ -5,8 +5,8 @@ weights, positions and CLS are normal with std 0.02; biases are zero.
 
 `legacy` is what the transformers library did: linear weights (so the SW tokenizer, too) std 0.02, but a Conv1d kept
 torch's default of uniform +-1/sqrt(patch) (std 0.144 at patch 16), and positions and CLS had std 1.0. A tokenizer
-study under it compares initialisations, not tokenizers. `legacy_tokenizer` and `legacy_positions` bring back one half of
-it: the tokenizer's weights, or the std of positions and CLS.
+study under it compares initialisations, not tokenizers. `legacy_tokenizer` and `legacy_positions` bring back one half
+of it: the tokenizer's weights, or the std of positions and CLS.
 
 Each parameter draws from its own stream, keyed by its name: another pooling or position leaves all others as they
 were, and C1D and SW start from the very same numbers.
@@ -20,14 +20,17 @@ from torch import Tensor, nn
 from specvit import seeding
 
 LINEAR_STD = 0.02
-TOKEN_STD, LEGACY_TOKEN_STD = 0.02, 1.0
-"""Std of learned positions and of the CLS token."""
+
+
+def token_std(rule: str) -> float:
+    """Return the std of positions and of the CLS token."""
+    return 1.0 if rule in ("legacy", "legacy_positions") else 0.02
 
 
 def initialise(model: nn.Module, *, rule: str, seed: int) -> None:
     """Set every parameter of `model` by `rule`; the same (rule, seed, name, shape) gives the same numbers."""
     tokenizer = model.get_submodule("tokenizer.proj")
-    old_tokenizer, old_positions = rule in ("legacy", "legacy_tokenizer"), rule in ("legacy", "legacy_positions")
+    old_tokenizer = rule in ("legacy", "legacy_tokenizer")
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             generator = seeding.torch_rng(seed, "init", name)
@@ -37,7 +40,7 @@ def initialise(model: nn.Module, *, rule: str, seed: int) -> None:
                 bound = tokenizer.kernel_size[0] ** -0.5
                 parameter.uniform_(-bound, bound, generator=generator)
             elif name in ("cls_token", "positions.weight"):
-                parameter.normal_(0.0, LEGACY_TOKEN_STD if old_positions else TOKEN_STD, generator=generator)
+                parameter.normal_(0.0, token_std(rule), generator=generator)
             elif name == "pool.score.weight" or name.endswith(".bias"):
                 parameter.zero_()
             elif "norm" in name:

@@ -9,7 +9,7 @@ from specvit.config.schema import ModelConfig
 from specvit.models.block import Attention, Block, FeedForward
 from specvit.models.dropout import KeyedDropout, set_dropout_key
 from specvit.models.heads import build_pool
-from specvit.models.init import TOKEN_STD, initialise
+from specvit.models.init import initialise, token_std
 from specvit.models.positions import LearnedPositions, RotaryPositions, SinusoidalPositions
 from specvit.models.tokenizers import TOKENIZERS, num_tokens
 
@@ -81,7 +81,7 @@ def _positions(config: ModelConfig, length: int, prefix: int) -> tuple[nn.Module
         return LearnedPositions(length, width), None
     if kind == "sinusoidal":
         # A sine of amplitude a has std a / sqrt(2).
-        return SinusoidalPositions(length, width, scale=TOKEN_STD[config.init] * 2**0.5), None
+        return SinusoidalPositions(length, width, scale=token_std(config.init) * 2**0.5), None
     if kind == "rope":
         return nn.Identity(), RotaryPositions(length, width // config.num_attention_heads, prefix)
     return nn.Identity(), None

@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.command == "status":
         return _status(study, watch=options.watch)
     if options.command == "table":
-        by = options.by.split(",") if options.by else None
+        by = [name.strip() for name in options.by.split(",")] if options.by else None
         return _print([render(*table_rows(study, options.metric, by), options.style)])
     if options.command == "retry":
         return _retry(study, options.run)
@@ -131,6 +131,7 @@ def _cancel(study: StudyFolder, names: list[str]) -> int:
         elif names and study.state(trial) == WAITING:
             with study.claim(trial.number) as mine:
                 if mine:
+                    study.take_again(trial.number)
                     study.write_trial(replace(trial, end={"state": "cancelled", "cause": CANCELLED, "time": now()}))
                     kept += 1
     waiting = f", {kept} waiting kept from it" if kept else ""
@@ -147,9 +148,15 @@ def _stop(study: StudyFolder, trial: Trial, *, alone: bool) -> bool:
     if status.get("host") != hostname():
         print(f"{trial.name} is at work on {status.get('host')}; cancel it there", file=sys.stderr)
         return False
+    if not study.is_claimed(trial.number):
+        print(f"{trial.name} is made outside of this study; cancel it there", file=sys.stderr)
+        return False
     if alone:
         study.ask_cancel(trial.number)
-    os.kill(int(status["pid"]), signal.SIGTERM)
+    try:
+        os.kill(int(status["pid"]), signal.SIGTERM)
+    except ProcessLookupError:  # it has just ended
+        return False
     return True
 
 

@@ -15,9 +15,9 @@ import yaml
 
 from specvit.config.spelling import nearest
 from specvit.errors import ConfigError
-from specvit.sweep.reading import Reader, Settings
+from specvit.sweep.reading import Reader, Settings, parsed
 
-SEED = "train.seed"
+SEED, ESCAPED = "train.seed", "escape_step"
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,13 @@ class Dimension:
     def settings(self, value: Any) -> Settings:
         """Return what a value of it sets."""
         return dict(zip(self.keys, value, strict=True)) if len(self.keys) > 1 else {self.key: value}
+
+    def allows(self, value: Any) -> bool:
+        """Say whether it may choose a value."""
+        if self.choices is not None:
+            return value in self.choices
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        return number and (self.low or 0.0) <= value <= (self.high or 0.0)
 
     def examples(self) -> list[Any]:
         """Return values to try: all choices, or both ends."""
@@ -126,35 +133,20 @@ class Definition:
             parts.pop(name)
         if parts["search"]:
             parts["search"].pop("trials")
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def sweeps_dirs() -> list[Path]:
-    """Return the folders with studies: the user's own `./sweeps` first, then the bundled one."""
-    package = Path(__file__).resolve().parents[1]
-    bundled = package / "sweeps" if (package / "sweeps").is_dir() else package.parent / "sweeps"
-    own = Path.cwd() / "sweeps"
-    return [own, bundled] if own.is_dir() and not (bundled.is_dir() and own.samefile(bundled)) else [bundled]
-
-
-def find_study(name: str) -> Path:
-    """Return the file of a study; raises `ConfigError` with the names that there are."""
-    files = {path.stem: path for folder in reversed(sweeps_dirs()) for path in sorted(folder.glob("*.yaml"))}
-    if name not in files:
-        remedy = f"{nearest(name, files)}there are {', '.join(sorted(files)) or 'none'}"
-        raise ConfigError(f"has no study {name!r}", where="sweeps", remedy=remedy)
-    return files[name]
+        for grid in parts["grids"]:
+            grid["cells"] = list(grid["cells"].items())  # their order numbers the trials
+        return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def read_definition(path: Path) -> Definition:
     """Return the study of a file; raises `ConfigError` naming file and key."""
-    text = path.read_text()
     try:
-        plain = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        text = path.read_text()
+        plain = parsed(text)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         what = f"is no valid YAML ({' '.join(str(error).split())[:160]})"
         raise ConfigError(what, where=str(path), remedy="mend the line that it names") from error
-    definition = definition_of(plain or {}, path.stem, where=str(path))
+    definition = definition_of({} if plain is None else plain, path.stem, where=str(path))
     lines = [line.lstrip("# ").rstrip() for line in text.splitlines() if line.startswith("# Question:")]
     question = lines[0].removeprefix("Question:").strip() if lines else ""
     return replace(definition, question=question)
@@ -164,19 +156,47 @@ def definition_of(plain: Any, name: str, *, where: str) -> Definition:
     """Return the study that a plain dict describes; raises `ConfigError` naming the first key at fault."""
     read = Reader(where)
     parts = read.section(plain, "", ("overrides", "grids", "search", "seeds", "budget", "table"))
+    seeds = tuple(read.whole(seed, "seeds") for seed in read.items(parts.get("seeds"), "seeds"))
     grids = tuple(_grid(read, grid, f"grids[{i}]") for i, grid in enumerate(read.items(parts.get("grids"), "grids")))
     search = _search(read, parts["search"]) if parts.get("search") is not None else None
     if bool(grids) == (search is not None):
         raise ConfigError("needs either grids or a search", where=where, remedy="write one of the two")
+    if search and seeds:
+        raise read.fault("go with grids", "seeds", "drop them, or put train.seed into search.space")
     return Definition(
         name=name,
         overrides=read.settings(parts.get("overrides"), "overrides"),
         grids=grids,
         search=search,
-        seeds=tuple(read.whole(seed, "seeds") for seed in read.items(parts.get("seeds"), "seeds")),
-        budget=Budget(**read.section(parts.get("budget"), "budget", ("hours", "failures"))),
-        table=Table(**read.section(parts.get("table"), "table", ("metric", "of", "above"))),
+        seeds=seeds,
+        budget=_budget(read, parts.get("budget")),
+        table=_table(read, parts.get("table")),
         source=dict(plain),
+    )
+
+
+def _budget(read: Reader, plain: Any) -> Budget:
+    parts = read.section(plain, "budget", ("hours", "failures"))
+    hours, failures = parts.get("hours"), parts.get("failures")
+    return Budget(
+        hours=None if hours is None else read.number(hours, "budget.hours", above=0.0),
+        failures=None if failures is None else read.whole(failures, "budget.failures", low=1),
+    )
+
+
+def _table(read: Reader, plain: Any) -> Table:
+    parts = read.section(plain, "table", ("metric", "of", "above"))
+    metric, of, above = (
+        read.text(parts.get("metric", Table.metric), "table.metric"),
+        parts.get("of"),
+        parts.get("above"),
+    )
+    if metric == ESCAPED and (of is None or above is None):
+        raise read.fault(f"needs `of` and `above` for {ESCAPED}", "table", "write, say, of: val_r2, above: 0.1")
+    return Table(
+        metric=metric,
+        of=None if of is None else read.text(of, "table.of"),
+        above=None if above is None else read.number(above, "table.above"),
     )
 
 
@@ -199,13 +219,7 @@ def _axis(read: Reader, text: str, plain: Any, where: str) -> Axis:
     if isinstance(plain, Mapping):
         parts = read.section(plain, where, ("values", "when"))
         plain, when = parts.get("values"), read.settings(parts.get("when"), f"{where}.when")
-    values = [value if len(keys) > 1 else [value] for value in read.items(plain, where)]
-    if not values:
-        raise read.fault("has no values", where, "write a list")
-    for value in values:
-        if not isinstance(value, list) or len(value) != len(keys):
-            raise read.fault(f"{value!r} does not give {len(keys)} values", where, "write one value for each key")
-    return Axis(keys, tuple(map(tuple, values)), when)
+    return Axis(keys, tuple(map(tuple, read.rows(plain, len(keys), where))), when)
 
 
 SEARCH_KEYS = ("space", "metrics", "trials", "seed", "sampler", "pruner", "start", "forbid")
@@ -221,12 +235,15 @@ def _search(read: Reader, plain: Any) -> Search:
         raise read.fault("needs a space and metrics", "search", "write, say, metrics: {val_r2: maximize}")
     for name, direction in metrics.items():
         read.choice(direction, ("minimize", "maximize"), f"search.metrics.{name}")
-    sampler, sampler_options = _kind(read, parts.get("sampler", "tpe"), SAMPLERS, "search.sampler")
-    pruner, options = _kind(read, parts.get("pruner", "none"), PRUNERS, "search.pruner")
+    sampler, sampler_options = read.named(parts.get("sampler", "tpe"), SAMPLERS, "search.sampler")
+    pruner, options = read.named(parts.get("pruner", "none"), PRUNERS, "search.pruner")
     if len(metrics) > 1 and pruner != "none":
         raise read.fault("goes with one metric only", "search.pruner", "drop it, or all metrics but one")
+    dimensions = tuple(_dimension(read, str(key), value) for key, value in space.items())
+    start = read.each(parts.get("start"), "search.start", read.settings)
+    _check_start(read, start, dimensions)
     return Search(
-        space=tuple(_dimension(read, str(key), value) for key, value in space.items()),
+        space=dimensions,
         metrics=dict(metrics),
         trials=read.whole(parts.get("trials"), "search.trials", low=1),
         seed=read.whole(parts.get("seed", 0), "search.seed"),
@@ -235,33 +252,45 @@ def _search(read: Reader, plain: Any) -> Search:
         pruner=pruner,
         warmup_steps=read.whole(options.pop("warmup_steps", 0), "search.pruner.warmup_steps"),
         pruner_options=options,
-        start=read.each(parts.get("start"), "search.start", read.settings),
+        start=start,
         forbid=read.each(parts.get("forbid"), "search.forbid", read.settings),
     )
 
 
-def _kind(read: Reader, plain: Any, names: tuple[str, ...], where: str) -> tuple[str, Settings]:
-    """Return a sampler's or pruner's name and options: `tpe`, or `{name: tpe, multivariate: true}`."""
-    options = dict(plain) if isinstance(plain, Mapping) else {"name": plain}
-    return read.choice(options.pop("name", None), names, where), options
+def _check_start(read: Reader, start: tuple[Settings, ...], space: tuple[Dimension, ...]) -> None:
+    """Refuse a point that the space does not hold: Optuna would pass over what it does not know."""
+    by_key = {dimension.key: dimension for dimension in space}
+    for number, point in enumerate(start):
+        for key, value in point.items():
+            where = f"search.start[{number}].{key}"
+            if key not in by_key:
+                raise read.fault("is not in the space", where, nearest(key, by_key).strip())
+            if not by_key[key].allows(value):
+                raise read.fault(f"{value!r} is outside of the space", where)
 
 
 def _dimension(read: Reader, key: str, plain: Any) -> Dimension:
-    where = f"search.space.{key}"
+    where, count = f"search.space.{key}", len(key.split(","))
     if isinstance(plain, list):
         plain = {"choices": plain}
     parts = read.section(plain, where, ("choices", "low", "high", "log", "step", "whole", "when"))
     when = read.settings(parts.pop("when", None), f"{where}.when")
-    if "choices" in parts:
-        choices = tuple(read.items(parts["choices"], where))
-        if not choices or len(parts) > 1:
-            raise read.fault("needs values and nothing beside choices", where, "write a list")
-        return Dimension(key, choices=choices, when=when)
-    for name in ("low", "high", "step"):
-        if parts.get(name) is not None:
-            parts[name] = read.number(parts[name], f"{where}.{name}")
-    if parts.get("low") is None or parts.get("high") is None or parts["low"] >= parts["high"]:
+    if "choices" in parts or count > 1:
+        if set(parts) != {"choices"}:
+            raise read.fault("needs choices and nothing beside them", where, "write a list")
+        rows = read.rows(parts["choices"], count, where)
+        return Dimension(key, choices=tuple(row if count > 1 else row[0] for row in rows), when=when)
+    low, high, step = (
+        None if parts.get(name) is None else read.number(parts[name], f"{where}.{name}")
+        for name in ("low", "high", "step")
+    )
+    log, whole = (read.flag(parts.get(name, False), f"{where}.{name}") for name in ("log", "whole"))
+    if low is None or high is None or low >= high:
         raise read.fault("needs low < high", where, "write, say, {low: 1.0e-5, high: 1.0e-2, log: true}")
-    if parts.get("log") and (parts["low"] <= 0 or parts.get("step")):
+    if log and (low <= 0 or step is not None):
         raise read.fault("with log needs low above 0 and no step", where, "drop log, or the step")
-    return Dimension(key, **parts, when=when)
+    if step is not None and step <= 0:
+        raise read.fault(f"is {step} but must be above 0", f"{where}.step")
+    if whole and any(number != int(number) for number in (low, high, step or 1)):
+        raise read.fault("is to be whole, but low, high or step is not", where, "drop whole, or the fractions")
+    return Dimension(key, low=low, high=high, log=log, step=step, whole=whole, when=when)

@@ -29,8 +29,8 @@ from specvit.sweep.table import render, table_rows
 from specvit.sweep.watch import Watch
 
 POLL_SECONDS = 0.2
-GIVE_UP, SHORT_SECONDS = 3, 30.0
-"""A slot is left empty after so many workers that died within so many seconds."""
+GIVE_UP = 10
+"""A slot is left empty after so many workers in a row that died there before they ended a run."""
 
 
 def drive(order: Order) -> int:
@@ -49,8 +49,11 @@ def drive(order: Order) -> int:
             raise FolderError("another command drives this study", where=relative(study.path), remedy=remedy)
         write(study, order, prepared)
         _say_what_is_there(study, order.definition)
-        with _courier(study):
+        code = 0
+        if forecast.is_work_left(study):
+            _start_courier(study)
             code = _inprocess(study) if order.launcher.kind == "inprocess" else _Local(study, order).run()
+            print(forecast.counts_line(study))
         return _conclude(study, code)
 
 
@@ -149,15 +152,13 @@ def _inprocess(study: StudyFolder) -> int:
     return work(study, 0)
 
 
-@contextlib.contextmanager
-def _courier(study: StudyFolder) -> Iterator[None]:
+def _start_courier(study: StudyFolder) -> None:
     """Have one process tell MLflow about all runs of the study; it outlives this command, and knows when to end."""
     tracking = next((trial.config["tracking"] for trial in study.trials()), None)
     if tracking is None or tracking["live"]:
         with contextlib.suppress(OSError), open(study.file("tracking.log"), "ab") as log:
             words = [sys.executable, "-m", "specvit.track", "study", str(study.path)]
             subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
-    yield
 
 
 def _conclude(study: StudyFolder, code: int) -> int:
@@ -165,7 +166,6 @@ def _conclude(study: StudyFolder, code: int) -> int:
     trials = study.trials()
     states = [study.state(trial) for trial in trials]
     failed = [trial for trial, state in zip(trials, states, strict=True) if state in failed_states()]
-    print(forecast.counts_line(study))
     if any(state in DONE for state in states):
         with contextlib.suppress(ConfigError):
             print(render(*table_rows(study), "text"))
@@ -232,7 +232,7 @@ class _Local:
             if slot.number in self.study.slots_at_work():
                 continue  # a worker that an earlier command started
             words = [sys.executable, "-m", "specvit.sweep", "work", str(self.study.path), "--slot", str(slot.number)]
-            self.started[slot.number] = time.monotonic()
+            self.started[slot.number] = time.time()
             self.workers[slot.number] = start(words, slot, self.study.file("workers") / f"{slot.number}.log")
 
     def _note_end(self, slot: Slot, code: int) -> None:
@@ -240,14 +240,17 @@ class _Local:
         if code == 0:
             self.ended.add(slot.number)
             return
-        short = time.monotonic() - self.started[slot.number] < SHORT_SECONDS
-        self.deaths[slot.number] = self.deaths.get(slot.number, 0) + 1 if short else 0
+        ended = any(event["time"] >= self.started[slot.number] for event in self.study.events("ends", slot.number))
+        self.deaths[slot.number] = 0 if ended else self.deaths.get(slot.number, 0) + 1
         if not self.received and not self.study.is_cancelled:
             how = f"by {signal.Signals(-code).name}" if code < 0 else f"with code {code}"
             log = relative(self.study.file("workers") / f"{slot.number}.log")
             print(f"the worker in slot {slot.number} ended {how}; its run goes on  {log}", flush=True)
         if self.deaths[slot.number] >= GIVE_UP:
-            print(f"slot {slot.number} is left empty: {GIVE_UP} workers in a row died there at once", flush=True)
+            print(
+                f"slot {slot.number} is left empty: {GIVE_UP} workers in a row died there before they ended one",
+                flush=True,
+            )
             self.ended.add(slot.number)
 
     def _older_workers(self) -> list[int]:

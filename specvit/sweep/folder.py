@@ -29,7 +29,7 @@ from typing import Any
 
 from specvit.config.folder import ALIVE, DONE, FAILED, RunFolder, hostname
 from specvit.errors import FolderError
-from specvit.files import is_locked, locked, read_json, write_json
+from specvit.files import is_locked, locked, read_json, read_json_lines, write_json
 
 FORMAT = 1
 REFUSED = "refused"
@@ -41,7 +41,10 @@ SETTLED = (*DONE, *FAILED, REFUSED)
 
 @dataclass(frozen=True)
 class Trial:
-    """One run of a study. `config` is resolved and frozen, `end` how it ended once a worker has seen that."""
+    """One run of a study. `config` is resolved and frozen, `end` how it ended once a worker has seen that.
+
+    `folder` is the run's, whole; in the file it is relative to the study.
+    """
 
     number: int
     name: str
@@ -77,7 +80,8 @@ class StudyFolder:
         """Return `study.json`; raises `FolderError` where there is no study."""
         found = read_json(self.file("study.json"))
         if not isinstance(found, dict) or found.get("format") != FORMAT:
-            what = "is no study" if found is None else f"has format {found.get('format')}, this specvit reads {FORMAT}"
+            other = isinstance(found, dict)
+            what = f"has format {found.get('format')}, this specvit reads {FORMAT}" if other else "is no study"
             there = sorted(path.parent.name for path in self.path.parent.glob("*/study.json"))
             remedy = f"there are {', '.join(there)}" if there else "start one with `specvit train sweeps=NAME`"
             raise FolderError(what, where=str(self.path), remedy=remedy)
@@ -94,17 +98,19 @@ class StudyFolder:
 
     def trials(self) -> list[Trial]:
         """Return all trials by number."""
-        found = [read_json(path) for path in sorted(self.file("trials").glob("*.json"))]
-        return [Trial(**plain) for plain in found if plain]
+        found = [
+            self._read(path) for path in sorted(self.file("trials").glob("*.json"), key=lambda path: int(path.stem))
+        ]
+        return [trial for trial in found if trial]
 
     def trial(self, number: int) -> Trial | None:
         """Return one trial, if it is there."""
-        plain = read_json(self._trial_file(number))
-        return Trial(**plain) if plain else None
+        return self._read(self._trial_file(number))
 
     def write_trial(self, trial: Trial) -> None:
         """Write a trial, and the link to its run."""
-        write_json(self._trial_file(trial.number), asdict(trial))
+        plain = {**asdict(trial), "folder": os.path.relpath(trial.folder, self.path)}  # both may be moved together
+        write_json(self._trial_file(trial.number), plain)
         link = self.file("runs") / Path(trial.folder).name
         with contextlib.suppress(FileExistsError):
             link.symlink_to(os.path.relpath(trial.folder, link.parent))
@@ -169,6 +175,11 @@ class StudyFolder:
         with contextlib.suppress(OSError), open(self.file("events.jsonl"), "ab", buffering=0) as stream:
             stream.write(line.encode())
 
+    def events(self, kind: str, slot: int) -> list[dict[str, Any]]:
+        """Return what the diary has of a kind from one slot."""
+        found = read_json_lines(self.file("events.jsonl"))
+        return [event for event in found if event.get("event") == kind and event.get("slot") == slot]
+
     def slots_at_work(self) -> list[int]:
         """Return the numbers of slots in which a worker lives."""
         return sorted(int(path.stem) for path in self.file("slots").glob("*.lock") if is_locked(path))
@@ -177,6 +188,10 @@ class StudyFolder:
     def is_cancelled(self) -> bool:
         """Whether nothing is to be started."""
         return self.file("cancelled").exists()
+
+    def _read(self, path: Path) -> Trial | None:
+        plain = read_json(path)
+        return Trial(**{**plain, "folder": os.path.normpath(self.path / plain["folder"])}) if plain else None
 
     def _trial_file(self, number: int) -> Path:
         return self.path / "trials" / f"{number:04d}.json"

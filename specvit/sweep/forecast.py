@@ -23,21 +23,23 @@ ORDER = ("running", "waiting", *DONE, "pruned")
 def parameters(model: dict[str, Any]) -> int:
     """Return about how many parameters a network has, from its settings alone."""
     width, feed_forward, patch = model["hidden_size"], model["intermediate_size"], model["patch_size"]
-    block = 4 * width * width + 2 * width * feed_forward + 9 * width + feed_forward
-    return patch * width + tokens(model) * width + model["num_hidden_layers"] * block + 5 * width
+    block = 4 * width * width + 2 * width * feed_forward + (9 if model["qkv_bias"] else 6) * width + feed_forward
+    positions = tokens(model) * width if model["pos_encoding_type"] == "learned" else 0
+    return patch * width + positions + model["num_hidden_layers"] * block + 5 * width
 
 
 def tokens(model: dict[str, Any]) -> int:
-    """Return the tokens of a spectrum, with the CLS token."""
-    return (PIXELS - model["patch_size"]) // model["stride_size"] + 2
+    """Return the tokens of a spectrum, with the CLS token if there is one."""
+    return (PIXELS - model["patch_size"]) // model["stride_size"] + 1 + (model["pool"] == "cls")
 
 
 def work(config: dict[str, Any]) -> float:
-    """Return the floating-point operations of a run's training, as far as its settings tell."""
+    """Return the floating-point operations of a run's training, as far as its settings tell (see `models.cost`)."""
     model, data, train = config["model"], config["data"], config["train"]
-    count, width = tokens(model), model["hidden_size"]
-    block = count * (8 * width * width + 4 * width * model["intermediate_size"]) + 4 * count * count * width
-    spectrum = 3 * (model["num_hidden_layers"] * block + 2 * count * model["patch_size"] * width)
+    count, width, layers = tokens(model), model["hidden_size"], model["num_hidden_layers"]
+    queries = count * (layers - 1) + (1 if model["pool"] == "cls" else count)  # the last block works for CLS alone
+    blocks = 4 * width * (layers * count * width + queries * (width + model["intermediate_size"] + count))
+    spectrum = 3 * blocks + 2 * 2 * count * model["patch_size"] * width
     return float(spectrum * max(data["num_samples"], 1) * train["epochs"])
 
 
@@ -93,8 +95,9 @@ def cost_lines(trials: list[Trial]) -> list[str]:
     if timed is None:
         return [*lines, "time: unknown until a run has finished here"]
     hours = timed[0] * sum(work(trial.config) for trial in trials) / 3600
+    runs = f"{timed[1]} run{'s' if timed[1] > 1 else ''}"
     said = f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.0f} minutes"
-    return [*lines, f"time: about {said} for one worker, by the operations and {timed[1]} runs timed here"]
+    return [*lines, f"time: about {said} for one worker, by the operations and {runs} timed here"]
 
 
 def counts_line(study: StudyFolder) -> str:
@@ -108,6 +111,13 @@ def counts_line(study: StudyFolder) -> str:
     return f"{sum(counts.values())} runs: {parts}"
 
 
+def is_work_left(study: StudyFolder) -> bool:
+    """Say whether a trial is to be made, gone on with, or waited for."""
+    trials = study.trials()
+    at_rest = (*DONE, "pruned", *failed_states())
+    return len(trials) < study.about()["trials"] or any(study.state(trial) not in at_rest for trial in trials)
+
+
 def lines(study: StudyFolder) -> list[str]:
     """Return what is to be said of the cost of a study's open trials, and of those that failed before."""
     trials = study.trials()
@@ -116,7 +126,7 @@ def lines(study: StudyFolder) -> list[str]:
     settled = (*DONE, *ALIVE, "pruned", *failed_states())
     open_trials = [trial for trial, state in pairs if state not in settled]
     said = cost_lines(open_trials) if open_trials else []
-    failed = sum(state in failed_states() and state != "lost" for state in states)
+    failed = sum(state in failed_states() for state in states)
     return said + (
         [f"{failed} failed before and stay as they are; sweep.retry=true tries them again"] if failed else []
     )

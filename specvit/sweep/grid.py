@@ -6,12 +6,15 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+import yaml
+
 from specvit.errors import ConfigError
 from specvit.sweep.definition import SEED, Axis, Definition, Grid
-from specvit.sweep.reading import Settings
+from specvit.sweep.reading import Settings, valued
 
-PLAIN = re.compile(r"[A-Za-z0-9_.+/~-]*")
-"""Text that Hydra reads as it stands."""
+PLAIN = re.compile(r"[A-Za-z0-9_.+/-]+")
+"""Text that Hydra reads as it stands, where it is no number and none of these words."""
+WORDS = ("null", "true", "false")
 
 
 class Typed(str):
@@ -52,9 +55,19 @@ def points_of(definition: Definition, typed: Settings | None = None) -> list[Poi
 def matches(settings: Settings, rule: Settings) -> bool:
     """Say whether `settings` have each key of `rule` at its value, or at one of its list of values."""
     return all(
-        key in settings and settings[key] in (value if isinstance(value, list) else [value])
+        key in settings and meaning(settings[key]) in (value if isinstance(value, list) else [value])
         for key, value in rule.items()
     )
+
+
+def meaning(value: Any) -> Any:
+    """Return a setting as a study's file would have it."""
+    if not isinstance(value, Typed):
+        return value
+    try:
+        return valued(yaml.safe_load(value))
+    except yaml.YAMLError:
+        return str(value)
 
 
 def as_overrides(settings: Settings) -> list[str]:
@@ -65,12 +78,25 @@ def as_overrides(settings: Settings) -> list[str]:
 def as_text(value: Any) -> str:
     """Return a YAML value as Hydra's override grammar writes it."""
     if isinstance(value, str):
-        return value if isinstance(value, Typed) or PLAIN.fullmatch(value) else json.dumps(value)
+        return value if isinstance(value, Typed) or _is_plain(value) else _quoted(value)
     if isinstance(value, list | tuple):
         return f"[{','.join(map(as_text, value))}]"
     if isinstance(value, dict):
         return "{" + ",".join(f"{key}:{as_text(inner)}" for key, inner in value.items()) + "}"
     return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
+
+
+def _is_plain(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return PLAIN.fullmatch(text) is not None and text.lower() not in WORDS
+    return False
+
+
+def _quoted(text: str) -> str:
+    """Return text between quotes; a backslash is one in Hydra's grammar unless quotes follow."""
+    return '"' + re.sub(r'(\\*)("|\Z)', lambda found: 2 * found[1] + ('\\"' if found[2] else ""), text) + '"'
 
 
 def _combinations(settings: Settings, chosen: Settings, axes: tuple[Axis, ...]) -> list[Settings]:
@@ -90,7 +116,7 @@ def _combinations(settings: Settings, chosen: Settings, axes: tuple[Axis, ...]) 
 def refuse_varied(typed: Settings, varied: set[str]) -> None:
     """Raise `ConfigError` for a typed setting that the study itself varies."""
     for key in typed:
-        if key in varied:
+        if key.lstrip("+") in varied:
             remedy = "drop it; to change what is varied, copy the study's file to ./sweeps and edit it"
             raise ConfigError("is varied by the study itself", where=key, remedy=remedy)
 

@@ -5,7 +5,7 @@ import time
 from datetime import datetime
 from typing import Any
 
-from specvit.config.folder import RunFolder
+from specvit.config.folder import ALIVE, RunFolder
 from specvit.sweep.results import Outcome
 
 LEARNT_R2, PATIENT_EPOCHS = 0.02, 5
@@ -15,7 +15,7 @@ SLOWER, LATE = 3.0, 3.0
 
 
 def verdict(run: RunFolder, outcome: Outcome, now: float | None = None) -> str:
-    """Return `healthy`, or what is worth a look, of a run at work; "" while there is nothing to judge by."""
+    """Return `healthy`, or what is worth a look; "" while there is nothing to judge by. Only a run at work is slow."""
     rows = outcome.rows
     if not rows:
         return ""
@@ -41,7 +41,7 @@ def _learning(rows: list[dict[str, Any]], losses: list[float]) -> str:
 
 def _pace(run: RunFolder, outcome: Outcome, now: float) -> str:
     times = [(row.get("train_seconds") or 0.0) + (row.get("val_seconds") or 0.0) for row in outcome.timing]
-    if len(times) < 3:
+    if len(times) < 3 or run.state() not in ALIVE:
         return ""
     usual = sorted(times)[len(times) // 2]
     if times[-1] > SLOWER * usual:

@@ -1,6 +1,8 @@
 """The `sweep.*` keys of the command line: how a study is run, never what its runs compute."""
 
 import dataclasses
+import math
+import re
 import types
 import typing
 from dataclasses import dataclass
@@ -10,6 +12,7 @@ import yaml
 
 from specvit.config.spelling import nearest
 from specvit.errors import ConfigError
+from specvit.sweep.reading import valued
 
 
 @dataclass(frozen=True)
@@ -56,15 +59,18 @@ def split_options(overrides: list[str]) -> tuple[SweepOptions, list[str]]:
     options = SweepOptions(**found)
     for field in dataclasses.fields(options):
         value = getattr(options, field.name)
-        if isinstance(value, int | float) and not isinstance(value, bool) and value <= 0:
-            raise ConfigError(f"is {value} but must be above 0", where=f"sweep.{field.name}")
+        if isinstance(value, int | float) and not isinstance(value, bool) and not 0 < value < math.inf:
+            raise ConfigError(f"is {value} but must be a number above 0", where=f"sweep.{field.name}")
+    if options.name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._=+-]*", options.name):
+        what = f"{options.name!r} cannot be a folder's name"
+        raise ConfigError(what, where="sweep.name", remedy="use letters, digits and . _ = + -")
     return options, others
 
 
 def _value(text: str, kind: Any, where: str) -> Any:
     """Return a typed value, read as YAML."""
     try:
-        value = yaml.safe_load(text)
+        value = valued(yaml.safe_load(text))
     except yaml.YAMLError:
         value = text
     kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)

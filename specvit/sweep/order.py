@@ -3,11 +3,13 @@
 import hashlib
 import json
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from specvit.config import compose as composer
+from specvit.config.spelling import nearest
 from specvit.errors import ConfigError
 from specvit.launch.slots import LauncherConfig, read_launcher
-from specvit.sweep.definition import SEED, Definition, find_study, read_definition
+from specvit.sweep.definition import SEED, Definition, read_definition
 from specvit.sweep.grid import Typed, product_grid
 from specvit.sweep.options import SweepOptions, split_options
 from specvit.sweep.reading import Settings
@@ -40,6 +42,7 @@ def order_of(name: str | None, overrides: list[str], words: tuple[str, ...]) -> 
             return None
         raise ConfigError("is not one of ours", where="hydra/launcher", remedy="use inprocess or local")
     fixed, axes = composer.parse_sweep(overrides)
+    read = read_launcher(launcher)
     if name is not None:
         definition = read_definition(find_study(name))
         if axes:
@@ -51,7 +54,33 @@ def order_of(name: str | None, overrides: list[str], words: tuple[str, ...]) -> 
     else:
         composer.check_overrides(overrides)
         definition = _plain_grid(fixed, axes)
-    return Order(definition, _settings(fixed), options, read_launcher(launcher), words)
+    if definition.search is None:
+        _refuse_search_options(options)
+    return Order(definition, _settings(fixed), options, read, words)
+
+
+def _refuse_search_options(options: SweepOptions) -> None:
+    """Raise `ConfigError` for what only a search takes."""
+    for key in ("trials", "storage"):
+        if getattr(options, key) is not None:
+            raise ConfigError("goes with a search, and this is a grid", where=f"sweep.{key}", remedy="drop it")
+
+
+def sweeps_dirs() -> list[Path]:
+    """Return the folders with studies: the user's own `./sweeps` first, then the bundled one."""
+    package = Path(__file__).resolve().parents[1]
+    bundled = package / "sweeps" if (package / "sweeps").is_dir() else package.parent / "sweeps"
+    own = Path.cwd() / "sweeps"
+    return [own, bundled] if own.is_dir() and not (bundled.is_dir() and own.samefile(bundled)) else [bundled]
+
+
+def find_study(name: str) -> Path:
+    """Return the file of a study; raises `ConfigError` with the names that there are."""
+    files = {path.stem: path for folder in reversed(sweeps_dirs()) for path in sorted(folder.glob("*.yaml"))}
+    if name not in files:
+        remedy = f"{nearest(name, files)}there are {', '.join(sorted(files)) or 'none'}"
+        raise ConfigError(f"has no study {name!r}", where="sweeps", remedy=remedy)
+    return files[name]
 
 
 def _plain_grid(fixed: list[str], axes: dict[str, list[object]]) -> Definition:

@@ -10,10 +10,12 @@ from typing import Any
 from specvit.config import compose as composer
 from specvit.config.build import build_config, to_plain
 from specvit.config.folder import RunFolder
+from specvit.config.rules import CLASSIFICATION_METRICS, REGRESSION_METRICS
 from specvit.config.schema import Config
+from specvit.config.spelling import nearest
 from specvit.errors import ConfigError, DataError, SpecvitError
 from specvit.locate import locate
-from specvit.sweep.definition import Definition
+from specvit.sweep.definition import Definition, Search
 from specvit.sweep.folder import StudyFolder, Trial
 from specvit.sweep.grid import Point, as_overrides, as_text, matches, points_of, refuse_varied
 from specvit.sweep.reading import Settings
@@ -31,6 +33,7 @@ def plan_grid(
 
     Raises `ConfigError` that names every kind of fault among them, before anything is written.
     """
+    _check_rules(definition)
     trials: dict[str, Trial] = {}
     faults: list[tuple[Point, SpecvitError]] = []
     known: dict[str, Any] = {}
@@ -45,6 +48,19 @@ def plan_grid(
     return list(trials.values())
 
 
+def _check_rules(definition: Definition) -> None:
+    """Raise `ConfigError` for a condition on a key or choice that is unknown: it would never hold."""
+    search = definition.search
+    rules = [rule for grid in definition.grids for rule in (*grid.forbid, *(axis.when for axis in grid.axes))]
+    rules += [*search.forbid, *(dimension.when for dimension in search.space)] if search else []
+    values = {
+        (key, as_text(v)) for rule in rules for key, vs in rule.items() for v in (vs if isinstance(vs, list) else [vs])
+    }
+    with composer.composer() as loader:
+        for key, text in sorted(values):
+            composer.check_one(composer.parse(f"{key}={text}"), loader)
+
+
 def try_space(definition: Definition, typed: Settings, study: StudyFolder, compose: Composer) -> Trial:
     """Return one point of a search's space as a trial that is not recorded, having composed every choice.
 
@@ -52,6 +68,7 @@ def try_space(definition: Definition, typed: Settings, study: StudyFolder, compo
     """
     search = definition.search
     assert search is not None
+    _check_rules(definition)
     base = {**definition.overrides, **typed}
     refuse_varied(typed, {key for dimension in search.space for key in dimension.keys})
     for dimension in search.space:
@@ -59,17 +76,36 @@ def try_space(definition: Definition, typed: Settings, study: StudyFolder, compo
             compose(as_overrides({**base, **dimension.settings(value)}))
     fault: SpecvitError | None = None
     for number in range(TRIED_POINTS):
-        settings = dict(search.start[number]) if number < len(search.start) else {}
+        start = search.start[number] if number < len(search.start) else {}
+        settings: Settings = {}
         for position, dimension in enumerate(search.space):
-            if dimension.key not in settings and matches(settings, dimension.when):
+            if matches(settings, dimension.when):
                 examples = dimension.examples()
-                settings |= dimension.settings(examples[(number * (position + 1) + number // 7) % len(examples)])
+                value = examples[(number * (position + 1) + number // 7) % len(examples)]
+                settings |= dimension.settings(start.get(dimension.key, value))
         try:
-            return make_trial(Point({**base, **settings}, settings), 0, study, compose)
+            trial = make_trial(Point({**base, **settings}, settings), 0, study, compose)
         except SpecvitError as problem:
             fault = fault or problem
+        else:
+            _check_metrics(search, trial.config)
+            return trial
     assert fault is not None
     raise fault
+
+
+def _check_metrics(search: Search, config: dict[str, Any]) -> None:
+    """Raise `ConfigError` for a metric that no trial would have, or by which none could be pruned."""
+    names = CLASSIFICATION_METRICS if config["model"]["task_type"] == "cls" else REGRESSION_METRICS
+    labels = ("", *(f"_{label}" for label in config["data"]["param"]))
+    of_epochs = ["train_loss", *(f"val_{name}{label}" for name in names for label in labels)]
+    of_runs = [f"test_{name}{label}" for name in names for label in labels]
+    known = of_epochs if search.pruner != "none" else [*of_epochs, *of_runs, "train_seconds", "epochs", "best_epoch"]
+    for metric in search.metrics:
+        if metric not in known:
+            what = "is a metric that no epoch has, to prune by" if metric in of_runs else "is a metric that no run has"
+            remedy = f"{nearest(metric, known)}docs/scores.md lists them"
+            raise ConfigError(what, where=f"search.metrics.{metric}", remedy=remedy)
 
 
 def make_trial(
@@ -87,7 +123,7 @@ def make_trial(
         cell=point.cell,
         config=to_plain(config),
         run_id=folder.run_id,
-        folder=str(folder.path),
+        folder=str(folder.path.absolute()),
     )
 
 

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from specvit.config.folder import RunFolder
+from specvit.config.rules import LOWER_IS_BETTER
 from specvit.files import read_json, read_json_lines
-from specvit.sweep.definition import Table
-
-ESCAPED = "escape_step"
+from specvit.sweep.definition import ESCAPED, Table
 
 
 @dataclass(frozen=True)
@@ -46,6 +45,14 @@ def value_of(outcome: Outcome, metric: str, table: Table | None = None) -> float
         return escape_step(outcome, table) if table else None
     value = outcome.summary.get(metric, outcome.best_row.get(metric))
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def lower_is_better(metric: str, asked: dict[str, str] | None = None) -> bool:
+    """Say whether less of a metric is better; `asked` has the directions of a search."""
+    if direction := (asked or {}).get(metric):
+        return direction == "minimize"
+    name = metric.partition("_")[2]
+    return metric in (ESCAPED, "train_seconds") or name.startswith(LOWER_IS_BETTER)
 
 
 def escape_step(outcome: Outcome, table: Table) -> float | None:

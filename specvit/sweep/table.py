@@ -13,7 +13,7 @@ from specvit.config.folder import DONE
 from specvit.errors import ConfigError
 from specvit.sweep.definition import SEED, Table
 from specvit.sweep.folder import StudyFolder, Trial
-from specvit.sweep.results import ESCAPED, outcome_of, value_of
+from specvit.sweep.results import ESCAPED, lower_is_better, outcome_of, value_of
 
 
 @dataclass
@@ -35,6 +35,8 @@ def table_rows(study: StudyFolder, metric: str | None = None, by: list[str] | No
     table = Table(**about["table"])
     asked = about.get("metrics") or {}
     metric = metric or next(iter(asked), table.metric)
+    if metric == ESCAPED and table.of is None:
+        raise ConfigError("needs a threshold", where=metric, remedy="write `of` and `above` into the study's table")
     trials = study.trials()
     factors = factor_names(trials)
     _check_factors(by or [], factors)
@@ -56,7 +58,7 @@ def table_rows(study: StudyFolder, metric: str | None = None, by: list[str] | No
         raise ConfigError("is a metric that no finished run has", where=metric, remedy=f"there are {', '.join(known)}")
     found = list(rows.values())
     if asked:  # a search: the best first
-        sign = 1.0 if asked.get(metric) == "minimize" else -1.0
+        sign = 1.0 if lower_is_better(metric, asked) else -1.0
         found.sort(key=lambda row: sign * statistics.fmean(row.values) if row.values else float("inf"))
     return metric, found
 

@@ -1,14 +1,16 @@
 """What is going on in a study: news as trials end, and the status of all of it. Without torch, mlflow or optuna."""
 
+import re
 import time
 from collections.abc import Iterator
 from typing import Any
 
 from specvit.config.folder import ALIVE, DONE
+from specvit.sweep.definition import Table
 from specvit.sweep.folder import WAITING, StudyFolder, Trial
 from specvit.sweep.forecast import counts_line, forecast_of
 from specvit.sweep.health import verdict
-from specvit.sweep.results import outcome_of, value_of
+from specvit.sweep.results import lower_is_better, outcome_of, value_of
 
 VERDICT_SECONDS = 120.0
 """So long after its start a run gets its first verdict."""
@@ -20,24 +22,23 @@ class Watch:
     def __init__(self, study: StudyFolder) -> None:
         """What has ended already is no news."""
         self.study = study
-        self.metric = metric_of(study.about())
-        self._ended = {trial.number for trial in study.trials() if trial.end or study.state(trial) in DONE}
+        self.metric, self.table = metric_of(study.about()), Table(**study.about()["table"])
+        self._ended = {t.number: t.end for t in study.trials() if t.end or study.state(t) in DONE}
         self._judged: dict[int, str] = {}
         self._begun: dict[int, float] = {}
 
     def say_news(self) -> None:
         """Print a line for each trial that has ended, and one for each run that does not look healthy."""
         for trial in self.study.trials():
-            if trial.number in self._ended:
-                if self.study.is_again(trial.number):
-                    self._ended.remove(trial.number)
-                continue
-            state = self.study.state(trial)
-            if trial.end:
-                self._ended.add(trial.number)
-                print(f"{self._count()} {end_line(trial, state, self.metric)}", flush=True)
-            elif state in ALIVE:
-                self._judge(trial)
+            if trial.end and trial.end != self._ended.get(trial.number):
+                self._ended[trial.number] = trial.end
+                print(
+                    f"{self._count()} {end_line(trial, self.study.state(trial), self.metric, self.table)}", flush=True
+                )
+            elif not trial.end and (state := self.study.state(trial)) not in DONE:
+                self._ended.pop(trial.number, None)  # it is tried again
+                if state in ALIVE:
+                    self._judge(trial)
 
     def _count(self) -> str:
         return f"[{len(self._ended)}/{max(self.study.about()['trials'], len(self._ended))}]"
@@ -49,10 +50,11 @@ class Watch:
             return
         self._begun[trial.number] = time.monotonic() - VERDICT_SECONDS + 10.0  # look again in ten seconds
         found = verdict(trial.run, outcome_of(trial.run))
-        if found and found != self._judged.get(trial.number):
+        kind = re.sub(r"[-\d.]+", "", found)  # other figures are no other verdict
+        if found and kind != self._judged.get(trial.number):
             if found != "healthy" or self._judged.get(trial.number):
                 print(f"{trial.name}: {found}", flush=True)
-            self._judged[trial.number] = found
+            self._judged[trial.number] = kind
 
 
 def metric_of(about: dict[str, Any]) -> str:
@@ -60,10 +62,10 @@ def metric_of(about: dict[str, Any]) -> str:
     return next(iter(about.get("metrics") or {}), about["table"]["metric"])
 
 
-def end_line(trial: Trial, state: str, metric: str) -> str:
+def end_line(trial: Trial, state: str, metric: str, table: Table) -> str:
     """Return one line about how a trial ended."""
     outcome = outcome_of(trial.run)
-    value = value_of(outcome, metric)
+    value = value_of(outcome, metric, table)
     said = f"{metric} {value:.4g}" if value is not None else (trial.end or {}).get("cause", "")[:80]
     return f"{state:<13} {_time((trial.end or {}).get('seconds'))}  {trial.name}  {said}"
 
@@ -90,11 +92,12 @@ def best_lines(study: StudyFolder, trials: list[Trial], metric: str, about: dict
     found = [
         (value, trial)
         for trial in trials
-        if study.state(trial) in DONE and (value := value_of(outcome_of(trial.run), metric)) is not None
+        if study.state(trial) in DONE
+        and (value := value_of(outcome_of(trial.run), metric, Table(**about["table"]))) is not None
     ]
     if found:
-        lower = (about.get("metrics") or {}).get(metric) == "minimize" or metric.endswith(("mae", "rmse", "loss"))
-        value, trial = (min if lower else max)(found, key=lambda pair: pair[0])
+        best = min if lower_is_better(metric, about.get("metrics")) else max
+        value, trial = best(found, key=lambda pair: pair[0])
         yield f"best: {metric} {value:.4g}  {trial.name}"
 
 

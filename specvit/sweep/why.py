@@ -1,12 +1,14 @@
 """Why a run ended as it did: cause, curves, gradient norms by part, an override to try; and how two runs differ."""
 
+import glob
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from specvit.config.folder import DONE, RunFolder
+from specvit.config.folder import ALIVE, DONE, RunFolder
 from specvit.errors import FolderError
 from specvit.files import read_json
 from specvit.sweep.folder import StudyFolder, Trial
@@ -21,7 +23,7 @@ CURVES = ("train_loss", "val_loss", "val_r2", "val_accuracy", "lr", "grad_norm")
 def why_lines(run: RunFolder, trial: Trial | None = None) -> Iterator[str]:
     """Yield what a run's record says about how it went; `trial` is it in a study, whose worker may know more."""
     status, outcome, state = run.status(), outcome_of(run), run.state()
-    end = (trial.end if trial else None) or {}
+    end = (trial.end if trial and state not in ALIVE + DONE else None) or {}
     yield f"{run.path.name}: {end.get('state') or state or 'never started'}"
     if cause := end.get("cause") or status.get("cause"):
         yield f"cause: {cause}"
@@ -31,7 +33,7 @@ def why_lines(run: RunFolder, trial: Trial | None = None) -> Iterator[str]:
         yield f"health: {found}"
     yield from _curves(outcome)
     yield from _gradients(outcome)
-    yield from _attempts(run)
+    yield from _attempts(run, at_work=state in ALIVE)
     trace = str(end.get("traceback") or status.get("traceback") or "").strip().splitlines()
     if trace:
         yield from ["traceback (the last lines; all of it is in log.txt):", *(f"  {line}" for line in trace[-6:])]
@@ -42,7 +44,7 @@ def _curves(outcome: Outcome) -> Iterator[str]:
     if rows:
         yield f"{len(rows)} epochs, {rows[-1]['step']} steps"
     for name in CURVES:
-        values = [row[name] for row in rows if isinstance(row.get(name), int | float)]
+        values = [row[name] for row in rows if isinstance(row.get(name), int | float) and math.isfinite(row[name])]
         if values:
             yield f"  {name:<12} {sparkline(values)}  {values[0]:.4g} → {values[-1]:.4g}"
 
@@ -58,12 +60,13 @@ def _gradients(outcome: Outcome) -> Iterator[str]:
             yield f"  {', '.join(faint)} hardly gets a gradient"
 
 
-def _attempts(run: RunFolder) -> Iterator[str]:
+def _attempts(run: RunFolder, *, at_work: bool) -> Iterator[str]:
     starts = [attempt for attempt in run.attempts() if attempt.get("event") == "start"]
     ends = [attempt.get("state") for attempt in run.attempts() if attempt.get("event") == "end"]
     if len(starts) > 1:
-        silent = len(starts) - len(ends)
+        silent = len(starts) - len(ends) - at_work
         said = [*(str(state) for state in ends), *([f"{silent} without a word"] if silent > 0 else [])]
+        said += ["one at work"] if at_work else []
         yield f"{len(starts)} attempts: {', '.join(said)}"
 
 
@@ -77,21 +80,22 @@ def sparkline(values: list[float]) -> str:
 
 def diff_lines(left: RunFolder, right: RunFolder) -> Iterator[str]:
     """Yield the keys in which two runs differ, then their scores side by side."""
-    yield f"{'':<34}{left.path.name:<34}{right.path.name}"
+    shown = [("", left.path.name, right.path.name)]
     keys = [_flat(_config(run)) for run in (left, right)]
     keys = [{k: v for k, v in one.items() if not k.startswith("tracking.")} for one in keys]
     differing = [key for key in {**keys[0], **keys[1]} if keys[0].get(key) != keys[1].get(key)]
-    for key in differing:
-        yield f"{key:<34}{keys[0].get(key)!s:<34}{keys[1].get(key)}"
-    if not differing:
-        yield "the same settings"
+    shown += [(key, str(keys[0].get(key)), str(keys[1].get(key))) for key in differing]
+    shown += [] if differing else [("the same settings", "", "")]
     if (data := [_data(run) for run in (left, right)])[0] != data[1]:
-        yield "the data differ"
+        shown.append(("the data differ", "", ""))
     scores = [_scores(run) for run in (left, right)]
     for name in dict.fromkeys([*scores[0], *scores[1]]):
         a, b = scores[0].get(name), scores[1].get(name)
         gap = f"  {b - a:+.4g}" if isinstance(a, int | float) and isinstance(b, int | float) else ""
-        yield f"{name:<34}{_short(a):<34}{_short(b)}{gap}"
+        shown.append((name, _short(a), _short(b) + gap))
+    widths = [max(len(row[column]) for row in shown) for column in range(2)]
+    for key, *values in shown:
+        yield f"{key:<{widths[0]}}  {values[0]:<{widths[1]}}  {values[1]}".rstrip()
 
 
 def find_run(name: str, studies: Path, runs: Path) -> tuple[RunFolder, Trial | None]:
@@ -101,11 +105,10 @@ def find_run(name: str, studies: Path, runs: Path) -> tuple[RunFolder, Trial | N
     """
     path = Path(name)
     if (path / "run.json").exists():
-        return RunFolder(path.resolve(), read_json(path / "run.json")["run_id"]), None
+        return _run_in(path), None
     found: dict[str, tuple[RunFolder, Trial | None]] = {}
-    for folder in sorted(runs.glob(f"*{name}*/run.json")):
-        run = RunFolder(folder.parent.resolve(), read_json(folder, {}).get("run_id", ""))
-        found[run.path.name] = run, None
+    for file in sorted(runs.glob(f"*{glob.escape(name)}*/run.json")):
+        found[file.parent.name] = _run_in(file.parent), None
     for study in sorted(studies.glob("*/study.json")):
         for trial in StudyFolder(study.parent).trials():
             if name in trial.name:
@@ -118,6 +121,10 @@ def find_run(name: str, studies: Path, runs: Path) -> tuple[RunFolder, Trial | N
         )
     remedy = f"there are {', '.join(list(found)[:5])}{', ...' if len(found) > 5 else ''}"
     raise FolderError(f"fits {len(found)} runs", where=name, remedy=remedy)
+
+
+def _run_in(path: Path) -> RunFolder:
+    return RunFolder(path.resolve(), (read_json(path / "run.json") or {}).get("run_id", ""))
 
 
 def _config(run: RunFolder) -> dict[str, Any]:

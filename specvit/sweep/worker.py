@@ -17,6 +17,7 @@ from specvit.files import locked
 from specvit.run import Result, run
 from specvit.sweep.folder import CANCELLED, REFUSED, SETTLED, StudyFolder, Trial, now
 from specvit.sweep.source import Queue, Source, is_over
+from specvit.tracking.record import STUDY_TAG
 
 BUSY_SECONDS = 2.0
 """Between two looks at trials that somebody else makes."""
@@ -71,8 +72,12 @@ def _make(study: StudyFolder, slot: int, source: Source, trial: Trial) -> int:
     if signal and study.take_cancel(trial.number):  # meant for this run, not for the worker
         _cancel(trial.run)
         state, facts, signal = "cancelled", {"cause": CANCELLED}, 0
-    if result and result.folder != trial.run.path:  # the data changed since the study was planned: another run
-        trial = replace(trial, run_id=result.folder.name[-8:], folder=str(result.folder), name=result.folder.name)
+    if (
+        result and result.folder.absolute() != trial.run.path.absolute()
+    ):  # the data changed since the study was planned: another run
+        trial = replace(
+            trial, run_id=result.folder.name[-8:], folder=str(result.folder.absolute()), name=result.folder.name
+        )
     end = None
     if state in SETTLED or facts.pop("given_up", False):
         end = {"state": state, "time": now(), "seconds": round(time.monotonic() - started, 3), "slot": slot, **facts}
@@ -86,13 +91,14 @@ def _run(study: StudyFolder, source: Source, trial: Trial) -> tuple[str, dict[st
     """Return a trial's state, what is to be recorded with it, and the run's result if there was one."""
     if trial.run.state() == "pruned" and study.about()["kind"] != "grid":
         return "pruned", {}, None  # its worker died before it could tell
-    if died(trial.run) >= DEATHS:
-        cause = f"its process died {DEATHS} times without a word: killed from outside, or the host's memory was short"
-        return "lost", {"cause": cause, "given_up": True}, None
     try:
+        if died(trial.run) >= DEATHS:
+            cause = f"its process died {DEATHS} times without a word: killed from outside, or the memory was short"
+            return "lost", {"cause": cause, "given_up": True}, None
         config = build_config(trial.config)
-        tracking = replace(config.tracking, live=False)  # one process tells MLflow about the whole study
-        result = run(replace(config, tracking=tracking), source.pruner(trial))
+        tags = {**config.tracking.tags, STUDY_TAG: study.about()["key"]}
+        config = replace(config, tracking=replace(config.tracking, tags=tags))
+        result = run(config, source.pruner(trial), tells=False)
     except FolderError as problem:
         print(f"specvit: {problem}", file=sys.stderr, flush=True)
         time.sleep(BUSY_SECONDS)  # somebody else took the run in this moment

@@ -66,7 +66,7 @@ def follow(folder: RunFolder, uri: str, *, patience: float = PATIENCE_SECONDS) -
 
     What fails is tried again, at longer intervals, and for `patience` seconds after the run's end.
     """
-    _live_quietly()
+    live_quietly()
     _let_it_start(folder)
     with locked(folder.file(".courier.lock")):  # an older courier goes on while the run lives; then it is our turn
         return _deliver(folder, uri, patience)
@@ -119,7 +119,7 @@ def _remove_if_empty(path: Path) -> None:
             path.unlink()
 
 
-def _live_quietly() -> None:
+def live_quietly() -> None:
     """Take no time from the run, and leave signals to it: it ends by itself, and the courier after it."""
     os.nice(10)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):

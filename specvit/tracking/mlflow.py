@@ -17,7 +17,7 @@ from specvit.config.folder import DONE, FAILED, RunFolder
 from specvit.config.tracking_uri import artifact_folder, sqlite_file
 from specvit.errors import TrackingError
 from specvit.files import locked
-from specvit.tracking.record import Point, Record, read_record
+from specvit.tracking.record import STUDY_TAG, Point, Record, read_record
 
 BATCH_POINTS, BATCH_PARAMS = 1000, 100
 """What MLflow takes in one call."""
@@ -30,6 +30,7 @@ KIND_TAG = "mlflow.experimentKind"
 """Without it the UI opens an experiment as one about language models."""
 FLEETING = {"cause", "remedy"}
 """Tags of a failure; a run that has gone on since has them no more."""
+PARENT_TAG = "mlflow.parentRunId"
 KEY_TAG, SYNCED_TAG = "specvit.record", "specvit.synced"
 
 
@@ -66,7 +67,7 @@ class Server:
             with _database_made(self.file):  # again, if somebody deleted it
                 pass
             record = read_record(folder)
-            run = self._find(record) or self._create(record)
+            run = self._find(record) or self._create(record, folder.path.parent)
             if run.info.lifecycle_stage == "deleted":
                 return "left alone"
             if run.data.tags.get(SYNCED_TAG) == record.fingerprint:
@@ -88,13 +89,27 @@ class Server:
         )
         return found[0] if found else None
 
-    def _create(self, record: Record) -> Any:
+    def _create(self, record: Record, runs: Path) -> Any:
         tags = {KEY_TAG: record.key, "mlflow.user": _user(), "mlflow.source.name": "specvit train"}
         experiment = self._experiment(record.experiment)
+        if key := record.tags.get(STUDY_TAG):
+            with locked(runs / ".studies.lock", seconds=LOCK_SECONDS):
+                tags[PARENT_TAG] = self._parent(experiment, key, record)
         for older in self.client.search_runs([experiment], f"tags.signature = '{record.tags['signature']}'"):
             if older.data.tags.get("folder") == record.tags["folder"]:  # train.rerun=true did it again
                 self.client.set_tag(older.info.run_id, "superseded", "true")
         return self.client.create_run(experiment, start_time=record.started, tags=tags, run_name=record.name)
+
+    def _parent(self, experiment: str, key: str, record: Record) -> str:
+        """Return the id of a study's own run, under which MLflow shows those of its trials; made if it is not there."""
+        found = self.client.search_runs([experiment], f"tags.`{KEY_TAG}` = '{key}'", max_results=1)
+        if found:
+            return found[0].info.run_id
+        name = record.tags.get("study", "study")
+        tags = {KEY_TAG: key, "mlflow.user": _user(), "mlflow.source.name": "specvit train sweeps", "study": name}
+        made = self.client.create_run(experiment, start_time=record.started, tags=tags, run_name=name)
+        self.client.set_terminated(made.info.run_id, "FINISHED")  # it computes nothing itself
+        return made.info.run_id
 
     def _experiment(self, name: str) -> str:
         """Return the id of an experiment, made if it is not there; another process may make it at the same moment."""

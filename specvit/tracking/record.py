@@ -18,6 +18,8 @@ WATCHED = ("metrics.jsonl", "timing.jsonl", "status.json", "summary.json", "conf
 """Files whose change means that there is something to tell."""
 SHOWN = ("config.yaml", "summary.json", "status.json", "attempts.jsonl", "log.txt")
 """Files that are copied to the server when the run has ended; figures are, too. Predictions stay in the folder."""
+STUDY_TAG = "specvit.study"
+"""The key of the study that made the run; its name is in the tag `study`."""
 
 
 @dataclass(frozen=True)

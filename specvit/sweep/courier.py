@@ -1,0 +1,74 @@
+"""A process beside a study that tells MLflow what its run folders say; it ends when the study rests and all is told.
+
+One for all runs: importing mlflow costs seconds, which a hundred small runs would each pay. It needs only the folders,
+so it outlives driver and workers, and a run that is killed is told as what it is.
+"""
+
+import os
+import time
+
+from specvit.config.tracking_uri import resolve_uri
+from specvit.errors import TrackingError
+from specvit.files import is_locked, locked
+from specvit.sweep.folder import StudyFolder, Trial
+from specvit.tracking.courier import PATIENCE_SECONDS, RETRY_SECONDS, live_quietly
+from specvit.tracking.mlflow import Server
+from specvit.tracking.record import fingerprint_of
+
+POLL_SECONDS = 1.0
+START_SECONDS = 3.0
+"""Imports wait so long: those of the workers come first."""
+
+
+def follow_study(study: StudyFolder, *, patience: float = PATIENCE_SECONDS) -> int:
+    """Tell MLflow about all runs of a study until it rests; return the exit code."""
+    live_quietly()
+    os.chdir(study.about()["cwd"])
+    time.sleep(START_SECONDS)
+    with locked(study.file("courier.lock"), seconds=0.0) as mine:
+        return _Courier(study).deliver(patience) if mine else 0
+
+
+class _Courier:
+    def __init__(self, study: StudyFolder) -> None:
+        self.study = study
+        self.servers: dict[str, Server] = {}
+        self.told: dict[int, str] = {}
+
+    def deliver(self, patience: float) -> int:
+        """Go round until nobody works on the study and all is told, or for `patience` seconds more."""
+        failures, resting = 0, 0.0
+        while self.study.file("study.json").exists():
+            at_work = bool(self.study.slots_at_work()) or is_locked(self.study.file("driver.lock"))
+            resting = 0.0 if at_work else resting or time.monotonic()
+            whole = self._round()
+            failures = 0 if whole else failures + 1
+            if whole and not at_work:
+                return 0
+            if resting and time.monotonic() - resting > patience:
+                return 1
+            time.sleep(POLL_SECONDS if whole else RETRY_SECONDS[min(failures, len(RETRY_SECONDS)) - 1])
+        return 0
+
+    def _round(self) -> bool:
+        """Send what has changed; say whether everything came through."""
+        for trial in self.study.trials():
+            if not trial.run.file("run.json").exists() or not trial.config["tracking"]["live"]:
+                continue
+            fingerprint = fingerprint_of(trial.run)
+            if self.told.get(trial.number) == fingerprint:
+                continue
+            try:
+                self._server(trial).sync(trial.run)
+                self.told[trial.number] = fingerprint
+            except (TrackingError, OSError) as problem:
+                self.servers.clear()
+                print(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {problem}", flush=True)
+                return False
+        return True
+
+    def _server(self, trial: Trial) -> Server:
+        uri = resolve_uri(trial.config["tracking"]["uri"], trial.run.path)
+        if uri not in self.servers:
+            self.servers[uri] = Server(uri)
+        return self.servers[uri]

@@ -1,0 +1,216 @@
+"""Slots of this machine: GPUs and CPU threads of each worker, within what the command itself was given."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from specvit.errors import ConfigError
+from specvit.launch.slots import LauncherConfig, Slot, plan_slots, read_launcher, start, visible_gpus
+
+NVIDIA_SMI = """#!/bin/sh
+[ "$*" = --list-gpus ] || exit 9
+{lines}
+exit {code}
+"""
+
+
+@pytest.fixture(autouse=True)
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Make this an eight-core machine without a GPU; return the folder of its programs."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # so that it is put back as it was
+    del os.environ["CUDA_VISIBLE_DEVICES"]
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    return programs
+
+
+def install(programs: Path, gpus: int, code: int = 0) -> None:
+    """Put a driver's tool on the path."""
+    lines = "\n".join(f"echo 'GPU {n}: NVIDIA H200 (UUID: GPU-{n}f)'" for n in range(gpus))
+    (programs / "nvidia-smi").write_text(NVIDIA_SMI.format(lines=f"echo 'a note'\n{lines}", code=code))
+    (programs / "nvidia-smi").chmod(0o755)
+
+
+def plan(gpus: str | None = None, *, cuda: bool = False, limit: int | None = None, **keys: Any) -> list[Slot]:
+    """Return the slots under a CUDA_VISIBLE_DEVICES."""
+    if gpus is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus
+    return plan_slots(LauncherConfig(kind="local", **keys), wants_cuda=cuda, limit=limit)
+
+
+def shares(slots: list[Slot]) -> list[str | None]:
+    assert [slot.number for slot in slots] == list(range(len(slots)))
+    return [None if slot.gpus is None else ",".join(slot.gpus) for slot in slots]
+
+
+# which GPUs there are
+
+
+@pytest.mark.parametrize(
+    ("value", "names"),
+    [
+        ("", []),
+        ("-1", []),
+        ("NoDevFiles", []),
+        ("0", ["0"]),
+        ("0,1,2,3", ["0", "1", "2", "3"]),
+        (" 2, 5", ["2", "5"]),
+        ("GPU-8f2a,MIG-1c", ["GPU-8f2a", "MIG-1c"]),
+        ("1,-1,2", ["1"]),
+        ("3,", ["3"]),
+    ],
+)
+def test_the_variable_says_what_is_visible_whatever_the_driver_has(value: str, names: list[str], machine: Path) -> None:
+    install(machine, gpus=8)
+    os.environ["CUDA_VISIBLE_DEVICES"] = value
+    assert visible_gpus() == names
+
+
+@pytest.mark.parametrize(("gpus", "code", "names"), [(3, 0, ["0", "1", "2"]), (0, 0, []), (2, 9, []), (None, 0, [])])
+def test_without_the_variable_the_driver_says_it(gpus: int | None, code: int, names: list[str], machine: Path) -> None:
+    if gpus is not None:
+        install(machine, gpus, code)
+    assert visible_gpus() == names
+
+
+# slots
+
+
+@pytest.mark.parametrize(
+    ("gpus", "keys", "expected"),
+    [
+        ("0,1,2,3", {}, ["0", "1", "2", "3"]),
+        ("GPU-a,GPU-b", {}, ["GPU-a", "GPU-b"]),
+        ("4,7", {"gpus_per_job": 1}, ["4", "7"]),
+        ("0,1,2,3", {"gpus_per_job": 2}, ["0,1", "2,3"]),
+        ("0,1,2", {"gpus_per_job": 2}, ["0,1"]),
+        ("0,1,2,3", {"slots": 2}, ["0", "1"]),
+        ("0,1", {"jobs_per_gpu": 2}, ["0", "1", "0", "1"]),
+        ("0,1", {"jobs_per_gpu": 2, "slots": 3}, ["0", "1", "0"]),
+        ("0,1", {"gpus_per_job": 0}, [""] * 8),
+        ("0,1", {"gpus_per_job": 0, "slots": 2}, ["", ""]),
+        ("", {}, [None] * 8),
+        ("", {"slots": 3}, [None] * 3),
+        ("", {"cpus_per_job": 3}, [None] * 2),
+        ("", {"cpus_per_job": 16}, [None]),
+    ],
+)
+def test_a_slot_is_a_share_of_the_machine(gpus: str, keys: dict[str, Any], expected: list[str | None]) -> None:
+    slots = plan(gpus, **keys)
+    assert shares(slots) == expected
+    assert shares(plan(gpus, limit=1, **keys)) == expected[:1]
+    assert shares(plan(gpus, limit=99, **keys)) == expected
+
+
+@pytest.mark.parametrize(
+    ("gpus", "limit", "keys", "threads"),
+    [
+        ("0,1", None, {}, [4, 4]),
+        ("0,1,2", None, {}, [2, 2, 2]),
+        ("0,1", 1, {}, [8]),
+        ("0,1", None, {"cpus_per_job": 1}, [1, 1]),
+        ("0", None, {"jobs_per_gpu": 16}, [1] * 16),
+        ("", None, {}, [1] * 8),
+        ("", 2, {}, [4, 4]),
+        ("", None, {"slots": 3}, [2] * 3),
+        ("", None, {"cpus_per_job": 3}, [3, 3]),
+    ],
+)
+def test_threads_are_shared_out(gpus: str, limit: int | None, keys: dict[str, Any], threads: list[int]) -> None:
+    assert [slot.threads for slot in plan(gpus, limit=limit, **keys)] == threads
+
+
+@pytest.mark.parametrize(
+    ("gpus", "cuda", "keys", "where", "words"),
+    [
+        ("", True, {}, "gpus_per_job", "a worker needs 1 GPU(s), but none is visible here; set train.device=cpu"),
+        ("-1", True, {"slots": 2}, "gpus_per_job", "needs 1 GPU(s), but none is visible here"),
+        ("", True, {"gpus_per_job": 0}, "gpus_per_job", "needs 1 GPU(s), but none is visible here"),
+        ("", False, {"gpus_per_job": 1}, "gpus_per_job", "needs 1 GPU(s), but none is visible here"),
+        ("0", False, {"gpus_per_job": 2}, "gpus_per_job", "needs 2 GPU(s), but 1 is visible here"),
+        ("0", True, {"gpus_per_job": 0}, "gpus_per_job", "is 0, but train.device asks for CUDA"),
+        ("0,1", False, {"slots": 3}, "slots", "is 3, but 2 GPU(s) make 2 slot(s); raise hydra.launcher.jobs_per_gpu"),
+    ],
+)
+def test_gpus_that_are_not_there_are_refused(gpus: str, cuda: bool, keys: dict, where: str, words: str) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        plan(gpus, cuda=cuda, **keys)
+    assert refusal.value.where == f"hydra.launcher.{where}"
+    assert words in str(refusal.value)
+
+
+def test_the_drivers_gpus_are_shared_out(machine: Path) -> None:
+    install(machine, gpus=2)
+    assert shares(plan(cuda=True)) == ["0", "1"]
+
+
+# a worker's environment
+
+
+@pytest.mark.parametrize(("gpus", "seen"), [(("2", "3"), "2,3"), (("GPU-a",), "GPU-a"), ((), ""), (None, "as it was")])
+def test_a_worker_sees_its_share_and_nothing_else(gpus: tuple[str, ...] | None, seen: str, tmp_path: Path) -> None:
+    os.environ["CUDA_VISIBLE_DEVICES"] = "as it was"
+    code = "import os; e = os.environ; "
+    code += "print(e['CUDA_VISIBLE_DEVICES'], e['OMP_NUM_THREADS'], os.getsid(0) == os.getpid())"
+    log = tmp_path / "worker.log"
+    log.write_text("earlier\n")
+    worker = start([sys.executable, "-S", "-c", code], Slot(0, gpus, 3), log)
+    assert worker.wait() == 0
+    assert log.read_text() == f"earlier\n{seen} 3 True\n"
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "as it was"
+
+
+def test_a_worker_reads_nothing_from_the_terminal(tmp_path: Path) -> None:
+    worker = start([sys.executable, "-S", "-c", "print(repr(input()))"], Slot(0, None, 1), tmp_path / "worker.log")
+    assert isinstance(worker, subprocess.Popen)
+    assert worker.wait() != 0
+    assert "EOFError" in (tmp_path / "worker.log").read_text()
+
+
+def test_a_slot_says_what_it_has() -> None:
+    assert [str(Slot(0, gpus, n)) for gpus, n in ((("0", "1"), 4), ((), 1), (None, 2))] == [
+        "GPU 0,1, 4 CPU threads",
+        "1 CPU thread",
+        "2 CPU threads",
+    ]
+
+
+# the launcher's keys
+
+
+def test_launcher_keys_are_read() -> None:
+    plain = {"kind": "local", "slots": 3, "gpus_per_job": 0, "jobs_per_gpu": 1, "cpus_per_job": None}
+    assert read_launcher(plain) == LauncherConfig("local", 3, 0, 1, None)
+    assert read_launcher({"kind": "inprocess"}) == LauncherConfig()
+
+
+@pytest.mark.parametrize(
+    ("plain", "where", "words"),
+    [
+        (
+            {"kind": "local", "slot": 3},
+            ".slot",
+            "unknown key; did you mean slots? there are kind, slots, gpus_per_job, ",
+        ),
+        ({"kind": "local", "slots": 0}, ".slots", "expects a whole number of at least 1, not 0"),
+        ({"kind": "local", "slots": "two"}, ".slots", "at least 1, not 'two'"),
+        ({"kind": "local", "slots": True}, ".slots", "at least 1, not True"),
+        ({"kind": "local", "cpus_per_job": 1.5}, ".cpus_per_job", "at least 1, not 1.5"),
+        ({"kind": "local", "gpus_per_job": -1}, ".gpus_per_job", "at least 0, not -1"),
+        ({"kind": "local", "jobs_per_gpu": None}, ".jobs_per_gpu", "at least 1, not None"),
+        ({"kind": "local", "gpus_per_job": 2, "jobs_per_gpu": 2}, ".jobs_per_gpu", "goes with one GPU a job"),
+        ({"kind": "slurm"}, "", "'slurm' is none of inprocess, local"),
+        ({"kind": "inprocess", "slots": 2}, ".slots", "goes with slots; add hydra/launcher=local"),
+    ],
+)
+def test_a_key_or_value_that_a_launcher_does_not_have_is_refused(plain: dict, where: str, words: str) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        read_launcher(plain)
+    assert refusal.value.where == (f"hydra.launcher{where}" if where else "hydra/launcher")
+    assert words in str(refusal.value)

@@ -1,0 +1,110 @@
+"""Every study in `sweeps/` says what it asks, and each of its runs can be one."""
+
+import random
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from specvit.config.build import build_config
+from specvit.config.compose import conf_dir
+from specvit.config.many import Composer
+from specvit.config.schema import Config, TrackingConfig
+from specvit.sweep.definition import Definition, Dimension, Search, read_definition
+from specvit.sweep.folder import StudyFolder
+from specvit.sweep.grid import as_overrides, matches, points_of
+from specvit.sweep.plan import try_space
+from specvit.sweep.reading import Settings
+
+FILES = {path.stem: path for path in sorted((conf_dir().parent / "sweeps").glob("*.yaml"))}
+compose = Composer()
+
+
+@cache
+def study(name: str) -> Definition:
+    return read_definition(FILES[name])
+
+
+def search_of(name: str) -> Search:
+    search = study(name).search
+    assert search is not None
+    return search
+
+
+GRIDS = [name for name in FILES if study(name).grids]
+SEARCHES = [name for name in FILES if study(name).search]
+
+
+def build(settings: Settings) -> Config:
+    return build_config(compose(as_overrides(settings)))
+
+
+def draw(name: str, wanted: Dimension, value: object, rng: random.Random) -> Settings:
+    """Return a random point of a search's space that has `value` for `wanted` and is not forbidden."""
+    for _ in range(1000):
+        chosen: Settings = {}
+        given = False
+        for dimension in search_of(name).space:
+            if matches(chosen, dimension.when):
+                given |= dimension is wanted
+                chosen |= dimension.settings(value if dimension is wanted else rng.choice(dimension.examples()))
+        settings = {**study(name).overrides, **chosen}
+        if given and not any(matches(settings, rule) for rule in search_of(name).forbid):
+            return settings
+    raise AssertionError(f"{wanted.key}={value} is never asked for")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_study_opens_with_its_question_cost_expectation_and_source(name: str) -> None:
+    head = FILES[name].read_text().split("overrides:")[0].splitlines()
+    assert [line.split()[1] for line in head if not line.startswith("#  ")] == [
+        "Question:",
+        "Cost:",
+        "Expected:",
+        "Source:",
+    ]
+    assert study(name).question.endswith("?")  # it is told in one line
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_study_has_a_full_form_on_the_reference_set_and_a_small_one_on_built_in_spectra(name: str) -> None:
+    full = name.removesuffix("_small")
+    assert {full, f"{full}_small"} <= FILES.keys()
+    config = build(points_of(study(name))[0].settings if name in GRIDS else study(name).overrides)
+    assert config.data.kind == ("hdf5" if name == full else "builtin")
+    assert config.data.param == ("log_g",)
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_every_point_of_a_grid_is_a_run_and_no_two_are_the_same(name: str) -> None:
+    assert len(set(study(name).seeds)) >= 3
+    points = points_of(replace(study(name), seeds=study(name).seeds[:1]))
+    built = [replace(build(point.settings), tracking=TrackingConfig()) for point in points]
+    assert [point for point, config in zip(points, built, strict=True) if built.count(config) > 1] == []
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_every_choice_of_a_search_is_asked_for_and_is_a_run(name: str) -> None:
+    rng = random.Random(0)
+    for dimension in search_of(name).space:
+        for value in dimension.examples():
+            build(draw(name, dimension, value, rng))
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_start_points_of_a_search_are_runs(name: str) -> None:
+    space = {dimension.key: dimension for dimension in search_of(name).space}
+    for point in search_of(name).start:
+        settings = dict(study(name).overrides)
+        for key, value in point.items():
+            settings |= space[key].settings(value)
+        assert not any(matches(settings, rule) for rule in search_of(name).forbid)
+        build(settings)
+
+
+@pytest.mark.parametrize("name", [name for name in SEARCHES if name.endswith("_small")])
+def test_a_small_search_can_be_tried_without_files(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert try_space(study(name), {}, StudyFolder(tmp_path / name), compose).run_id
+    assert list(tmp_path.iterdir()) == []

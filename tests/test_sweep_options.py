@@ -1,0 +1,243 @@
+"""From a command line to a study: `sweep.*` options, the launcher, typed settings, and grids without a file."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from specvit.config.compose import conf_dir, tidy
+from specvit.errors import ConfigError
+from specvit.launch.slots import LauncherConfig
+from specvit.sweep.definition import Axis
+from specvit.sweep.grid import Typed, points_of
+from specvit.sweep.options import SweepOptions, split_options
+from specvit.sweep.order import Order, find_study, order_of
+from specvit.train import main, study_asked_for
+
+GRID = "grids: [{axes: {model/tokenizer: [c1d, sw]}}]\nseeds: [1, 2]\n"
+SEARCH = "search: {space: {opt.lr: [1, 2]}, metrics: {val_r2: maximize}, trials: 3}\n"
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work in a folder with two studies."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "sweeps" / "tokens.yaml").write_text(GRID)
+    (tmp_path / "sweeps" / "rates.yaml").write_text(SEARCH)
+    return tmp_path
+
+
+def order(name: str | None, *overrides: str) -> Order:
+    found = order_of(name, tidy(overrides), ())
+    assert found is not None
+    return found
+
+
+def axes(*overrides: str) -> dict[str, list[Any]]:
+    """Return what a plain grid varies."""
+    (grid,) = order(None, *overrides).definition.grids
+    return {axis.keys[0]: [value for (value,) in axis.values] for axis in grid.axes}
+
+
+# options
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "value"),
+    [
+        ("sweep.name=sw-1.5", "name", "sw-1.5"),
+        ("sweep.name=12", "name", "12"),
+        ("sweep.name=null", "name", None),
+        ("sweep.folder=some where", "folder", "some where"),
+        ("sweep.dry_run=true", "dry_run", True),
+        ("+sweep.retry=True", "retry", True),
+        ("sweep.max_parallel=3", "max_parallel", 3),
+        ("sweep.trials=null", "trials", None),
+        ("sweep.hours=2", "hours", 2.0),
+        ("sweep.hours=5e-1", "hours", 0.5),
+        ("sweep.failures=1", "failures", 1),
+        ("sweep.storage=sqlite:///a=b.db", "storage", "sqlite:///a=b.db"),
+    ],
+)
+def test_an_option_is_read(text: str, name: str, value: object) -> None:
+    options, others = split_options(["opt.lr=1", text, "model/size=tiny"])
+    assert others == ["opt.lr=1", "model/size=tiny"]
+    assert getattr(options, name) == value
+    assert type(getattr(options, name)) is type(value)
+    assert options == SweepOptions(**{name: value})  # nothing else
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("sweep.dryrun=true", "sweep.dryrun: unknown key; did you mean dry_run? there are name, folder, dry_run, "),
+        ("sweep.=1", "sweep.: unknown key"),
+        ("sweep.dry_run=1", "sweep.dry_run: expects true or false, not '1'"),
+        ("sweep.dry_run=maybe", "sweep.dry_run: expects true or false, not 'maybe'"),
+        ("sweep.dry_run=[", "sweep.dry_run: expects true or false, not '['"),
+        ("sweep.max_parallel=1.5", "sweep.max_parallel: expects a whole number, not '1.5'"),
+        ("sweep.max_parallel=true", "sweep.max_parallel: expects a whole number, not 'true'"),
+        ("sweep.max_parallel=0", "sweep.max_parallel: is 0 but must be a number above 0"),
+        ("sweep.trials=-1", "sweep.trials: is -1 but must be"),
+        ("sweep.hours=1h", "sweep.hours: expects a number, not '1h'"),
+        ("sweep.hours=true", "sweep.hours: expects a number, not 'true'"),
+        ("sweep.hours=.nan", "sweep.hours: is nan but must be"),
+        ("sweep.hours=.inf", "sweep.hours: is inf but must be"),
+        ("sweep.folder=null", "sweep.folder: expects text, not 'null'"),
+        ("sweep.name=../other", "sweep.name: '../other' cannot be a folder's name"),
+        ("sweep.name=.", "sweep.name: '.' cannot be a folder's name"),
+    ],
+)
+def test_an_option_that_is_none_is_refused(text: str, words: str) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        split_options([text])
+    assert words in str(refusal.value)
+
+
+def test_options_need_a_study(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["opt.lr=1", "sweep.retry=true"]) == 2
+    said = capsys.readouterr().err
+    assert said == "specvit: sweep.retry: goes with a study; name a study with sweeps=NAME, or add -m for a grid.\n"
+    assert [path.name for path in place.iterdir()] == ["sweeps"]
+
+
+@pytest.mark.parametrize("key", ["trials=3", "storage=sqlite:///a.db"])
+def test_what_only_a_search_takes_is_refused_for_a_grid(key: str) -> None:
+    assert order("rates", f"sweep.{key}").options != SweepOptions()
+    for name, grid in (("tokens", []), (None, ["opt.lr=1,2"])):
+        with pytest.raises(ConfigError, match="goes with a search, and this is a grid"):
+            order(name, f"sweep.{key}", *grid)
+
+
+# a study by its name
+
+
+def test_typed_settings_stand_beside_the_file() -> None:
+    found = order("tokens", "sweeps=tokens", "opt.lr=1e-3", "train.epochs=2", "opt.lr=2e-3", "sweep.hours=1")
+    assert found.typed == {"train.epochs": "2", "opt.lr": "2e-3"}
+    assert all(type(value) is Typed for value in found.typed.values())
+    assert (found.definition.name, found.options.hours, found.launcher) == ("tokens", 1.0, LauncherConfig())
+
+
+@pytest.mark.parametrize(("text", "seeds"), [("1,2", (1, 2)), ("range(3,6)", (3, 4, 5)), ("7", None)])
+def test_seeds_may_be_typed_anew(text: str, seeds: tuple[int, ...] | None) -> None:
+    found = order("tokens", f"train.seed={text}")
+    assert found.definition.seeds == (seeds or (1, 2))
+    if seeds is None:
+        with pytest.raises(ConfigError, match=r"train\.seed: is varied by the study itself"):
+            points_of(found.definition, found.typed)
+    else:
+        assert [point.settings["train.seed"] for point in points_of(found.definition, found.typed)] == [*seeds] * 2
+
+
+@pytest.mark.parametrize(
+    ("name", "override", "words"),
+    [
+        ("tokens", "opt.lr=1,2", "opt.lr: has several values; a study's axes stand in its file"),
+        ("rates", "train.seed=1,2", "train.seed: has several values"),
+        ("tokens", "opt.lr=interval(1,2)", "is an interval, which a grid cannot walk through"),
+        ("token", "opt.lr=1", "sweeps: has no study 'token'; did you mean tokens? there are "),
+        ("xyz", "opt.lr=1", "sweeps: has no study 'xyz'; there are "),
+        ("tokens", "hydra/launcher=basic", "hydra/launcher: is not one of ours; use inprocess or local"),
+        ("tokens", "hydra/launcher=locl", "hydra/launcher: has no option 'locl'; did you mean local?"),
+        ("tokens", "hydra.launcher.slots=2", "hydra.launcher.slots: goes with slots; add hydra/launcher=local"),
+    ],
+)
+def test_what_a_study_cannot_take_is_refused(name: str, override: str, words: str) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        order(name, override)
+    assert words in str(refusal.value)
+
+
+def test_a_bundled_study_is_found_and_a_users_own_lies_over_it(place: Path) -> None:
+    assert find_study("why_sw_failed_small").parent.samefile(conf_dir().parent / "sweeps")
+    own = place / "sweeps" / "why_sw_failed_small.yaml"
+    own.write_text(GRID)
+    assert find_study("why_sw_failed_small") == own
+
+
+def test_a_launcher_is_chosen_and_set() -> None:
+    found = order("tokens", "hydra/launcher=local", "hydra.launcher.slots=3", "+hydra.launcher.jobs_per_gpu=2")
+    assert found.launcher == LauncherConfig(kind="local", slots=3, jobs_per_gpu=2)
+    with pytest.raises(ConfigError, match=r"hydra\.launcher\.slot: unknown key; did you mean slots\?"):
+        order("tokens", "hydra/launcher=local", "hydra.launcher.slot=3")
+
+
+# a grid without a file
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["opt.lr=1e-3,1e-5"], {"opt.lr": [1e-3, 1e-5]}),
+        (
+            ["model/tokenizer=c1d,sw", "train.seed=range(1,4)"],
+            {"model/tokenizer": ["c1d", "sw"], "train.seed": [1, 2, 3]},
+        ),
+        (["model/size=glob(*)"], {"model/size": ["base", "demo", "small", "tiny"]}),
+        (["train.gradient_clip=null,0.5"], {"train.gradient_clip": [None, 0.5]}),
+        (["opt.betas=[0.9,0.99],[0.8,0.9]"], {"opt.betas": [[0.9, 0.99], [0.8, 0.9]]}),
+        (["tracking.notes='a, b','true'"], {"tracking.notes": ["a, b", "true"]}),
+        (["train.precision=32,16-mixed"], {"train.precision": [32, "16-mixed"]}),
+        (["train.compile=true,false"], {"train.compile": [True, False]}),
+        (["data.param=T_eff,log_g"], {}),
+    ],
+)
+def test_swept_overrides_are_the_axes(overrides: list[str], expected: dict[str, list[Any]]) -> None:
+    assert axes(*overrides) == expected
+
+
+def test_the_same_grid_has_the_same_name() -> None:
+    names = [
+        order(None, *overrides).definition.name
+        for overrides in (
+            ["opt.lr=1,2", "train.epochs=3", "train.batch_size=4"],
+            ["train.batch_size=4", "opt.lr=1,2", "train.epochs=3", "sweep.retry=true", "hydra/launcher=local"],
+            ["opt.lr=1,3", "train.epochs=3", "train.batch_size=4"],
+        )
+    ]
+    assert names[0] == names[1] != names[2]
+    assert order(None, "opt.lr=1,2", "train.epochs=3").typed == {"train.epochs": "3"}
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("opt.lr=interval(1,2)", "opt.lr=interval(1,2): is an interval, which a grid cannot walk through"),
+        ("opt.lrr=1,2", "opt.lrr: unknown key; did you mean opt.lr?"),
+        ("model/size=tiny,huge", "model/size: has no option 'huge'"),
+        ("model/size=glob(x*)", "model/size=glob(x*): fits no option"),
+    ],
+)
+def test_what_a_grid_cannot_take_is_refused(override: str, words: str) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        order(None, override)
+    assert words in str(refusal.value)
+
+
+def test_another_launcher_is_left_to_hydra() -> None:
+    assert order_of(None, ["opt.lr=1,2", "hydra/launcher=basic"], ()) is None
+
+
+@pytest.mark.parametrize(
+    ("flags", "overrides", "name"),
+    [
+        ([], ["opt.lr=1"], None),
+        (["--cfg", "job"], ["sweeps=tokens"], None),
+        ([], ["sweeps=tokens"], "tokens"),
+        (["-m"], ["sweeps=tokens"], "tokens"),
+        (["--multirun"], ["opt.lr=1,2"], "grid-"),
+    ],
+)
+def test_a_study_is_asked_for_by_name_or_with_m(flags: list[str], overrides: list[str], name: str | None) -> None:
+    found = study_asked_for(flags, overrides, ("the", "words"))
+    assert (found is not None) == (name is not None)
+    if found is not None and name is not None:
+        assert found.definition.name.startswith(name)
+        assert found.words == ("the", "words")
+
+
+def test_a_grid_varies_what_it_says() -> None:
+    (grid,) = order(None, "opt.lr=1,2").definition.grids
+    assert grid.axes == (Axis(("opt.lr",), ((1,), (2,))),)
