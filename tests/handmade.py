@@ -3,6 +3,8 @@
 import contextlib
 import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from copy import deepcopy
@@ -48,6 +50,23 @@ search:
   pruner: {name: median, n_startup_trials: 3, warmup_steps: 100}
   start: [{opt.lr: 1e-4, "model.hidden_size, model.intermediate_size": [64, 256]}]
   forbid: [{model/tokenizer: sw, model.patch_size: 32}]
+"""
+HOLDER = """
+import contextlib, os, sys, time
+from pathlib import Path
+from specvit.config.folder import hostname
+from specvit.files import locked
+from specvit.sweep.folder import StudyFolder
+study, number = StudyFolder(Path(sys.argv[1])), int(sys.argv[2])
+run = study.trial(number).run
+with contextlib.ExitStack() as held:
+    if "claim" in sys.argv:
+        held.enter_context(locked(study.file("slots") / "3.lock"))
+        held.enter_context(study.claim(number))
+    held.enter_context(run.claimed())
+    run.set_status("running", pid=os.getpid(), host=hostname())
+    print("ready", flush=True)
+    time.sleep(60)
 """
 
 
@@ -141,3 +160,42 @@ def ended(study: StudyFolder, number: int, state: str, **facts: Any) -> None:
     assert trial is not None
     end = {"state": state, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "seconds": 75.2, **facts}
     study.write_trial(Trial(**{**asdict(trial), "end": end}))
+
+
+def mixed_study(place: Path) -> StudyFolder:
+    """Write a study of four seeds: one run done, one failed, one stopped, one that never began."""
+    rows = epochs(train_loss=[1.0, 0.5], val_r2=[0.1, 0.4])
+    runs = [
+        make_run(
+            place / "outputs" / "toy-aaaa0000", "completed", rows=rows, seconds=[2.0, 2.0], summary={"test_r2": 0.5}
+        ),
+        make_run(place / "outputs" / "toy-aaaa0001", "crashed", rows=rows, cause="the folder's cause"),
+        make_run(place / "outputs" / "toy-aaaa0002", "preempted", rows=rows),
+        RunFolder(place / "outputs" / "toy-aaaa0003", "aaaa0003"),
+    ]
+    made = make_study(place / "multirun" / "toy", runs, [{"train.seed": seed} for seed in range(4)])
+    ended(made, 0, "completed")
+    ended(made, 1, "crashed", cause="it broke")
+    return made
+
+
+def run_of(study: StudyFolder, number: int) -> RunFolder:
+    """Return a trial's run."""
+    trial = study.trial(number)
+    assert trial is not None
+    return trial.run
+
+
+@contextlib.contextmanager
+def holder(study: StudyFolder, number: int, *words: str) -> Iterator["subprocess.Popen[str]"]:
+    """Let a process of its own work on a trial's run; with `claim` as a worker of the study, in slot 3."""
+    command = [sys.executable, "-c", HOLDER, str(study.path), str(number), *words]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    assert child.stdout.readline() == "ready\n"
+    try:
+        yield child
+    finally:
+        child.kill()
+        child.wait()
+        child.stdout.close()

@@ -2,15 +2,20 @@
 
 import re
 import shlex
+import textwrap
 from pathlib import Path
 
 import pytest
+import yaml
 
 from specvit import cli
 from specvit.config.build import build_config
 from specvit.config.compose import compose, conf_dir
 from specvit.config.spelling import known_keys
 from specvit.quantities import ERROR, FLUX, LABELS, WAVE
+from specvit.sweep.definition import definition_of
+from specvit.sweep.grid import as_overrides, points_of
+from specvit.sweep.order import order_of
 
 TOP = Path(__file__).resolve().parent.parent
 PAGES = [TOP / "README.md", *sorted((TOP / "docs").glob("*.md"))]
@@ -48,8 +53,31 @@ def test_commands_are_ones_that_exist(page: str, command: str) -> None:
         assert words[1] in (*cli.COMMANDS, "completion")
         if words[1] == "train":
             overrides = [word for word in words[2:] if "=" in word]
-            grid = "-m" in words
-            build_config(compose([word.split(",")[0] for word in overrides] if grid else overrides))
+            if "-m" in words or words[2].startswith("sweeps="):
+                name = words[2].partition("=")[2] if words[2].startswith("sweeps=") else None
+                order = order_of(name, overrides, tuple(words[1:]))
+                assert order is not None
+                overrides = as_overrides(points_of(order.definition, order.typed)[0].settings)
+            build_config(compose(overrides))
+
+
+def test_the_tests_that_the_page_about_sweeps_names_are_there() -> None:
+    named = re.findall(r"`(test_\w+\.py)(?:::(\w+))?`", (TOP / "docs" / "sweeps.md").read_text())
+    assert len(named) >= 15
+    for file, test in named:
+        assert f"def {test}" in (TOP / "tests" / file).read_text(), (file, test)
+
+
+def test_the_file_in_the_text_is_a_study() -> None:
+    """Both blocks of the page, as one would copy them."""
+    text = (TOP / "docs" / "sweeps.md").read_text()
+    blocks = [textwrap.dedent(block) for block in re.findall(r"\n\n((?:    .*\n)+)", text)]
+    grid, search = (next(block for block in blocks if f"\n{word}:" in f"\n{block}") for word in ("grids", "search"))
+    defined = definition_of(yaml.safe_load(grid), "grid", where="docs")
+    for point in points_of(defined):
+        build_config(compose(as_overrides(point.settings)))
+    assert len(points_of(defined)) == 15
+    assert definition_of(yaml.safe_load(search), "search", where="docs").search is not None
 
 
 def test_the_layout_in_the_text_is_the_layout_that_is_read() -> None:

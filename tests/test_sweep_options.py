@@ -60,7 +60,7 @@ def axes(*overrides: str) -> dict[str, list[Any]]:
         ("sweep.storage=sqlite:///a=b.db", "storage", "sqlite:///a=b.db"),
     ],
 )
-def test_an_option_is_read(text: str, name: str, value: object) -> None:
+def test_an_option_is_read(text: str, name: str, value: Any) -> None:
     options, others = split_options(["opt.lr=1", text, "model/size=tiny"])
     assert others == ["opt.lr=1", "model/size=tiny"]
     assert getattr(options, name) == value

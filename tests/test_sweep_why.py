@@ -91,7 +91,7 @@ def test_a_status_without_a_time_is_no_verdict(path: Path) -> None:
 
 def test_a_runs_end_is_told_with_cause_remedy_and_trace(path: Path) -> None:
     trace = "Traceback:\n" + "".join(f"  line {n}\n" for n in range(8))
-    facts = {"cause": "it broke", "remedy": "mend it", "traceback": trace}
+    facts: dict[str, Any] = {"cause": "it broke", "remedy": "mend it", "traceback": trace}
     run = make_run(path, "crashed", rows=epochs(train_loss=[2.0, 1.0], lr=[1e-3, 5e-4]), **facts)
     lines = why(run).splitlines()
     assert lines[:4] == ["toy-00000001: crashed", "cause: it broke", "remedy: mend it", "health: healthy"]
@@ -189,7 +189,7 @@ def test_two_runs_differ_in_keys_and_scores(tmp_path: Path) -> None:
         ["test_r2", "0.25", "None"],
         ["best_epoch", "1", "None"],
         ["val_r2", "0.5", "0.25", "-0.25"],
-        ["train_seconds", "2", "0.0", "-2"],
+        ["train_seconds", "2", "0", "-2"],
     ]
     assert len({line.index(row[-1]) for line, row in zip(lines[:3], rows, strict=False)}) == 1  # in columns
 
@@ -256,7 +256,7 @@ def test_a_damaged_record_still_has_a_name(places: tuple[Path, Path]) -> None:
     assert find_run("aaaa0001", *places)[0].path.name == "toy-aaaa0001"
 
 
-def test_a_study_of_its_own_failures_ends_in_order(tmp_path: Path) -> None:
+def test_a_trials_end_is_told_as_its_worker_saw_it(tmp_path: Path) -> None:
     run = make_run(tmp_path / "toy-00000001", "crashed", cause="it broke")
     study = make_study(tmp_path / "study", [run])
     ended(study, 0, "crashed", cause="the worker saw it break")

@@ -25,6 +25,7 @@ class Composer:
         self._chosen: dict[tuple[str, ...], DictConfig] = {}
         self._parsed: dict[str, tuple[Override, bool]] = {}
         self._meanings: dict[str, str | None] = {}
+        self._groups: list[str] = []
 
     def __call__(self, overrides: Sequence[str]) -> dict[str, Any]:
         """Return the resolved config of `overrides` as a plain dict; raises `ConfigError`."""
@@ -49,13 +50,13 @@ class Composer:
             return
         parsed = [door.parse(text) for text in new]
         with door.composer() as loader:
-            groups = door.all_groups(loader)
+            self._groups = self._groups or door.all_groups(loader)
             for text, override in zip(new, parsed, strict=True):
                 door.check_one(override, loader)
                 name = override.key_or_group
                 if override.is_sweep_override():
                     raise door.several_values(text)
-                is_group = name in groups and not isinstance(override.value(), dict)
+                is_group = name in self._groups and not isinstance(override.value(), dict)
                 self._parsed[text] = override, is_group or name.startswith("hydra")
 
     def _check_tokenizer(self, groups: Sequence[str], composed: DictConfig) -> None:

@@ -6,6 +6,7 @@ the format; this module is its specification.
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -92,6 +93,13 @@ class Search:
     """Optimizer steps before which nothing is pruned."""
     start: tuple[Settings, ...] = ()
     forbid: tuple[Settings, ...] = ()
+
+    def count(self, asked: int | None = None) -> int:
+        """Return how many trials there are to be, or as many as `asked`; a grid has no more than its points."""
+        wanted = asked or self.trials
+        if self.sampler != "grid":
+            return wanted
+        return min(wanted, math.prod(len(dimension.choices or ()) for dimension in self.space))
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,7 @@ def write(study: StudyFolder, order: Order, prepared: Prepared) -> None:
         question=definition.question,
         table=asdict(definition.table),
         metrics=search.metrics if search else None,
-        trials=(options.trials or search.trials) if search else len(prepared.trials),
+        trials=search.count(options.trials) if search else len(prepared.trials),
         deadline=time.time() + 3600 * hours if hours else None,
         failures=failures,
         storage=options.storage,

@@ -87,8 +87,15 @@ class Asker:
         if frozen.state.is_finished():
             self._add_another_try(frozen, told, values)
         else:
-            self.optuna.tell(trial.number, values if told == TrialState.COMPLETE else None, state=told)
+            self._close(trial.number, told, values if told == TrialState.COMPLETE else None)
         return {"values": found} if complete else {"missing": [name for name, value in found.items() if value is None]}
+
+    def _close(self, number: int, told: TrialState, values: list[float] | None = None) -> None:
+        try:
+            self.optuna.tell(number, values, state=told)
+        except RuntimeError:  # a grid's sampler ends `optimize` at its last point, where there is none
+            if self.search.sampler != "grid":
+                raise
 
     def _add_another_try(self, frozen: Any, told: TrialState, values: list[Any]) -> None:
         """Record a failed trial's other try, if it came through; what Optuna has finished cannot be changed there."""
@@ -127,10 +134,7 @@ class Asker:
             if counted >= self.search.trials or refused > SURPLUS * self.search.trials:
                 return None
             self.optuna.sampler = build_sampler(self.search, seeding.key(self.search.seed, "sampler", len(begun)))
-            try:
-                asked = self.optuna.ask()
-            except RuntimeError:  # a grid sampler that has seen all of it
-                return None
+            asked = self.optuna.ask()
             held.enter_context(self.study.claim(asked.number))
             if trial := self._new(asked.number, asked._trial_id):
                 return trial
@@ -146,7 +150,7 @@ class Asker:
             trial = make_trial(Point(settings, factors), number, self.study, self.compose, self.known)
         except SpecvitError as problem:
             asked.set_user_attr(REFUSED_BY, str(problem))
-            self.optuna.tell(number, state=TrialState.FAIL)
+            self._close(number, TrialState.FAIL)
             return None
         self.study.write_trial(trial)
         asked.set_user_attr("run", trial.name)

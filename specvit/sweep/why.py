@@ -110,7 +110,7 @@ def find_run(name: str, studies: Path, runs: Path) -> tuple[RunFolder, Trial | N
     for file in sorted(runs.glob(f"*{glob.escape(name)}*/run.json")):
         found[file.parent.name] = _run_in(file.parent), None
     for study in sorted(studies.glob("*/study.json")):
-        for trial in StudyFolder(study.parent).trials():
+        for trial in StudyFolder(study.parent.absolute()).trials():
             if name in trial.name:
                 found[trial.name] = trial.run, trial
     if len(found) == 1:

@@ -1,0 +1,179 @@
+"""A study's folder: claims that die with their process, what became of each trial, and what is news of it."""
+
+import json
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from handmade import at_work, ended, epochs, holder, make_run, mixed_study, run_of
+
+from specvit.errors import FolderError
+from specvit.files import write_json
+from specvit.sweep import watch
+from specvit.sweep.folder import StudyFolder
+from specvit.sweep.watch import Watch
+
+
+@pytest.fixture
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StudyFolder:
+    monkeypatch.chdir(tmp_path)
+    return mixed_study(tmp_path)
+
+
+def states(study: StudyFolder) -> list[str]:
+    return [study.state(trial) for trial in study.trials()]
+
+
+# the folder
+
+
+def test_a_study_keeps_its_key_and_its_start(study: StudyFolder) -> None:
+    before = {**study.about(), "started": "long ago"}
+    write_json(study.file("study.json"), before)
+    study.create(kind="grid", trials=9)
+    assert study.about() == {"format": 1, "key": before["key"], "started": "long ago", "kind": "grid", "trials": 9}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [(None, "is no study"), ("{", "is no study"), ("[1]", "is no study"), ('{"format": 99}', "has format 99, this")],
+)
+def test_what_is_no_study_is_refused(text: str | None, words: str, study: StudyFolder) -> None:
+    other = StudyFolder(study.path.parent / "other")
+    other.path.mkdir()
+    if text is not None:
+        other.file("study.json").write_text(text)
+    with pytest.raises(FolderError) as refusal:
+        other.about()
+    assert f"{other.path}: {words}" in str(refusal.value)
+    assert "toy" in str(refusal.value)
+
+
+def test_where_there_is_no_study_yet_it_is_said_how_to_start_one(tmp_path: Path) -> None:
+    with pytest.raises(FolderError, match="is no study; start one with `specvit train sweeps=NAME`"):
+        StudyFolder(tmp_path / "multirun" / "toy").about()
+
+
+def test_trials_come_back_by_number_wherever_the_study_lies(study: StudyFolder, tmp_path: Path) -> None:
+    (first, *_) = study.trials()
+    study.write_trial(replace(first, number=10000))
+    study.write_trial(replace(first, number=9999))
+    assert [trial.number for trial in study.trials()] == [0, 1, 2, 3, 9999, 10000]
+    assert study.trial(0) == first
+    assert study.trial(4) is None
+    study.remove_trials_from(3)
+    assert [trial.number for trial in study.trials()] == [0, 1, 2]
+    assert study.file("runs").joinpath(first.name, "summary.json").exists()  # a link
+    (tmp_path / "moved").mkdir()
+    for name in ("outputs", "multirun"):
+        (tmp_path / name).rename(tmp_path / "moved" / name)
+    moved = StudyFolder(tmp_path / "moved" / "multirun" / "toy")
+    assert run_of(moved, 0).state() == "completed"
+
+
+def test_a_claim_dies_with_its_process(study: StudyFolder) -> None:
+    with holder(study, 0, "claim") as child:
+        assert (study.is_claimed(0), study.is_claimed(1), study.slots_at_work()) == (True, False, [3])
+        with study.claim(0) as mine, study.claim(1) as other:
+            assert (mine, other) == (False, True)
+        assert study.state(study.trials()[0]) == "running"
+        os.kill(child.pid, signal.SIGKILL)
+        child.wait()
+        assert (study.is_claimed(0), study.slots_at_work()) == (False, [])
+        with study.claim(0) as mine:
+            assert mine
+
+
+def test_a_state_is_the_runs_or_what_its_worker_saw(study: StudyFolder) -> None:
+    assert states(study) == ["completed", "crashed", "waiting", "waiting"]
+    ended(study, 3, "refused")
+    run_of(study, 2).set_status("pruned")
+    assert states(study) == ["completed", "crashed", "waiting", "refused"]  # another study pruned it
+    ended(study, 2, "pruned")
+    run_of(study, 1).set_status("completed")  # by a command outside of the study
+    assert states(study) == ["completed", "completed", "pruned", "refused"]
+    with at_work(run_of(study, 0)):
+        assert states(study)[0] == "running"
+    assert states(study)[0] == "completed"  # its end, as long as nobody asks again
+
+
+def test_another_try_is_asked_for_and_taken(study: StudyFolder) -> None:
+    study.ask_again(1)
+    assert (study.asked_again(), study.is_again(1), study.is_again(0)) == ([1], True, False)
+    assert states(study)[1] == "waiting"
+    study.take_again(1)
+    study.take_again(1)
+    assert (study.asked_again(), states(study)[1]) == ([], "crashed")
+
+
+def test_a_cancel_mark_is_taken_once(study: StudyFolder) -> None:
+    study.ask_cancel(2)
+    assert (study.take_cancel(1), study.take_cancel(2), study.take_cancel(2)) == (False, True, False)
+
+
+def test_the_diary_has_one_line_an_event(study: StudyFolder) -> None:
+    study.note("begins", trial=1, slot=0)
+    study.note("ends", trial=1, slot=0, state="crashed")
+    rows = [json.loads(line) for line in study.file("events.jsonl").read_text().splitlines()]
+    assert [(row["event"], row["trial"]) for row in rows] == [("begins", 1), ("ends", 1)]
+
+
+# news
+
+
+def news(watching: Watch, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    watching.say_news()
+    return capsys.readouterr().out.splitlines()
+
+
+def test_each_end_is_news_once_and_a_retry_again(study: StudyFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    watching = Watch(study)
+    assert news(watching, capsys) == []
+    run_of(study, 2).set_status("completed")
+    (run_of(study, 2).file("summary.json")).write_text('{"test_r2": 0.75}')
+    assert news(watching, capsys) == []  # its worker has not told
+    ended(study, 2, "completed")
+    assert news(watching, capsys) == ["[3/4] completed     1:15  toy-aaaa0002  test_r2 0.75"]
+    assert news(watching, capsys) == []
+    study.ask_again(1)
+    assert [news(watching, capsys) for _ in range(4)] == [[]] * 4  # it waits
+    study.take_again(1)
+    ended(study, 1, "crashed", cause="it broke again", seconds=3700.0)
+    assert news(watching, capsys) == ["[3/4] crashed       1:01:40  toy-aaaa0001  it broke again"]
+    trial = study.trials()[1]
+    study.write_trial(replace(trial, end=None))
+    assert news(watching, capsys) == []
+    ended(study, 3, "refused")
+    assert news(watching, capsys)[0].startswith("[3/4] refused ")
+
+
+def test_a_verdict_is_given_after_a_while_and_when_it_changes(
+    study: StudyFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(watch.time, "monotonic", lambda: now[0])
+    watching, run = Watch(study), run_of(study, 2)
+
+    def later(seconds: float, losses: list[float | None]) -> list[str]:
+        now[0] += seconds
+        make_run(run.path, rows=epochs(train_loss=losses))
+        return news(watching, capsys)
+
+    with run.claimed():
+        run.set_status("running", pid=os.getpid(), host=os.uname().nodename)
+        said = [
+            later(0.0, [None]),
+            later(119.0, [None]),
+            later(2.0, [None]),
+            later(20.0, [None, None]),
+            later(20.0, [1.0, 0.5]),
+            later(20.0, [1.0, 0.5, 0.4]),
+            later(20.0, [1.0] * 5),
+            later(20.0, [1.0] * 6),
+            later(5.0, [None]),
+        ]
+    name = run.path.name
+    expected = [[], [], [f"{name}: the loss is not finite"], [], [f"{name}: healthy"], []]
+    assert said == [*expected, [f"{name}: the training loss has not fallen in 5 epochs"], [], []]
