@@ -1,7 +1,6 @@
 """Slots of this machine: GPUs and CPU threads of each worker, within what the command itself was given."""
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -167,8 +166,16 @@ def test_a_worker_sees_its_share_and_nothing_else(gpus: tuple[str, ...] | None, 
 
 
 def test_a_worker_reads_nothing_from_the_terminal(tmp_path: Path) -> None:
-    worker = start([sys.executable, "-S", "-c", "print(repr(input()))"], Slot(0, None, 1), tmp_path / "worker.log")
-    assert isinstance(worker, subprocess.Popen)
+    source, sink = os.pipe()
+    os.write(sink, b"typed\n")
+    kept = os.dup(0)
+    os.dup2(source, 0)
+    try:
+        worker = start([sys.executable, "-S", "-c", "print(repr(input()))"], Slot(0, None, 1), tmp_path / "worker.log")
+    finally:
+        os.dup2(kept, 0)
+        for number in (source, sink, kept):
+            os.close(number)
     assert worker.wait() != 0
     assert "EOFError" in (tmp_path / "worker.log").read_text()
 

@@ -13,9 +13,9 @@ from specvit.config.many import Composer
 from specvit.config.schema import Config, TrackingConfig
 from specvit.sweep.definition import Definition, Dimension, Search, read_definition
 from specvit.sweep.folder import StudyFolder
-from specvit.sweep.grid import as_overrides, matches, points_of
+from specvit.sweep.grid import as_overrides, points_of
 from specvit.sweep.plan import try_space
-from specvit.sweep.reading import Settings
+from specvit.sweep.reading import Settings, matches
 
 FILES = {path.stem: path for path in sorted((conf_dir().parent / "sweeps").glob("*.yaml"))}
 compose = Composer()

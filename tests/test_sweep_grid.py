@@ -13,9 +13,9 @@ from specvit.config.many import Composer
 from specvit.errors import ConfigError
 from specvit.sweep.definition import Definition
 from specvit.sweep.folder import StudyFolder
-from specvit.sweep.grid import Point, Typed, as_overrides, as_text, matches, points_of, product_grid
+from specvit.sweep.grid import Point, as_overrides, as_text, points_of, product_grid
 from specvit.sweep.plan import plan_grid, try_space
-from specvit.sweep.reading import Settings
+from specvit.sweep.reading import Settings, Typed, matches
 
 compose = Composer()
 

@@ -115,7 +115,7 @@ def test_what_only_a_search_takes_is_refused_for_a_grid(key: str) -> None:
 
 def test_typed_settings_stand_beside_the_file() -> None:
     found = order("tokens", "sweeps=tokens", "opt.lr=1e-3", "train.epochs=2", "opt.lr=2e-3", "sweep.hours=1")
-    assert found.typed == {"train.epochs": "2", "opt.lr": "2e-3"}
+    assert list(found.typed.items()) == [("train.epochs", "2"), ("opt.lr", "2e-3")]  # the last one holds
     assert all(type(value) is Typed for value in found.typed.values())
     assert (found.definition.name, found.options.hours, found.launcher) == ("tokens", 1.0, LauncherConfig())
 

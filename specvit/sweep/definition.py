@@ -6,7 +6,6 @@ the format; this module is its specification.
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ import yaml
 from specvit.config.spelling import nearest
 from specvit.errors import ConfigError
 from specvit.sweep.reading import Reader, Settings, parsed
+from specvit.sweep.space import Dimension, Search
 
 SEED, ESCAPED = "train.seed", "escape_step"
 
@@ -38,68 +38,6 @@ class Grid:
     cells: dict[str, Settings] = field(default_factory=dict)
     axes: tuple[Axis, ...] = ()
     forbid: tuple[Settings, ...] = ()
-
-
-@dataclass(frozen=True)
-class Dimension:
-    """One key that Optuna chooses: from `choices`, or a number between `low` and `high`."""
-
-    key: str
-    choices: tuple[Any, ...] | None = None
-    low: float | None = None
-    high: float | None = None
-    log: bool = False
-    step: float | None = None
-    whole: bool = False
-    when: Settings = field(default_factory=dict)
-
-    @property
-    def keys(self) -> list[str]:
-        """The keys that it sets; several between commas move together."""
-        return [key.strip() for key in self.key.split(",")]
-
-    def settings(self, value: Any) -> Settings:
-        """Return what a value of it sets."""
-        return dict(zip(self.keys, value, strict=True)) if len(self.keys) > 1 else {self.key: value}
-
-    def allows(self, value: Any) -> bool:
-        """Say whether it may choose a value."""
-        if self.choices is not None:
-            return value in self.choices
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        return number and (self.low or 0.0) <= value <= (self.high or 0.0)
-
-    def examples(self) -> list[Any]:
-        """Return values to try: all choices, or both ends."""
-        if self.choices is not None:
-            return list(self.choices)
-        return [int(end) if self.whole else end for end in (self.low or 0.0, self.high or 0.0)]
-
-
-@dataclass(frozen=True)
-class Search:
-    """A search by Optuna: what is asked for, where, and how."""
-
-    space: tuple[Dimension, ...]
-    metrics: dict[str, str]
-    """Metric -> `minimize` or `maximize`."""
-    trials: int
-    seed: int = 0
-    sampler: str = "tpe"
-    sampler_options: Settings = field(default_factory=dict)
-    pruner: str = "none"
-    pruner_options: Settings = field(default_factory=dict)
-    warmup_steps: int = 0
-    """Optimizer steps before which nothing is pruned."""
-    start: tuple[Settings, ...] = ()
-    forbid: tuple[Settings, ...] = ()
-
-    def count(self, asked: int | None = None) -> int:
-        """Return how many trials there are to be, or as many as `asked`; a grid has no more than its points."""
-        wanted = asked or self.trials
-        if self.sampler != "grid":
-            return wanted
-        return min(wanted, math.prod(len(dimension.choices or ()) for dimension in self.space))
 
 
 @dataclass(frozen=True)

@@ -6,19 +6,13 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
 from specvit.errors import ConfigError
 from specvit.sweep.definition import SEED, Axis, Definition, Grid
-from specvit.sweep.reading import Settings, valued
+from specvit.sweep.reading import Settings, Typed, matches
 
 PLAIN = re.compile(r"[A-Za-z0-9_.+/-]+")
 """Text that Hydra reads as it stands, where it is no number and none of these words."""
 WORDS = ("null", "true", "false")
-
-
-class Typed(str):
-    """A value as somebody typed it, which Hydra reads as it stands."""
 
 
 @dataclass(frozen=True)
@@ -50,24 +44,6 @@ def points_of(definition: Definition, typed: Settings | None = None) -> list[Poi
     if not found:
         raise ConfigError("has no runs: all are forbidden", where=definition.name, remedy="mend its `forbid`")
     return found
-
-
-def matches(settings: Settings, rule: Settings) -> bool:
-    """Say whether `settings` have each key of `rule` at its value, or at one of its list of values."""
-    return all(
-        key in settings and meaning(settings[key]) in (value if isinstance(value, list) else [value])
-        for key, value in rule.items()
-    )
-
-
-def meaning(value: Any) -> Any:
-    """Return a setting as a study's file would have it."""
-    if not isinstance(value, Typed):
-        return value
-    try:
-        return valued(yaml.safe_load(value))
-    except yaml.YAMLError:
-        return str(value)
 
 
 def as_overrides(settings: Settings) -> list[str]:

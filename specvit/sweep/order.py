@@ -10,9 +10,9 @@ from specvit.config.spelling import nearest
 from specvit.errors import ConfigError
 from specvit.launch.slots import LauncherConfig, read_launcher
 from specvit.sweep.definition import SEED, Definition, read_definition
-from specvit.sweep.grid import Typed, product_grid
+from specvit.sweep.grid import product_grid
 from specvit.sweep.options import SweepOptions, split_options
-from specvit.sweep.reading import Settings
+from specvit.sweep.reading import Settings, Typed
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from specvit.errors import ConfigError, DataError, SpecvitError
 from specvit.locate import locate
 from specvit.sweep.definition import Definition, Search
 from specvit.sweep.folder import StudyFolder, Trial
-from specvit.sweep.grid import Point, as_overrides, as_text, matches, points_of, refuse_varied
-from specvit.sweep.reading import Settings
+from specvit.sweep.grid import Point, as_overrides, as_text, points_of, refuse_varied
+from specvit.sweep.reading import Settings, matches
 
 SHOWN_FAULTS = 5
 TRIED_POINTS = 50

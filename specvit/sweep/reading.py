@@ -43,6 +43,10 @@ def valued(plain: Any) -> Any:
     return {key: valued(value) for key, value in plain.items()} if isinstance(plain, dict) else plain
 
 
+class Typed(str):
+    """A value as somebody typed it, which Hydra reads as it stands."""
+
+
 class Reader:
     """Takes a plain structure apart; each fault names the file and the key."""
 
@@ -132,3 +136,21 @@ class Reader:
         if not isinstance(value, str):
             raise self.fault(f"expects text, not {value!r}", where)
         return value
+
+
+def matches(settings: Settings, rule: Settings) -> bool:
+    """Say whether `settings` have each key of `rule` at its value, or at one of its list of values."""
+    return all(
+        key in settings and meaning(settings[key]) in (value if isinstance(value, list) else [value])
+        for key, value in rule.items()
+    )
+
+
+def meaning(value: Any) -> Any:
+    """Return a setting as a study's file would have it."""
+    if not isinstance(value, Typed):
+        return value
+    try:
+        return valued(yaml.safe_load(value))
+    except yaml.YAMLError:
+        return str(value)

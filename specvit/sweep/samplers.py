@@ -1,6 +1,5 @@
 """Optuna's samplers and pruners as a study's file names them."""
 
-import json
 import logging
 import warnings
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import optuna
 
 from specvit.errors import ConfigError
-from specvit.sweep.definition import Search
+from specvit.sweep.space import Search, encoded
 
 
 def build_sampler(search: Search, seed: int) -> optuna.samplers.BaseSampler:
@@ -60,11 +59,6 @@ def _built(kind: Any, where: str, options: dict[str, Any]) -> Any:
             return kind(**options)
     except (TypeError, ValueError) as problem:
         raise ConfigError(str(problem), where=where, remedy="see Optuna's documentation for its options") from problem
-
-
-def encoded(value: Any) -> Any:
-    """Return a choice as Optuna stores it: a list as its text."""
-    return json.dumps(value) if isinstance(value, list | dict) else value
 
 
 def quiet() -> None:

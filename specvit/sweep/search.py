@@ -19,13 +19,14 @@ from specvit.config.folder import DONE
 from specvit.config.many import Composer
 from specvit.errors import ConfigError, SpecvitError
 from specvit.files import locked
-from specvit.sweep.definition import Definition, Dimension, Search, definition_of
+from specvit.sweep.definition import Definition, definition_of
 from specvit.sweep.folder import StudyFolder, Trial
-from specvit.sweep.grid import Point, Typed, matches
+from specvit.sweep.grid import Point
 from specvit.sweep.plan import make_trial
-from specvit.sweep.reading import Settings
+from specvit.sweep.reading import Typed, matches
 from specvit.sweep.results import outcome_of, value_of
-from specvit.sweep.samplers import build_pruner, build_sampler, encoded, quiet
+from specvit.sweep.samplers import build_pruner, build_sampler, quiet
+from specvit.sweep.space import Search, encoded, suggest
 from specvit.sweep.storage import open_storage
 
 LOCK = "ask.lock"
@@ -202,26 +203,6 @@ def create(study: StudyFolder, about: dict[str, Any], definition: Definition) ->
         if not made.get_trials(deepcopy=False):
             for point in search.start:
                 made.enqueue_trial({key: encoded(value) for key, value in point.items()}, skip_if_exists=True)
-
-
-def suggest(trial: Any, space: tuple[Dimension, ...]) -> Settings:
-    """Return the settings that a trial is asked to try; one whose condition does not hold is left out."""
-    chosen: Settings = {}
-    for dimension in space:
-        if matches(chosen, dimension.when):
-            chosen |= dimension.settings(_suggest_one(trial, dimension))
-    return chosen
-
-
-def _suggest_one(trial: Any, dimension: Dimension) -> Any:
-    if dimension.choices is not None:
-        by_text = {encoded(value): value for value in dimension.choices}
-        return by_text[trial.suggest_categorical(dimension.key, list(by_text))]
-    low, high = dimension.low, dimension.high
-    assert low is not None and high is not None
-    if dimension.whole:
-        return trial.suggest_int(dimension.key, int(low), int(high), log=dimension.log, step=int(dimension.step or 1))
-    return trial.suggest_float(dimension.key, low, high, log=dimension.log, step=dimension.step)
 
 
 def study_name(study: StudyFolder, about: dict[str, Any]) -> str:
