@@ -47,6 +47,11 @@ def study_asked_for(flags: list[str], overrides: list[str], words: tuple[str, ..
     grid = bool({"-m", "--multirun"} & set(flags))
     others = [flag for flag in flags if flag not in ("-m", "--multirun")]
     asked = [text for text in overrides if text.startswith("sweep.")]
+    if others and (name is not None or asked):
+        remedy = "sweep.dry_run=true shows what a study would run"
+        raise ConfigError(f"does not go with {others[0]}", where="sweeps", remedy=remedy)
+    if name == "":
+        raise ConfigError("needs a name", where="sweeps", remedy="write sweeps=NAME; the studies lie in sweeps/")
     if others or (name is None and not grid):
         if asked and not others:
             remedy = "name a study with sweeps=NAME, or add -m for a grid"

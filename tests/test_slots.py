@@ -40,7 +40,7 @@ def plan(gpus: str | None = None, *, cuda: bool = False, limit: int | None = Non
     """Return the slots under a CUDA_VISIBLE_DEVICES."""
     if gpus is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus
-    return plan_slots(LauncherConfig(kind="local", **keys), wants_cuda=cuda, limit=limit)
+    return plan_slots(LauncherConfig(kind="local", **keys), {"cuda" if cuda else "auto"}, limit=limit)
 
 
 def shares(slots: list[Slot]) -> list[str | None]:

@@ -226,7 +226,7 @@ def test_cancel_of_all_stops_and_the_command_goes_on(study, tmp_path: Path, monk
 
 def test_a_run_that_kills_its_process_again_and_again_is_left_alone(study, tmp_path: Path) -> None:
     toy = study({"grids": [{}], "seeds": [1, 2]}, "train.epochs=2000")
-    driver = toy.start(launcher=["hydra/launcher=local", "hydra.launcher.slots=1"])
+    driver = toy.start(launcher=[*LOCAL, "hydra.launcher.slots=1"])
     for deaths in range(3):
         until(lambda deaths=deaths: len(toy.events("begins")) > deaths, "the run begins")
         run = toy.folder.trial(0).run  # type: ignore[union-attr]

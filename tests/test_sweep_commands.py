@@ -108,7 +108,7 @@ def test_why_of_a_study_is_why_of_each_failure(study: StudyFolder, sweep: Sweep)
     code, said, _ = sweep("why", "toy")
     assert (code, said.count("cause:")) == (0, 1)
     assert said.startswith("toy-aaaa0001: crashed\ncause: it broke\n")
-    study.ask_again(1)
+    study.ask_again(study.trials()[1])
     assert sweep("why", "toy")[1] == "no run of toy failed\n"
 
 
@@ -164,7 +164,7 @@ def test_retry_asks_for_what_failed(study: StudyFolder, sweep: Sweep) -> None:
     ended(study, 3, "refused")
     code, said, _ = sweep("retry", "toy", "aaaa0003", "aaaa0000")
     assert (code, study.asked_again()) == (0, [3])
-    assert said == "1 run will be tried again; give the study's command again to start them: specvit train sweeps=toy\n"
+    assert said == "1 run will be tried again\nstart them with: specvit train sweeps=toy\n"
     assert sweep("retry", "toy")[1].startswith("1 run will be tried again")
     assert sorted(study.asked_again()) == [1, 3]
     with holder(study, 2, "claim"):
@@ -178,7 +178,7 @@ def test_cancelling_a_study_stops_its_workers_and_starts_nothing(study: StudyFol
         code, said, err = sweep("cancel", "toy")
         assert child.wait(10) == -signal.SIGTERM
     assert (code, err) == (0, "")
-    assert said == "1 at work told to stop, saving what they have; `specvit train sweeps=toy` goes on\n"
+    assert said == "1 at work told to stop, saving what they have\nit goes on with: specvit train sweeps=toy\n"
     assert study.is_cancelled
     assert ends(study) == ["completed", "crashed", None, None]
     assert not study.take_cancel(2)  # the worker is to end, not only this run
@@ -188,7 +188,7 @@ def test_cancelling_a_run_leaves_the_study_alone(study: StudyFolder, sweep: Swee
     with holder(study, 2, "claim") as child:
         code, said, _ = sweep("cancel", "toy", "aaaa0002", "aaaa0003", "aaaa0000")
         assert child.wait(10) == -signal.SIGTERM
-    assert said.startswith("1 at work told to stop, saving what they have, 1 waiting kept from it; ")
+    assert said.startswith("1 at work told to stop, saving what they have, 1 waiting kept from it\n")
     assert (code, study.is_cancelled, study.take_cancel(2)) == (0, False, True)
     assert ends(study) == ["completed", "crashed", None, "cancelled"]
     trial = study.trial(3)

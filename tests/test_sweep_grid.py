@@ -67,7 +67,7 @@ def test_a_study_that_forbids_all_is_refused() -> None:
     "key", ["model/tokenizer", "model.patch_size", "model.hidden_size", "train.seed", "++train.seed"]
 )
 def test_what_is_varied_cannot_be_typed(key: str) -> None:
-    with pytest.raises(ConfigError, match="is varied by the study itself") as refusal:
+    with pytest.raises(ConfigError, match="is given one value, and varied, too") as refusal:
         points_of(study(GRID), {key: Typed("1")})
     assert refusal.value.where == key
 
@@ -199,5 +199,5 @@ def test_a_search_without_a_pruner_may_ask_for_test_scores(tmp_path: Path) -> No
 
 
 def test_what_a_search_varies_cannot_be_typed(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"model\.intermediate_size: is varied by the study itself"):
+    with pytest.raises(ConfigError, match=r"model\.intermediate_size: is given one value, and varied, too"):
         try_space(study(SEARCH), {"model.intermediate_size": Typed("64")}, StudyFolder(tmp_path / "toy"), compose)

@@ -9,9 +9,10 @@ from specvit.config.compose import conf_dir, tidy
 from specvit.errors import ConfigError
 from specvit.launch.slots import LauncherConfig
 from specvit.sweep.definition import Axis
-from specvit.sweep.grid import Typed, points_of
+from specvit.sweep.grid import points_of
 from specvit.sweep.options import SweepOptions, split_options
 from specvit.sweep.order import Order, find_study, order_of
+from specvit.sweep.reading import Typed
 from specvit.train import main, study_asked_for
 
 GRID = "grids: [{axes: {model/tokenizer: [c1d, sw]}}]\nseeds: [1, 2]\n"
@@ -125,7 +126,7 @@ def test_seeds_may_be_typed_anew(text: str, seeds: tuple[int, ...] | None) -> No
     found = order("tokens", f"train.seed={text}")
     assert found.definition.seeds == (seeds or (1, 2))
     if seeds is None:
-        with pytest.raises(ConfigError, match=r"train\.seed: is varied by the study itself"):
+        with pytest.raises(ConfigError, match=r"train\.seed: is given one value, and varied, too"):
             points_of(found.definition, found.typed)
     else:
         assert [point.settings["train.seed"] for point in points_of(found.definition, found.typed)] == [*seeds] * 2
@@ -224,7 +225,7 @@ def test_another_launcher_is_left_to_hydra() -> None:
     ("flags", "overrides", "name"),
     [
         ([], ["opt.lr=1"], None),
-        (["--cfg", "job"], ["sweeps=tokens"], None),
+        (["--cfg", "job"], ["opt.lr=1"], None),
         ([], ["sweeps=tokens"], "tokens"),
         (["-m"], ["sweeps=tokens"], "tokens"),
         (["--multirun"], ["opt.lr=1,2"], "grid-"),
@@ -241,3 +242,16 @@ def test_a_study_is_asked_for_by_name_or_with_m(flags: list[str], overrides: lis
 def test_a_grid_varies_what_it_says() -> None:
     (grid,) = order(None, "opt.lr=1,2").definition.grids
     assert grid.axes == (Axis(("opt.lr",), ((1,), (2,))),)
+
+
+@pytest.mark.parametrize(
+    ("flags", "overrides", "words"),
+    [
+        (["--cfg", "job"], ["sweeps=tokens"], "does not go with --cfg"),
+        ([], ["sweeps="], "needs a name"),
+        ([], ["sweep.retry=true"], "goes with a study"),
+    ],
+)
+def test_a_study_that_cannot_be_meant_is_refused(flags: list[str], overrides: list[str], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        study_asked_for(flags, overrides, ())

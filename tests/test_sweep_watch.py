@@ -96,11 +96,11 @@ def test_a_state_is_the_runs_or_what_its_worker_saw(study: StudyFolder) -> None:
     assert states(study) == ["completed", "completed", "pruned", "refused"]
     with at_work(run_of(study, 0)):
         assert states(study)[0] == "running"
-    assert states(study)[0] == "completed"  # its end, as long as nobody asks again
+    assert states(study)[0] == "waiting"  # a rerun that was killed: whether a run is done, its own folder says
 
 
 def test_another_try_is_asked_for_and_taken(study: StudyFolder) -> None:
-    study.ask_again(1)
+    study.ask_again(study.trials()[1])
     assert (study.asked_again(), study.is_again(1), study.is_again(0)) == ([1], True, False)
     assert states(study)[1] == "waiting"
     study.take_again(1)
@@ -137,7 +137,7 @@ def test_each_end_is_news_once_and_a_retry_again(study: StudyFolder, capsys: pyt
     ended(study, 2, "completed")
     assert news(watching, capsys) == ["[3/4] completed     1:15  toy-aaaa0002  test_r2 0.75"]
     assert news(watching, capsys) == []
-    study.ask_again(1)
+    study.ask_again(study.trials()[1])
     assert [news(watching, capsys) for _ in range(4)] == [[]] * 4  # it waits
     study.take_again(1)
     ended(study, 1, "crashed", cause="it broke again", seconds=3700.0)

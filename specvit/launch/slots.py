@@ -4,6 +4,7 @@ import itertools
 import os
 import shutil
 import subprocess
+from collections.abc import Set
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -75,10 +76,18 @@ def read_launcher(plain: dict[str, Any]) -> LauncherConfig:
     return config
 
 
-def plan_slots(config: LauncherConfig, *, wants_cuda: bool, limit: int | None = None) -> list[Slot]:
-    """Return the slots of this machine, at most `limit`; raises `ConfigError` for GPUs that are not there."""
+def plan_slots(config: LauncherConfig, devices: Set[str], *, limit: int | None = None) -> list[Slot]:
+    """Return the slots of this machine, at most `limit`; raises `ConfigError` for GPUs that are not there.
+
+    `devices` are what the runs ask for in `train.device`.
+    """
     gpus, cores = visible_gpus(), len(os.sched_getaffinity(0))
-    each = config.gpus_per_job if config.gpus_per_job is not None else min(1, len(gpus))
+    wants_cuda = any(device.startswith("cuda") for device in devices)
+    if numbered := sorted(device for device in devices if device.startswith("cuda:")):
+        what = f"{numbered[0]} names a GPU, but a slot gives each worker its own"
+        raise ConfigError(what, where="train.device", remedy="write train.device=cuda")
+    each = 0 if devices == {"cpu"} else min(1, len(gpus))
+    each = each if config.gpus_per_job is None else config.gpus_per_job
     if (wants_cuda or config.gpus_per_job) and len(gpus) < max(1, each):
         there = f"{len(gpus) or 'none'} {'are' if len(gpus) > 1 else 'is'} visible"
         what = f"a worker needs {max(1, each)} GPU(s), but {there} here"

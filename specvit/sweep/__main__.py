@@ -1,6 +1,7 @@
 """`python -m specvit.sweep status|table|why|diff|retry|cancel`: what became of each run of a study. Loads no torch."""
 
 import os
+import shlex
 import signal
 import sys
 import time
@@ -111,13 +112,18 @@ def _why(name: str, studies: Path, runs: Path) -> int:
 def _retry(study: StudyFolder, names: list[str]) -> int:
     chosen = [trial for trial in _chosen(study, names) if study.state(trial) in failed_states()]
     for trial in chosen:
-        study.ask_again(trial.number)
-    count = f"{len(chosen)} run{'s' if len(chosen) != 1 else ''}"
-    at_work = "a worker takes them up" if study.slots_at_work() else "give the study's command again to start them"
-    print(
-        f"{count} will be tried again; {at_work}: {' '.join(study.about()['command'])}" if chosen else "nothing failed"
-    )
+        study.ask_again(trial)
+    if not chosen:
+        print("nothing failed")
+        return 0
+    print(f"{len(chosen)} run{'s' if len(chosen) != 1 else ''} will be tried again")
+    print("a worker takes them up" if study.slots_at_work() else f"start them with: {_command(study)}")
     return 0
+
+
+def _command(study: StudyFolder) -> str:
+    """Return the study's own command, to be pasted."""
+    return shlex.join(study.about()["command"])
 
 
 def _cancel(study: StudyFolder, names: list[str]) -> int:
@@ -135,10 +141,8 @@ def _cancel(study: StudyFolder, names: list[str]) -> int:
                     study.write_trial(replace(trial, end={"state": "cancelled", "cause": CANCELLED, "time": now()}))
                     kept += 1
     waiting = f", {kept} waiting kept from it" if kept else ""
-    then = (
-        f"`{' '.join(study.about()['command'])}` goes on" if not names else "`specvit sweep retry` takes them up again"
-    )
-    print(f"{stopped} at work told to stop, saving what they have{waiting}; {then}")
+    print(f"{stopped} at work told to stop, saving what they have{waiting}")
+    print(f"`specvit sweep retry {study.name}` takes them up again" if names else f"it goes on with: {_command(study)}")
     return 0
 
 

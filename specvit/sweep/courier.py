@@ -16,6 +16,8 @@ from specvit.tracking.mlflow import Server
 from specvit.tracking.record import fingerprint_of
 
 POLL_SECONDS = 1.0
+TAKE_OVER_SECONDS = 30.0
+"""How long it waits for an older one that may be about to end."""
 START_SECONDS = 3.0
 """Imports wait so long: those of the workers come first."""
 
@@ -25,7 +27,7 @@ def follow_study(study: StudyFolder, *, patience: float = PATIENCE_SECONDS) -> i
     live_quietly()
     os.chdir(study.about()["cwd"])
     time.sleep(START_SECONDS)
-    with locked(study.file("courier.lock"), seconds=0.0) as mine:
+    with locked(study.file("courier.lock"), seconds=TAKE_OVER_SECONDS) as mine:
         return _Courier(study).deliver(patience) if mine else 0
 
 
@@ -39,16 +41,19 @@ class _Courier:
         """Go round until nobody works on the study and all is told, or for `patience` seconds more."""
         failures, resting = 0, 0.0
         while self.study.file("study.json").exists():
-            at_work = bool(self.study.slots_at_work()) or is_locked(self.study.file("driver.lock"))
+            at_work = self._at_work()
             resting = 0.0 if at_work else resting or time.monotonic()
             whole = self._round()
             failures = 0 if whole else failures + 1
-            if whole and not at_work:
+            if whole and not at_work and not self._at_work():  # a round takes its time
                 return 0
             if resting and time.monotonic() - resting > patience:
                 return 1
             time.sleep(POLL_SECONDS if whole else RETRY_SECONDS[min(failures, len(RETRY_SECONDS)) - 1])
         return 0
+
+    def _at_work(self) -> bool:
+        return bool(self.study.slots_at_work()) or is_locked(self.study.file("driver.lock"))
 
     def _round(self) -> bool:
         """Send what has changed; say whether everything came through."""

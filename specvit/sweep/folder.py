@@ -34,6 +34,8 @@ from specvit.files import is_locked, locked, read_json, read_json_lines, write_j
 FORMAT = 1
 REFUSED = "refused"
 """A trial that never became a run: its settings, data or device were refused. It counts as failed."""
+LOOK_SECONDS = 0.05
+"""How long a claim waits: somebody who only looks whether there is one holds its lock for a moment."""
 WAITING = "waiting"
 CANCELLED = "cancelled by `specvit sweep cancel`"
 SETTLED = (*DONE, *FAILED, REFUSED)
@@ -54,6 +56,11 @@ class Trial:
     run_id: str
     folder: str
     end: dict[str, Any] | None = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether a worker has seen it end otherwise than well; that a run is done, its own folder says."""
+        return self.end is not None and self.end["state"] not in DONE
 
     @property
     def run(self) -> RunFolder:
@@ -124,30 +131,34 @@ class StudyFolder:
     @contextlib.contextmanager
     def claim(self, number: int) -> Iterator[bool]:
         """Hold a trial while the block runs; yields False if another worker holds it."""
-        with locked(self._claim_file(number), seconds=0.0) as mine:
+        with locked(self._claim_file(number), seconds=LOOK_SECONDS) as mine:
             yield mine
 
     def is_claimed(self, number: int) -> bool:
         """Say whether a worker has the trial."""
         return is_locked(self._claim_file(number))
 
-    def ask_again(self, number: int) -> None:
-        """Ask for another try of a trial that failed."""
-        self._again_file(number).touch()
+    def ask_again(self, trial: Trial) -> None:
+        """Ask for another try of a trial that failed; processes that died over it are counted anew."""
+        if died(trial.run):
+            trial.run.record_attempt(event="end", state="lost")
+        self._again_file(trial.number).touch()
 
     def take_again(self, number: int) -> None:
-        """Forget that another try was asked for: it begins."""
+        """Forget that another try was asked for: it has come to its end."""
         self._again_file(number).unlink(missing_ok=True)
 
     def state(self, trial: Trial) -> str:
         """Return what became of a trial: a run's state, `refused`, or `waiting`, for a stopped one, too: it goes on."""
+        state = trial.run.state()
+        if state in ALIVE:
+            return state
         if self.is_again(trial.number):
             return WAITING
-        state = trial.run.state()
-        if state in ALIVE + DONE:
+        if state in DONE:
             return state
-        if trial.end:
-            return trial.end["state"]
+        if trial.failed:
+            return trial.end["state"] if trial.end else state
         return state if state in FAILED and state != "pruned" else WAITING
 
     def ask_cancel(self, number: int) -> None:
@@ -201,6 +212,20 @@ class StudyFolder:
 
     def _claim_file(self, number: int) -> Path:
         return self.path / "claims" / f"{number:04d}.lock"
+
+
+def died(run: RunFolder) -> int:
+    """Return how many processes in a row died over a run without a word, and without getting further than the first."""
+    count, step = 0, None
+    for attempt in reversed(run.attempts()):
+        if attempt.get("event") == "end":
+            break
+        if attempt.get("event") == "ready":
+            if step is not None and attempt.get("step") != step:
+                break
+            step = attempt.get("step")
+        count += attempt.get("event") == "start"
+    return count
 
 
 def now() -> str:

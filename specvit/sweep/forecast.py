@@ -3,16 +3,18 @@
 import statistics
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from specvit.config.folder import ALIVE, DONE, RunFolder
 from specvit.files import read_json
-from specvit.sweep.definition import Definition
 from specvit.sweep.folder import StudyFolder, Trial
 from specvit.sweep.results import outcome_of
 from specvit.sweep.source import failed_states
+
+if TYPE_CHECKING:
+    from specvit.sweep.order import Order  # it composes, which watching a study does not
 
 PIXELS = 4096
 TIMED_RUNS = 200
@@ -64,16 +66,20 @@ def seconds_per_work(root: Path) -> tuple[float, int] | None:
     return (statistics.median(found), len(found)) if found else None
 
 
-def tell(study: StudyFolder, definition: Definition, trials: list[Trial], launcher: str) -> int:
-    """Print what a study would do, and return the exit code."""
-    print(f"study {study.name}, {launcher}: nothing is started (sweep.dry_run)")
+def tell(study: StudyFolder, order: "Order", trials: list[Trial]) -> int:
+    """Print what a study would do, and return the exit code; `trials` of a search are one example."""
+    definition = order.definition
+    print(f"study {study.name}, {order.launcher.kind}: nothing is started (sweep.dry_run)")
     if definition.question:
         print(f"question: {definition.question}")
     if definition.search is not None:
         one, search = trials[0], definition.search
-        print(f"{search.trials} trials by {search.sampler} over {', '.join(d.key for d in search.space)}; for example:")
+        count = search.count(order.options.trials)
+        done = sum(study.state(trial) in (*DONE, "pruned", *failed_states()) for trial in study.trials())
+        over = ", ".join(dimension.key for dimension in search.space)
+        print(f"{count} trials, {done} of them made, by {search.sampler} over {over}; for example:")
         print(f"  {one.name}  {_settings(one)}")
-        trials = [one] * search.trials
+        trials = [one] * max(0, count - done)
     else:
         for trial in trials:
             print(f"  {trial.run.state() or 'to do':<14} {trial.name}  {_settings(trial)}")
@@ -108,7 +114,8 @@ def counts_line(study: StudyFolder) -> str:
     known = [name for name in ORDER if counts[name]]
     rest = sorted(name for name in counts if name not in ORDER and counts[name])
     parts = ", ".join(f"{counts[name]} {name}" for name in known + rest)
-    return f"{sum(counts.values())} runs: {parts}"
+    total = sum(counts.values())
+    return f"{total} run{'s' if total != 1 else ''}: {parts}"
 
 
 def is_work_left(study: StudyFolder) -> bool:
@@ -135,13 +142,6 @@ def lines(study: StudyFolder) -> list[str]:
 def _settings(trial: Trial) -> str:
     parts = [trial.cell] * bool(trial.cell) + [f"{key}={value}" for key, value in trial.factors.items()]
     return ", ".join(parts)
-
-
-def recorded_rate(run: RunFolder) -> float | None:
-    """Return a running run's seconds an epoch, by its last five epochs."""
-    rows = outcome_of(run).timing[-5:]
-    times = [(row.get("train_seconds") or 0) + (row.get("val_seconds") or 0) for row in rows]
-    return statistics.fmean(times) if times else None
 
 
 def forecast_of(run: RunFolder) -> str | None:

@@ -93,8 +93,8 @@ def refuse_varied(typed: Settings, varied: set[str]) -> None:
     """Raise `ConfigError` for a typed setting that the study itself varies."""
     for key in typed:
         if key.lstrip("+") in varied:
-            remedy = "drop it; to change what is varied, copy the study's file to ./sweeps and edit it"
-            raise ConfigError("is varied by the study itself", where=key, remedy=remedy)
+            remedy = "drop one of the two; a study's file can be copied to ./sweeps and edited"
+            raise ConfigError("is given one value, and varied, too", where=key, remedy=remedy)
 
 
 def product_grid(axes: dict[str, list[Any]]) -> Grid:

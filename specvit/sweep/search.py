@@ -77,6 +77,10 @@ class Asker:
             return None
         return TrialPruner(optuna.trial.Trial(self.optuna, frozen._trial_id), metric, self.search)
 
+    def has_pruned(self, trial: Trial) -> bool:
+        """Say whether the trial has been reported here, so that only telling its end is left."""
+        return self.search.pruner != "none" and bool(self._frozen(trial.number).intermediate_values)
+
     def tell(self, trial: Trial, state: str) -> dict[str, Any]:
         """Tell Optuna a trial's values, or that it failed or was pruned; return the values for the trial's record."""
         outcome = outcome_of(trial.run)
@@ -100,7 +104,8 @@ class Asker:
 
     def _add_another_try(self, frozen: Any, told: TrialState, values: list[Any]) -> None:
         """Record a failed trial's other try, if it came through; what Optuna has finished cannot be changed there."""
-        if frozen.state == TrialState.FAIL and told == TrialState.COMPLETE:
+        there = any(t.user_attrs.get(RETRY_OF) == frozen.number for t in self.optuna.get_trials(deepcopy=False))
+        if frozen.state == TrialState.FAIL and told == TrialState.COMPLETE and not there:
             attributes = {RETRY_OF: frozen.number}
             self.optuna.add_trial(
                 optuna.create_trial(
@@ -121,9 +126,18 @@ class Asker:
         for frozen in self.optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if not held.enter_context(self.study.claim(frozen.number)):
                 continue
-            if trial := self.study.trial(frozen.number) or self._new(frozen.number, frozen._trial_id):
+            trial = self.study.trial(frozen.number)
+            if trial and trial.end:  # its worker died before it could tell
+                self.tell(trial, trial.end["state"])
+                continue
+            self.optuna.sampler = self._sampler(frozen.number)
+            if trial := trial or self._new(frozen.number, frozen._trial_id):
                 return trial
         return None
+
+    def _sampler(self, number: int) -> Any:
+        """Return the sampler of one trial: what it asks does not depend on what this process has asked before."""
+        return build_sampler(self.search, seeding.key(self.search.seed, "sampler", number))
 
     def _ask(self, held: contextlib.ExitStack) -> Trial | None:
         """Return a new trial, or None when there are as many as wanted."""
@@ -134,7 +148,9 @@ class Asker:
             counted = sum(not {REFUSED_BY, RETRY_OF} & trial.user_attrs.keys() for trial in begun)
             if counted >= self.search.trials or refused > SURPLUS * self.search.trials:
                 return None
-            self.optuna.sampler = build_sampler(self.search, seeding.key(self.search.seed, "sampler", len(begun)))
+            if self.search.sampler == "grid" and len(begun) >= self.search.points:
+                return None
+            self.optuna.sampler = self._sampler(len(begun))
             asked = self.optuna.ask()
             held.enter_context(self.study.claim(asked.number))
             if trial := self._new(asked.number, asked._trial_id):
@@ -143,13 +159,13 @@ class Asker:
     def _new(self, number: int, trial_id: int) -> Trial | None:
         """Ask for the parameters of a running trial and record it; None if they cannot be a run."""
         asked = optuna.trial.Trial(self.optuna, trial_id)
-        factors = suggest(asked, self.search.space)
-        settings = {**self.definition.overrides, **self.typed, **factors}
         try:
+            factors = suggest(asked, self.search.space)
+            settings = {**self.definition.overrides, **self.typed, **factors}
             if any(matches(settings, rule) for rule in self.search.forbid):
                 raise ConfigError("is forbidden by the study", where=", ".join(factors))
             trial = make_trial(Point(settings, factors), number, self.study, self.compose, self.known)
-        except SpecvitError as problem:
+        except (SpecvitError, ValueError) as problem:  # the latter is Optuna's, for a space that has changed
             asked.set_user_attr(REFUSED_BY, str(problem))
             self._close(number, TrialState.FAIL)
             return None
@@ -203,6 +219,23 @@ def create(study: StudyFolder, about: dict[str, Any], definition: Definition) ->
         if not made.get_trials(deepcopy=False):
             for point in search.start:
                 made.enqueue_trial({key: encoded(value) for key, value in point.items()}, skip_if_exists=True)
+
+
+def check_same_space(study: StudyFolder, definition: Definition) -> None:
+    """Raise `ConfigError` where trials were asked from other choices: Optuna takes no others under the same name."""
+    quiet()
+    about, search = study.about(), definition.search
+    assert search is not None
+    made = optuna.load_study(study_name=study_name(study, about), storage=open_storage(study, about.get("storage")))
+    for trial in made.get_trials(deepcopy=False):
+        for dimension in search.space:
+            before = trial.distributions.get(dimension.key)
+            choices = getattr(before, "choices", None)
+            now_choices = tuple(map(encoded, dimension.choices)) if dimension.choices is not None else None
+            if before is not None and choices != now_choices:
+                what = "has other choices than the trials that are there"
+                remedy = "give the changed study another name with sweep.name=NAME"
+                raise ConfigError(what, where=f"search.space.{dimension.key}", remedy=remedy)
 
 
 def study_name(study: StudyFolder, about: dict[str, Any]) -> str:

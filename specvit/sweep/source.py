@@ -25,6 +25,10 @@ class Source(Protocol):
         """Return what may end the trial early."""
         ...
 
+    def has_pruned(self, trial: Trial) -> bool:
+        """Say whether it was this study that pruned the trial's run."""
+        ...
+
     def tell(self, trial: Trial, state: str) -> dict[str, Any]:
         """Take a trial's end, and return what is to be recorded with it."""
         ...
@@ -51,7 +55,7 @@ class Queue:
                 if is_open(self.study, trial):
                     yield trial
                     return
-                if trial.run.state() in ALIVE and trial.end is None:
+                if trial.run.state() in ALIVE and not trial.failed:
                     self._elsewhere = True
                 elif number in self._open:
                     self._open.remove(number)
@@ -64,6 +68,10 @@ class Queue:
     def pruner(self, trial: Trial) -> Pruner | None:
         """Return None: a grid runs to its end."""
         return None
+
+    def has_pruned(self, trial: Trial) -> bool:
+        """Return False: what another study pruned is not finished for this one."""
+        return False
 
     def tell(self, trial: Trial, state: str) -> dict[str, Any]:
         """Return nothing to record: the run folder has it all."""
@@ -79,17 +87,17 @@ def is_open(study: StudyFolder, trial: Trial) -> bool:
     if study.is_again(trial.number):
         return True
     state = trial.run.state()
-    return trial.end is None and state not in ALIVE + DONE and (state not in FAILED or state == "pruned")
+    return not trial.failed and state not in ALIVE + DONE and (state not in FAILED or state == "pruned")
 
 
 def is_over(study: StudyFolder, about: dict[str, Any]) -> str:
     """Return why no further trial is to be started, or ""."""
     if study.is_cancelled:
-        return "cancelled"
+        return "it was cancelled"
     if (deadline := about.get("deadline")) and time.time() > deadline:
         return "the time budget is spent (sweep.hours)"
     if (limit := about.get("failures")) is not None:
-        failed = sum(bool(trial.end) and study.state(trial) in failed_states() for trial in study.trials())
+        failed = sum(trial.failed and study.state(trial) in failed_states() for trial in study.trials())
         if failed >= limit:
             return f"{failed} runs failed, which is the budget (sweep.failures)"
     return ""

@@ -65,9 +65,12 @@ class Search:
     def count(self, asked: int | None = None) -> int:
         """Return how many trials there are to be, or as many as `asked`; a grid has no more than its points."""
         wanted = asked or self.trials
-        if self.sampler != "grid":
-            return wanted
-        return min(wanted, math.prod(len(dimension.choices or ()) for dimension in self.space))
+        return min(wanted, self.points) if self.sampler == "grid" else wanted
+
+    @property
+    def points(self) -> int:
+        """How many points a grid over the choices has."""
+        return math.prod(len(dimension.choices or ()) for dimension in self.space)
 
 
 def suggest(trial: Any, space: tuple[Dimension, ...]) -> Settings:

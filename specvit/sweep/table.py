@@ -24,6 +24,7 @@ class Row:
     trials: int = 0
     values: list[float] = field(default_factory=list)
     states: dict[str, int] = field(default_factory=dict)
+    run_ids: set[str] = field(default_factory=set)
 
 
 def table_rows(study: StudyFolder, metric: str | None = None, by: list[str] | None = None) -> tuple[str, list[Row]]:
@@ -48,8 +49,9 @@ def table_rows(study: StudyFolder, metric: str | None = None, by: list[str] | No
         state, outcome = study.state(trial), outcome_of(trial.run)
         row.trials += 1
         row.states[state] = row.states.get(state, 0) + 1
-        if state in DONE:
+        if state in DONE and trial.run_id not in row.run_ids:  # a search may ask for the same run twice
             finished += 1
+            row.run_ids.add(trial.run_id)
             names |= set(outcome.summary) | set(outcome.best_row)
             if (value := value_of(outcome, metric, table)) is not None:
                 row.values.append(value)

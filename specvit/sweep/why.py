@@ -103,6 +103,8 @@ def find_run(name: str, studies: Path, runs: Path) -> tuple[RunFolder, Trial | N
 
     Raises `FolderError` if there is none, or more than one.
     """
+    if not name:
+        raise FolderError("names no run", where="''", remedy=f"name a folder in {runs} or the end of its name")
     path = Path(name)
     if (path / "run.json").exists():
         return _run_in(path), None

@@ -7,7 +7,7 @@ import contextlib
 import sys
 import time
 import traceback
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from specvit.config.build import build_config
@@ -15,10 +15,12 @@ from specvit.config.folder import ALIVE, DONE, RunFolder
 from specvit.errors import FolderError, SpecvitError
 from specvit.files import locked
 from specvit.run import Result, run
-from specvit.sweep.folder import CANCELLED, REFUSED, SETTLED, StudyFolder, Trial, now
+from specvit.sweep.folder import CANCELLED, REFUSED, SETTLED, StudyFolder, Trial, died, now
 from specvit.sweep.source import Queue, Source, is_over
 from specvit.tracking.record import STUDY_TAG
 
+LOOK_SECONDS = 1.0
+"""Somebody who only looks whether a slot is taken holds its lock for a moment."""
 BUSY_SECONDS = 2.0
 """Between two looks at trials that somebody else makes."""
 DEATHS = 3
@@ -27,7 +29,7 @@ DEATHS = 3
 
 def work(study: StudyFolder, slot: int) -> int:
     """Make trials until nothing is left to do; return the exit code, 128 + n after signal n."""
-    with locked(study.file("slots") / f"{slot}.lock", seconds=0.0) as mine:
+    with locked(study.file("slots") / f"{slot}.lock", seconds=LOOK_SECONDS) as mine:
         if not mine:
             return 0  # a worker of an earlier driver still has this slot
         about = study.about()
@@ -61,75 +63,79 @@ def _work(study: StudyFolder, slot: int, source: Source) -> int:
     return 0
 
 
+@dataclass(frozen=True)
+class Made:
+    """How a trial went: its state, what is to be recorded with it, whether that is its end, the run's result if any."""
+
+    state: str
+    facts: dict[str, Any] = field(default_factory=dict)
+    settled: bool = True
+    result: Result | None = None
+
+
 def _make(study: StudyFolder, slot: int, source: Source, trial: Trial) -> int:
     """Make one trial and tell its end; return the signal that stopped it, or 0."""
-    study.take_again(trial.number)
+    study.take_cancel(trial.number)  # one that came too late for an earlier try
     study.write_trial(replace(trial, end=None))
     study.note("begins", slot=slot, trial=trial.number, run=trial.name)
     started = time.monotonic()
-    state, facts, result = _run(study, source, trial)
-    signal = (result.signal if result else None) or 0
-    if signal and study.take_cancel(trial.number):  # meant for this run, not for the worker
+    made = _run(study, source, trial)
+    signal = (made.result.signal if made.result else None) or 0
+    if study.take_cancel(trial.number) and signal:  # meant for this run, not for the worker
         _cancel(trial.run)
-        state, facts, signal = "cancelled", {"cause": CANCELLED}, 0
-    if (
-        result and result.folder.absolute() != trial.run.path.absolute()
-    ):  # the data changed since the study was planned: another run
-        trial = replace(
-            trial, run_id=result.folder.name[-8:], folder=str(result.folder.absolute()), name=result.folder.name
-        )
-    end = None
-    if state in SETTLED or facts.pop("given_up", False):
-        end = {"state": state, "time": now(), "seconds": round(time.monotonic() - started, 3), "slot": slot, **facts}
-        end |= source.tell(trial, state)
-    study.write_trial(replace(trial, end=end))
-    study.note("ends", slot=slot, trial=trial.number, state=state, seconds=round(time.monotonic() - started, 3))
+        made, signal = Made("cancelled", {"cause": CANCELLED}), 0
+    seconds = round(time.monotonic() - started, 3)
+    _record(study, slot, source, _where_it_lies(trial, made.result), made, seconds)
+    study.note("ends", slot=slot, trial=trial.number, state=made.state, seconds=seconds)
     return signal
 
 
-def _run(study: StudyFolder, source: Source, trial: Trial) -> tuple[str, dict[str, Any], Result | None]:
-    """Return a trial's state, what is to be recorded with it, and the run's result if there was one."""
-    if trial.run.state() == "pruned" and study.about()["kind"] != "grid":
-        return "pruned", {}, None  # its worker died before it could tell
+def _where_it_lies(trial: Trial, result: Result | None) -> Trial:
+    """Return the trial with its run's folder: another one where the data changed since the study was planned."""
+    if result is None or result.folder.absolute() == trial.run.path.absolute():
+        return trial
+    folder = result.folder.absolute()
+    return replace(trial, run_id=folder.name[-8:], folder=str(folder), name=folder.name)
+
+
+def _record(study: StudyFolder, slot: int, source: Source, trial: Trial, made: Made, seconds: float) -> None:
+    """Write a trial's end, if it has come to one, before and after it is told: a kill in between is made up for."""
+    if not made.settled:
+        study.write_trial(replace(trial, end=None))
+        return
+    end = {"state": made.state, "time": now(), "seconds": seconds, "slot": slot, **made.facts}
+    study.write_trial(replace(trial, end=end))
+    study.write_trial(replace(trial, end=end | source.tell(trial, made.state)))
+    study.take_again(trial.number)
+
+
+def _run(study: StudyFolder, source: Source, trial: Trial) -> Made:
+    """Make the run of a trial."""
+    if trial.run.state() == "pruned" and source.has_pruned(trial):
+        return Made("pruned", {"cause": trial.run.status().get("cause", "")})  # its worker died before it could tell
     try:
         if died(trial.run) >= DEATHS:
             cause = f"its process died {DEATHS} times without a word: killed from outside, or the memory was short"
-            return "lost", {"cause": cause, "given_up": True}, None
+            return Made("lost", {"cause": cause})
         config = build_config(trial.config)
         tags = {**config.tracking.tags, STUDY_TAG: study.about()["key"]}
         config = replace(config, tracking=replace(config.tracking, tags=tags))
         result = run(config, source.pruner(trial), tells=False)
     except FolderError as problem:
         print(f"specvit: {problem}", file=sys.stderr, flush=True)
-        time.sleep(BUSY_SECONDS)  # somebody else took the run in this moment
-        return trial.run.state() or REFUSED, {} if trial.run.state() in ALIVE else _told(problem), None
+        if (state := trial.run.state()) in ALIVE:  # somebody else took the run in this moment
+            time.sleep(BUSY_SECONDS)
+            return Made(state, settled=False)
+        return Made(REFUSED, {"cause": str(problem), "remedy": problem.remedy})
     except SpecvitError as problem:
         print(f"specvit: {problem}", file=sys.stderr, flush=True)
-        return REFUSED, _told(problem), None
+        return Made(REFUSED, {"cause": str(problem), "remedy": problem.remedy})
     except Exception as problem:  # a bug, ours or a library's: it costs this trial
         traceback.print_exception(problem)
-        return REFUSED, {"cause": f"{type(problem).__name__}: {problem}", "traceback": traceback.format_exc()}, None
-    status = RunFolder(result.folder, trial.run_id).status()
-    facts = {name: status[name] for name in ("cause", "remedy") if status.get(name)} if result.state not in DONE else {}
-    return result.state, facts, result
-
-
-def _told(problem: SpecvitError) -> dict[str, str]:
-    return {"cause": str(problem), "remedy": problem.remedy}
-
-
-def died(run: RunFolder) -> int:
-    """Return how many processes in a row died over a run without a word, and without getting further than the first."""
-    count, step = 0, None
-    for attempt in reversed(run.attempts()):
-        if attempt.get("event") == "end":
-            break
-        if attempt.get("event") == "ready":
-            if step is not None and attempt.get("step") != step:
-                break
-            step = attempt.get("step")
-        count += attempt.get("event") == "start"
-    return count
+        return Made(REFUSED, {"cause": f"{type(problem).__name__}: {problem}", "traceback": traceback.format_exc()})
+    status = RunFolder(result.folder, trial.run_id).status() if result.state not in DONE else {}
+    facts = {name: status[name] for name in ("cause", "remedy") if status.get(name)}
+    return Made(result.state, facts, result.state in SETTLED, result)
 
 
 def _cancel(run: RunFolder) -> None:

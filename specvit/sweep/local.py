@@ -1,0 +1,111 @@
+"""Keeps the slots of this machine at work on a study, and passes signals on to their workers."""
+
+import contextlib
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+from specvit.errors import Interrupted
+from specvit.launch.slots import Slot, plan_slots, start
+from specvit.sweep.folder import StudyFolder
+from specvit.sweep.order import Order
+from specvit.sweep.plan import relative
+from specvit.sweep.watch import Watch
+
+POLL_SECONDS, NEWS_SECONDS = 0.2, 1.0
+GIVE_UP = 10
+"""A slot is left empty after so many workers in a row that died there before they ended a run."""
+
+
+class LocalSlots:
+    """Workers in slots of this machine: a slot that is free is filled while there is something to do."""
+
+    def __init__(self, study: StudyFolder, order: Order) -> None:
+        """Plan the slots; raises `ConfigError` for GPUs that are not there."""
+        self.study = study
+        devices = {trial.config["train"]["device"] for trial in study.trials()} or {"auto"}
+        self.slots = plan_slots(order.launcher, devices, limit=order.options.max_parallel)
+        self.workers: dict[int, subprocess.Popen[bytes]] = {}
+        self.ended: set[int] = set()
+        self.deaths: dict[int, int] = {}
+        self.started: dict[int, float] = {}
+        self.received: signal.Signals | None = None
+
+    def run(self) -> int:
+        """Keep the slots at work until nothing is open; return the exit code, 128 + n after signal n."""
+        count = f"{len(self.slots)} slot{'s' if len(self.slots) > 1 else ''}"
+        print(f"{count}: {'; '.join(dict.fromkeys(map(str, self.slots)))}", flush=True)
+        watch, news = Watch(self.study), 0.0
+        with self._signals():
+            while True:
+                if time.monotonic() >= news:
+                    watch.say_news()
+                    news = time.monotonic() + NEWS_SECONDS
+                self._fill()
+                if not self.workers and not self._older_workers():
+                    break
+                time.sleep(POLL_SECONDS)
+            watch.say_news()
+        if self.received:
+            raise Interrupted(self.received.name, int(self.received))
+        return 0
+
+    def _fill(self) -> None:
+        for slot in self.slots:
+            worker = self.workers.get(slot.number)
+            if worker is not None and worker.poll() is not None:
+                self._note_end(slot, worker.returncode)
+                del self.workers[slot.number]
+            if slot.number in self.workers or slot.number in self.ended or self.received:
+                continue
+            if slot.number in self.study.slots_at_work():
+                continue  # a worker that an earlier command started
+            words = [sys.executable, "-m", "specvit.sweep", "work", str(self.study.path), "--slot", str(slot.number)]
+            self.started[slot.number] = time.time()
+            self.workers[slot.number] = start(words, slot, self.study.file("workers") / f"{slot.number}.log")
+            if self.received:  # in this very moment
+                self.workers[slot.number].send_signal(signal.SIGTERM)
+
+    def _note_end(self, slot: Slot, code: int) -> None:
+        """A worker that ends by itself has found nothing open; one that died is started again."""
+        if code == 0 and self._has("worker ends", slot):
+            self.ended.add(slot.number)
+            return
+        self.deaths[slot.number] = 0 if self._has("ends", slot) else self.deaths.get(slot.number, 0) + 1
+        if not self.received and not self.study.is_cancelled:
+            how = f"by {signal.Signals(-code).name}" if code < 0 else f"with code {code}"
+            log = relative(self.study.file("workers") / f"{slot.number}.log")
+            print(f"the worker in slot {slot.number} ended {how}; its run goes on  {log}", flush=True)
+        if self.deaths[slot.number] >= GIVE_UP:
+            print(
+                f"slot {slot.number} is left empty: {GIVE_UP} workers in a row died there before they ended a run",
+                flush=True,
+            )
+            self.ended.add(slot.number)
+
+    def _has(self, event: str, slot: Slot) -> bool:
+        """Say whether the slot's last worker has noted such an event."""
+        return any(found["time"] >= self.started[slot.number] for found in self.study.events(event, slot.number))
+
+    def _older_workers(self) -> list[int]:
+        return [number for number in self.study.slots_at_work() if number not in self.workers]
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Pass a signal on to the workers: they save, and this command ends when they have."""
+
+        def handle(number: int, frame: object) -> None:
+            self.received = signal.Signals(number)
+            for worker in self.workers.values():
+                with contextlib.suppress(OSError):
+                    worker.send_signal(signal.SIGTERM)
+
+        wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        before = {n: signal.signal(n, handle) for n in wanted if signal.getsignal(n) is not signal.SIG_IGN}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
