@@ -16,6 +16,7 @@ Columns = dict[str, tuple[np.ndarray, np.ndarray]]
 """Label -> true and predicted values, (N,) each, label units."""
 
 BLUE, GRAY = "tab:blue", "tab:gray"
+DPI = 130
 COLUMNS = 3
 """Most panels side by side."""
 
@@ -85,9 +86,14 @@ def canvas(down: int, across: int, size: tuple[float, float]) -> tuple[Any, Any]
 
 
 def save(figure: Any, path: Path) -> None:
-    """Write a PNG, atomically."""
+    """Write a PNG, atomically. `Figure.savefig` would lay out and draw everything twice, which is most of the time."""
+    from matplotlib.image import imsave
+
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, lambda stream: figure.savefig(stream, format="png", dpi=130))
+    figure.set_dpi(DPI)
+    figure.canvas.draw()
+    pixels = figure.canvas.buffer_rgba()
+    write_atomic(path, lambda stream: imsave(stream, pixels, format="png", dpi=DPI))
 
 
 def _number(value: Any) -> float:
