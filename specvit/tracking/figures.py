@@ -5,7 +5,7 @@ matplotlib is imported when the first figure is drawn: most of what specvit does
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -93,7 +93,7 @@ def save(figure: Any, path: Path) -> None:
     figure.set_dpi(DPI)
     figure.canvas.draw()
     pixels = figure.canvas.buffer_rgba()
-    write_atomic(path, lambda stream: imsave(stream, pixels, format="png", dpi=DPI))
+    write_atomic(path, lambda stream: imsave(cast(Any, stream), pixels, format="png", dpi=DPI))
 
 
 def _number(value: Any) -> float:
