@@ -95,8 +95,8 @@ def test_a_signal_after_the_summary_changes_nothing(
 START_UP: dict[str, Any] = {
     "first import": partial(AtImport, "hydra"),
     "import of torch": partial(AtImport, "torch.nn"),
-    "files are opened": partial(At, "specvit.run.open_splits", after=True),
-    "folder is sought": partial(At, "specvit.run.find_folder"),
+    "files are opened": partial(At, "specvit.locate.open_splits", after=True),
+    "folder is sought": partial(At, "specvit.locate.find_folder"),
 }
 EARLY = [(stage, signal.SIGKILL) for stage in START_UP]
 EARLY += [("first import", signal.SIGTERM), ("import of torch", signal.SIGTERM), ("import of torch", signal.SIGINT)]

@@ -98,19 +98,23 @@ def compose_launcher(overrides: Sequence[str]) -> dict[str, Any]:
 def parse_sweep(overrides: Sequence[str]) -> tuple[list[str], dict[str, list[Any]]]:
     """Return the overrides with one value, and the keys with several (`a,b`, `range(1,4)`) with their values.
 
-    Raises `ConfigError` for an interval, which needs a search.
+    What is typed last for a key holds. Raises `ConfigError` for an interval, which needs a search.
     """
-    fixed, axes = [], {}
+    fixed: list[tuple[str, str]] = []
+    axes: dict[str, list[Any]] = {}
     for text in overrides:
         override = parse(text)
+        key = override.get_key_element().lstrip("+")
         if not override.is_sweep_override():
-            fixed.append(text)
+            axes.pop(key, None)
+            fixed.append((key, text))
         elif override.is_discrete_sweep():
-            axes[override.get_key_element().lstrip("+")] = _choices(override)
+            fixed = [pair for pair in fixed if pair[0] != key]
+            axes[key] = _choices(override)
         else:
             what = "is an interval, which a grid cannot walk through"
             raise ConfigError(what, where=text, remedy="list values, or write a study with a search (docs/sweeps.md)")
-    return fixed, axes
+    return [text for _, text in fixed], axes
 
 
 _alone: list[Path] = []
