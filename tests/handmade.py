@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from copy import deepcopy
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from processes import ready_process
 
 from specvit.config.build import build_config, to_plain
 from specvit.config.compose import compose
@@ -189,13 +189,5 @@ def run_of(study: StudyFolder, number: int) -> RunFolder:
 @contextlib.contextmanager
 def holder(study: StudyFolder, number: int, *words: str) -> Iterator["subprocess.Popen[str]"]:
     """Let a process of its own work on a trial's run; with `claim` as a worker of the study, in slot 3."""
-    command = [sys.executable, "-c", HOLDER, str(study.path), str(number), *words]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert child.stdout is not None
-    assert child.stdout.readline() == "ready\n"
-    try:
+    with ready_process(HOLDER, str(study.path), str(number), *words) as child:
         yield child
-    finally:
-        child.kill()
-        child.wait()
-        child.stdout.close()

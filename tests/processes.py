@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from planted import Act
@@ -119,6 +119,20 @@ def _take_part(plants: Iterable[Act]) -> None:
     sys.argv = ["specvit train"]
     for plant in plants:
         plant()
+
+
+@contextlib.contextmanager
+def ready_process(code: str, *words: str) -> Iterator["subprocess.Popen[str]"]:
+    """Run code in a Python of its own until it says that it is ready; kill it in the end."""
+    child = subprocess.Popen([sys.executable, "-c", code, *words], stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    assert child.stdout.readline() == "ready\n"
+    try:
+        yield child
+    finally:
+        child.kill()
+        child.wait()
+        child.stdout.close()
 
 
 def whole_process(arguments: Sequence[str], plants: Iterable[Act] = ()) -> subprocess.Popen[str]:

@@ -7,14 +7,11 @@ import os
 import signal
 import socket
 import stat
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from processes import ready_process
 
 from specvit import files
 from specvit.config import heartbeat
@@ -52,20 +49,6 @@ with locked(Path(sys.argv[1])):
 """
 
 
-@contextmanager
-def process(code: str, path: Path) -> Iterator[subprocess.Popen[str]]:
-    """Run code in its own process until it says that it is ready; kill it in the end."""
-    child = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True)
-    assert child.stdout is not None
-    assert child.stdout.readline() == "ready\n"
-    try:
-        yield child
-    finally:
-        child.kill()
-        child.wait()
-        child.stdout.close()
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> RunFolder:
     (tmp_path / f"toy-{RUN_ID}").mkdir()
@@ -76,7 +59,7 @@ def folder(tmp_path: Path) -> RunFolder:
 
 
 def test_a_run_whose_process_was_killed_is_lost(folder: RunFolder) -> None:
-    with process(CLAIMER, folder.path) as child:
+    with ready_process(CLAIMER, str(folder.path)) as child:
         assert folder.state() == "running"
         os.kill(child.pid, signal.SIGKILL)
         child.wait()
@@ -88,7 +71,7 @@ def test_a_run_whose_process_was_killed_is_lost(folder: RunFolder) -> None:
 
 
 def test_a_second_process_is_refused_and_told_who_is_first(folder: RunFolder) -> None:
-    with process(CLAIMER, folder.path) as child:
+    with ready_process(CLAIMER, str(folder.path)) as child:
         with pytest.raises(FolderError) as refusal, folder.claimed():
             pass
         for part in (str(folder.path), f"process {child.pid} on {socket.gethostname()}"):
@@ -141,7 +124,7 @@ def test_an_ended_run_keeps_its_state_without_a_process(state: str, folder: RunF
 
 def test_a_claim_is_not_refused_because_somebody_looks_at_the_state(folder: RunFolder) -> None:
     folder.set_status("running", host=socket.gethostname(), pid=1)
-    with process(WATCHER, folder.path):
+    with ready_process(WATCHER, str(folder.path)):
         for _ in range(500):
             with folder.claimed():
                 pass
@@ -244,7 +227,7 @@ def test_results_without_a_status_are_a_lost_run(name: str, folder: RunFolder) -
 
 
 def test_a_damaged_status_of_a_run_at_work_does_not_make_it_lost(folder: RunFolder) -> None:
-    with process(CLAIMER, folder.path):
+    with ready_process(CLAIMER, str(folder.path)):
         folder.record_attempt(event="start")
         folder.file("status.json").write_text("{")
         os.utime(folder.file(".heartbeat"), (1e9, 1e9))  # on its own host the lock counts
@@ -419,7 +402,7 @@ def test_a_new_file_has_the_permissions_that_the_umask_gives(tmp_path: Path) -> 
 
 def test_a_lock_is_let_go_when_its_holder_is_killed(tmp_path: Path) -> None:
     path = tmp_path / "made" / ".lock"
-    with process(LOCKER, path) as child:
+    with ready_process(LOCKER, str(path)) as child:
         with locked(path, seconds=0) as mine:
             assert not mine
         child.kill()

@@ -95,28 +95,6 @@ def compose_launcher(overrides: Sequence[str]) -> dict[str, Any]:
         return found
 
 
-def parse_sweep(overrides: Sequence[str]) -> tuple[list[str], dict[str, list[Any]]]:
-    """Return the overrides with one value, and the keys with several (`a,b`, `range(1,4)`) with their values.
-
-    What is typed last for a key holds. Raises `ConfigError` for an interval, which needs a search.
-    """
-    fixed: list[tuple[str, str]] = []
-    axes: dict[str, list[Any]] = {}
-    for text in overrides:
-        override = parse(text)
-        key = override.get_key_element().lstrip("+")
-        if not override.is_sweep_override():
-            axes.pop(key, None)
-            fixed.append((key, text))
-        elif override.is_discrete_sweep():
-            fixed = [pair for pair in fixed if pair[0] != key]
-            axes[key] = _choices(override)
-        else:
-            what = "is an interval, which a grid cannot walk through"
-            raise ConfigError(what, where=text, remedy="list values, or write a study with a search (docs/sweeps.md)")
-    return [text for _, text in fixed], axes
-
-
 _alone: list[Path] = []
 """The one folder to compose from, while there is one."""
 
@@ -187,7 +165,7 @@ def check_one(override: Override, loader: ConfigLoaderImpl) -> None:
             raise ConfigError(what, where=name, remedy=remedy)
         if override.type in (OverrideType.ADD, OverrideType.FORCE_ADD):
             raise ConfigError("is there already", where=f"+{name}", remedy="type it without the plus sign")
-        for value in _choices(override):
+        for value in choices_of(override):
             if str(value) not in options:
                 right = OLDER_OPTIONS.get(name, {}).get(str(value))
                 close = f"it is called {right} here, " if right else nearest(str(value), options)
@@ -201,7 +179,7 @@ def check_one(override: Override, loader: ConfigLoaderImpl) -> None:
         raise ConfigError("unknown key", where=name, remedy=suggest(name))
 
 
-def _choices(override: Override) -> list[Any]:
+def choices_of(override: Override) -> list[Any]:
     """Return what an override chooses, several in a sweep; raises `ConfigError` for a pattern that fits none."""
     if not override.is_sweep_override():
         return [override.value()]
@@ -233,7 +211,7 @@ def _check_tokenizer_agreement(overrides: list[str], parsed: list[Override]) -> 
     if "model.proj_fn" in typed and (group.is_sweep_override() or typed["model.proj_fn"].is_sweep_override()):
         raise ConfigError("cannot be swept beside model.proj_fn", where="model/tokenizer", remedy="sweep one of them")
     fixed = [text for text, override in zip(overrides, parsed, strict=True) if not override.is_sweep_override()]
-    for choice in map(str, _choices(group)):
+    for choice in map(str, choices_of(group)):
         meant = meaning_of(choice)
         with composer(), explained(overrides):
             composed = hydra_compose(CONFIG_NAME, [*fixed, f"model/tokenizer={choice}"]).model.proj_fn

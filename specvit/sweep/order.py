@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from specvit.config import compose as composer
 from specvit.config.spelling import nearest
@@ -41,7 +43,7 @@ def order_of(name: str | None, overrides: list[str], words: tuple[str, ...]) -> 
         if name is None:
             return None
         raise ConfigError("is not one of ours", where="hydra/launcher", remedy="use inprocess or local")
-    fixed, axes = composer.parse_sweep(overrides)
+    fixed, axes = parse_sweep(overrides)
     read = read_launcher(launcher)
     if name is not None:
         definition = read_definition(find_study(name))
@@ -81,6 +83,28 @@ def find_study(name: str) -> Path:
         remedy = f"{nearest(name, files)}there are {', '.join(sorted(files)) or 'none'}"
         raise ConfigError(f"has no study {name!r}", where="sweeps", remedy=remedy)
     return files[name]
+
+
+def parse_sweep(overrides: Sequence[str]) -> tuple[list[str], dict[str, list[Any]]]:
+    """Return the overrides with one value, and the keys with several (`a,b`, `range(1,4)`) with their values.
+
+    What is typed last for a key holds. Raises `ConfigError` for an interval, which needs a search.
+    """
+    fixed: list[tuple[str, str]] = []
+    axes: dict[str, list[Any]] = {}
+    for text in overrides:
+        override = composer.parse(text)
+        key = override.get_key_element().lstrip("+")
+        if not override.is_sweep_override():
+            axes.pop(key, None)
+            fixed.append((key, text))
+        elif override.is_discrete_sweep():
+            fixed = [pair for pair in fixed if pair[0] != key]
+            axes[key] = composer.choices_of(override)
+        else:
+            what = "is an interval, which a grid cannot walk through"
+            raise ConfigError(what, where=text, remedy="list values, or write a study with a search (docs/sweeps.md)")
+    return [text for _, text in fixed], axes
 
 
 def _plain_grid(fixed: list[str], axes: dict[str, list[object]]) -> Definition:
