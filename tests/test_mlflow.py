@@ -1,7 +1,6 @@
 """MLflow is brought to what run folders say: whole, once, and again after anything that may befall it."""
 
 import shutil
-import sqlite3
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -226,19 +225,6 @@ def test_a_database_that_is_gone_is_made_again_and_told_everything(
         shutil.copy(empty_database, server.file)
     promised.kept(state=folder.state(), said=server.sync(folder))
     assert len(points_of(server, only_run(server).info.run_id, "val_r2")) == 3
-
-
-@pytest.mark.parametrize("content", [b"", None])
-def test_a_database_is_made_whole_where_there_is_none(content: bytes | None, tmp_path: Path) -> None:
-    file = tmp_path / "new" / "mlflow.db"
-    if content is not None:
-        file.parent.mkdir()
-        file.write_bytes(content)
-    Server(f"sqlite:///{file}")
-    assert sorted(path.name for path in file.parent.iterdir()) == [".mlflow.db.lock", "mlflow.db"]
-    with sqlite3.connect(file) as connection:
-        tables = {name for (name,) in connection.execute("select name from sqlite_master where type = 'table'")}
-    assert {"experiments", "runs", "metrics", "latest_metrics", "alembic_version"} <= tables
 
 
 @pytest.mark.parametrize(

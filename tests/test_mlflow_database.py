@@ -1,7 +1,10 @@
-"""A SQLite database that is deleted under its users is made anew, whole."""
+"""A SQLite database is made whole where there is none, also where it was deleted under its users."""
 
 import contextlib
 import sqlite3
+from pathlib import Path
+
+import pytest
 
 from specvit.config.folder import RunFolder
 from specvit.tracking.mlflow import Server
@@ -30,3 +33,16 @@ def test_what_a_deleted_database_left_behind_does_not_get_into_a_new_one(
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         assert not connection.execute("SELECT name FROM sqlite_master WHERE name = 'rubbish'").fetchall()
     assert len(server.client.search_runs([server.client.get_experiment_by_name("specvit").experiment_id])) == 1
+
+
+@pytest.mark.parametrize("content", [b"", None])
+def test_a_database_is_made_whole_where_there_is_none(content: bytes | None, tmp_path: Path) -> None:
+    file = tmp_path / "new" / "mlflow.db"
+    if content is not None:
+        file.parent.mkdir()
+        file.write_bytes(content)
+    Server(f"sqlite:///{file}")
+    assert sorted(path.name for path in file.parent.iterdir()) == [".mlflow.db.lock", "mlflow.db"]
+    with sqlite3.connect(file) as connection:
+        tables = {name for (name,) in connection.execute("select name from sqlite_master where type = 'table'")}
+    assert {"experiments", "runs", "metrics", "latest_metrics", "alembic_version"} <= tables

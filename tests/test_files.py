@@ -1,0 +1,89 @@
+"""Files that are whole or absent, and locks that die with their process."""
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+from processes import ready_process
+
+from specvit.files import locked, read_json, write_atomic, write_text
+
+LOCKER = """
+import sys, time
+from pathlib import Path
+from specvit.files import locked
+with locked(Path(sys.argv[1])):
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_failing_writer_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    write_text(tmp_path / "a.txt", "old")
+
+    def fail(stream) -> None:
+        stream.write(b"new, but only ha")
+        raise OSError("No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        write_atomic(tmp_path / "a.txt", fail)
+    assert (tmp_path / "a.txt").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_the_old_file_is_kept_where_that_is_asked_for(tmp_path: Path) -> None:
+    path, kept = tmp_path / "a.txt", tmp_path / "kept.txt"
+    for number in range(3):
+        write_atomic(path, lambda stream, number=number: stream.write(b"%d" % number), keep=kept)
+        assert kept.exists() == (number > 0)
+    assert (path.read_text(), kept.read_text()) == ("2", "1")
+
+
+@pytest.mark.parametrize("renames", [0, 1])
+def test_a_kill_between_the_renames_loses_neither_file(
+    renames: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, kept = tmp_path / "a.txt", tmp_path / "kept.txt"
+    kept.write_text("oldest")
+    path.write_text("old")
+    real, left = os.replace, [renames]
+
+    def replace(source: str, target: str) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomic(path, lambda stream: stream.write(b"new"), keep=kept)
+    found = {file.name: file.read_text() for file in tmp_path.iterdir()}
+    assert found == ({"a.txt": "old", "kept.txt": "oldest"} if renames == 0 else {"kept.txt": "old"})
+
+
+def test_a_new_file_has_the_permissions_that_the_umask_gives(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        write_text(tmp_path / "a.txt", "a")
+        assert os.umask(0o027) == 0o027
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == 0o640
+
+
+def test_a_lock_is_let_go_when_its_holder_is_killed(tmp_path: Path) -> None:
+    path = tmp_path / "made" / ".lock"
+    with ready_process(LOCKER, str(path)) as child:
+        with locked(path, seconds=0) as mine:
+            assert not mine
+        child.kill()
+        with locked(path) as mine:
+            assert mine
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{half", b"\xff\xfe"])
+def test_a_missing_or_damaged_json_file_gives_the_default(content: bytes | None, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / "a.json").write_bytes(content)
+    assert read_json(tmp_path / "a.json", {"fresh": True}) == {"fresh": True}
