@@ -135,6 +135,7 @@ def test_a_rerun_writes_the_same_summary(tiny, stars, tmp_path: Path) -> None:
     assert (folder / "summary.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_the_last_line_of_a_run_has_the_interval(tiny, stars, tmp_path: Path, capsys) -> None:
     folder = trained(tmp_path, tiny, stars)
     summary, said = summary_of(folder), capsys.readouterr().out

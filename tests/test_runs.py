@@ -122,6 +122,7 @@ def test_c1d_and_sw_give_the_same_scores_from_the_same_seed(tiny) -> None:
     assert c1d.summary["test_r2"] == pytest.approx(sw.summary["test_r2"], abs=1e-3)
 
 
+@pytest.mark.slow
 def test_several_labels_are_scored_each(tiny) -> None:
     result = train(tiny, "data.param=log_g,T_eff", *LEARNS)
     table = pd.read_csv(result.folder / "predictions.csv")
@@ -133,6 +134,7 @@ def test_several_labels_are_scored_each(tiny) -> None:
     assert table["pred_T_eff"].between(2000, 8000).all()
 
 
+@pytest.mark.slow
 def test_classes_are_learnt(tiny) -> None:
     settings = [
         "model.task_type=cls",
