@@ -13,7 +13,7 @@ from specvit.files import is_locked, locked
 from specvit.sweep.folder import StudyFolder, Trial
 from specvit.tracking.courier import PATIENCE_SECONDS, RETRY_SECONDS, live_quietly
 from specvit.tracking.mlflow import Server
-from specvit.tracking.record import fingerprint_of
+from specvit.tracking.record import STUDY_TAG, fingerprint_of
 
 POLL_SECONDS = 1.0
 TAKE_OVER_SECONDS = 30.0
@@ -34,6 +34,7 @@ def follow_study(study: StudyFolder, *, patience: float = PATIENCE_SECONDS) -> i
 class _Courier:
     def __init__(self, study: StudyFolder) -> None:
         self.study = study
+        self.tags = {STUDY_TAG: study.about()["key"], "study": study.name}
         self.servers: dict[str, Server] = {}
         self.told: dict[int, str] = {}
 
@@ -64,7 +65,7 @@ class _Courier:
             if self.told.get(trial.number) == fingerprint:
                 continue
             try:
-                self._server(trial).sync(trial.run)
+                self._server(trial).sync(trial.run, self.tags)
                 self.told[trial.number] = fingerprint
             except (TrackingError, OSError) as problem:
                 self.servers.clear()

@@ -10,6 +10,7 @@ import logging
 import os
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +57,10 @@ class Server:
                 self.client = MlflowClient(tracking_uri=uri)
                 self.client.search_experiments(max_results=1)  # says at once if nobody answers
 
-    def sync(self, folder: RunFolder) -> str:
+    def sync(self, folder: RunFolder, study: dict[str, str] | None = None) -> str:
         """Tell MLflow what it does not know yet about a run; raises `TrackingError`.
 
+        `study` are the tags of a study that found the run made already: it takes in a run that no study has.
         Returns `sent`, `up to date`, or `left alone` for a run that somebody deleted in MLflow.
         """
         with explained(self.uri), locked(folder.file(".tracking.lock"), seconds=LOCK_SECONDS) as mine:
@@ -67,9 +69,11 @@ class Server:
             with _database_made(self.file):  # again, if somebody deleted it
                 pass
             record = read_record(folder)
-            run = self._find(record) or self._create(record, folder.path.parent)
+            record = replace(record, tags={**(study or {}), **record.tags})
+            run = self._find(record) or self._create(record)
             if run.info.lifecycle_stage == "deleted":
                 return "left alone"
+            self._adopt(run, record, folder.path.parent)
             if run.data.tags.get(SYNCED_TAG) == record.fingerprint:
                 return "up to date"
             self._update(run, record)
@@ -89,16 +93,22 @@ class Server:
         )
         return found[0] if found else None
 
-    def _create(self, record: Record, runs: Path) -> Any:
+    def _create(self, record: Record) -> Any:
         tags = {KEY_TAG: record.key, "mlflow.user": _user(), "mlflow.source.name": "specvit train"}
         experiment = self._experiment(record.experiment)
-        if key := record.tags.get(STUDY_TAG):
-            with locked(runs / ".studies.lock", seconds=LOCK_SECONDS):
-                tags[PARENT_TAG] = self._parent(experiment, key, record)
         for older in self.client.search_runs([experiment], f"tags.signature = '{record.tags['signature']}'"):
             if older.data.tags.get("folder") == record.tags["folder"]:  # train.rerun=true did it again
                 self.client.set_tag(older.info.run_id, "superseded", "true")
         return self.client.create_run(experiment, start_time=record.started, tags=tags, run_name=record.name)
+
+    def _adopt(self, run: Any, record: Record, runs: Path) -> None:
+        """Put a run under its study's own one; the first study that has it keeps it."""
+        key = record.tags.get(STUDY_TAG)
+        if key is None or PARENT_TAG in run.data.tags:
+            return
+        with locked(runs / ".studies.lock", seconds=LOCK_SECONDS):
+            parent = self._parent(run.info.experiment_id, key, record)
+        self._send_tags(run.info.run_id, {STUDY_TAG: key, "study": record.tags["study"], PARENT_TAG: parent})
 
     def _parent(self, experiment: str, key: str, record: Record) -> str:
         """Return the id of a study's own run, under which MLflow shows those of its trials; made if it is not there."""
