@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import postgres
 import pytest
 from studies import Study, until
 
@@ -186,14 +187,22 @@ def test_several_objectives(search) -> None:
     assert all(len(trial.values) == 2 and trial.values[1] > 0 for trial in told(toy))
 
 
-@pytest.mark.parametrize("kind", ["journal", "sqlite"])
-def test_eight_workers_at_once(search, tmp_path: Path, kind: str) -> None:
-    url = None if kind == "journal" else f"sqlite:///{tmp_path}/optuna.db"
+@pytest.fixture(params=["journal", "sqlite", "postgresql"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str | None]:
+    """Return the URL of a storage that is really there; None: the journal."""
+    if request.param == "postgresql":
+        with postgres.serving() as url:
+            yield url
+    else:
+        yield f"sqlite:///{tmp_path}/optuna.db" if request.param == "sqlite" else None
+
+
+def test_eight_workers_at_once(search, tmp_path: Path, storage: str | None) -> None:
     toy = search({**ONE, "trials": 24}, "train.epochs=2", "tracking.live=true")
     eight = ["hydra/launcher=local", "hydra.launcher.slots=8", "hydra.launcher.cpus_per_job=1"]
-    code, said = toy.run(*([f"sweep.storage={url}"] if url else []), launcher=eight)
+    code, said = toy.run(*([f"sweep.storage={storage}"] if storage else []), launcher=eight)
     assert code == 0, said
-    assert Counter(trial.state.name for trial in told(toy, url)) == Counter(COMPLETE=24)
+    assert Counter(trial.state.name for trial in told(toy, storage)) == Counter(COMPLETE=24)
     assert len({event["slot"] for event in toy.events("begins")}) == 8
     for log in toy.folder.file("workers").iterdir():
         assert "Error" not in log.read_text(), log.read_text()
