@@ -14,6 +14,7 @@ from studies import Study, until
 
 from specvit.config.folder import RunFolder
 from specvit.sweep import __main__ as command
+from specvit.sweep.results import outcome_of
 from specvit.sweep.storage import open_storage
 
 pytestmark = pytest.mark.slow
@@ -201,7 +202,7 @@ def test_a_grid_sampler_asks_each_point_once(study) -> None:
 
 
 def test_what_another_search_pruned_is_finished_here(study) -> None:
-    toy = study({"search": SEARCH})
+    toy = study({"search": {**SEARCH, "pruner": {"name": "median", "n_startup_trials": 5}}})
     toy.run("sweep.hours=1e-7", launcher=[])
     assert toy.run(launcher=[])[0] == 0
     (run, *_) = [trial.run for trial in toy.folder.trials()]
@@ -210,3 +211,6 @@ def test_what_another_search_pruned_is_finished_here(study) -> None:
     code, said = toy.run(launcher=[])
     assert code == 0, said
     assert done(toy)
+    curves = [[row["val_r2"] for row in outcome_of(trial.run).rows] for trial in toy.folder.trials()]
+    told = optuna.load_study(study_name=None, storage=open_storage(toy.folder, None)).get_trials()
+    assert [list(trial.intermediate_values.values()) for trial in told] == curves, "what it found there is told, too"

@@ -75,7 +75,10 @@ class Asker:
         frozen = self._frozen(trial.number)
         if len(self.search.metrics) > 1 or frozen.state != TrialState.RUNNING:
             return None
-        return TrialPruner(optuna.trial.Trial(self.optuna, frozen._trial_id), metric, self.search)
+        pruner = TrialPruner(optuna.trial.Trial(self.optuna, frozen._trial_id), metric, self.search)
+        for row in outcome_of(trial.run).rows:  # epochs of a run that goes on, or that another study has begun
+            pruner.report(row)
+        return pruner
 
     def has_pruned(self, trial: Trial) -> bool:
         """Say whether the trial has been reported here, so that only telling its end is left."""
@@ -183,19 +186,32 @@ class TrialPruner:
 
     def prunes(self, row: dict[str, Any]) -> str:
         """Report an epoch and return why the run is to end, or ""."""
-        value = row.get(self.metric)
-        if value is None:
+        if not self.report(row) or row["step"] < self.search.warmup_steps:
             return ""
         try:
-            with warnings.catch_warnings():  # an epoch that was computed again is reported again, to the same value
-                warnings.simplefilter("ignore")
-                self.trial.report(value, row["epoch"])
-            if row["step"] < self.search.warmup_steps or not self.trial.should_prune():
+            if not self.trial.should_prune():
                 return ""
         except Exception as problem:
-            print(f"note: the study's storage did not take epoch {row['epoch']} ({type(problem).__name__}: {problem})")
-            return ""
-        return f"{self.metric} {value:.4g} in epoch {row['epoch']} is not among the better ones ({self.search.pruner})"
+            return self._note(row, problem)
+        return f"{self.metric} {row[self.metric]:.4g} in epoch {row['epoch']} is not among the better ones ({self.search.pruner})"
+
+    def report(self, row: dict[str, Any]) -> bool:
+        """Report an epoch; say whether it has the metric and the storage took it."""
+        if row.get(self.metric) is None:
+            return False
+        try:
+            with warnings.catch_warnings():  # an epoch that is reported again has the same value
+                warnings.simplefilter("ignore")
+                self.trial.report(row[self.metric], row["epoch"])
+        except Exception as problem:
+            self._note(row, problem)
+            return False
+        return True
+
+    @staticmethod
+    def _note(row: dict[str, Any], problem: Exception) -> str:
+        print(f"note: the study's storage did not take epoch {row['epoch']} ({type(problem).__name__}: {problem})")
+        return ""
 
 
 def create(study: StudyFolder, about: dict[str, Any], definition: Definition) -> None:
@@ -213,6 +229,9 @@ def create(study: StudyFolder, about: dict[str, Any], definition: Definition) ->
                 directions=["maximize" if way == "maximize" else "minimize" for way in search.metrics.values()],
                 load_if_exists=True,
             )
+        except ImportError as problem:
+            what, remedy = f"needs a driver for such a database ({problem})", "pip install 'specvit[postgres]'"
+            raise ConfigError(what, where="sweep.storage", remedy=remedy) from problem
         except Exception as problem:
             what = f"does not answer ({type(problem).__name__}: {' '.join(str(problem).split())[:200]})"
             raise ConfigError(what, where="sweep.storage", remedy="see to it, or drop the key") from problem
