@@ -43,7 +43,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 def study_asked_for(flags: list[str], overrides: list[str], words: tuple[str, ...]) -> "Order | None":
     """Return the study that a command line asks for: `sweeps=NAME`, or `-m` over one of our launchers; else None."""
-    name = next((text.partition("=")[2] for text in overrides if text.startswith("sweeps=")), None)
+    named = list(dict.fromkeys(text.partition("=")[2] for text in overrides if text.startswith("sweeps=")))
+    if len(named) > 1:
+        raise ConfigError(f"names {len(named)} studies", where="sweeps", remedy="start them one after the other")
+    name = named[0] if named else None
     grid = bool({"-m", "--multirun"} & set(flags))
     others = [flag for flag in flags if flag not in ("-m", "--multirun")]
     asked = [text for text in overrides if text.startswith("sweep.")]

@@ -134,6 +134,15 @@ def test_without_a_timed_run_the_time_is_unknown(tmp_path: Path) -> None:
     assert disk == f"disk: about {2000 * forecast.disk_bytes(trials[0].config) / 1e9:.1f} GB"
 
 
+def test_what_all_rows_of_a_file_cost_is_unknown(tmp_path: Path) -> None:
+    timed(tmp_path / "outputs", 1, 60.0)
+    known, unknown = to_make(tmp_path / "outputs"), to_make(tmp_path / "outputs", -1)
+    assert "data.num_samples=-1" in forecast.cost_lines([known, unknown])[1]
+    assert forecast.cost_lines([known])[1].endswith("1 run timed here")
+    make_run(tmp_path / "outputs" / "all", "completed", rows=[{"epoch": 4}], seconds=[9.0], settings=unknown.config)
+    assert forecast.cost_lines([known])[1].endswith("1 run timed here")
+
+
 # a study's open runs
 
 

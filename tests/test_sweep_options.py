@@ -111,6 +111,12 @@ def test_what_only_a_search_takes_is_refused_for_a_grid(key: str) -> None:
             order(name, f"sweep.{key}", *grid)
 
 
+def test_one_command_starts_one_study(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sweeps=tokens", "sweeps=rates"]) == 2
+    assert capsys.readouterr().err == "specvit: sweeps: names 2 studies; start them one after the other.\n"
+    assert study_asked_for([], ["sweeps=tokens", "sweeps=tokens"], ()) is not None
+
+
 # a study by its name
 
 
@@ -139,13 +145,16 @@ def test_seeds_may_be_typed_anew(text: str, seeds: tuple[int, ...] | None) -> No
         ("rates", "train.seed=1,2", "train.seed: has several values"),
         ("tokens", "opt.lr=interval(1,2)", "is an interval, which a grid cannot walk through"),
         ("token", "opt.lr=1", "sweeps: has no study 'token'; did you mean tokens? there are "),
+        (None, "opt.lr=shuffle(1,2)", "opt.lr: is in another order each time; list the values"),
+        (None, "opt.lr=shuffle(range(1,3))", "opt.lr: is in another order each time; list the values"),
+        (None, "+tracking.tags.a=1,2", "tracking.tags.a: has several values, but none makes another run"),
         ("xyz", "opt.lr=1", "sweeps: has no study 'xyz'; there are "),
         ("tokens", "hydra/launcher=basic", "hydra/launcher: is not one of ours; use inprocess or local"),
         ("tokens", "hydra/launcher=locl", "hydra/launcher: has no option 'locl'; did you mean local?"),
         ("tokens", "hydra.launcher.slots=2", "hydra.launcher.slots: goes with slots; add hydra/launcher=local"),
     ],
 )
-def test_what_a_study_cannot_take_is_refused(name: str, override: str, words: str) -> None:
+def test_what_a_study_cannot_take_is_refused(name: str | None, override: str, words: str) -> None:
     with pytest.raises(ConfigError) as refusal:
         order(name, override)
     assert words in str(refusal.value)
@@ -179,7 +188,7 @@ def test_a_launcher_is_chosen_and_set() -> None:
         (["model/size=glob(*)"], {"model/size": ["base", "demo", "small", "tiny"]}),
         (["train.gradient_clip=null,0.5"], {"train.gradient_clip": [None, 0.5]}),
         (["opt.betas=[0.9,0.99],[0.8,0.9]"], {"opt.betas": [[0.9, 0.99], [0.8, 0.9]]}),
-        (["tracking.notes='a, b','true'"], {"tracking.notes": ["a, b", "true"]}),
+        (["data.root='a, b','true'"], {"data.root": ["a, b", "true"]}),
         (["train.precision=32,16-mixed"], {"train.precision": [32, "16-mixed"]}),
         (["train.compile=true,false"], {"train.compile": [True, False]}),
         (["data.param=T_eff,log_g"], {}),

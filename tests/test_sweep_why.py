@@ -178,7 +178,7 @@ def test_two_runs_differ_in_keys_and_scores(tmp_path: Path) -> None:
         settings=config(model={"proj_fn": "SW"}, opt={"lr": 0.01}),
         identity={"data": {"train": "other"}},
     )
-    lines = list(diff_lines(left, right))
+    lines = list(diff_lines((left, None), (right, None)))
     rows = [line.split() for line in lines]
     assert rows == [
         ["a-rather-long-name-of-a-run-of-some-study-00000001", "toy-00000002"],
@@ -196,12 +196,24 @@ def test_two_runs_differ_in_keys_and_scores(tmp_path: Path) -> None:
 
 def test_a_run_does_not_differ_from_itself(path: Path) -> None:
     run = make_run(path, "completed", summary={"test_r2": 0.5})
-    assert [line.split() for line in diff_lines(run, run)][1:3] == [
+    assert [line.split() for line in diff_lines((run, None), (run, None))][1:3] == [
         ["the", "same", "settings"],
         ["state", "completed", "completed"],
     ]
     run.file("config.yaml").write_text("a: [")
-    assert [line.strip() for line in diff_lines(run, run)][1] == "the same settings"
+    assert [line.strip() for line in diff_lines((run, None), (run, None))][1] == "the same settings"
+
+
+def test_a_run_that_never_began_is_compared_by_its_plan(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "outputs" / "toy-00000001", "completed", settings=config(opt={"lr": 0.01}))
+    study = make_study(tmp_path / "multirun" / "toy", [RunFolder(tmp_path / "outputs" / "toy-00000002", "00000002")])
+    (trial,) = study.trials()
+    rows = [line.split() for line in diff_lines((run, None), (trial.run, trial))]
+    assert rows[1:] == [
+        ["opt.lr", "0.01", str(trial.config["opt"]["lr"])],
+        ["state", "completed", "never", "started"],
+        ["train_seconds", "0", "0", "+0"],
+    ]
 
 
 # a run by its name

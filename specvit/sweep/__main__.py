@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.command == "why":
         return _why(options.run, studies, runs)
     if options.command == "diff":
-        left, right = (find_run(name, studies, runs)[0] for name in (options.left, options.right))
+        left, right = (find_run(name, studies, runs) for name in (options.left, options.right))
         return _print(diff_lines(left, right))
     study = StudyFolder((studies / options.study).absolute())
     study.about()
@@ -161,17 +161,26 @@ def _stop(study: StudyFolder, trial: Trial, *, alone: bool) -> bool:
         os.kill(int(status["pid"]), signal.SIGTERM)
     except ProcessLookupError:  # it has just ended
         return False
+    except PermissionError:
+        print(f"{trial.name} is at work as another user; cancel it as that one", file=sys.stderr)
+        return False
     return True
 
 
 def _chosen(study: StudyFolder, names: list[str]) -> list[Trial]:
+    """Return the trials meant by names, ids or parts that fit one alone; raises `ConfigError` for any other."""
     trials = study.trials()
+    chosen: set[int] = set()
     for name in names:
-        if not any(name in trial.name for trial in trials):
-            raise ConfigError(
-                "is no run of this study", where=name, remedy=f"`specvit sweep status {study.name}` lists"
-            )
-    return [trial for trial in trials if not names or any(name in trial.name for name in names)]
+        fits = [t for t in trials if name in (t.name, t.run_id)] or [t for t in trials if name and name in t.name]
+        if not fits:
+            remedy = f"`specvit sweep status {study.name}` lists those at work, `multirun/{study.name}/runs` all"
+            raise ConfigError("is no run of this study", where=name or "''", remedy=remedy)
+        if len(fits) > 1:
+            some = ", ".join(trial.name for trial in fits[:3]) + (", ..." if len(fits) > 3 else "")
+            raise ConfigError(f"fits {len(fits)} runs", where=name, remedy=f"there are {some}")
+        chosen.add(fits[0].number)
+    return [trial for trial in trials if not names or trial.number in chosen]
 
 
 def _print(lines: Iterable[str]) -> int:

@@ -36,13 +36,16 @@ def tokens(model: dict[str, Any]) -> int:
 
 
 def work(config: dict[str, Any]) -> float:
-    """Return the floating-point operations of a run's training, as far as its settings tell (see `models.cost`)."""
+    """Return the floating-point operations of a run's training, as far as its settings tell (see `models.cost`).
+
+    0 where they do not: with `data.num_samples=-1`, all rows of a file.
+    """
     model, data, train = config["model"], config["data"], config["train"]
     count, width, layers = tokens(model), model["hidden_size"], model["num_hidden_layers"]
     queries = count * (layers - 1) + (1 if model["pool"] == "cls" else count)  # the last block works for CLS alone
     blocks = 4 * width * (layers * count * width + queries * (width + model["intermediate_size"] + count))
     spectrum = 3 * blocks + 2 * 2 * count * model["patch_size"] * width
-    return float(spectrum * max(data["num_samples"], 1) * train["epochs"])
+    return float(spectrum * max(data["num_samples"], 0) * train["epochs"])
 
 
 def disk_bytes(config: dict[str, Any]) -> int:
@@ -59,7 +62,7 @@ def seconds_per_work(root: Path) -> tuple[float, int] | None:
         try:
             config = yaml.safe_load((path.parent / "config.yaml").read_text())
             share = outcome.rows[-1]["epoch"] / config["train"]["epochs"]
-            if seconds := outcome.train_seconds:
+            if (seconds := outcome.train_seconds) and work(config):
                 found.append(seconds / (work(config) * share))
         except (OSError, KeyError, IndexError, TypeError, yaml.YAMLError):
             continue
@@ -88,6 +91,8 @@ def tell(study: StudyFolder, order: "Order", trials: list[Trial]) -> int:
         trials = [trial for trial in trials if trial.run.state() not in DONE]
     for line in cost_lines(trials):
         print(line)
+    if trials and definition.search is not None:
+        print("that is for trials that are all as large as this example")
     return 0
 
 
@@ -100,6 +105,8 @@ def cost_lines(trials: list[Trial]) -> list[str]:
     timed = seconds_per_work(Path(trials[0].config["tracking"]["folder"]))
     if timed is None:
         return [*lines, "time: unknown until a run has finished here"]
+    if not all(work(trial.config) for trial in trials):
+        return [*lines, "time: unknown, for data.num_samples=-1 does not say how many spectra there are"]
     hours = timed[0] * sum(work(trial.config) for trial in trials) / 3600
     runs = f"{timed[1]} run{'s' if timed[1] > 1 else ''}"
     said = f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.0f} minutes"

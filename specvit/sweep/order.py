@@ -88,7 +88,8 @@ def find_study(name: str) -> Path:
 def parse_sweep(overrides: Sequence[str]) -> tuple[list[str], dict[str, list[Any]]]:
     """Return the overrides with one value, and the keys with several (`a,b`, `range(1,4)`) with their values.
 
-    What is typed last for a key holds. Raises `ConfigError` for an interval, which needs a search.
+    What is typed last for a key holds. Raises `ConfigError` for an interval, which needs a search, for an order by
+    chance, and for several values of what makes no other run.
     """
     fixed: list[tuple[str, str]] = []
     axes: dict[str, list[Any]] = {}
@@ -99,12 +100,21 @@ def parse_sweep(overrides: Sequence[str]) -> tuple[list[str], dict[str, list[Any
             axes.pop(key, None)
             fixed.append((key, text))
         elif override.is_discrete_sweep():
+            _refuse_axis(key, override)
             fixed = [pair for pair in fixed if pair[0] != key]
             axes[key] = composer.choices_of(override)
         else:
             what = "is an interval, which a grid cannot walk through"
             raise ConfigError(what, where=text, remedy="list values, or write a study with a search (docs/sweeps.md)")
     return [text for _, text in fixed], axes
+
+
+def _refuse_axis(key: str, override: Any) -> None:
+    if getattr(override.value(), "shuffle", False):
+        what, remedy = "is in another order each time", "list the values in the order in which they shall run"
+        raise ConfigError(what, where=key, remedy=remedy)
+    if key.startswith("tracking."):
+        raise ConfigError("has several values, but none makes another run", where=key, remedy="give one value")
 
 
 def _plain_grid(fixed: list[str], axes: dict[str, list[object]]) -> Definition:

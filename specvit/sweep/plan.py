@@ -84,6 +84,8 @@ def try_space(definition: Definition, typed: Settings, study: StudyFolder, compo
                 value = examples[(number * (position + 1) + number // 7) % len(examples)]
                 settings |= dimension.settings(start.get(dimension.key, value))
         try:
+            if any(matches({**base, **settings}, rule) for rule in search.forbid):
+                raise ConfigError("is forbidden by the study", where=", ".join(settings))
             trial = make_trial(Point({**base, **settings}, settings), 0, study, compose)
         except SpecvitError as problem:
             fault = fault or problem

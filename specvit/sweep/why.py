@@ -78,17 +78,18 @@ def sparkline(values: list[float]) -> str:
     return "".join(BARS[round((value - low) / (high - low) * (len(BARS) - 1)) if high > low else 0] for value in values)
 
 
-def diff_lines(left: RunFolder, right: RunFolder) -> Iterator[str]:
-    """Yield the keys in which two runs differ, then their scores side by side."""
-    shown = [("", left.path.name, right.path.name)]
-    keys = [_flat(_config(run)) for run in (left, right)]
+def diff_lines(left: tuple[RunFolder, Trial | None], right: tuple[RunFolder, Trial | None]) -> Iterator[str]:
+    """Yield the keys in which two runs differ, then their scores side by side; a run that never began has its plan."""
+    runs = (left[0], right[0])
+    shown = [("", runs[0].path.name, runs[1].path.name)]
+    keys = [_flat(_config(run) or (trial.config if trial else {})) for run, trial in (left, right)]
     keys = [{k: v for k, v in one.items() if not k.startswith("tracking.")} for one in keys]
     differing = [key for key in {**keys[0], **keys[1]} if keys[0].get(key) != keys[1].get(key)]
     shown += [(key, str(keys[0].get(key)), str(keys[1].get(key))) for key in differing]
     shown += [] if differing else [("the same settings", "", "")]
-    if (data := [_data(run) for run in (left, right)])[0] != data[1]:
+    if all(run.file("run.json").exists() for run in runs) and _data(runs[0]) != _data(runs[1]):
         shown.append(("the data differ", "", ""))
-    scores = [_scores(run) for run in (left, right)]
+    scores = [_scores(run) for run in runs]
     for name in dict.fromkeys([*scores[0], *scores[1]]):
         a, b = scores[0].get(name), scores[1].get(name)
         gap = f"  {b - a:+.4g}" if isinstance(a, int | float) and isinstance(b, int | float) else ""
@@ -143,7 +144,7 @@ def _data(run: RunFolder) -> Any:
 def _scores(run: RunFolder) -> dict[str, Any]:
     outcome = outcome_of(run)
     names = ("test_r2", "test_mae", "test_rmse", "test_bias", "test_accuracy", "best_epoch", "epochs")
-    found: dict[str, Any] = {"state": run.state()}
+    found: dict[str, Any] = {"state": run.state() or "never started"}
     found |= {name: outcome.summary[name] for name in names if name in outcome.summary}
     found |= {name: value for name, value in outcome.best_row.items() if name.startswith("val_")}
     return found | {"train_seconds": outcome.train_seconds}
