@@ -38,7 +38,7 @@ class SweepOptions:
     failures: int | None = None
     """Start no further run after so many hours, or with so many failed ones."""
     storage: str | None = None
-    """Optuna's storage: a URL such as sqlite:////FILE or postgresql+psycopg://USER@HOST/DB; None: a journal file in the study."""
+    """Optuna's storage: sqlite:////FILE, postgresql+psycopg://USER@HOST/DB, ...; None: a journal file in the study."""
 
 
 def split_options(overrides: list[str]) -> tuple[SweepOptions, list[str]]:

@@ -230,7 +230,8 @@ def create(study: StudyFolder, about: dict[str, Any], definition: Definition) ->
                 load_if_exists=True,
             )
         except ImportError as problem:
-            what, remedy = f"needs a driver for such a database ({problem})", "pip install 'specvit[postgres]'"
+            what = f"needs a driver for such a database ({problem})"
+            remedy = "for PostgreSQL `pip install 'specvit[postgres]'`"
             raise ConfigError(what, where="sweep.storage", remedy=remedy) from problem
         except Exception as problem:
             what = f"does not answer ({type(problem).__name__}: {' '.join(str(problem).split())[:200]})"
