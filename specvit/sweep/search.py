@@ -193,7 +193,8 @@ class TrialPruner:
                 return ""
         except Exception as problem:
             return self._note(row, problem)
-        return f"{self.metric} {row[self.metric]:.4g} in epoch {row['epoch']} is not among the better ones ({self.search.pruner})"
+        value, by = row[self.metric], self.search.pruner
+        return f"{self.metric} {value:.4g} in epoch {row['epoch']} is not among the better ones ({by})"
 
     def report(self, row: dict[str, Any]) -> bool:
         """Report an epoch; say whether it has the metric and the storage took it."""
