@@ -288,15 +288,3 @@ def test_wrong_arguments_are_one_sentence(arguments: list[str], said: str, tmp_p
     shown = capsys.readouterr().err
     assert said in shown
     assert shown.count("\n") == 1
-
-
-def test_a_study_takes_in_a_run_that_was_made_before_it(folder: RunFolder, server: Server) -> None:
-    server.sync(folder)
-    alone = only_run(server)
-    for name in ("first", "second"):  # what it is in, it stays in
-        server.sync(folder, {"specvit.study": f"key of {name}", "study": name})
-        parent = next(run for run in runs_of(server) if run.info.run_name == "first")
-        told = server.client.get_run(alone.info.run_id)
-        assert told.data.tags["mlflow.parentRunId"] == parent.info.run_id
-        assert (told.data.tags["study"], told.data.tags["specvit.study"]) == ("first", "key of first")
-        assert len(runs_of(server)) == 2
