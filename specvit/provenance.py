@@ -9,6 +9,8 @@ from pathlib import Path
 from specvit import __version__
 
 SOURCE = Path(__file__).resolve().parent
+COMMIT_FILE = ".specvit-commit"
+"""Beside a copy of the code: where it was taken from."""
 
 
 @functools.cache
@@ -29,7 +31,9 @@ def changes(before: dict[str, str], now: dict[str, str]) -> list[str]:
 
 
 def commit() -> str | None:
-    """Return the commit of specvit's own source tree, if it runs from one."""
+    """Return the commit of specvit's own source tree, if it runs from one, or from a copy of one."""
+    if (note := SOURCE.parent / COMMIT_FILE).exists():
+        return note.read_text().strip() or None
     if not (SOURCE.parent / ".git").exists():
         return None
     command = ["git", "-C", str(SOURCE.parent), "rev-parse", "--short", "HEAD"]

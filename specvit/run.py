@@ -13,7 +13,7 @@ import yaml
 
 from specvit.config.ballast import ballast
 from specvit.config.build import to_plain
-from specvit.config.folder import CHECKPOINTS, DONE, FAILED, RunFolder, hostname
+from specvit.config.folder import CHECKPOINTS, DONE, FAILED, RunFolder, hostname, job_here
 from specvit.config.rules import check_patch
 from specvit.config.schema import Config, effective_level
 from specvit.config.siblings import note_of_other_data
@@ -117,8 +117,9 @@ def _guarded(job: Job) -> Result:
     courier = None
     with stop.deferred(wholly=True):  # a second signal must not lose what the first one was about
         try:
-            folder.set_status("running", pid=os.getpid(), host=hostname(), log=str(folder.file("log.txt")))
-            folder.record_attempt(event="start", commit=commit(), job=os.environ.get("SLURM_JOB_ID"))
+            job_id, log = job_here(), str(folder.file("log.txt"))
+            folder.set_status("running", pid=os.getpid(), host=hostname(), job=job_id, log=log)
+            folder.record_attempt(event="start", commit=commit(), job=job_id)
             courier = _courier(config, folder, screen) if job.tells else None
             with stop.immediate():
                 state = _train_and_test(job)

@@ -47,7 +47,8 @@ def study_asked_for(flags: list[str], overrides: list[str], words: tuple[str, ..
     if len(named) > 1:
         raise ConfigError(f"names {len(named)} studies", where="sweeps", remedy="start them one after the other")
     name = named[0] if named else None
-    grid = bool({"-m", "--multirun"} & set(flags))
+    elsewhere = any(text.startswith("hydra/launcher=") and not text.endswith("=basic") for text in overrides)
+    grid = bool({"-m", "--multirun"} & set(flags)) or elsewhere  # a single run, too, is made where the launcher says
     others = [flag for flag in flags if flag not in ("-m", "--multirun")]
     asked = [text for text in overrides if text.startswith("sweep.")]
     if others and (name is not None or asked):

@@ -149,7 +149,7 @@ def test_seeds_may_be_typed_anew(text: str, seeds: tuple[int, ...] | None) -> No
         (None, "opt.lr=shuffle(range(1,3))", "opt.lr: is in another order each time; list the values"),
         (None, "+tracking.tags.a=1,2", "tracking.tags.a: has several values, but none makes another run"),
         ("xyz", "opt.lr=1", "sweeps: has no study 'xyz'; there are "),
-        ("tokens", "hydra/launcher=basic", "hydra/launcher: is not one of ours; use inprocess or local"),
+        ("tokens", "hydra/launcher=basic", "hydra/launcher: is not one of ours; use inprocess, local or slurm"),
         ("tokens", "hydra/launcher=locl", "hydra/launcher: has no option 'locl'; did you mean local?"),
         ("tokens", "hydra.launcher.slots=2", "hydra.launcher.slots: goes with slots; add hydra/launcher=local"),
     ],

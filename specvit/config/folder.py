@@ -177,6 +177,8 @@ class RunFolder:
     def _refuse_if_alive_elsewhere(self) -> None:
         """Refuse a folder that another host writes: on many shared file systems a lock is not seen from here."""
         status = self.status()
+        if status.get("job") is not None and status.get("job") == job_here():
+            return  # the same job, requeued to another node: SLURM has ended what it ran before
         elsewhere = status.get("state") in ALIVE and status.get("host") != hostname()
         if elsewhere and is_fresh(self.file(".heartbeat")):
             raise self._busy("wait for it; if it was killed, the same command works a minute later")
@@ -196,6 +198,12 @@ class RunFolder:
 def hostname() -> str:
     """Return this host's name, as the records have it."""
     return socket.gethostname()
+
+
+def job_here() -> str | None:
+    """Return the SLURM job that this process is part of, as people type it: `12`, or `12_3` in an array."""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
 
 
 def find_folder(root: Path, run_id: str, name: str) -> RunFolder:

@@ -1,12 +1,13 @@
 """How a run ended: its state, the cause in one sentence, and what to do, from whatever was raised."""
 
 import contextlib
+import signal
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
 from specvit.config.ballast import free_ballast
-from specvit.config.folder import RunFolder
+from specvit.config.folder import RunFolder, job_here
 from specvit.config.schema import Config
 from specvit.engine.remedy import remedy_for
 from specvit.errors import Diverged, Interrupted, Pruned, SpecvitError, explain, os_fault
@@ -35,7 +36,7 @@ class End:
 def end_of(problem: BaseException, config: Config, folder: RunFolder) -> End:
     """Return the end that an exception means for the run of `config` in `folder`."""
     if isinstance(problem, Interrupted):
-        return End("preempted", f"stopped by {problem.signal_name}", code=128 + problem.signal_number)
+        return End("preempted", _why_stopped(problem), code=128 + problem.signal_number)
     if isinstance(problem, KeyboardInterrupt):  # where a library has put its own handler in place of ours
         return End("preempted", "stopped by Ctrl-C", code=130)
     if isinstance(problem, SpecvitError | Diverged):
@@ -49,6 +50,13 @@ def end_of(problem: BaseException, config: Config, folder: RunFolder) -> End:
     state = "oom" if is_out_of_memory(problem) else "crashed"
     trace = "".join(traceback.format_exception(problem))
     return End(state, sentence_of(problem), remedy_for(state, config), trace, code=1)
+
+
+def _why_stopped(stop: Interrupted) -> str:
+    job = job_here()
+    if job and stop.signal_number == signal.SIGUSR2:
+        return f"job {job} came to its time limit, or another job takes its place ({stop.signal_name})"
+    return f"stopped by {stop.signal_name}" + (f" in job {job}" if job else "")
 
 
 def put_on_file(end: End, folder: RunFolder) -> End:

@@ -12,7 +12,7 @@ from typing import Any
 from specvit.config.spelling import nearest
 from specvit.errors import ConfigError
 
-KINDS = ("inprocess", "local")
+KINDS = ("inprocess", "local", "slurm")
 HIDDEN = ("", "-1", "NoDevFiles")
 """Values in CUDA_VISIBLE_DEVICES that hide this GPU and all after it."""
 

@@ -5,6 +5,7 @@ import shlex
 import signal
 import sys
 import time
+from argparse import Namespace
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,9 @@ from pathlib import Path
 from specvit.config.folder import ALIVE, hostname
 from specvit.entry import Parser, user_facing
 from specvit.errors import ConfigError
+from specvit.launch import queue
 from specvit.sweep.folder import CANCELLED, WAITING, StudyFolder, Trial, now
+from specvit.sweep.jobs import jobs_of_trials
 from specvit.sweep.source import failed_states
 from specvit.sweep.table import render, table_rows
 from specvit.sweep.watch import status_lines
@@ -26,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Look after studies: watch, compare, explain, retry, cancel."""
     options = _parser().parse_args(sys.argv[1:] if arguments is None else arguments)
     if options.command == "work":
-        return _work(StudyFolder(options.study_path), options.slot)
+        return _work(StudyFolder(options.study_path), options)
     studies, runs = Path(options.studies), Path(options.runs)
     if options.command == "why":
         return _why(options.run, studies, runs)
@@ -77,14 +80,16 @@ def _parser() -> Parser:
     work = commands.add_parser("work", help="make a study's runs in this process (a launcher starts this)")
     work.add_argument("study_path", type=Path)
     work.add_argument("--slot", type=int, default=0)
+    work.add_argument("--trial", type=int, help="make this one alone")
+    work.add_argument("--patience", type=float, default=1.0, help="seconds for an older worker to leave the slot")
     return parser
 
 
-def _work(study: StudyFolder, slot: int) -> int:
+def _work(study: StudyFolder, options: Namespace) -> int:
     from specvit.sweep.worker import work
 
     os.chdir(study.about()["cwd"])
-    return work(study, slot)
+    return work(study, options.slot, trial=options.trial, patience=options.patience)
 
 
 def _status(study: StudyFolder, *, watch: bool) -> int:
@@ -128,13 +133,16 @@ def _command(study: StudyFolder) -> str:
 
 def _cancel(study: StudyFolder, names: list[str]) -> int:
     """Stop a study, which its command then takes up again; or stop single runs, which stay cancelled until retried."""
+    jobs = (jobs_of_trials(study, study.about()) or {}) if queue.here() else {}
     if not names:
         study.file("cancelled").touch()
+        queue.cancel([job.id for job in jobs.values() if job.waits])
     stopped, kept = 0, 0
     for trial in _chosen(study, names):
         if trial.run.state() in ALIVE:
             stopped += _stop(study, trial, alone=bool(names))
         elif names and study.state(trial) == WAITING:
+            queue.cancel([job.id for number, job in jobs.items() if number == trial.number and job.waits])
             with study.claim(trial.number) as mine:
                 if mine:
                     study.take_again(trial.number)
@@ -149,6 +157,10 @@ def _cancel(study: StudyFolder, names: list[str]) -> int:
 def _stop(study: StudyFolder, trial: Trial, *, alone: bool) -> bool:
     """Send the run's process a signal; say whether that was possible."""
     status = trial.run.status()
+    if (job := status.get("job")) and queue.here() and study.is_claimed(trial.number):
+        if alone:
+            study.ask_cancel(trial.number)
+        return queue.cancel([job], signal="TERM")  # to the run: its job ends, or goes on with others, by itself
     if status.get("host") != hostname():
         print(f"{trial.name} is at work on {status.get('host')}; cancel it there", file=sys.stderr)
         return False

@@ -17,13 +17,14 @@ from specvit.config.folder import DONE
 from specvit.config.many import Composer
 from specvit.errors import ConfigError, FolderError
 from specvit.files import locked
-from specvit.launch.slots import plan_slots
-from specvit.sweep import forecast
+from specvit.launch.slots import LauncherConfig, plan_slots
+from specvit.launch.slurm_config import SlurmConfig
+from specvit.sweep import budget, forecast
 from specvit.sweep.definition import Definition
 from specvit.sweep.folder import StudyFolder, Trial
 from specvit.sweep.local import LocalSlots
 from specvit.sweep.order import Order
-from specvit.sweep.plan import plan_grid, relative, take_snapshot, try_space
+from specvit.sweep.plan import plan_grid, relative, take_code, take_snapshot, try_space
 from specvit.sweep.source import failed_states, is_over
 from specvit.sweep.table import render, table_rows
 
@@ -33,7 +34,7 @@ def drive(order: Order) -> int:
     study = StudyFolder(Path(order.options.folder).absolute() / (order.options.name or order.definition.name))
     planned = prepare(study, order)
     if order.options.dry_run:
-        return forecast.tell(study, order, planned)
+        return _tell(study, order, planned)
     study.path.mkdir(parents=True, exist_ok=True)
     with locked(study.file("driver.lock"), seconds=1.0) as mine:
         if not mine:
@@ -51,9 +52,27 @@ def _drive(study: StudyFolder, order: Order) -> int:
     code = 0
     if forecast.is_work_left(study):
         _start_courier(study)
-        code = _inprocess(study) if order.launcher.kind == "inprocess" else LocalSlots(study, order).run()
+        code = _at_work(study, order)
         print(forecast.counts_line(study))
     return _conclude(study, code)
+
+
+def _tell(study: StudyFolder, order: Order, planned: list[Trial]) -> int:
+    """Say what would run and what it costs; start nothing."""
+    left = forecast.tell(study, order, planned)
+    if isinstance(order.launcher, SlurmConfig):
+        print(budget.gpu_hours(left, order.launcher)[1])
+    return 0
+
+
+def _at_work(study: StudyFolder, order: Order) -> int:
+    """Have the runs made where the launcher says; return the exit code."""
+    if isinstance(order.launcher, SlurmConfig):
+        from specvit.sweep.cluster import ClusterSlots
+
+        budget.confirm(study, order.launcher)
+        return ClusterSlots(study, order).run()
+    return _inprocess(study) if order.launcher.kind == "inprocess" else LocalSlots(study, order).run()
 
 
 def prepare(study: StudyFolder, order: Order) -> list[Trial]:
@@ -68,7 +87,7 @@ def prepare(study: StudyFolder, order: Order) -> list[Trial]:
             from specvit.sweep.search import check_same_space
 
             check_same_space(study, definition)
-    if order.launcher.kind == "local":
+    if isinstance(order.launcher, LauncherConfig) and order.launcher.kind == "local":
         plan_slots(order.launcher, {t.config["train"]["device"] for t in trials}, limit=options.max_parallel)
     return trials
 
@@ -99,6 +118,8 @@ def write(study: StudyFolder, order: Order, planned: list[Trial]) -> None:
     study.file("cancelled").unlink(missing_ok=True)
     if new or options.extend:
         take_snapshot(study)
+        if isinstance(order.launcher, SlurmConfig) and order.launcher.snapshot_code:
+            take_code(study)
     if search:
         from specvit.sweep.search import create
 

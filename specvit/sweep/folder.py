@@ -228,6 +228,20 @@ def died(run: RunFolder) -> int:
     return count
 
 
+def stops_at_one_step(run: RunFolder) -> int:
+    """Return how many processes in a row were told to stop before they had got further than the first of them."""
+    count, step = 0, None
+    for attempt in reversed(run.attempts()):
+        if attempt.get("event") == "end" and attempt.get("state") not in ("preempted", "timeout"):
+            break
+        if attempt.get("event") == "ready":
+            if step is not None and attempt.get("step") != step:
+                break
+            step = attempt.get("step")
+        count += attempt.get("event") == "start"
+    return count
+
+
 def now() -> str:
     """Return the time of day as records have it."""
     return time.strftime("%Y-%m-%dT%H:%M:%S%z")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 PIXELS = 4096
 TIMED_RUNS = 200
 """So many finished runs of the run folder are looked at, the latest first."""
-ORDER = ("running", "waiting", *DONE, "pruned")
+ORDER = ("running", "queued", "requeued", "waiting", *DONE, "pruned")
 
 
 def parameters(model: dict[str, Any]) -> int:
@@ -69,8 +69,8 @@ def seconds_per_work(root: Path) -> tuple[float, int] | None:
     return (statistics.median(found), len(found)) if found else None
 
 
-def tell(study: StudyFolder, order: "Order", trials: list[Trial]) -> int:
-    """Print what a study would do, and return the exit code; `trials` of a search are one example."""
+def tell(study: StudyFolder, order: "Order", trials: list[Trial]) -> list[Trial]:
+    """Print what a study would do, and return what is left to do; `trials` of a search are one example."""
     definition = order.definition
     print(f"study {study.name}, {order.launcher.kind}: nothing is started (sweep.dry_run)")
     if definition.question:
@@ -93,7 +93,7 @@ def tell(study: StudyFolder, order: "Order", trials: list[Trial]) -> int:
         print(line)
     if trials and definition.search is not None:
         print("that is for trials that are all as large as this example")
-    return 0
+    return trials
 
 
 def cost_lines(trials: list[Trial]) -> list[str]:
@@ -102,21 +102,35 @@ def cost_lines(trials: list[Trial]) -> list[str]:
         return ["nothing is left to do"]
     size = sum(disk_bytes(trial.config) for trial in trials)
     lines = [f"disk: about {size / 1e9:.1f} GB" if size > 1e9 else f"disk: about {size / 1e6:.0f} MB"]
+    hours = hours_of(trials)
+    if isinstance(hours, str):
+        return [*lines, f"time: {hours}"]
+    said = f"{sum(hours):.1f} hours" if sum(hours) >= 1 else f"{60 * sum(hours):.0f} minutes"
+    return [*lines, f"time: about {said} for one worker, by the operations and {_timed_runs(trials)} timed here"]
+
+
+def hours_of(trials: list[Trial]) -> list[float] | str:
+    """Return the hours that each trial will train, or why they are unknown."""
     timed = seconds_per_work(Path(trials[0].config["tracking"]["folder"]))
     if timed is None:
-        return [*lines, "time: unknown until a run has finished here"]
+        return "unknown until a run has finished here"
     if not all(work(trial.config) for trial in trials):
-        return [*lines, "time: unknown, for data.num_samples=-1 does not say how many spectra there are"]
-    hours = timed[0] * sum(work(trial.config) for trial in trials) / 3600
-    runs = f"{timed[1]} run{'s' if timed[1] > 1 else ''}"
-    said = f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.0f} minutes"
-    return [*lines, f"time: about {said} for one worker, by the operations and {runs} timed here"]
+        return "unknown, for data.num_samples=-1 does not say how many spectra there are"
+    return [timed[0] * work(trial.config) / 3600 for trial in trials]
 
 
-def counts_line(study: StudyFolder) -> str:
-    """Return how many trials are in which state: `12 runs: 1 running, 3 waiting, 8 completed`."""
+def _timed_runs(trials: list[Trial]) -> str:
+    count = (seconds_per_work(Path(trials[0].config["tracking"]["folder"])) or (0.0, 0))[1]
+    return f"{count} run{'s' if count != 1 else ''}"
+
+
+def counts_line(study: StudyFolder, states: dict[int, str] | None = None) -> str:
+    """Return how many trials are in which state: `12 runs: 1 running, 3 waiting, 8 completed`.
+
+    `states` of trials by number, where more is known than the study says itself.
+    """
     trials = study.trials()
-    counts = Counter(study.state(trial) for trial in trials)
+    counts = Counter((states or {}).get(trial.number) or study.state(trial) for trial in trials)
     counts["waiting"] += max(0, study.about()["trials"] - len(trials))
     known = [name for name in ORDER if counts[name]]
     rest = sorted(name for name in counts if name not in ORDER and counts[name])

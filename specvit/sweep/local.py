@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 
 from specvit.errors import Interrupted
-from specvit.launch.slots import Slot, plan_slots, start
+from specvit.launch.slots import LauncherConfig, Slot, plan_slots, start
 from specvit.sweep.folder import StudyFolder
 from specvit.sweep.order import Order
 from specvit.sweep.plan import relative
@@ -25,6 +25,7 @@ class LocalSlots:
     def __init__(self, study: StudyFolder, order: Order) -> None:
         """Plan the slots; raises `ConfigError` for GPUs that are not there."""
         self.study = study
+        assert isinstance(order.launcher, LauncherConfig)
         devices = {trial.config["train"]["device"] for trial in study.trials()} or {"auto"}
         self.slots = plan_slots(order.launcher, devices, limit=order.options.max_parallel)
         self.workers: dict[int, subprocess.Popen[bytes]] = {}

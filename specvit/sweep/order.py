@@ -11,6 +11,7 @@ from specvit.config import compose as composer
 from specvit.config.spelling import nearest
 from specvit.errors import ConfigError
 from specvit.launch.slots import LauncherConfig, read_launcher
+from specvit.launch.slurm_config import SlurmConfig, read_slurm
 from specvit.sweep.definition import SEED, Definition, read_definition
 from specvit.sweep.grid import product_grid
 from specvit.sweep.options import SweepOptions, split_options
@@ -24,7 +25,7 @@ class Order:
     definition: Definition
     typed: Settings
     options: SweepOptions
-    launcher: LauncherConfig
+    launcher: LauncherConfig | SlurmConfig
     words: tuple[str, ...]
     """The command line, to be given again in the background."""
 
@@ -42,9 +43,9 @@ def order_of(name: str | None, overrides: list[str], words: tuple[str, ...]) -> 
     if "_target_" in launcher or any(text.startswith("hydra/sweeper") for text in hydra):
         if name is None:
             return None
-        raise ConfigError("is not one of ours", where="hydra/launcher", remedy="use inprocess or local")
+        raise ConfigError("is not one of ours", where="hydra/launcher", remedy="use inprocess, local or slurm")
     fixed, axes = parse_sweep(overrides)
-    read = read_launcher(launcher)
+    read = read_slurm(launcher) if launcher.get("kind") == "slurm" else read_launcher(launcher)
     if name is not None:
         definition = read_definition(find_study(name))
         if axes:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from specvit import provenance
 from specvit.config import compose as composer
 from specvit.config.build import build_config, to_plain
 from specvit.config.folder import RunFolder
@@ -144,9 +145,15 @@ def take_snapshot(study: StudyFolder) -> None:
         shutil.copytree(folder, target, dirs_exist_ok=True)
 
 
-def from_snapshot(study: StudyFolder) -> Composer:
-    """Return the composer over a study's own copy of the configuration files."""
-    return lambda overrides: composer.compose(overrides, folder=study.file("conf"))
+def take_code(study: StudyFolder) -> None:
+    """Copy specvit's own code into the study, with its commit: jobs that wait for days run it as it is now."""
+    target, source = study.file("code"), provenance.SOURCE
+    if target.exists():
+        shutil.rmtree(target)
+    shutil.copytree(source, target / source.name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name, folder in (("conf", composer.conf_dir()), ("sweeps", composer.conf_dir().parent / "sweeps")):
+        shutil.copytree(folder, target / source.name / name, dirs_exist_ok=True)
+    (target / provenance.COMMIT_FILE).write_text(f"{provenance.commit() or ''}\n")
 
 
 def _locate(config: Config, known: dict[str, Any]) -> RunFolder:

@@ -37,17 +37,18 @@ class Source(Protocol):
 class Queue:
     """The trials of a grid, in order. Their states are those of their run folders: nothing else can be out of date."""
 
-    def __init__(self, study: StudyFolder) -> None:
-        """Read which trials there are."""
-        self.study = study
-        self._open = [trial.number for trial in study.trials()]
+    def __init__(self, study: StudyFolder, only: int | None = None) -> None:
+        """Read which trials there are; `only` one of them is taken if it is given."""
+        self.study, self.only = study, only
+        self._open = [trial.number for trial in study.trials() if only in (None, trial.number)]
         self._elsewhere = False
 
     @contextlib.contextmanager
     def claimed(self) -> Iterator[Trial | None]:
         """Hold the first open trial that nobody else has."""
         self._elsewhere = False
-        for number in sorted({*self._open, *self.study.asked_again()}):
+        again = [number for number in self.study.asked_again() if self.only in (None, number)]
+        for number in sorted({*self._open, *again}):
             with self.study.claim(number) as mine:
                 trial = self.study.trial(number) if mine else None
                 if trial is None:
@@ -105,4 +106,4 @@ def is_over(study: StudyFolder, about: dict[str, Any]) -> str:
 
 def failed_states() -> tuple[str, ...]:
     """Return the states in which a trial counts as failed."""
-    return (*(state for state in FAILED if state != "pruned"), "refused", "lost")
+    return (*(state for state in FAILED if state != "pruned"), "refused", "lost", "timeout")

@@ -6,10 +6,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from specvit.config.folder import ALIVE, DONE
+from specvit.launch import queue
+from specvit.launch.queue import ClusterJob
 from specvit.sweep.definition import Table
 from specvit.sweep.folder import WAITING, StudyFolder, Trial
 from specvit.sweep.forecast import counts_line, forecast_of
 from specvit.sweep.health import verdict
+from specvit.sweep.jobs import jobs_of_trials
 from specvit.sweep.results import lower_is_better, outcome_of, value_of
 
 VERDICT_SECONDS = 120.0
@@ -75,16 +78,49 @@ def status_lines(study: StudyFolder) -> Iterator[str]:
     about = study.about()
     slots = study.slots_at_work()
     workers = f"{len(slots)} worker{'s' if len(slots) != 1 else ''} at work" if slots else "no worker at work"
-    yield f"study {study.name}: {counts_line(study)}; {workers}{', cancelled' if study.is_cancelled else ''}"
-    trials = study.trials()
+    trials, jobs = study.trials(), _jobs(study, about)
+    states = {trial.number: _state(study, trial, jobs) for trial in trials}
+    counts = counts_line(study, states)
+    yield f"study {study.name}: {counts}; {workers}{', cancelled' if study.is_cancelled else ''}"
+    if jobs is None:
+        yield "  SLURM does not answer: what waits there is not shown"
+    yield from _queue_lines(jobs or {}, states)
     for trial in trials:
-        state = study.state(trial)
-        if state in ALIVE:
-            yield f"  {state:<13} {trial.name}  {_progress(trial)}"
+        state, job = states[trial.number], (jobs or {}).get(trial.number)
+        if state == "running":
+            yield f"  {state:<13} {trial.name}  {_progress(trial)}{f', {job}' if job and job.alive else ''}"
+        elif state == WAITING and job and not job.alive and trial.run.state():
+            yield f"  {trial.run.state():<13} {trial.name}  {job}"
+        elif state in ALIVE:
+            continue
         elif state not in (*DONE, WAITING, "pruned"):
             cause = (trial.end or {}).get("cause") or trial.run.status().get("cause", "cause unknown")
             yield f"  {state:<13} {trial.name}  {cause}"
     yield from best_lines(study, trials, metric_of(about), about)
+
+
+def _jobs(study: StudyFolder, about: dict[str, Any]) -> dict[int, ClusterJob] | None:
+    """Return the SLURM jobs of a study's trials; none for a study that has none, or where SLURM is not."""
+    if (about.get("launcher") or {}).get("kind") != "slurm" or not queue.here():
+        return {}
+    return jobs_of_trials(study, about)
+
+
+def _state(study: StudyFolder, trial: Trial, jobs: dict[int, ClusterJob] | None) -> str:
+    """Return a trial's state; one whose job is in the queue is `queued`, or `requeued` if it has begun before."""
+    state, job = study.state(trial), (jobs or {}).get(trial.number)
+    if state == WAITING and job and job.alive:
+        return "requeued" if trial.run.attempts() else "queued"
+    return state
+
+
+def _queue_lines(jobs: dict[int, ClusterJob], states: dict[int, str]) -> Iterator[str]:
+    """Yield one line for each reason for which jobs wait."""
+    waiting = [(states[number], job) for number, job in jobs.items() if states.get(number) in ("queued", "requeued")]
+    for state, reason in dict.fromkeys((state, job.reason) for state, job in waiting):
+        ids = [job.id for kind, job in waiting if (kind, job.reason) == (state, reason)]
+        named = ", ".join(ids[:5]) + (f", ... ({len(ids)} jobs)" if len(ids) > 5 else "")
+        yield f"  {state:<13} {reason or 'starting'}: job {named}"
 
 
 def best_lines(study: StudyFolder, trials: list[Trial], metric: str, about: dict[str, Any]) -> Iterator[str]:

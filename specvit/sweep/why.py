@@ -11,6 +11,8 @@ import yaml
 from specvit.config.folder import ALIVE, DONE, RunFolder
 from specvit.errors import FolderError
 from specvit.files import read_json
+from specvit.launch import queue
+from specvit.launch.queue import ended_jobs
 from specvit.sweep.folder import StudyFolder, Trial
 from specvit.sweep.health import verdict
 from specvit.sweep.results import Outcome, outcome_of
@@ -29,6 +31,7 @@ def why_lines(run: RunFolder, trial: Trial | None = None) -> Iterator[str]:
         yield f"cause: {cause}"
     if remedy := end.get("remedy") or status.get("remedy"):
         yield f"remedy: {remedy}"
+    yield from _job(run, state)
     if state and state not in DONE and (found := verdict(run, outcome)):
         yield f"health: {found}"
     yield from _curves(outcome)
@@ -37,6 +40,15 @@ def why_lines(run: RunFolder, trial: Trial | None = None) -> Iterator[str]:
     trace = str(end.get("traceback") or status.get("traceback") or "").strip().splitlines()
     if trace:
         yield from ["traceback (the last lines; all of it is in log.txt):", *(f"  {line}" for line in trace[-6:])]
+
+
+def _job(run: RunFolder, state: str) -> Iterator[str]:
+    """Yield what SLURM says of the run's latest job, where that is not simply its good end."""
+    job = next((attempt["job"] for attempt in reversed(run.attempts()) if attempt.get("job")), None)
+    if job is None or state in DONE:
+        return
+    found = ended_jobs([job]).get(job) if queue.here() else None
+    yield f"SLURM: {found or f'job {job}'}"
 
 
 def _curves(outcome: Outcome) -> Iterator[str]:

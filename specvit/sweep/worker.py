@@ -8,14 +8,15 @@ import sys
 import time
 import traceback
 from dataclasses import dataclass, field, replace
+from signal import SIGUSR2
 from typing import Any
 
 from specvit.config.build import build_config
-from specvit.config.folder import ALIVE, DONE, RunFolder
+from specvit.config.folder import ALIVE, DONE, RunFolder, job_here
 from specvit.errors import FolderError, SpecvitError
 from specvit.files import locked
 from specvit.run import Result, run
-from specvit.sweep.folder import CANCELLED, REFUSED, SETTLED, StudyFolder, Trial, died, now
+from specvit.sweep.folder import CANCELLED, REFUSED, SETTLED, StudyFolder, Trial, died, now, stops_at_one_step
 from specvit.sweep.source import Queue, Source, is_over
 from specvit.tracking.record import STUDY_TAG
 
@@ -23,27 +24,33 @@ LOOK_SECONDS = 1.0
 """Somebody who only looks whether a slot is taken holds its lock for a moment."""
 BUSY_SECONDS = 2.0
 """Between two looks at trials that somebody else makes."""
+STOPS = 5
+"""So many jobs may come to their limit over one run, without a step, before it is left alone."""
 DEATHS = 3
 """So many processes may die over one run, without a word and without a step, before it is left alone."""
 
 
-def work(study: StudyFolder, slot: int) -> int:
-    """Make trials until nothing is left to do; return the exit code, 128 + n after signal n."""
-    with locked(study.file("slots") / f"{slot}.lock", seconds=LOOK_SECONDS) as mine:
+def work(study: StudyFolder, slot: int, *, trial: int | None = None, patience: float = LOOK_SECONDS) -> int:
+    """Make trials until nothing is left to do; return the exit code, 128 + n after signal n.
+
+    `trial`: only this one. `patience`: seconds for an older worker to leave the slot; one on a node that SLURM has
+    given up may still be ending.
+    """
+    with locked(study.file("slots") / f"{slot}.lock", seconds=patience) as mine:
         if not mine:
             return 0  # a worker of an earlier driver still has this slot
         about = study.about()
-        study.note("worker starts", slot=slot)
-        source = open_source(study, about)
+        study.note("worker starts", slot=slot, job=job_here())
+        source = open_source(study, about, trial)
         code = _work(study, slot, source)
         study.note("worker ends", slot=slot, code=code)
         return code
 
 
-def open_source(study: StudyFolder, about: dict[str, Any]) -> Source:
-    """Return where this study's trials come from."""
+def open_source(study: StudyFolder, about: dict[str, Any], trial: int | None = None) -> Source:
+    """Return where this study's trials come from; of a grid's, it may be one alone."""
     if about["kind"] == "grid":
-        return Queue(study)
+        return Queue(study, trial)
     from specvit.sweep.search import Asker
 
     return Asker(study, about)
@@ -84,6 +91,8 @@ def _make(study: StudyFolder, slot: int, source: Source, trial: Trial) -> int:
     if study.take_cancel(trial.number) and signal:  # meant for this run, not for the worker
         _cancel(trial.run)
         made, signal = Made("cancelled", {"cause": CANCELLED}), 0
+    elif signal == SIGUSR2 and (late := _out_of_time(trial.run)):
+        made = late
     seconds = round(time.monotonic() - started, 3)
     _record(study, slot, source, _where_it_lies(trial, made.result), made, seconds)
     study.note("ends", slot=slot, trial=trial.number, state=made.state, seconds=seconds)
@@ -141,3 +150,14 @@ def _run(study: StudyFolder, source: Source, trial: Trial) -> Made:
 def _cancel(run: RunFolder) -> None:
     with contextlib.suppress(FolderError), run.claimed():
         run.set_status("cancelled", cause=CANCELLED)
+
+
+def _out_of_time(run: RunFolder) -> Made | None:
+    """Return the end of a run whose jobs come to their limit again and again before it gets any further."""
+    if stops_at_one_step(run) < STOPS:
+        return None
+    cause = f"{STOPS} jobs in a row were stopped before it got any further"
+    remedy = "raise hydra.launcher.time, then sweep.retry=true"
+    with contextlib.suppress(FolderError), run.claimed():
+        run.set_status("timeout", cause=cause, remedy=remedy)
+    return Made("timeout", {"cause": cause, "remedy": remedy})

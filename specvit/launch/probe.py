@@ -1,0 +1,30 @@
+"""What `specvit doctor --cluster` runs as a job: looks at its node and at the shared folder, and writes what it saw."""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+from specvit.config.folder import hostname, job_here
+from specvit.files import is_locked, write_atomic, write_json
+
+FOUND, LOCK = "probe.json", "probe.lock"
+
+
+def main(words: list[str]) -> int:
+    """Look around: `words` are the shared folder and the size in bytes of the checkpoint to save there."""
+    folder, size = Path(words[0]), int(words[1])
+    facts = {"host": hostname(), "job": job_here(), "python": sys.executable, "lock_seen": is_locked(folder / LOCK)}
+    facts |= {"cores": len(os.sched_getaffinity(0)), "visible": os.environ.get("CUDA_VISIBLE_DEVICES")}
+    content = os.urandom(size)
+    started = time.monotonic()
+    write_atomic(folder / "probe.ckpt", lambda stream: stream.write(content))
+    facts["save_seconds"] = round(time.monotonic() - started, 3)
+    (folder / "probe.ckpt").unlink()
+    started = time.monotonic()
+    import torch
+
+    facts |= {"import_seconds": round(time.monotonic() - started, 1), "torch": torch.__version__}
+    facts["gpu"] = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    write_json(folder / FOUND, facts)
+    return 0

@@ -1,0 +1,55 @@
+"""What a study costs on a cluster, said before its jobs are submitted, and asked about where that is much."""
+
+import sys
+import time
+
+from specvit.config.folder import ALIVE, DONE
+from specvit.errors import ConfigError
+from specvit.launch.slurm_config import SlurmConfig
+from specvit.sweep.folder import StudyFolder, Trial
+from specvit.sweep.forecast import hours_of
+from specvit.sweep.source import failed_states
+
+
+def open_trials(study: StudyFolder) -> list[Trial]:
+    """Return the trials that are to be made; of a search, the first one stands for those that are not asked yet."""
+    trials = study.trials()
+    settled = (*DONE, *ALIVE, "pruned", *failed_states())
+    left = [trial for trial in trials if study.state(trial) not in settled]
+    return left + trials[:1] * max(0, study.about()["trials"] - len(trials))
+
+
+def gpu_hours(trials: list[Trial], config: SlurmConfig) -> tuple[float, str]:
+    """Return the GPU-hours of trials, and the line that says them.
+
+    Where nothing is timed yet, what the first job of each may take stands for them.
+    """
+    if not trials:
+        return 0.0, "GPU-hours: none"
+    gpus, hours = config.gpus_per_job, hours_of(trials)
+    if isinstance(hours, str):
+        total = len(trials) * gpus * config.minutes / 60
+        each = f"{len(trials)} jobs of {config.time} with {gpus} GPU{'s' if gpus != 1 else ''}"
+        return total, f"GPU-hours: {hours}; up to {total:.1f} ({each}) before a job is queued again"
+    at_once = min(config.jobs or len(trials), len(trials))
+    span = max(sum(hours) / at_once, max(hours))
+    end = time.strftime("%a %H:%M", time.localtime(time.time() + 3600 * span))
+    through = f"through about {end} if {at_once} job{'s' if at_once > 1 else ''} can run at once from now on"
+    return gpus * sum(hours), f"GPU-hours: about {gpus * sum(hours):.1f} by runs timed here; {through}"
+
+
+def confirm(study: StudyFolder, config: SlurmConfig) -> None:
+    """Say what the open trials cost; raises `ConfigError` where that is above the budget and nobody agrees."""
+    trials = open_trials(study)
+    total, line = gpu_hours(trials, config)
+    if config.gpus_per_job and trials:
+        print(line, flush=True)
+    limit = config.max_gpu_hours
+    if limit is None or total <= limit:
+        return
+    if sys.stdin.isatty():
+        print(f"that is above hydra.launcher.max_gpu_hours={limit:g}; submit? [y/N] ", end="", flush=True)
+        if sys.stdin.readline().strip().lower() in ("y", "yes"):
+            return
+    what = f"would be about {total:.1f}, above {limit:g}, so nothing was submitted"
+    raise ConfigError(what, where="hydra.launcher.max_gpu_hours", remedy=f"raise it to {total:.0f} or more, or null")

@@ -1,0 +1,214 @@
+"""What is asked of SLURM, its cost, and which job makes which run: all that needs no cluster."""
+
+import io
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from handmade import config, epochs, make_run, make_study
+
+from specvit.config.compose import compose_launcher
+from specvit.config.folder import FolderError, RunFolder, hostname, job_here
+from specvit.errors import ConfigError
+from specvit.launch.queue import ClusterJob
+from specvit.launch.slurm_config import SlurmConfig, minutes_of, read_slurm
+from specvit.launch.submit import Call, parameters, submit
+from specvit.sweep import budget
+from specvit.sweep.folder import StudyFolder, stops_at_one_step
+from specvit.sweep.jobs import read_diary
+
+
+@pytest.mark.parametrize(
+    ("time", "minutes"),
+    [("4:00:00", 240), ("1-12:00:00", 2160), ("0:00:30", 1), ("0:01:30", 2), ("2-0", 2880), ("100:00:00", 6000)],
+)
+def test_a_time_limit_is_counted_in_whole_minutes(time: str, minutes: int) -> None:
+    assert minutes_of(time) == minutes
+
+
+@pytest.mark.parametrize("time", ["30", "30:00", "4h", "", "4:61:00", "-1:00:00", "1-1-1"])
+def test_what_could_be_read_in_two_ways_is_no_time_limit(time: str) -> None:
+    with pytest.raises(ConfigError, match=r"hydra\.launcher\.time: .* is no \[days-\]hours:minutes:seconds"):
+        minutes_of(time)
+
+
+def test_the_file_holds_what_the_code_does() -> None:
+    assert read_slurm(compose_launcher(["hydra/launcher=slurm"])) == SlurmConfig()
+
+
+@pytest.mark.parametrize(
+    ("plain", "said"),
+    [
+        ({"partitoin": "gpu"}, "partitoin: unknown key; did you mean partition?"),
+        ({"time": 14400}, 'time: expects [days-]hours:minutes:seconds, not 14400; write "4:00:00" in quotes'),
+        ({"time": "0:01:00"}, "time: is 0:01:00, no longer than the 120 seconds that a job has to save"),
+        ({"gpus_per_job": -1}, "gpus_per_job: is -1 but must be at least 0"),
+        ({"gpus_per_job": None}, "gpus_per_job: expects a whole number, not None"),
+        ({"cpus_per_job": 2.5}, "cpus_per_job: expects a whole number, not 2.5"),
+        ({"jobs": True}, "jobs: expects a whole number, not True"),
+        ({"memory": "16 gigabytes"}, "memory: expects a size such as 16G, not '16 gigabytes'"),
+        ({"requeue": "yes"}, "requeue: expects true or false, not 'yes'"),
+        ({"setup": "module load cuda"}, "setup: expects a list of lines, not 'module load cuda'"),
+        ({"setup": [1]}, "setup: expects a list of lines, not [1]"),
+        ({"extra": ["a"]}, "extra: expects a mapping, not ['a']"),
+        (
+            {"extra": {"cpus_per_task": 3}},
+            "extra.cpus_per_task: is no extra parameter; set hydra.launcher.cpus_per_job",
+        ),
+        ({"extra": {"output": "x"}}, "extra.output: is no extra parameter; drop it: specvit sets it itself"),
+        ({"extra": {"exclude": ["a"]}}, "extra.exclude: expects an sbatch parameter with one value"),
+        ({"extra": {"ex clude": "a"}}, "extra.ex clude: expects an sbatch parameter with one value"),
+    ],
+)
+def test_what_no_job_can_ask_for_is_one_sentence(plain: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        read_slurm({"kind": "slurm", **plain})
+    assert str(refusal.value).startswith(f"hydra.launcher.{said}")
+
+
+def test_what_is_left_open_is_left_to_the_cluster() -> None:
+    bare = parameters(SlurmConfig(gpus_per_job=0), "name")
+    assert not {"partition", "account", "qos", "constraint", "mem", "gpus_per_node"} & bare.keys()
+    assert (bare["time"], bare["signal_delay_s"], bare["additional_parameters"]) == (240, 120, {"requeue": True})
+    full = parameters(read_slurm({"partition": "gpu", "memory": "16G", "requeue": False, "setup": ["x"],
+                                  "extra": {"exclude": "n7"}}), "name")  # fmt: skip
+    assert (full["partition"], full["mem"], full["gpus_per_node"], full["setup"][-1]) == ("gpu", "16G", 1, "x")
+    assert full["additional_parameters"] == {"no-requeue": True, "exclude": "n7"}
+
+
+def test_without_slurm_nothing_is_submitted_and_that_is_one_sentence(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ConfigError, match=r'hydra/launcher=slurm: was refused .*"srun"'):
+        submit(SlurmConfig(), tmp_path / "%j", "name", [Call("specvit.launch.probe", (), requeue=True)])
+
+
+# cost
+
+
+def trials_of(tmp_path: Path, count: int, seconds: float | None) -> list[Any]:
+    settings = config(data={"num_samples": 1000}, train={"epochs": 4}, tracking={"folder": str(tmp_path / "outputs")})
+    if seconds:
+        rows, each = epochs(val_r2=[0.1] * 4), [seconds / 4] * 4
+        make_run(
+            tmp_path / "outputs" / "timed-f", "completed", rows=rows, seconds=each, summary={"a": 1}, settings=settings
+        )
+    runs = [RunFolder(tmp_path / "outputs" / f"toy-0000000{n}", f"0000000{n}") for n in range(count)]
+    study = make_study(tmp_path / "multirun" / "toy", runs)
+    return [type(t)(**{**vars(t), "config": settings}) for t in study.trials()]
+
+
+def test_gpu_hours_are_those_of_the_runs_that_were_timed(tmp_path: Path) -> None:
+    total, line = budget.gpu_hours(trials_of(tmp_path, 3, 7200.0), SlurmConfig(gpus_per_job=2, jobs=2))
+    assert total == pytest.approx(12.0)
+    assert line.startswith("GPU-hours: about 12.0 by runs timed here; through about ")
+    assert "if 2 jobs can run at once" in line
+
+
+def test_without_a_timed_run_the_time_limits_stand_for_it(tmp_path: Path) -> None:
+    total, line = budget.gpu_hours(trials_of(tmp_path, 3, None), SlurmConfig())
+    assert total == 12.0
+    assert line == (
+        "GPU-hours: unknown until a run has finished here; up to 12.0 (3 jobs of 4:00:00 with 1 GPU) before a job is "
+        "queued again"
+    )
+    assert budget.gpu_hours([], SlurmConfig()) == (0.0, "GPU-hours: none")
+
+
+class Terminal(io.StringIO):
+    """Somebody who types."""
+
+    def isatty(self) -> bool:
+        """Return True."""
+        return True
+
+
+@pytest.mark.parametrize(("answer", "taken"), [("y\n", True), ("yes\n", True), ("\n", False), ("n\n", False)])
+def test_above_the_budget_somebody_has_to_agree(answer: str, taken: bool, tmp_path: Path, monkeypatch, capsys) -> None:
+    trials_of(tmp_path, 3, None)
+    study = StudyFolder(tmp_path / "multirun" / "toy")
+    budget.confirm(study, SlurmConfig(max_gpu_hours=12))
+    budget.confirm(study, SlurmConfig(max_gpu_hours=None))
+    monkeypatch.setattr(sys, "stdin", Terminal(answer))
+    if taken:
+        budget.confirm(study, SlurmConfig(max_gpu_hours=11.5))
+    else:
+        with pytest.raises(ConfigError, match=r"would be about 12\.0, above 11\.5, so nothing was submitted"):
+            budget.confirm(study, SlurmConfig(max_gpu_hours=11.5))
+    assert "submit? [y/N]" in capsys.readouterr().out
+
+
+def test_without_a_terminal_nobody_can_agree(tmp_path: Path, monkeypatch) -> None:
+    trials_of(tmp_path, 3, None)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
+    with pytest.raises(ConfigError, match=r"hydra\.launcher\.max_gpu_hours: would be about 12"):
+        budget.confirm(StudyFolder(tmp_path / "multirun" / "toy"), SlurmConfig(max_gpu_hours=0))
+
+
+# which job makes which run
+
+
+def test_the_diary_says_which_slot_makes_what(tmp_path: Path) -> None:
+    study = make_study(tmp_path / "toy", [RunFolder(tmp_path / "a-00000001", "00000001")])
+    study.note("submitted", slot=0, job="7_0")
+    study.note("submitted", slot=1, job="7_1")
+    study.note("begins", slot=1, trial=4)
+    study.note("begins", slot=0, trial=3)
+    study.note("ends", slot=0, trial=3)
+    study.note("submitted", slot=1, job="8")
+    diary = read_diary(study)
+    assert diary.job_of_slot == {0: "7_0", 1: "8"}
+    assert diary.trial_of_slot == {1: 4}
+    assert diary.ended_of_slot == {0: True, 1: False}
+    study.note("begins", slot=0, trial=4)  # taken over
+    assert read_diary(study).trial_of_slot == {0: 4}
+
+
+def test_a_job_says_what_slurm_says() -> None:
+    assert str(ClusterJob("7_3", "PENDING", "Priority")) == "job 7_3: PENDING (Priority)"
+    assert str(ClusterJob("7_3", "RUNNING", nodes="node1")) == "job 7_3 on node1"
+    assert str(ClusterJob("7", "FAILED", nodes="node1", exit="0:9")) == "job 7: FAILED, signal 9 on node1"
+    assert str(ClusterJob("7", "FAILED", exit="3:0")) == "job 7: FAILED, exit code 3"
+    assert str(ClusterJob("7", "COMPLETED", exit="0:0")) == "job 7: COMPLETED"
+    alive = {s: ClusterJob("7", s).alive for s in ("PENDING", "RUNNING", "COMPLETING", "FAILED", "CANCELLED by 0")}
+    assert alive == {"PENDING": True, "RUNNING": True, "COMPLETING": True, "FAILED": False, "CANCELLED by 0": False}
+
+
+def test_a_job_knows_its_own_name(monkeypatch) -> None:
+    for name in ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID"):
+        monkeypatch.delenv(name, raising=False)
+    assert job_here() is None
+    monkeypatch.setenv("SLURM_JOB_ID", "9")
+    assert job_here() == "9"
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")
+    assert job_here() == "7_2"
+
+
+@pytest.mark.parametrize(("job", "taken"), [("7", True), ("8", False), (None, False)])
+def test_a_job_that_was_requeued_to_another_node_takes_its_run_at_once(
+    job: str | None, taken: bool, tmp_path: Path, monkeypatch
+) -> None:
+    run = make_run(tmp_path / "toy-00000001", "completed")
+    run.set_status("running", host=f"not-{hostname()}", pid=1, job=job)
+    run.file(".heartbeat").touch()
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    if taken:
+        with run.claimed():
+            pass
+    else:
+        with pytest.raises(FolderError, match="is working on this run"), run.claimed():
+            pass
+
+
+def test_stops_are_counted_until_the_run_gets_further(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "toy-00000001", "completed")
+    for step in (0, 5, 5, 5):
+        run.record_attempt(event="start")
+        run.record_attempt(event="ready", step=step)
+        run.record_attempt(event="end", state="preempted")
+    assert stops_at_one_step(run) == 3
+    run.record_attempt(event="start")
+    assert stops_at_one_step(run) == 4, "one that did not even come to its first step"
+    run.record_attempt(event="ready", step=8)
+    assert stops_at_one_step(run) == 1
