@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from handmade import config, epochs, make_run, make_study
 
+from specvit import doctor
 from specvit.config.compose import compose_launcher
 from specvit.config.folder import FolderError, RunFolder, hostname, job_here
 from specvit.errors import ConfigError
@@ -170,6 +171,7 @@ def test_a_job_says_what_slurm_says() -> None:
     assert str(ClusterJob("7", "FAILED", nodes="node1", exit="0:9")) == "job 7: FAILED, signal 9 on node1"
     assert str(ClusterJob("7", "FAILED", exit="3:0")) == "job 7: FAILED, exit code 3"
     assert str(ClusterJob("7", "COMPLETED", exit="0:0")) == "job 7: COMPLETED"
+    assert str(ClusterJob("7", "FAILED", "NonZeroExitCode", "node1")) == "job 7: FAILED (NonZeroExitCode) on node1"
     alive = {s: ClusterJob("7", s).alive for s in ("PENDING", "RUNNING", "COMPLETING", "FAILED", "CANCELLED by 0")}
     assert alive == {"PENDING": True, "RUNNING": True, "COMPLETING": True, "FAILED": False, "CANCELLED by 0": False}
 
@@ -212,3 +214,44 @@ def test_stops_are_counted_until_the_run_gets_further(tmp_path: Path) -> None:
     assert stops_at_one_step(run) == 4, "one that did not even come to its first step"
     run.record_attempt(event="ready", step=8)
     assert stops_at_one_step(run) == 1
+
+
+# the doctor
+
+
+def test_without_slurm_the_doctor_says_so(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert doctor.main(["--cluster"]) == 1
+    said = capsys.readouterr().out
+    assert said.startswith("FAIL  sbatch, squeue, scancel, scontrol, srun, sacct: not on this machine")
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        ([], 2, "usage: specvit doctor --cluster"),
+        (["--cluster", "--help"], 0, "usage: specvit doctor --cluster"),
+        (["--cluster", "hydra/launcher=local"], 2, "hydra/launcher: is no cluster; use slurm"),
+        (["--cluster", "hydra.launcher.partion=x"], 2, "partion: unknown key; did you mean partition?"),
+        (["--cluster", "model/sise=tiny"], 2, "model/sise: unknown group; did you mean model/size?"),
+    ],
+)
+def test_what_the_doctor_is_told(words: list[str], code: int, said: str, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert doctor.main(words) == code
+    shown = capsys.readouterr()
+    assert said in shown.out + shown.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_doctor_judges_what_a_job_saw() -> None:
+    seen = {"python": "p", "torch": "2", "import_seconds": 1.0, "gpu": None, "visible": "0", "lock_seen": False}
+    seen |= {"host": "n1", "save_seconds": 20.0}
+    slow = list(doctor.findings(seen, SlurmConfig(signal_seconds=60), 10**7))
+    assert [kind for kind, _ in slow] == ["ok", "FAIL", "note", "FAIL"]
+    seen |= {"gpu": "NVIDIA H200", "lock_seen": True}
+    fast = list(doctor.findings(seen, SlurmConfig(), 10**7))
+    assert [kind for kind, _ in fast] == ["ok"] * 4
+    assert fast[-1][1] == "a checkpoint of 10 MB is saved there in 20.0 s; a job has 120 s to do so"

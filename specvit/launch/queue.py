@@ -45,7 +45,8 @@ class ClusterJob:
             return f"job {self.id}: {self.state} ({self.reason})"
         if self.alive:
             return f"job {self.id} on {self.nodes or 'its node'}"
-        return f"job {self.id}: {self.state}{_how(self.exit)}{f' on {self.nodes}' if self.nodes else ''}"
+        how = _how(self.exit) or (f" ({self.reason})" if self.reason else "")
+        return f"job {self.id}: {self.state}{how}{f' on {self.nodes}' if self.nodes else ''}"
 
 
 def here() -> bool:

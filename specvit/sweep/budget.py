@@ -8,6 +8,7 @@ from specvit.errors import ConfigError
 from specvit.launch.slurm_config import SlurmConfig
 from specvit.sweep.folder import StudyFolder, Trial
 from specvit.sweep.forecast import hours_of
+from specvit.sweep.jobs import jobs_of_trials
 from specvit.sweep.source import failed_states
 
 
@@ -40,7 +41,8 @@ def gpu_hours(trials: list[Trial], config: SlurmConfig) -> tuple[float, str]:
 
 def confirm(study: StudyFolder, config: SlurmConfig) -> None:
     """Say what the open trials cost; raises `ConfigError` where that is above the budget and nobody agrees."""
-    trials = open_trials(study)
+    there = jobs_of_trials(study, study.about()) or {}
+    trials = [t for t in open_trials(study) if t.number not in there or not there[t.number].alive]
     total, line = gpu_hours(trials, config)
     if config.gpus_per_job and trials:
         print(line, flush=True)

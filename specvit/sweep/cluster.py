@@ -77,7 +77,10 @@ class ClusterSlots:
         ended = {slot: job for slot, job in diary.job_of_slot.items() if slot not in alive and job not in self.judged}
         accounts = ended_jobs(ended.values())
         for slot, job in ended.items():
-            self._judge(slot, diary, accounts.get(job) or queue.get(job) or ClusterJob(job, "GONE"))
+            account = accounts.get(job)  # it knows more, but some seconds later
+            if account is None or account.alive:
+                account = queue.get(job) or ClusterJob(job, "GONE")
+            self._judge(slot, diary, account)
         self._say_blocked([queue[diary.job_of_slot[slot]] for slot in alive])
         busy = alive | set(self.study.slots_at_work())
         wanted = self._wanted(busy)
@@ -130,7 +133,7 @@ class ClusterSlots:
 
     def _judge(self, slot: int, diary: Diary, job: ClusterJob) -> None:
         """Take note of a job's end, once: by then its run has ended well, or is submitted again, or was cancelled."""
-        if job.state in ("GONE", "RUNNING", "PENDING") and job.id not in self.said:
+        if job.state == "GONE" and job.id not in self.said:
             self.said.add(job.id)  # accounting comes later than the queue forgets: look once more
             return
         self.judged.add(job.id)

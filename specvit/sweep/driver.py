@@ -42,6 +42,8 @@ def drive(order: Order) -> int:
             raise FolderError("another command drives this study", where=relative(study.path), remedy=remedy)
         _refuse_older_workers(study, order, planned)
         write(study, order, planned)
+        if isinstance(order.launcher, SlurmConfig):
+            budget.confirm(study, order.launcher)
         if not order.options.detach:
             return _drive(study, order)
     return _detach(study, order)
@@ -70,7 +72,6 @@ def _at_work(study: StudyFolder, order: Order) -> int:
     if isinstance(order.launcher, SlurmConfig):
         from specvit.sweep.cluster import ClusterSlots
 
-        budget.confirm(study, order.launcher)
         return ClusterSlots(study, order).run()
     return _inprocess(study) if order.launcher.kind == "inprocess" else LocalSlots(study, order).run()
 
@@ -213,6 +214,7 @@ def _detach(study: StudyFolder, order: Order) -> int:
     """Give the command again in the background."""
     log = study.file("driver.log")
     words = [sys.executable, "-m", "specvit.train", *(word for word in order.words if "sweep.detach" not in word)]
+    words += ["hydra.launcher.max_gpu_hours=null"] if isinstance(order.launcher, SlurmConfig) else []  # asked already
     with open(log, "ab") as stream:
         process = subprocess.Popen(
             words, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, start_new_session=True
