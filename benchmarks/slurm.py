@@ -60,8 +60,7 @@ def array(place: Path, words: list[str], jobs: int, at_once: int) -> dict[str, A
     done = specvit(place, *command, *JOBS, f"hydra.launcher.jobs={at_once}", "hydra.launcher.poll_seconds=1")
     wall = time.monotonic() - started
     study = StudyFolder(place / "multirun" / "array")
-    events = read_json_lines(study.file("events.jsonl"))
-    submitted = [event["time"] for event in events if event["event"] == "submitted"]
+    submitted = read_json_lines(study.file("jobs.jsonl"))
     states = [study.state(trial) for trial in study.trials()]
     alone = []
     for seed in range(1000, 1005):
@@ -94,14 +93,12 @@ def death(place: Path, words: list[str], number: int) -> float:
     time.sleep(3 + number)  # at any moment between two looks at the queue
     os.kill(int(study.trials()[0].run.status()["pid"]), signal.SIGKILL)
     killed = time.time()
-    while (
-        len(times := [e["time"] for e in read_json_lines(study.file("events.jsonl")) if e["event"] == "submitted"]) < 2
-    ):
+    while len(jobs := read_json_lines(study.file("jobs.jsonl"))) < 2:
         time.sleep(0.1)
     driver.kill()
     driver.wait()
     subprocess.run(["scancel", "--me"], check=True)
-    return round(times[1] - killed, 2)
+    return round(jobs[1]["time"] - killed, 2)
 
 
 def specvit(place: Path, *words: str) -> "subprocess.CompletedProcess[bytes]":

@@ -53,13 +53,11 @@ def look(config: SlurmConfig, checkpoint_bytes: int) -> Iterator[Finding]:
     if missing := [name for name in COMMANDS if shutil.which(name) is None]:
         yield "FAIL", f"{', '.join(missing)}: not on this machine; log in to the cluster, or load its module"
         return
-    answer = subprocess.run(["scontrol", "ping"], capture_output=True, text=True, check=False)
-    if answer.returncode != 0:
-        yield "FAIL", f"the controller does not answer: {' '.join((answer.stderr or answer.stdout).split())[:200]}"
+    if (problem := _refused("scontrol", "ping")) is not None:
+        yield "FAIL", f"the controller does not answer: {problem}"
         return
     yield "ok", "SLURM's commands are here and its controller answers"
-    accounts = subprocess.run(["sacct", "--noheader", "-X"], capture_output=True, text=True, check=False)
-    if accounts.returncode == 0:
+    if _refused("sacct", "--noheader", "-X") is None:
         yield "ok", "accounting answers: how jobs ended will be known"
     else:
         yield "note", "no accounting (sacct): a job's exit code and what it was killed for are known for minutes only"
@@ -69,6 +67,15 @@ def look(config: SlurmConfig, checkpoint_bytes: int) -> Iterator[Finding]:
             yield from _look_by_job(config, folder, checkpoint_bytes)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _refused(*words: str) -> str | None:
+    """Return what a command that fails says, or None if it ends well."""
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=queue.ANSWER_SECONDS)
+    except (OSError, subprocess.TimeoutExpired) as problem:
+        return str(problem)
+    return " ".join((done.stderr or done.stdout).split())[:200] if done.returncode else None
 
 
 def _look_by_job(config: SlurmConfig, folder: Path, checkpoint_bytes: int) -> Iterator[Finding]:
@@ -104,7 +111,8 @@ def _wait(job: str, started: float) -> queue.ClusterJob | None:
         there = queue.jobs_named("specvit-doctor")
         last = (there or {}).get(job, last)
         if there is not None and (last is None or not last.alive):
-            return queue.ended_jobs([job]).get(job) or last
+            account = queue.ended_jobs([job]).get(job)  # it may be late
+            return last if account is None or account.alive else account
         time.sleep(1.0)
     return last
 
@@ -119,6 +127,10 @@ def findings(found: dict[str, Any], config: SlurmConfig, checkpoint_bytes: int) 
     else:
         seen = f"CUDA_VISIBLE_DEVICES is {found['visible']!r}"
         yield "FAIL", f"torch sees no GPU ({seen}); see partition and extra, and whether this torch is built for CUDA"
+    if found["scontrol"]:
+        yield "ok", "a job can put itself into the queue again"
+    else:
+        yield "FAIL", "scontrol is not found in the job (a container?): jobs cannot requeue themselves there"
     if found["lock_seen"]:
         yield "ok", f"the folder is shared, and a lock held here is seen on {found['host']}"
     else:

@@ -12,6 +12,7 @@ _OS_FAULTS = {
     errno.EROFS: ("the file system is read-only ({where})", "name a folder elsewhere, or have it mounted for writing"),
     errno.EACCES: ("permission denied ({where})", "name a folder of your own, or have the permission changed"),
     errno.ENOLCK: ("this file system gives no locks ({where})", "name a folder on another file system"),
+    errno.ENOSYS: ("this file system gives no locks ({where})", "name a folder on another file system"),
     errno.EMFILE: ("too many files are open ({where})", "type `ulimit -n 65536`, then the same command goes on"),
 }
 

@@ -129,10 +129,18 @@ class Cluster:
         for daemon in reversed(self.daemons):
             daemon.kill()
             daemon.wait()
-        for folder in Path("/proc").iterdir():  # what a job's step left behind
-            with contextlib.suppress(OSError, ValueError):
+        for step in self.steps():
+            with contextlib.suppress(OSError):
+                os.kill(step, signal.SIGKILL)
+
+    def steps(self) -> list[int]:
+        """Return the processes that look after jobs."""
+        found = []
+        for folder in Path("/proc").iterdir():
+            with contextlib.suppress(OSError):
                 if b"slurmstepd" in (folder / "cmdline").read_bytes() and self._is_ours(folder):
-                    os.kill(int(folder.name), signal.SIGKILL)
+                    found.append(int(folder.name))
+        return found
 
     def start_controller(self) -> None:
         """Start slurmctld."""

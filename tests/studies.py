@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from specvit.files import read_json_lines
 from specvit.sweep.folder import StudyFolder
 
 LOCAL = ["hydra/launcher=local", "hydra.launcher.slots=2", "hydra.launcher.cpus_per_job=1"]
@@ -59,6 +60,10 @@ class Study:
         file = self.folder.file("events.jsonl")
         lines = file.read_text().splitlines() if file.exists() else []
         return [event for event in map(json.loads, lines) if event["event"] == kind]
+
+    def jobs(self) -> list[dict[str, Any]]:
+        """Return which SLURM jobs were submitted for which slots."""
+        return read_json_lines(self.folder.file("jobs.jsonl"))
 
     def states(self) -> dict[int, str]:
         """Return the state of each trial."""

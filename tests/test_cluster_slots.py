@@ -1,5 +1,6 @@
 """What a study's command does about its SLURM jobs: whom it misses, and what it makes of how they ended."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from handmade import study as definition_of
 from specvit.config.folder import RunFolder
 from specvit.launch.queue import ClusterJob
 from specvit.launch.slurm_config import SlurmConfig
+from specvit.sweep import cluster
 from specvit.sweep.cluster import GIVE_UP, ClusterSlots
 from specvit.sweep.folder import StudyFolder
 from specvit.sweep.jobs import read_diary
@@ -25,7 +27,8 @@ def study(tmp_path: Path) -> StudyFolder:
     runs += [RunFolder(outputs / f"toy-0000000{n}", f"0000000{n}") for n in (2, 3)]
     made = make_study(tmp_path / "multirun" / "toy", runs)
     for slot in (1, 2):
-        made.note("submitted", slot=slot, job=f"7_{slot}")
+        made.note("submitted", file="jobs.jsonl", slot=slot, job=f"7_{slot}")
+        made.note("worker starts", slot=slot, job=f"7_{slot}")
     return made
 
 
@@ -34,19 +37,71 @@ def slots_of(study: StudyFolder, *, at_once: int | None = None, jobs: int | None
     return ClusterSlots(study, order)
 
 
-def judge(slots: ClusterSlots, slot: int, state: str, exit_code: str = "0:0") -> None:
-    slots._judge(slot, read_diary(slots.study), ClusterJob(f"7_{slot}", state, nodes="node1", exit=exit_code))
+def judge(slots: ClusterSlots, slot: int, state: str, exit_code: str = "0:0", job: str | None = None) -> bool:
+    ended = ClusterJob(job or f"7_{slot}", state, nodes="node1", exit=exit_code)
+    return slots._judge(slot, read_diary(slots.study), ended)
+
+
+def wanted(slots: ClusterSlots, busy: set[int]) -> list[int]:
+    return slots._free_slots(busy, slots._wanted(busy))
 
 
 def test_what_is_open_and_has_no_job_is_wanted(study: StudyFolder) -> None:
-    assert slots_of(study)._wanted(set()) == [1, 2, 3]
-    assert slots_of(study)._wanted({2}) == [1, 3]
-    assert slots_of(study, at_once=2)._wanted(set()) == [1, 2, 3], "one array keeps to the limit by itself"
-    assert slots_of(study, at_once=2)._wanted({2}) == [1]
-    assert slots_of(study, jobs=2)._wanted({1, 2}) == []
-    assert slots_of(study, at_once=1, jobs=3)._wanted({2}) == []
+    assert wanted(slots_of(study), set()) == [1, 2, 3]
+    assert wanted(slots_of(study), {2}) == [1, 3]
+    assert wanted(slots_of(study, at_once=2), set()) == [1, 2, 3], "one array keeps to the limit by itself"
+    assert wanted(slots_of(study, at_once=2), {2}) == [1]
+    assert wanted(slots_of(study, jobs=2), {1, 2}) == []
+    assert wanted(slots_of(study, at_once=1, jobs=3), {2}) == []
     study.file("cancelled").touch()
-    assert slots_of(study)._wanted(set()) == []
+    assert wanted(slots_of(study), set()) == []
+    assert slots_of(study)._wanted({1, 2}) == -2, "those that wait are not needed any more"
+
+
+def search_of(place: Path, trials: int, **keys: int) -> ClusterSlots:
+    return slots_of(make_study(place / "search", [], kind="search", trials=trials), **keys)
+
+
+def test_a_search_has_as_many_workers_as_trials_are_left(tmp_path: Path) -> None:
+    slots = search_of(tmp_path, 20)
+    assert wanted(slots, set()) == list(range(8))
+    assert wanted(slots, {0, 1, 2, 9}) == [3, 4, 5, 6]
+    assert wanted(search_of(tmp_path / "few", 3), {1}) == [0, 2]
+    assert wanted(search_of(tmp_path / "limited", 20, at_once=2), set()) == [0, 1]
+    assert search_of(tmp_path / "crowd", 3)._wanted({0, 1, 2, 3, 4}) == -2
+
+
+def test_a_worker_of_a_search_that_is_cancelled_is_not_replaced(tmp_path: Path) -> None:
+    slots = search_of(tmp_path, 20, at_once=2)
+    judge(slots, 0, "CANCELLED by 1000", job="7_0")
+    assert wanted(slots, set()) == [1]
+    assert wanted(slots, {1}) == []
+
+
+def test_workers_that_find_nothing_to_do_are_not_replaced(tmp_path: Path) -> None:
+    slots = search_of(tmp_path, 20, at_once=2)
+    slots.study.note("worker starts", slot=0, job="7_0")
+    judge(slots, 0, "COMPLETED", job="7_0")
+    assert wanted(slots, {1}) == []
+
+
+def test_jobs_that_never_begin_to_work_end_the_study(study: StudyFolder, capsys) -> None:
+    slots = slots_of(study)
+    for death in range(GIVE_UP):
+        assert wanted(slots, set()) == [1, 2, 3], death
+        judge(slots, 1 + death % 3, "FAILED", "127:0", job=f"9_{death}")
+    assert wanted(slots, set()) == []
+    assert f"{GIVE_UP} in a row never began to work, so none is submitted any more: see" in capsys.readouterr().out
+
+
+def test_a_job_is_judged_when_its_run_no_longer_looks_alive(study: StudyFolder) -> None:
+    slots, run = slots_of(study), study.trials()[1].run
+    run.set_status("running", host="elsewhere", job="7_1")
+    run.file(".heartbeat").touch()
+    assert not judge(slots, 1, "OUT_OF_MEMORY") and not slots.judged
+    os.utime(run.file(".heartbeat"), (1, 1))
+    assert judge(slots, 1, "OUT_OF_MEMORY")
+    assert run.state() == "oom"
 
 
 @pytest.mark.parametrize(
@@ -63,9 +118,9 @@ def test_what_would_only_happen_again_is_left_alone(state: str, code: str, end: 
     assert study.state(trial) == trial.run.state() == end
     assert trial.run.status()["cause"] == trial.end["cause"] == cause
     assert trial.run.status()["remedy"]
-    assert slots._wanted(set()) == [2, 3]
+    assert wanted(slots, set()) == [2, 3]
     study.ask_again(trial)
-    assert slots_of(study)._wanted(set()) == [1, 2, 3]
+    assert wanted(slots, set()) == [1, 2, 3], "the same command takes it up"
 
 
 def test_a_waiting_job_that_is_cancelled_takes_its_run_along(study: StudyFolder) -> None:
@@ -80,20 +135,23 @@ def test_a_waiting_job_that_is_cancelled_takes_its_run_along(study: StudyFolder)
 def test_what_died_is_wanted_again_a_number_of_times(state: str, study: StudyFolder, capsys) -> None:
     slots = slots_of(study)
     for death in range(GIVE_UP):
-        assert slots._wanted({2, 3}) == [1], death
+        assert wanted(slots, {2, 3}) == [1], death
         judge(slots, 1, state, "137:0")
-    assert slots._wanted({2, 3}) == []
+    assert wanted(slots, {2, 3}) == []
     said = capsys.readouterr().out.splitlines()
     assert said[0] == f"job 7_1: {state}, exit code 137 on node1; its run goes on  toy-00000001"
-    assert len(said) == GIVE_UP and "slot 1 is left empty" in said[-1]
+    assert len(said) == GIVE_UP and f"{GIVE_UP} in a row ended no run, so this one is left alone" in said[-1]
 
 
-def test_a_job_that_nobody_knows_is_looked_for_once_more(study: StudyFolder, capsys) -> None:
-    slots = slots_of(study)
-    judge(slots, 1, "GONE")
+def test_a_job_that_nobody_knows_holds_its_slot_for_a_while(study: StudyFolder, capsys, monkeypatch) -> None:
+    slots, diary = slots_of(study), read_diary(study)
+    assert slots._judge_ended({1: "7_1"}, diary, {}) == {1}
     assert not slots.judged and not capsys.readouterr().out
-    judge(slots, 1, "GONE")
+    monkeypatch.setattr(cluster, "GONE_SECONDS", 0.0)
+    assert slots._judge_ended({1: "7_1"}, diary, {}) == set()
     assert slots.judged == {"7_1"} and "job 7_1: GONE" in capsys.readouterr().out
+    assert slots._judge_ended({1: "7_1"}, diary, {}) == set()
+    assert not capsys.readouterr().out
 
 
 def test_a_job_that_waits_for_somebody_is_told_once(study: StudyFolder, capsys) -> None:

@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -60,7 +61,7 @@ def study(cluster: slurm.Cluster, tiny: list[str], tmp_path: Path, monkeypatch: 
 
 
 def jobs_of(study: Study) -> list[str]:
-    return [event["job"] for event in study.events("submitted")]
+    return [line["job"] for line in study.jobs()]
 
 
 def epochs_of(study: Study) -> list[int]:
@@ -150,7 +151,7 @@ def test_a_killed_job_and_a_restarted_controller(study, cluster: slurm.Cluster) 
     killed = toy.folder.trials()[1]
     os.kill(process_of(killed), signal.SIGKILL)
     until(lambda: len(jobs_of(toy)) == 3, "another job", 30.0)
-    assert [event["slot"] for event in toy.events("submitted")] == [0, 1, 1]
+    assert [line["slot"] for line in toy.jobs()] == [0, 1, 1]
     cluster.controller.terminate()
     cluster.controller.wait()
     time.sleep(3)
@@ -199,8 +200,7 @@ def test_a_node_that_goes_down_costs_its_runs_their_last_minutes_at_most(study, 
 def crash(cluster: slurm.Cluster, node: str, worker: int) -> None:
     """Kill all that runs on a node at once: its daemon, its jobs' steps, and what they run."""
     daemon = cluster.node_daemon(node)
-    steps = subprocess.run(["pgrep", "-x", "slurmstepd"], capture_output=True, text=True).stdout.split()
-    for pid in (daemon.pid, *map(int, steps), worker):
+    for pid in (daemon.pid, *cluster.steps(), worker):
         os.kill(pid, signal.SIGKILL)
     daemon.wait()
 
@@ -263,22 +263,23 @@ def test_a_search_has_workers_that_are_replaced(study, cluster: slurm.Cluster) -
     said, _ = driver.communicate(timeout=240)
     assert driver.returncode == 0, said
     assert len(toy.folder.trials()) == 6 and set(toy.states().values()) <= set(DONE)
-    assert {event["slot"] for event in toy.events("submitted")} == {0, 1}
+    assert {line["slot"] for line in toy.jobs()} == {0, 1}
     assert Counter(event["trial"] for event in toy.events("ends")) == Counter(range(6))
 
 
 def test_a_single_run_goes_where_the_launcher_says(study, cluster: slurm.Cluster, tmp_path: Path, tiny) -> None:
+    where = f"{sys.executable} -c 'import specvit; print(specvit.__file__)'"
     words = [*tiny, "train.threads=1", *JOBS, "hydra.launcher.snapshot_code=true", "hydra.launcher.gpus_per_job=1"]
-    done = subprocess.run(
-        [command.sys.executable, "-m", "specvit.train", *words], cwd=tmp_path, capture_output=True, text=True
-    )
+    words += [f'hydra.launcher.setup=["{where}"]']
+    done = subprocess.run([sys.executable, "-m", "specvit.train", *words], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     (folder,) = (tmp_path / "outputs").iterdir()
     (log,) = (tmp_path / "multirun").glob("*/jobs/*/*log.out")
     assert "device cpu" in log.read_text(), "a GPU that torch cannot use"
     (start,) = [row for row in read_json_lines(folder / "attempts.jsonl") if row["event"] == "start"]
     assert start["job"] == log.parent.name
-    assert list((tmp_path / "multirun").glob("*/code/specvit/train.py"))
+    (copy,) = (tmp_path / "multirun").glob("*/code/*/specvit/__init__.py")
+    assert str(copy) in log.read_text()
 
 
 @pytest.mark.parametrize(
@@ -300,7 +301,7 @@ def test_what_sbatch_refuses_is_one_sentence(setting: str, said: str, study) -> 
 def test_the_doctor_looks_by_a_job(study, cluster: slurm.Cluster, capfd, tmp_path: Path) -> None:
     assert doctor.main(["--cluster", "hydra.launcher.gpus_per_job=0"]) == 0
     said = capfd.readouterr().out
-    assert [line.split()[0] for line in said.splitlines()] == ["ok"] * 5 + ["note", "ok", "ok"]
+    assert [line.split()[0] for line in said.splitlines()] == ["ok"] * 5 + ["note", "ok", "ok", "ok"]
     for words in ("accounting answers", "it ran on", "with torch", "a lock held here is seen", "is saved there in"):
         assert words in said
     assert doctor.main(["--cluster"]) == 1

@@ -9,6 +9,7 @@ import pytest
 from handmade import config, epochs, make_run, make_study
 
 from specvit import doctor
+from specvit.config import heartbeat
 from specvit.config.compose import compose_launcher
 from specvit.config.folder import FolderError, RunFolder, hostname, job_here
 from specvit.errors import ConfigError
@@ -116,6 +117,23 @@ def test_without_a_timed_run_the_time_limits_stand_for_it(tmp_path: Path) -> Non
     assert budget.gpu_hours([], SlurmConfig()) == (0.0, "GPU-hours: none")
 
 
+def test_a_search_costs_what_it_has_not_asked_for_yet(tmp_path: Path) -> None:
+    trial = trials_of(tmp_path, 1, None)[0]
+    study = make_study(tmp_path / "multirun" / "search", [], kind="search", trials=20)
+    assert len(budget.open_trials(study, [trial])) == 20
+    with pytest.raises(ConfigError, match=r"would be about 80\.0"):
+        budget.confirm(study, SlurmConfig(max_gpu_hours=79), [trial])
+
+
+@pytest.mark.parametrize(
+    ("extra", "gpus"),
+    [({}, 1), ({"gres": "gpu:a100:2"}, 3), ({"gres": "gpu:3"}, 4), ({"gpus": 2}, 3), ({"gpus": "a100:4"}, 1 + 4),
+     ({"gres": "gpu"}, 2), ({"gpus_per_task": 1}, 2), ({"gres": "tmpdisk:5"}, 1), ({"exclude": "n1"}, 1)],
+)  # fmt: skip
+def test_gpus_are_counted_wherever_they_are_asked_for(extra: dict[str, Any], gpus: int) -> None:
+    assert SlurmConfig(extra=extra).gpus == gpus
+
+
 class Terminal(io.StringIO):
     """Somebody who types."""
 
@@ -128,14 +146,14 @@ class Terminal(io.StringIO):
 def test_above_the_budget_somebody_has_to_agree(answer: str, taken: bool, tmp_path: Path, monkeypatch, capsys) -> None:
     trials_of(tmp_path, 3, None)
     study = StudyFolder(tmp_path / "multirun" / "toy")
-    budget.confirm(study, SlurmConfig(max_gpu_hours=12))
-    budget.confirm(study, SlurmConfig(max_gpu_hours=None))
+    budget.confirm(study, SlurmConfig(max_gpu_hours=12), [])
+    budget.confirm(study, SlurmConfig(max_gpu_hours=None), [])
     monkeypatch.setattr(sys, "stdin", Terminal(answer))
     if taken:
-        budget.confirm(study, SlurmConfig(max_gpu_hours=11.5))
+        budget.confirm(study, SlurmConfig(max_gpu_hours=11.5), [])
     else:
         with pytest.raises(ConfigError, match=r"would be about 12\.0, above 11\.5, so nothing was submitted"):
-            budget.confirm(study, SlurmConfig(max_gpu_hours=11.5))
+            budget.confirm(study, SlurmConfig(max_gpu_hours=11.5), [])
     assert "submit? [y/N]" in capsys.readouterr().out
 
 
@@ -143,7 +161,7 @@ def test_without_a_terminal_nobody_can_agree(tmp_path: Path, monkeypatch) -> Non
     trials_of(tmp_path, 3, None)
     monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
     with pytest.raises(ConfigError, match=r"hydra\.launcher\.max_gpu_hours: would be about 12"):
-        budget.confirm(StudyFolder(tmp_path / "multirun" / "toy"), SlurmConfig(max_gpu_hours=0))
+        budget.confirm(StudyFolder(tmp_path / "multirun" / "toy"), SlurmConfig(max_gpu_hours=0), [])
 
 
 # which job makes which run
@@ -151,18 +169,20 @@ def test_without_a_terminal_nobody_can_agree(tmp_path: Path, monkeypatch) -> Non
 
 def test_the_diary_says_which_slot_makes_what(tmp_path: Path) -> None:
     study = make_study(tmp_path / "toy", [RunFolder(tmp_path / "a-00000001", "00000001")])
-    study.note("submitted", slot=0, job="7_0")
-    study.note("submitted", slot=1, job="7_1")
-    study.note("begins", slot=1, trial=4)
-    study.note("begins", slot=0, trial=3)
-    study.note("ends", slot=0, trial=3)
-    study.note("submitted", slot=1, job="8")
+    for slot, job in ((0, "7_0"), (1, "7_1"), (2, "7_2")):
+        study.note("submitted", file="jobs.jsonl", slot=slot, job=job)
+        study.note("worker starts", slot=slot, job=job)
+        study.note("begins", slot=slot, trial=3 + slot, job=job)
+    study.note("ends", slot=0, trial=3, state="completed", job="7_0")
+    study.note("ends", slot=2, trial=5, state="preempted", job="7_2")
+    study.note("submitted", file="jobs.jsonl", slot=1, job="8")
+    study.note("worker starts", slot=9, job=None)  # of this machine
     diary = read_diary(study)
-    assert diary.job_of_slot == {0: "7_0", 1: "8"}
-    assert diary.trial_of_slot == {1: 4}
-    assert diary.ended_of_slot == {0: True, 1: False}
+    assert diary.job_of_slot == {0: "7_0", 1: "8", 2: "7_2"}
+    assert diary.trial_of_slot == {1: 4, 2: 5}, "one that was stopped goes on"
+    assert (diary.started, diary.fruitful) == ({"7_0", "7_1", "7_2"}, {"7_0"})
     study.note("begins", slot=0, trial=4)  # taken over
-    assert read_diary(study).trial_of_slot == {0: 4}
+    assert read_diary(study).trial_of_slot == {0: 4, 2: 5}
 
 
 def test_a_job_says_what_slurm_says() -> None:
@@ -195,6 +215,7 @@ def test_a_job_that_was_requeued_to_another_node_takes_its_run_at_once(
     run.set_status("running", host=f"not-{hostname()}", pid=1, job=job)
     run.file(".heartbeat").touch()
     monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setattr(heartbeat, "HEARTBEAT_SECONDS", -0.45)
     if taken:
         with run.claimed():
             pass
@@ -209,11 +230,19 @@ def test_stops_are_counted_until_the_run_gets_further(tmp_path: Path) -> None:
         run.record_attempt(event="start")
         run.record_attempt(event="ready", step=step)
         run.record_attempt(event="end", state="preempted")
-    assert stops_at_one_step(run) == 3
+    assert stops_at_one_step(run) == 2, "how far the latest got is not known yet"
     run.record_attempt(event="start")
-    assert stops_at_one_step(run) == 4, "one that did not even come to its first step"
+    assert stops_at_one_step(run) == 3, "this one did not even come to its first step"
     run.record_attempt(event="ready", step=8)
-    assert stops_at_one_step(run) == 1
+    assert stops_at_one_step(run) == 0
+    run.record_attempt(event="end", state="preempted")
+    assert stops_at_one_step(run) == 0
+    for _ in range(3):
+        run.record_attempt(event="start")
+    assert stops_at_one_step(run) == 3
+    study = make_study(tmp_path / "study", [run])
+    study.ask_again(study.trials()[0])
+    assert stops_at_one_step(run) == 0
 
 
 # the doctor
@@ -248,10 +277,10 @@ def test_what_the_doctor_is_told(words: list[str], code: int, said: str, tmp_pat
 
 def test_the_doctor_judges_what_a_job_saw() -> None:
     seen = {"python": "p", "torch": "2", "import_seconds": 1.0, "gpu": None, "visible": "0", "lock_seen": False}
-    seen |= {"host": "n1", "save_seconds": 20.0}
+    seen |= {"host": "n1", "save_seconds": 20.0, "scontrol": False}
     slow = list(doctor.findings(seen, SlurmConfig(signal_seconds=60), 10**7))
-    assert [kind for kind, _ in slow] == ["ok", "FAIL", "note", "FAIL"]
-    seen |= {"gpu": "NVIDIA H200", "lock_seen": True}
+    assert [kind for kind, _ in slow] == ["ok", "FAIL", "FAIL", "note", "FAIL"]
+    seen |= {"gpu": "NVIDIA H200", "lock_seen": True, "scontrol": True}
     fast = list(doctor.findings(seen, SlurmConfig(), 10**7))
-    assert [kind for kind, _ in fast] == ["ok"] * 4
+    assert [kind for kind, _ in fast] == ["ok"] * 5
     assert fast[-1][1] == "a checkpoint of 10 MB is saved there in 20.0 s; a job has 120 s to do so"

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from specvit.config.heartbeat import heartbeat, is_fresh
+from specvit.config.heartbeat import heartbeat, is_fresh, stands_still
 from specvit.errors import FolderError, explain, os_fault
 from specvit.files import is_locked, locked, read_json, read_json_lines, remove_leftovers, write_json, write_text
 
@@ -177,10 +177,11 @@ class RunFolder:
     def _refuse_if_alive_elsewhere(self) -> None:
         """Refuse a folder that another host writes: on many shared file systems a lock is not seen from here."""
         status = self.status()
-        if status.get("job") is not None and status.get("job") == job_here():
-            return  # the same job, requeued to another node: SLURM has ended what it ran before
         elsewhere = status.get("state") in ALIVE and status.get("host") != hostname()
         if elsewhere and is_fresh(self.file(".heartbeat")):
+            requeued = status.get("job") is not None and status.get("job") == job_here()
+            if requeued and stands_still(self.file(".heartbeat")):
+                return  # the same job on another node, and what it ran before has ended
             raise self._busy("wait for it; if it was killed, the same command works a minute later")
 
     def _busy(self, remedy: str) -> FolderError:

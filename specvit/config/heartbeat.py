@@ -38,12 +38,23 @@ def heartbeat(path: Path) -> Iterator[None]:
 
 def is_fresh(path: Path) -> bool:
     """Say whether `path` was touched within the last minute; one from the future was not."""
+    touched = _touched(path)
+    return touched is not None and abs(_now_in(path.parent) - touched) < HEARTBEAT_DEAD_SECONDS
+
+
+def stands_still(path: Path) -> bool:
+    """Wait two beats and say whether none came."""
+    before = _touched(path)
+    time.sleep(2 * HEARTBEAT_SECONDS + 1)
+    return _touched(path) == before
+
+
+def _touched(path: Path) -> float | None:
     try:
         with open(path) as stream:  # opening makes a network file system ask the server, which a mere stat does not
-            touched = os.fstat(stream.fileno()).st_mtime
+            return os.fstat(stream.fileno()).st_mtime
     except FileNotFoundError:
-        return False
-    return abs(_now_in(path.parent) - touched) < HEARTBEAT_DEAD_SECONDS
+        return None
 
 
 def _now_in(folder: Path) -> float:

@@ -1,6 +1,7 @@
 """What `specvit doctor --cluster` runs as a job: looks at its node and at the shared folder, and writes what it saw."""
 
 import os
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -15,6 +16,7 @@ def main(words: list[str]) -> int:
     """Look around: `words` are the shared folder and the size in bytes of the checkpoint to save there."""
     folder, size = Path(words[0]), int(words[1])
     facts = {"host": hostname(), "job": job_here(), "python": sys.executable, "lock_seen": is_locked(folder / LOCK)}
+    facts |= {"scontrol": shutil.which("scontrol") is not None}
     facts |= {"cores": len(os.sched_getaffinity(0)), "visible": os.environ.get("CUDA_VISIBLE_DEVICES")}
     content = os.urandom(size)
     started = time.monotonic()

@@ -5,6 +5,7 @@ asking, and the jobs go on without us.
 """
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterable
@@ -15,7 +16,7 @@ WAITING_STATES = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL
 ALIVE_STATES = (*WAITING_STATES, "RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING", "STAGE_OUT")
 ARGUMENTS = 500
 """So many job ids are asked for at once."""
-TASTE = ("SQUEUE_FORMAT", "SQUEUE_STATES", "SQUEUE_SORT", "SACCT_FORMAT", "SCANCEL_INTERACTIVE")
+TASTE = re.compile(r"(SQUEUE|SACCT|SCANCEL)_|SLURM_CLUSTERS$|SLURM_TIME_FORMAT$")
 """A user's own settings of these commands, under which their answers would read otherwise."""
 
 
@@ -89,7 +90,7 @@ def cancel(ids: Iterable[str], *, signal: str | None = None) -> bool:
 
 
 def _ask(words: list[str]) -> str | None:
-    plain = {name: value for name, value in os.environ.items() if name not in TASTE}
+    plain = {name: value for name, value in os.environ.items() if not TASTE.match(name)}
     try:
         done = subprocess.run(words, env=plain, capture_output=True, text=True, timeout=ANSWER_SECONDS)
     except (OSError, subprocess.TimeoutExpired):

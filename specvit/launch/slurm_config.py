@@ -8,6 +8,7 @@ from specvit.config.spelling import nearest
 from specvit.errors import ConfigError
 
 TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<hours>\d+)(?::(?P<minutes>[0-5]?\d))?(?::(?P<seconds>[0-5]?\d))?")
+GPU_PARAMETERS = ("gres", "gpus", "gpus-per-task", "gpus-per-socket")
 OURS = {
     "array": "jobs",
     "time": "time",
@@ -24,6 +25,7 @@ OURS = {
     "error": "",
     "requeue": "requeue",
     "no-requeue": "requeue",
+    "clusters": "",
 }
 """sbatch parameters that have a key of their own, or belong to specvit."""
 
@@ -50,6 +52,14 @@ class SlurmConfig:
     max_gpu_hours: int | float | None = 100
     snapshot_code: bool = False
     extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def gpus(self) -> int:
+        """The GPUs of one job, also where `extra` asks for them."""
+        asked = {name.replace("_", "-"): str(value) for name, value in self.extra.items()}
+        texts = [text for name, text in asked.items() if name in GPU_PARAMETERS and (name != "gres" or "gpu" in text)]
+        counts = [re.search(r"(?:^|:)(\d+)(?:\(|,|$)", text) for text in texts]
+        return self.gpus_per_job + sum(int(found[1]) if found else 1 for found in counts)
 
     @property
     def minutes(self) -> int:

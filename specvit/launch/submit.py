@@ -49,7 +49,8 @@ class Call:
         from submitit.helpers import DelayedSubmission
 
         # The SIGTERM that a requeue sends would end `scontrol`, a child of this job, before it has reported success.
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        for number in (signal.SIGTERM, signal.SIGUSR2):  # a second SIGUSR2 would end it, too
+            signal.signal(number, signal.SIG_IGN)
         return DelayedSubmission(self)
 
 

@@ -13,9 +13,10 @@ from pathlib import Path
 from specvit.config.folder import ALIVE, hostname
 from specvit.entry import Parser, user_facing
 from specvit.errors import ConfigError
+from specvit.files import is_locked
 from specvit.launch import queue
 from specvit.sweep.folder import CANCELLED, WAITING, StudyFolder, Trial, now
-from specvit.sweep.jobs import jobs_of_trials
+from specvit.sweep.jobs import jobs_in_queue, jobs_of_trials, read_diary, waiting_jobs
 from specvit.sweep.source import failed_states
 from specvit.sweep.table import render, table_rows
 from specvit.sweep.watch import status_lines
@@ -96,7 +97,7 @@ def _status(study: StudyFolder, *, watch: bool) -> int:
     while True:
         _print(status_lines(study))
         at_work = study.slots_at_work() or any(trial.run.state() in ALIVE for trial in study.trials())
-        if not watch or not at_work:
+        if not watch or not (at_work or waiting_jobs(study, study.about())):
             return 0
         time.sleep(WATCH_SECONDS)
         print()
@@ -122,7 +123,9 @@ def _retry(study: StudyFolder, names: list[str]) -> int:
         print("nothing failed")
         return 0
     print(f"{len(chosen)} run{'s' if len(chosen) != 1 else ''} will be tried again")
-    print("a worker takes them up" if study.slots_at_work() else f"start them with: {_command(study)}")
+    on_cluster = (study.about().get("launcher") or {}).get("kind") == "slurm"  # where each job makes its own run
+    served = is_locked(study.file("driver.lock")) if on_cluster else study.slots_at_work()
+    print("a worker takes them up" if served else f"start them with: {_command(study)}")
     return 0
 
 
@@ -133,10 +136,11 @@ def _command(study: StudyFolder) -> str:
 
 def _cancel(study: StudyFolder, names: list[str]) -> int:
     """Stop a study, which its command then takes up again; or stop single runs, which stay cancelled until retried."""
-    jobs = (jobs_of_trials(study, study.about()) or {}) if queue.here() else {}
+    about = study.about()
+    jobs = jobs_of_trials(study, about, jobs_in_queue(study, about))
     if not names:
         study.file("cancelled").touch()
-        queue.cancel([job.id for job in jobs.values() if job.waits])
+        queue.cancel([job.id for job in waiting_jobs(study, about)])
     stopped, kept = 0, 0
     for trial in _chosen(study, names):
         if trial.run.state() in ALIVE:
@@ -157,7 +161,8 @@ def _cancel(study: StudyFolder, names: list[str]) -> int:
 def _stop(study: StudyFolder, trial: Trial, *, alone: bool) -> bool:
     """Send the run's process a signal; say whether that was possible."""
     status = trial.run.status()
-    if (job := status.get("job")) and queue.here() and study.is_claimed(trial.number):
+    job = status.get("job")
+    if job and job in read_diary(study).job_of_slot.values() and study.is_claimed(trial.number):
         if alone:
             study.ask_cancel(trial.number)
         return queue.cancel([job], signal="TERM")  # to the run: its job ends, or goes on with others, by itself

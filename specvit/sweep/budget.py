@@ -8,16 +8,18 @@ from specvit.errors import ConfigError
 from specvit.launch.slurm_config import SlurmConfig
 from specvit.sweep.folder import StudyFolder, Trial
 from specvit.sweep.forecast import hours_of
-from specvit.sweep.jobs import jobs_of_trials
+from specvit.sweep.jobs import jobs_in_queue, jobs_of_trials
 from specvit.sweep.source import failed_states
 
 
-def open_trials(study: StudyFolder) -> list[Trial]:
-    """Return the trials that are to be made; of a search, the first one stands for those that are not asked yet."""
-    trials = study.trials()
+def open_trials(study: StudyFolder, planned: list[Trial]) -> list[Trial]:
+    """Return the trials for which jobs are still to be submitted; an example stands for those not asked for yet."""
+    about, trials = study.about(), study.trials()
     settled = (*DONE, *ALIVE, "pruned", *failed_states())
-    left = [trial for trial in trials if study.state(trial) not in settled]
-    return left + trials[:1] * max(0, study.about()["trials"] - len(trials))
+    there = jobs_of_trials(study, about, jobs_in_queue(study, about))
+    at_work = {number for number, job in there.items() if job.alive}
+    left = [trial for trial in trials if study.state(trial) not in settled and trial.number not in at_work]
+    return left + planned[:1] * max(0, about["trials"] - len(trials))
 
 
 def gpu_hours(trials: list[Trial], config: SlurmConfig) -> tuple[float, str]:
@@ -27,7 +29,7 @@ def gpu_hours(trials: list[Trial], config: SlurmConfig) -> tuple[float, str]:
     """
     if not trials:
         return 0.0, "GPU-hours: none"
-    gpus, hours = config.gpus_per_job, hours_of(trials)
+    gpus, hours = config.gpus, hours_of(trials)
     if isinstance(hours, str):
         total = len(trials) * gpus * config.minutes / 60
         each = f"{len(trials)} jobs of {config.time} with {gpus} GPU{'s' if gpus != 1 else ''}"
@@ -39,12 +41,11 @@ def gpu_hours(trials: list[Trial], config: SlurmConfig) -> tuple[float, str]:
     return gpus * sum(hours), f"GPU-hours: about {gpus * sum(hours):.1f} by runs timed here; {through}"
 
 
-def confirm(study: StudyFolder, config: SlurmConfig) -> None:
+def confirm(study: StudyFolder, config: SlurmConfig, planned: list[Trial]) -> None:
     """Say what the open trials cost; raises `ConfigError` where that is above the budget and nobody agrees."""
-    there = jobs_of_trials(study, study.about()) or {}
-    trials = [t for t in open_trials(study) if t.number not in there or not there[t.number].alive]
+    trials = open_trials(study, planned)
     total, line = gpu_hours(trials, config)
-    if config.gpus_per_job and trials:
+    if config.gpus and trials:
         print(line, flush=True)
     limit = config.max_gpu_hours
     if limit is None or total <= limit:

@@ -6,6 +6,7 @@ again here, and goes on from its last checkpoint.
 """
 
 import contextlib
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -13,14 +14,15 @@ from dataclasses import replace
 
 from specvit.config.folder import ALIVE
 from specvit.errors import ConfigError, FolderError, Interrupted
+from specvit.launch import queue
 from specvit.launch.queue import ClusterJob, ended_jobs, jobs_named
 from specvit.launch.slurm_config import SlurmConfig
 from specvit.launch.submit import Call, submit
 from specvit.sweep.folder import WAITING, StudyFolder, Trial, now
 from specvit.sweep.forecast import is_work_left
-from specvit.sweep.jobs import Diary, job_name, read_diary
+from specvit.sweep.jobs import JOBS, Diary, job_name, read_diary
 from specvit.sweep.order import Order
-from specvit.sweep.plan import relative
+from specvit.sweep.plan import code_folder, relative
 from specvit.sweep.source import is_over
 from specvit.sweep.watch import Watch
 
@@ -29,13 +31,16 @@ BATCH = 1000
 SEARCHERS = 8
 """Workers of a search that does not say how many: its sampler learns from those that have ended."""
 GIVE_UP = 10
-"""A slot is left alone after so many jobs in a row that died there before they ended a run."""
+"""After so many jobs in a row that ended no run a slot is left alone, and if none even began, the study."""
 SILENCE_SECONDS = 1800.0
-"""So long SLURM may be silent (its controller restarts) before this command leaves."""
+"""So long SLURM may be silent, or refuse (its controller restarts), before this command leaves."""
+GONE_SECONDS = 30.0
+"""So long a job may be in neither the queue nor accounting before it counts as gone: both are late at times."""
 OLDER_WORKER_SECONDS = 90
 """A requeued job waits so long for the process that it had on a node given up by SLURM."""
 BLOCKED = ("held", "partitiondown", "badconstraints", "never", "timelimit", "inactive", "invalid", "maxnodeperaccount")
 """Words in the reasons for which a job waits until somebody does something."""
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class ClusterSlots:
@@ -48,67 +53,105 @@ class ClusterSlots:
         self.about = study.about()
         self.name = job_name(study, self.about)
         self.limit = order.options.max_parallel or self.config.jobs
+        self.batch = BATCH
         self.left: set[int] = set()
+        """Slots that get no further job: cancelled, given up, or of a search with nothing more to ask."""
         self.deaths: dict[int, int] = {}
+        self.stillborn = 0
         self.judged: set[str] = set()
+        self.missing: dict[str, float] = {}
         self.said: set[str] = set()
         self.silent: float | None = None
 
     def run(self) -> int:
         """Submit what is open, tell what comes of it, submit again what died, until nothing is open."""
+        if not queue.here():
+            what = "needs SLURM's commands, and squeue is not on this machine"
+            raise ConfigError(what, where="hydra/launcher", remedy="log in to the cluster, or use local")
         watch = Watch(self.study)
-        self._forget_older_ends()
         with self._leaving():
+            self._take_stock()
             while self._round():
                 watch.say_news()
                 time.sleep(self.config.poll_seconds)
             watch.say_news()
         return 0
 
+    def _take_stock(self) -> None:
+        """What ended before this command began is no news; jobs of a command killed before it noted them are ended."""
+        there = jobs_named(self.name) or {}
+        diary = read_diary(self.study)
+        self.judged |= {job for job in diary.job_of_slot.values() if job not in there or not there[job].alive}
+        known = {*diary.job_of_slot.values(), *diary.started}
+        if unknown := [job.id for job in there.values() if job.alive and job.id not in known]:
+            queue.cancel(unknown)
+
     def _round(self) -> bool:
         """Look at the queue once and act; say whether there is something to wait for."""
-        queue = jobs_named(self.name)
-        if queue is None:
-            self._note_silence()
+        there = jobs_named(self.name)
+        if there is None:
+            self._note_silence("SLURM does not answer; the jobs go on, and this command asks again")
             return True
-        self.silent = None
         diary = read_diary(self.study)
-        alive = {slot for slot, job in diary.job_of_slot.items() if job in queue and queue[job].alive}
-        ended = {slot: job for slot, job in diary.job_of_slot.items() if slot not in alive and job not in self.judged}
-        accounts = ended_jobs(ended.values())
-        for slot, job in ended.items():
-            account = accounts.get(job)  # it knows more, but some seconds later
-            if account is None or account.alive:
-                account = queue.get(job) or ClusterJob(job, "GONE")
-            self._judge(slot, diary, account)
-        self._say_blocked([queue[diary.job_of_slot[slot]] for slot in alive])
-        busy = alive | set(self.study.slots_at_work())
+        jobs = diary.job_of_slot
+        alive = {slot for slot, job in jobs.items() if job in there and there[job].alive}
+        unsettled = self._judge_ended({s: j for s, j in jobs.items() if s not in alive}, diary, there)
+        waiting = [slot for slot in alive if there[jobs[slot]].waits]
+        self._say_blocked([there[jobs[slot]] for slot in waiting])
+        busy = alive | unsettled | set(self.study.slots_at_work())
         wanted = self._wanted(busy)
-        if wanted:
-            self._submit(wanted, alone=not alive)
-        return bool(wanted or busy) or any(self.study.state(trial) in ALIVE for trial in self.study.trials())
+        if wanted < 0 and waiting:
+            queue.cancel([jobs[slot] for slot in waiting[wanted:]])
+        slots = self._free_slots(busy, wanted)
+        if slots:
+            self._try_to_submit(slots, alone=not busy)
+        else:
+            self.silent = None
+        return bool(slots or busy) or any(self.study.state(trial) in ALIVE for trial in self.study.trials())
 
-    def _wanted(self, busy: set[int]) -> list[int]:
-        """Return the slots in which a job is missing."""
-        if is_over(self.study, self.study.about()):
-            return []
-        room = (self.limit or BATCH) if busy else BATCH  # one array keeps to the limit by itself
-        room -= len(busy)
+    def _wanted(self, busy: set[int]) -> int:
+        """Return how many jobs are missing; below 0 how many that wait are not needed any more."""
+        if is_over(self.study, self.study.about()) or self.stillborn >= GIVE_UP or not is_work_left(self.study):
+            return -len(busy)
+        if self.about["kind"] == "grid":
+            room = self.limit if busy and self.limit else self.batch  # one array keeps to the limit by itself
+            return max(0, room - len(busy))
+        settled = sum(trial.end is not None and self.study.state(trial) != WAITING for trial in self.study.trials())
+        return min(self.limit or SEARCHERS, self.about["trials"] - settled) - len(busy) - len(self.left - busy)
+
+    def _free_slots(self, busy: set[int], count: int) -> list[int]:
+        """Return slots for so many jobs: of a grid's open runs each has its own."""
         if self.about["kind"] == "grid":
             open_runs = [trial.number for trial in self.study.trials() if self.study.state(trial) == WAITING]
-            return [number for number in open_runs if number not in busy | self.left][: max(0, room)]
-        if not is_work_left(self.study):
-            return []
-        settled = sum(trial.end is not None and self.study.state(trial) != WAITING for trial in self.study.trials())
-        count = min(self.limit or SEARCHERS, self.about["trials"] - settled) - len(busy)
+            self.left -= {number for number in self.left if self.study.is_again(number)}
+            return [number for number in open_runs if number not in busy | self.left][: max(0, count)]
         free = (slot for slot in range(10**6) if slot not in busy | self.left)
-        return [next(free) for _ in range(count)] if len(self.left) < GIVE_UP else []
+        return [next(free) for _ in range(count)]
+
+    def _try_to_submit(self, slots: list[int], *, alone: bool) -> None:
+        """Submit jobs; a refusal is raised at first, and later waited out. A limit on how many is found by halving."""
+        try:
+            self._submit(slots, alone=alone)
+            self.silent = None
+        except ConfigError as refusal:
+            if len(slots) > 1 and re.search(r"submit limit|job array", str(refusal)):
+                self.batch = len(slots) // 2
+                self._try_to_submit(slots[: self.batch], alone=alone)
+            elif alone and not self.said:
+                raise
+            else:
+                self._note_silence(f"{refusal} Trying again.")
 
     def _submit(self, slots: list[int], *, alone: bool) -> None:
         calls = [self._call(slot) for slot in slots]
-        jobs = submit(self._settings(), self.study.file("jobs") / "%j", self.name, calls, at_once=self.limit)
-        for slot, job in zip(slots, jobs, strict=True):
-            self.study.note("submitted", slot=slot, job=job)
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # one in between would lose the job's number
+        try:
+            jobs = submit(self._settings(), self.study.file("jobs") / "%j", self.name, calls, at_once=self.limit)
+            for slot, job in zip(slots, jobs, strict=True):
+                self.study.note("submitted", file=JOBS, slot=slot, job=job)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        self.said.add("submitted")
         array = f"array {jobs[0].partition('_')[0]}, " if len(jobs) > 1 else ""
         limit = f", {self.limit} at a time" if alone and self.limit and self.limit < len(jobs) else ""
         count = f"{len(jobs)} jobs" if len(jobs) > 1 else f"job {jobs[0]}"
@@ -120,41 +163,70 @@ class ClusterSlots:
         return Call("specvit.sweep.__main__", tuple(words), self.config.requeue)
 
     def _settings(self) -> SlurmConfig:
-        """Return what jobs ask for; a copy of the code comes before the installed one."""
-        code = self.study.file("code")
-        first = f'export PYTHONPATH="{code}${{PYTHONPATH:+:$PYTHONPATH}}"'
-        return replace(self.config, setup=(*self.config.setup, first)) if code.is_dir() else self.config
+        """Return what jobs ask for; a copy of the code comes before the installed one, and before this folder's."""
+        if not self.config.snapshot_code:
+            return self.config
+        code = f'export PYTHONSAFEPATH=1 PYTHONPATH="{code_folder(self.study)}${{PYTHONPATH:+:$PYTHONPATH}}"'
+        return replace(self.config, setup=(code, *self.config.setup))
 
-    def _forget_older_ends(self) -> None:
-        """What ended before this command began is no news: what is open is submitted again, whatever became of it."""
-        queue = jobs_named(self.name) or {}
-        jobs = read_diary(self.study).job_of_slot.values()
-        self.judged |= {job for job in jobs if job not in queue or not queue[job].alive}
+    def _judge_ended(self, ended: dict[int, str], diary: Diary, there: dict[str, ClusterJob]) -> set[int]:
+        """Take note of jobs that are over; return the slots of those of which it is too early to say."""
+        new = {slot: job for slot, job in ended.items() if job not in self.judged}
+        accounts, unsettled = ended_jobs(new.values()) if new else {}, set()
+        for slot, name in new.items():
+            job = accounts.get(name)  # it knows more, but some seconds later
+            if job is None or job.alive:
+                job = there.get(name)
+            first_missed = self.missing.setdefault(name, time.monotonic()) if job is None else 0.0
+            early = job is None and time.monotonic() - first_missed < GONE_SECONDS
+            if early or not self._judge(slot, diary, job or ClusterJob(name, "GONE")):
+                unsettled.add(slot)
+        return unsettled
 
-    def _judge(self, slot: int, diary: Diary, job: ClusterJob) -> None:
-        """Take note of a job's end, once: by then its run has ended well, or is submitted again, or was cancelled."""
-        if job.state == "GONE" and job.id not in self.said:
-            self.said.add(job.id)  # accounting comes later than the queue forgets: look once more
-            return
-        self.judged.add(job.id)
-        self.deaths[slot] = 0 if diary.ended_of_slot.get(slot) else self.deaths.get(slot, 0) + 1
+    def _judge(self, slot: int, diary: Diary, job: ClusterJob) -> bool:
+        """Take note of a job's end, once: its run has ended, too, or is submitted again, or is left alone.
+
+        Return False while its run looks alive: seen from another host its heart beats for a minute more.
+        """
         number = slot if self.about["kind"] == "grid" else diary.trial_of_slot.get(slot)
         trial = self.study.trial(number) if number is not None else None
-        if self.study.is_cancelled or trial is None or self.study.state(trial) != WAITING:
-            return
+        if trial and trial.run.state() in ALIVE and trial.run.status().get("job") == job.id:
+            return False
+        self.judged.add(job.id)
+        self.deaths[slot] = 0 if job.id in diary.fruitful else self.deaths.get(slot, 0) + 1
+        self.stillborn = 0 if job.id in diary.started else self.stillborn + 1
+        unfinished = trial is not None and self.study.state(trial) == WAITING
+        if self.study.is_cancelled:
+            return True
         if job.state.startswith("CANCELLED"):
             self.left.add(slot)
-            self._settle(trial, "cancelled", f"{job}", f"specvit sweep retry {self.study.name}")
-        elif job.state == "OUT_OF_MEMORY":
-            self._settle(trial, "oom", f"{job}", "raise hydra.launcher.memory, or lower train.batch_size")
+            self._settle(trial if unfinished else None, "cancelled", job, f"specvit sweep retry {self.study.name}")
+        elif job.state == "OUT_OF_MEMORY" and unfinished:
+            self._settle(trial, "oom", job, "raise hydra.launcher.memory, or lower train.batch_size")
+        elif unfinished or (self.about["kind"] == "search" and self.deaths[slot]):
+            self._say_died(slot, job, trial)
+        return True
+
+    def _say_died(self, slot: int, job: ClusterJob, trial: Trial | None) -> None:
+        """Say that a job ended before its work was done, and give up where that is of no use any more."""
+        logs = relative(self.study.file("jobs"))
+        if job.state == "COMPLETED" and trial is None:
+            self.left.add(slot)  # a search's worker that found nothing to do
+        elif self.stillborn >= GIVE_UP:
+            print(
+                f"{job}; {GIVE_UP} in a row never began to work, so none is submitted any more: see {logs}", flush=True
+            )
         elif self.deaths[slot] >= GIVE_UP:
             self.left.add(slot)
-            print(f"slot {slot} is left empty: {GIVE_UP} jobs in a row died there before they ended a run", flush=True)
+            print(f"{job}; {GIVE_UP} in a row ended no run, so this one is left alone: see {logs}", flush=True)
         else:
-            print(f"{job}; its run goes on  {trial.name}", flush=True)
+            print(f"{job}; {f'its run goes on  {trial.name}' if trial else 'another takes its place'}", flush=True)
 
-    def _settle(self, trial: Trial, state: str, cause: str, remedy: str) -> None:
+    def _settle(self, trial: Trial | None, state: str, job: ClusterJob, remedy: str) -> None:
         """Write the end of a run whose job SLURM has ended for good."""
+        if trial is None:
+            return
+        cause = str(job)
         with self.study.claim(trial.number) as mine:
             if not mine:
                 return
@@ -173,13 +245,14 @@ class ClusterSlots:
                 self.said.add(job.reason)
                 print(f"{job}; it stays in the queue until that is mended (`scontrol show job {job.id}`)", flush=True)
 
-    def _note_silence(self) -> None:
+    def _note_silence(self, words: str) -> None:
+        """Say once what SLURM does not do; raises `ConfigError` when that has lasted."""
         if self.silent is None:
             self.silent = time.monotonic()
-            print("SLURM does not answer; the jobs go on, and this command asks again", flush=True)
+            print(words, flush=True)
         elif time.monotonic() - self.silent > SILENCE_SECONDS:
-            remedy = "the same command comes back to them"
-            raise ConfigError("does not answer; jobs that run go on", where="squeue", remedy=remedy)
+            remedy = "jobs that are there go on; the same command comes back to them"
+            raise ConfigError("does not serve us any more", where="SLURM", remedy=remedy)
 
     @contextlib.contextmanager
     def _leaving(self) -> Iterator[None]:
@@ -188,8 +261,7 @@ class ClusterSlots:
         def handle(number: int, frame: object) -> None:
             raise Interrupted(signal.Signals(number).name, number)
 
-        wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        before = {n: signal.signal(n, handle) for n in wanted if signal.getsignal(n) is not signal.SIG_IGN}
+        before = {n: signal.signal(n, handle) for n in SIGNALS if signal.getsignal(n) is not signal.SIG_IGN}
         try:
             yield
         except Interrupted:

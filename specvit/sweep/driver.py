@@ -7,6 +7,7 @@ takes up again.
 import contextlib
 import itertools
 import json
+import os
 import subprocess
 import sys
 import time
@@ -28,6 +29,9 @@ from specvit.sweep.plan import plan_grid, relative, take_code, take_snapshot, tr
 from specvit.sweep.source import failed_states, is_over
 from specvit.sweep.table import render, table_rows
 
+ASKED = "SPECVIT_COST_AGREED"
+"""In the environment of a command in the background: its cost was agreed to in the foreground."""
+
 
 def drive(order: Order) -> int:
     """Start a study or go on with it until nothing is open; return the exit code."""
@@ -42,8 +46,8 @@ def drive(order: Order) -> int:
             raise FolderError("another command drives this study", where=relative(study.path), remedy=remedy)
         _refuse_older_workers(study, order, planned)
         write(study, order, planned)
-        if isinstance(order.launcher, SlurmConfig):
-            budget.confirm(study, order.launcher)
+        if isinstance(order.launcher, SlurmConfig) and not os.environ.pop(ASKED, None):
+            budget.confirm(study, order.launcher, planned)
         if not order.options.detach:
             return _drive(study, order)
     return _detach(study, order)
@@ -119,8 +123,8 @@ def write(study: StudyFolder, order: Order, planned: list[Trial]) -> None:
     study.file("cancelled").unlink(missing_ok=True)
     if new or options.extend:
         take_snapshot(study)
-        if isinstance(order.launcher, SlurmConfig) and order.launcher.snapshot_code:
-            take_code(study)
+    if isinstance(order.launcher, SlurmConfig) and order.launcher.snapshot_code:
+        take_code(study)
     if search:
         from specvit.sweep.search import create
 
@@ -214,10 +218,14 @@ def _detach(study: StudyFolder, order: Order) -> int:
     """Give the command again in the background."""
     log = study.file("driver.log")
     words = [sys.executable, "-m", "specvit.train", *(word for word in order.words if "sweep.detach" not in word)]
-    words += ["hydra.launcher.max_gpu_hours=null"] if isinstance(order.launcher, SlurmConfig) else []  # asked already
     with open(log, "ab") as stream:
         process = subprocess.Popen(
-            words, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, start_new_session=True
+            words,
+            env={**os.environ, ASKED: "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=stream,
+            start_new_session=True,
         )
     print(f"study {study.name} started in the background: process {process.pid}, log {relative(log)}")
     print(f"watch it with `specvit sweep status {study.name} --watch`")

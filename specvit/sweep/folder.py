@@ -9,6 +9,7 @@
         claims/0007.lock     held by the worker that has the trial
         slots/0.lock         held by the worker in that slot
         events.jsonl         who began and ended what, and when
+        jobs.jsonl           which SLURM job was submitted for which slot
         workers/0.log        what the worker in that slot printed
         journal.log          Optuna's storage, for a search
         runs/                links to the run folders
@@ -140,7 +141,7 @@ class StudyFolder:
 
     def ask_again(self, trial: Trial) -> None:
         """Ask for another try of a trial that failed; processes that died over it are counted anew."""
-        if died(trial.run):
+        if died(trial.run) or stops_at_one_step(trial.run):
             trial.run.record_attempt(event="end", state="lost")
         self._again_file(trial.number).touch()
 
@@ -180,10 +181,10 @@ class StudyFolder:
         """Return the trials for which another try was asked."""
         return [int(path.stem) for path in self.file("trials").glob("*.again")]
 
-    def note(self, event: str, **facts: Any) -> None:
+    def note(self, event: str, *, file: str = "events.jsonl", **facts: Any) -> None:
         """Append to the study's diary; one write, so that several processes' lines stay whole."""
         line = json.dumps({"time": round(time.time(), 3), "event": event, "host": hostname(), **facts}) + "\n"
-        with contextlib.suppress(OSError), open(self.file("events.jsonl"), "ab", buffering=0) as stream:
+        with contextlib.suppress(OSError), open(self.file(file), "ab", buffering=0) as stream:
             stream.write(line.encode())
 
     def events(self, kind: str, slot: int) -> list[dict[str, Any]]:
@@ -229,16 +230,26 @@ def died(run: RunFolder) -> int:
 
 
 def stops_at_one_step(run: RunFolder) -> int:
-    """Return how many processes in a row were told to stop before they had got further than the first of them."""
-    count, step = 0, None
+    """Return how many processes in a row were told to stop before the run had got any further.
+
+    How far the latest one got is not known before the next is ready, so it counts only if it never came to a step.
+    """
+    count: int = 0
+    following: Any = None
+    step: Any = None
     for attempt in reversed(run.attempts()):
-        if attempt.get("event") == "end" and attempt.get("state") not in ("preempted", "timeout"):
+        event = attempt.get("event")
+        if event == "end" and attempt.get("state") not in ("preempted", "timeout"):
             break
-        if attempt.get("event") == "ready":
-            if step is not None and attempt.get("step") != step:
-                break
+        if event == "ready":
             step = attempt.get("step")
-        count += attempt.get("event") == "start"
+            if following is not None and step != following:
+                break
+            count += following is not None
+            following = step
+        elif event == "start":
+            count += step is None
+            step = None
     return count
 
 

@@ -3,9 +3,14 @@
 from dataclasses import dataclass
 from typing import Any
 
+from specvit.config.folder import RESUMABLE
 from specvit.files import read_json_lines
+from specvit.launch import queue
 from specvit.launch.queue import ClusterJob, ended_jobs, jobs_named
 from specvit.sweep.folder import StudyFolder
+
+JOBS = "jobs.jsonl"
+"""Which job was submitted for which slot; only the study's command writes it."""
 
 
 def job_name(study: StudyFolder, about: dict[str, Any]) -> str:
@@ -15,54 +20,61 @@ def job_name(study: StudyFolder, about: dict[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Diary:
-    """What the study's diary has of jobs: the latest one of each slot, and what each slot's worker is at."""
+    """What a study has on file of its jobs."""
 
     job_of_slot: dict[int, str]
+    """The latest job of each slot."""
     trial_of_slot: dict[int, int]
-    ended_of_slot: dict[int, bool]
-    """Whether the slot's latest worker has ended a trial."""
-
-    def slot_of(self, trial: int, kind: str) -> int | None:
-        """Return the slot whose job makes a trial, or is to make it: of a grid each trial has its own."""
-        if kind == "grid":
-            return trial if trial in self.job_of_slot else None
-        return next((slot for slot, number in self.trial_of_slot.items() if number == trial), None)
+    """The trial that each slot's worker is at, or has to go on with."""
+    started: frozenset[str]
+    """Jobs whose worker began to work."""
+    fruitful: frozenset[str]
+    """Jobs that brought a trial to its end."""
 
 
 def read_diary(study: StudyFolder) -> Diary:
-    """Read the study's diary."""
-    jobs: dict[int, str] = {}
+    """Read what the study has on file."""
+    jobs = {line["slot"]: line["job"] for line in read_json_lines(study.file(JOBS)) if "slot" in line}
     at: dict[int, int] = {}
-    ended: dict[int, bool] = {}
+    started, fruitful = set(), set()
     for event in read_json_lines(study.file("events.jsonl")):
-        slot, kind = event.get("slot"), event.get("event")
-        if slot is None:
-            continue
-        if kind == "submitted":
-            jobs[slot], ended[slot] = event["job"], False
+        slot, kind = int(event.get("slot", -1)), event.get("event")
+        if kind == "worker starts":
+            started.add(event.get("job"))
         elif kind == "begins":
             at = {other: number for other, number in at.items() if number != event["trial"]}
             at[slot] = event["trial"]
-        elif kind == "ends":
+        elif kind == "ends" and event["state"] not in RESUMABLE:
             at.pop(slot, None)
-            ended[slot] = True
-    return Diary(jobs, at, ended)
+            fruitful.add(event.get("job"))
+    return Diary(jobs, at, frozenset(started - {None}), frozenset(fruitful - {None}))
 
 
-def jobs_of_trials(study: StudyFolder, about: dict[str, Any]) -> dict[int, ClusterJob] | None:
-    """Return the latest job of each trial that has one; None if SLURM does not answer."""
-    diary = read_diary(study)
-    if not diary.job_of_slot:
+def jobs_in_queue(study: StudyFolder, about: dict[str, Any]) -> dict[str, ClusterJob] | None:
+    """Return a study's jobs that the queue still knows; none where it has none, None if SLURM does not answer."""
+    if (about.get("launcher") or {}).get("kind") != "slurm" and not study.file(JOBS).exists():
         return {}
-    queue = jobs_named(job_name(study, about))
-    if queue is None:
-        return None
-    gone = [job for job in diary.job_of_slot.values() if job not in queue or not queue[job].alive]
-    known = {**queue, **ended_jobs(gone)}
-    trials = diary.job_of_slot if about["kind"] == "grid" else diary.trial_of_slot
-    pairs = ((slot if about["kind"] == "grid" else diary.trial_of_slot[slot], slot) for slot in trials)
-    return {
-        trial: known[diary.job_of_slot[slot]]
-        for trial, slot in pairs
-        if slot in diary.job_of_slot and diary.job_of_slot[slot] in known
-    }
+    return jobs_named(job_name(study, about)) if queue.here() else {}
+
+
+def waiting_jobs(study: StudyFolder, about: dict[str, Any]) -> list[ClusterJob]:
+    """Return a study's jobs that wait in the queue."""
+    return [job for job in (jobs_in_queue(study, about) or {}).values() if job.waits]
+
+
+def jobs_of_trials(
+    study: StudyFolder, about: dict[str, Any], there: dict[str, ClusterJob] | None
+) -> dict[int, ClusterJob]:
+    """Return the latest job of each trial that has one; `there` is what the queue knows."""
+    diary = read_diary(study)
+    if not diary.job_of_slot or there is None:
+        return {}
+    gone = [job for job in diary.job_of_slot.values() if job not in there or not there[job].alive]
+    known = {**there, **ended_jobs(gone)}
+    grid = about["kind"] == "grid"
+    found = {}
+    for slot, job in diary.job_of_slot.items():
+        trial = slot if grid else diary.trial_of_slot.get(slot)
+        if trial is not None and job in known:
+            found[trial] = known[job]
+    return found

@@ -145,12 +145,17 @@ def take_snapshot(study: StudyFolder) -> None:
         shutil.copytree(folder, target, dirs_exist_ok=True)
 
 
+def code_folder(study: StudyFolder) -> Path:
+    """Return where a study has its copy of the code as it is now."""
+    return study.file("code") / provenance.made_by()["code"]
+
+
 def take_code(study: StudyFolder) -> None:
     """Copy specvit's own code into the study, with its commit: jobs that wait for days run it as it is now."""
-    target, source = study.file("code"), provenance.SOURCE
-    if target.exists():
-        shutil.rmtree(target)
-    shutil.copytree(source, target / source.name, ignore=shutil.ignore_patterns("__pycache__"))
+    target, source = code_folder(study), provenance.SOURCE
+    if (target / provenance.COMMIT_FILE).exists():
+        return
+    shutil.copytree(source, target / source.name, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
     for name, folder in (("conf", composer.conf_dir()), ("sweeps", composer.conf_dir().parent / "sweeps")):
         shutil.copytree(folder, target / source.name / name, dirs_exist_ok=True)
     (target / provenance.COMMIT_FILE).write_text(f"{provenance.commit() or ''}\n")

@@ -6,13 +6,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from specvit.config.folder import ALIVE, DONE
-from specvit.launch import queue
 from specvit.launch.queue import ClusterJob
 from specvit.sweep.definition import Table
 from specvit.sweep.folder import WAITING, StudyFolder, Trial
 from specvit.sweep.forecast import counts_line, forecast_of
 from specvit.sweep.health import verdict
-from specvit.sweep.jobs import jobs_of_trials
+from specvit.sweep.jobs import jobs_in_queue, jobs_of_trials
 from specvit.sweep.results import lower_is_better, outcome_of, value_of
 
 VERDICT_SECONDS = 120.0
@@ -78,15 +77,16 @@ def status_lines(study: StudyFolder) -> Iterator[str]:
     about = study.about()
     slots = study.slots_at_work()
     workers = f"{len(slots)} worker{'s' if len(slots) != 1 else ''} at work" if slots else "no worker at work"
-    trials, jobs = study.trials(), _jobs(study, about)
+    trials, there = study.trials(), jobs_in_queue(study, about)
+    jobs = jobs_of_trials(study, about, there)
     states = {trial.number: _state(study, trial, jobs) for trial in trials}
     counts = counts_line(study, states)
     yield f"study {study.name}: {counts}; {workers}{', cancelled' if study.is_cancelled else ''}"
-    if jobs is None:
+    if there is None:
         yield "  SLURM does not answer: what waits there is not shown"
-    yield from _queue_lines(jobs or {}, states)
+    yield from _queue_lines(there or {}, {job.id for n, job in jobs.items() if states[n] == "requeued"})
     for trial in trials:
-        state, job = states[trial.number], (jobs or {}).get(trial.number)
+        state, job = states[trial.number], jobs.get(trial.number)
         if state == "running":
             yield f"  {state:<13} {trial.name}  {_progress(trial)}{f', {job}' if job and job.alive else ''}"
         elif state == WAITING and job and not job.alive and trial.run.state():
@@ -99,28 +99,24 @@ def status_lines(study: StudyFolder) -> Iterator[str]:
     yield from best_lines(study, trials, metric_of(about), about)
 
 
-def _jobs(study: StudyFolder, about: dict[str, Any]) -> dict[int, ClusterJob] | None:
-    """Return the SLURM jobs of a study's trials; none for a study that has none, or where SLURM is not."""
-    if (about.get("launcher") or {}).get("kind") != "slurm" or not queue.here():
-        return {}
-    return jobs_of_trials(study, about)
-
-
-def _state(study: StudyFolder, trial: Trial, jobs: dict[int, ClusterJob] | None) -> str:
+def _state(study: StudyFolder, trial: Trial, jobs: dict[int, ClusterJob]) -> str:
     """Return a trial's state; one whose job is in the queue is `queued`, or `requeued` if it has begun before."""
-    state, job = study.state(trial), (jobs or {}).get(trial.number)
+    state, job = study.state(trial), jobs.get(trial.number)
     if state == WAITING and job and job.alive:
         return "requeued" if trial.run.attempts() else "queued"
     return state
 
 
-def _queue_lines(jobs: dict[int, ClusterJob], states: dict[int, str]) -> Iterator[str]:
-    """Yield one line for each reason for which jobs wait."""
-    waiting = [(states[number], job) for number, job in jobs.items() if states.get(number) in ("queued", "requeued")]
-    for state, reason in dict.fromkeys((state, job.reason) for state, job in waiting):
-        ids = [job.id for kind, job in waiting if (kind, job.reason) == (state, reason)]
+def _queue_lines(there: dict[str, ClusterJob], again: set[str]) -> Iterator[str]:
+    """Yield one line for each reason for which jobs wait; those in `again` have begun before."""
+    waiting: dict[tuple[str, str], list[str]] = {}
+    for job in there.values():
+        if job.waits:
+            kind = "requeued" if job.id in again else "queued"
+            waiting.setdefault((kind, job.reason or "no reason given"), []).append(job.id)
+    for (kind, reason), ids in waiting.items():
         named = ", ".join(ids[:5]) + (f", ... ({len(ids)} jobs)" if len(ids) > 5 else "")
-        yield f"  {state:<13} {reason or 'starting'}: job {named}"
+        yield f"  {kind:<13} {reason}: job {named}"
 
 
 def best_lines(study: StudyFolder, trials: list[Trial], metric: str, about: dict[str, Any]) -> Iterator[str]:

@@ -84,7 +84,7 @@ def _make(study: StudyFolder, slot: int, source: Source, trial: Trial) -> int:
     """Make one trial and tell its end; return the signal that stopped it, or 0."""
     study.take_cancel(trial.number)  # one that came too late for an earlier try
     study.write_trial(replace(trial, end=None))
-    study.note("begins", slot=slot, trial=trial.number, run=trial.name)
+    study.note("begins", slot=slot, trial=trial.number, run=trial.name, job=job_here())
     started = time.monotonic()
     made = _run(study, source, trial)
     signal = (made.result.signal if made.result else None) or 0
@@ -95,7 +95,7 @@ def _make(study: StudyFolder, slot: int, source: Source, trial: Trial) -> int:
         made = late
     seconds = round(time.monotonic() - started, 3)
     _record(study, slot, source, _where_it_lies(trial, made.result), made, seconds)
-    study.note("ends", slot=slot, trial=trial.number, state=made.state, seconds=seconds)
+    study.note("ends", slot=slot, trial=trial.number, state=made.state, seconds=seconds, job=job_here())
     return signal
 
 
