@@ -61,9 +61,10 @@ def test_commands_are_ones_that_exist(page: str, command: str) -> None:
             build_config(compose(overrides))
 
 
-def test_the_tests_that_the_page_about_sweeps_names_are_there() -> None:
-    named = re.findall(r"`(test_\w+\.py)(?:::(\w+))?`", (TOP / "docs" / "sweeps.md").read_text())
-    assert len(named) >= 15
+@pytest.mark.parametrize(("page", "least"), [("sweeps.md", 15), ("slurm.md", 5)])
+def test_the_tests_that_a_page_names_are_there(page: str, least: int) -> None:
+    named = re.findall(r"`(test_\w+\.py)(?:::(\w+))?`", (TOP / "docs" / page).read_text())
+    assert len(named) >= least
     for file, test in named:
         assert f"def {test}" in (TOP / "tests" / file).read_text(), (file, test)
 

@@ -43,7 +43,7 @@ class ClusterJob:
     def __str__(self) -> str:
         """Say what SLURM says, for people."""
         if self.waits:
-            return f"job {self.id}: {self.state} ({self.reason})"
+            return f"job {self.id}: {self.state}" + (f" ({self.reason})" if self.reason else "")
         if self.alive:
             return f"job {self.id} on {self.nodes or 'its node'}"
         how = _how(self.exit) or (f" ({self.reason})" if self.reason else "")

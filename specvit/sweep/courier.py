@@ -11,6 +11,7 @@ from specvit.config.tracking_uri import resolve_uri
 from specvit.errors import TrackingError
 from specvit.files import is_locked, locked
 from specvit.sweep.folder import StudyFolder, Trial
+from specvit.sweep.jobs import jobs_in_queue
 from specvit.tracking.courier import PATIENCE_SECONDS, RETRY_SECONDS, live_quietly
 from specvit.tracking.mlflow import Server
 from specvit.tracking.record import STUDY_TAG, fingerprint_of
@@ -18,6 +19,8 @@ from specvit.tracking.record import STUDY_TAG, fingerprint_of
 POLL_SECONDS = 1.0
 TAKE_OVER_SECONDS = 30.0
 """How long it waits for an older one that may be about to end."""
+QUEUE_SECONDS = 30.0
+"""Between two looks at a cluster's queue."""
 START_SECONDS = 3.0
 """Imports wait so long: those of the workers come first."""
 
@@ -37,6 +40,7 @@ class _Courier:
         self.tags = {STUDY_TAG: study.about()["key"], "study": study.name}
         self.servers: dict[str, Server] = {}
         self.told: dict[int, str] = {}
+        self.jobs, self.asked = False, float("-inf")
 
     def deliver(self, patience: float) -> int:
         """Go round until nobody works on the study and all is told, or for `patience` seconds more."""
@@ -54,7 +58,15 @@ class _Courier:
         return 0
 
     def _at_work(self) -> bool:
-        return bool(self.study.slots_at_work()) or is_locked(self.study.file("driver.lock"))
+        return bool(self.study.slots_at_work()) or is_locked(self.study.file("driver.lock")) or self._has_jobs()
+
+    def _has_jobs(self) -> bool:
+        """Say whether jobs of the study wait or run in a cluster, which is asked now and then."""
+        if time.monotonic() - self.asked > QUEUE_SECONDS:
+            self.asked = time.monotonic()
+            jobs = jobs_in_queue(self.study, self.study.about())
+            self.jobs = self.jobs if jobs is None else any(job.alive for job in jobs.values())
+        return self.jobs
 
     def _round(self) -> bool:
         """Send what has changed; say whether everything came through."""

@@ -1,4 +1,4 @@
-"""Studies on a real SLURM: jobs, requeues, deaths of jobs, nodes, the controller and the driver. Nothing is lost."""
+"""Studies on a real SLURM: deaths of jobs, nodes, the controller and the driver. Nothing is lost."""
 
 import os
 import re
@@ -7,84 +7,24 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import cluster as slurm
 import pytest
-from studies import Study, until
-from whole_runs import STEADY, assert_same_run
+from slurm_jobs import JOBS, LONG, at_work, epochs_of, jobs_of, process_of, starts_of
+from studies import until
 
 from specvit import doctor
-from specvit.config.build import build_config
-from specvit.config.folder import DONE, RunFolder
+from specvit.config.folder import DONE
 from specvit.files import read_json_lines
-from specvit.run import run
 from specvit.sweep import __main__ as command
-from specvit.sweep.results import outcome_of
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.timeout(600),
-    pytest.mark.skipif(bool(slurm.missing()), reason=f"SLURM is not installed: {', '.join(slurm.missing())}"),
-]
-JOBS = ["hydra/launcher=slurm", "hydra.launcher.gpus_per_job=0", "hydra.launcher.cpus_per_job=1"]
-JOBS += ["hydra.launcher.poll_seconds=1", "hydra.launcher.signal_seconds=60"]
-LONG = {"train.epochs": 300}
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[slurm.Cluster]:
-    with slurm.running() as found:
-        yield found
-
-
-@pytest.fixture
-def study(cluster: slurm.Cluster, tiny: list[str], tmp_path: Path, monkeypatch: Any) -> Iterator[Callable[..., Study]]:
-    """Return a maker of studies whose jobs go to the cluster; what still waits or runs in the end is cancelled."""
-    made: list[Study] = []
-    monkeypatch.setenv("SLURM_CONF", cluster.environment["SLURM_CONF"])
-    monkeypatch.chdir(tmp_path)
-
-    def make(definition: dict[str, Any], settings: dict[str, Any] | None = None) -> Study:
-        common = {"train.threads": 1, "opt.lr": 3e-3, **(settings or {})}
-        words = [text for text in tiny if text.partition("=")[0] not in common]
-        made.append(Study(tmp_path, "toy", definition, [*words, *(f"{k}={v}" for k, v in common.items())]))
-        return made[-1]
-
-    yield make
-    cluster.works("scancel", "--user=" + cluster.run("id", "-un").strip())
-    for one in made:
-        one.close()
-    until(lambda: not cluster.queue(), "an empty queue", 60.0)
-
-
-def jobs_of(study: Study) -> list[str]:
-    return [line["job"] for line in study.jobs()]
-
-
-def epochs_of(study: Study) -> list[int]:
-    return [len(outcome_of(trial.run).rows) for trial in study.folder.trials()]
-
-
-def process_of(trial: Any) -> int:
-    return int(trial.run.status()["pid"])
-
-
-def at_work(study: Study, epochs: int = 2) -> bool:
-    """Say whether all runs train just now and have come so far."""
-    trials = study.folder.trials()
-    return bool(trials) and all(t.run.state() == "running" and len(outcome_of(t.run).rows) >= epochs for t in trials)
-
-
-def starts_of(run: RunFolder) -> int:
-    return sum(attempt["event"] == "ready" for attempt in run.attempts())
-
-
-def test_a_study_of_eight_jobs_with_one_that_diverges(study, cluster: slurm.Cluster) -> None:
+def test_a_study_of_eight_jobs_with_one_that_diverges(cluster_study, cluster: slurm.Cluster) -> None:
     cells = {"good": {}, "bad": {"opt.lr": 1.0e30}}
-    toy = study({"grids": [{"cells": cells}], "seeds": [1, 2, 3, 4]})
+    toy = cluster_study({"grids": [{"cells": cells}], "seeds": [1, 2, 3, 4]})
     code, said = toy.run("sweep.max_parallel=4", launcher=JOBS)
     assert code == 1, said
     states = Counter(toy.states().values())
@@ -94,58 +34,13 @@ def test_a_study_of_eight_jobs_with_one_that_diverges(study, cluster: slurm.Clus
     assert len(set(jobs)) == 8 and len({job.partition("_")[0] for job in jobs}) == 1, "one array"
     for trial in toy.folder.trials():
         assert trial.run.attempts()[0]["job"] == jobs[trial.number]
-    until(lambda: not cluster.queue(), "the queue to be empty")
     code, again = toy.run(launcher=JOBS)
     assert (code, jobs_of(toy)) == (1, jobs), "what is settled is not submitted again"
     assert "4 diverged" in again
 
 
-def test_stopped_three_times_and_by_the_time_limit_it_is_the_same_run_to_the_bit(study, cluster, tmp_path) -> None:
-    settings = dict(text.split("=") for text in STEADY) | {"train.epochs": 1500}
-    toy = study({"grids": [{}]}, settings)
-    driver = toy.start(launcher=[*JOBS, "hydra.launcher.time=0:01:30"])
-    until(lambda: at_work(toy), "a run at work")
-    (trial,) = toy.folder.trials()
-    for number in range(3):
-        before = starts_of(trial.run)
-        cluster.run("sbatch", "--partition=urgent", "--nodes=2", "--exclusive", "--time=1", "--wrap=sleep 1")
-        until(lambda before=before: starts_of(trial.run) > before, f"stop {number} and another start")
-    stopped = starts_of(trial.run)
-    until(lambda: starts_of(trial.run) > stopped, "the time limit", 150.0)
-    said, _ = driver.communicate(timeout=300)
-    assert driver.returncode == 0, said
-    assert len(jobs_of(toy)) == 1 and cluster.restarts(jobs_of(toy)[0]) >= 4
-    ends = [attempt["state"] for attempt in trial.run.attempts() if attempt["event"] == "end"]
-    assert ends[:-1] == ["preempted"] * (len(ends) - 1) and ends[-1] in DONE
-    assert "came to its time limit, or another job takes its place" in trial.run.attempts()[2]["cause"]
-    config = build_config({**trial.config, "tracking": {**trial.config["tracking"], "folder": str(tmp_path / "alone")}})
-    alone = run(config)
-    assert_same_run(trial.run.path, alone.folder)
-
-
-def test_fifty_requeues_fail_no_run(study, cluster: slurm.Cluster) -> None:
-    toy = study({"grids": [{}], "seeds": [1, 2, 3, 4]}, {"train.epochs": 100000})
-    driver = toy.start(launcher=JOBS)
-    until(lambda: at_work(toy), "four runs at work")
-    jobs, told = jobs_of(toy), dict.fromkeys(jobs_of(toy), 0)
-    end = time.monotonic() + 500
-    while sum(map(cluster.restarts, jobs)) < 50:
-        assert time.monotonic() < end and driver.poll() is None
-        for trial, job in zip(toy.folder.trials(), jobs, strict=True):
-            if trial.run.state() == "running" and starts_of(trial.run) > told[job]:
-                told[job] = starts_of(trial.run)
-                cluster.run("scancel", "--signal=USR2", job)
-        time.sleep(0.3)
-    assert set(toy.states().values()) <= {"running", "waiting"}
-    assert jobs_of(toy) == jobs, "no job had to be submitted again"
-    states = [a["state"] for t in toy.folder.trials() for a in t.run.attempts() if a["event"] == "end"]
-    assert set(states) == {"preempted"} and len(states) >= 50
-    accounts = cluster.run("sacct", "-X", "-n", "-P", "-D", "-o", "State", "-j", ",".join(jobs)).split()
-    assert "FAILED" not in accounts and accounts.count("REQUEUED") >= 50
-
-
-def test_a_killed_job_and_a_restarted_controller(study, cluster: slurm.Cluster) -> None:
-    toy = study({"grids": [{}], "seeds": [1, 2]}, LONG)
+def test_a_killed_job_and_a_restarted_controller(cluster_study, cluster: slurm.Cluster) -> None:
+    toy = cluster_study({"grids": [{}], "seeds": [1, 2]}, LONG)
     driver = toy.start(launcher=JOBS)
     until(lambda: at_work(toy), "two runs at work")
     killed = toy.folder.trials()[1]
@@ -164,8 +59,10 @@ def test_a_killed_job_and_a_restarted_controller(study, cluster: slurm.Cluster) 
     assert (starts_of(toy.folder.trials()[0].run), starts_of(killed.run)) == (1, 2)
 
 
-def test_a_cancelled_job_is_a_cancelled_run_until_it_is_asked_for_again(study, cluster: slurm.Cluster, capsys) -> None:
-    toy = study({"grids": [{}], "seeds": [1, 2]}, LONG)
+def test_a_cancelled_job_is_a_cancelled_run_until_it_is_asked_for_again(
+    cluster_study, cluster: slurm.Cluster, capsys
+) -> None:
+    toy = cluster_study({"grids": [{}], "seeds": [1, 2]}, LONG)
     driver = toy.start(launcher=JOBS)
     until(lambda: at_work(toy), "two runs at work")
     cluster.run("scancel", jobs_of(toy)[1])
@@ -182,8 +79,8 @@ def test_a_cancelled_job_is_a_cancelled_run_until_it_is_asked_for_again(study, c
     assert starts_of(toy.folder.trials()[1].run) == 2 and set(toy.states().values()) <= set(DONE)
 
 
-def test_a_node_that_goes_down_costs_its_runs_their_last_minutes_at_most(study, cluster: slurm.Cluster) -> None:
-    toy = study({"grids": [{}], "seeds": [1]}, LONG)
+def test_a_node_that_goes_down_costs_its_runs_their_last_minutes_at_most(cluster_study, cluster: slurm.Cluster) -> None:
+    toy = cluster_study({"grids": [{}], "seeds": [1]}, LONG)
     driver = toy.start(launcher=JOBS)
     until(lambda: at_work(toy), "a run at work")
     (trial,) = toy.folder.trials()
@@ -205,8 +102,8 @@ def crash(cluster: slurm.Cluster, node: str, worker: int) -> None:
     daemon.wait()
 
 
-def test_a_killed_driver_comes_back_to_its_jobs(study) -> None:
-    toy = study({"grids": [{}], "seeds": [1, 2, 3]}, LONG)
+def test_a_killed_driver_comes_back_to_its_jobs(cluster_study) -> None:
+    toy = cluster_study({"grids": [{}], "seeds": [1, 2, 3]}, LONG)
     driver = toy.start("sweep.max_parallel=2", launcher=JOBS)
     until(lambda: sum(epochs_of(toy)) >= 4, "runs at work")
     driver.kill()
@@ -217,8 +114,8 @@ def test_a_killed_driver_comes_back_to_its_jobs(study) -> None:
     assert [starts_of(trial.run) for trial in toy.folder.trials()] == [1, 1, 1]
 
 
-def test_ctrl_c_leaves_the_jobs_and_cancel_stops_them(study, cluster: slurm.Cluster, capsys) -> None:
-    toy = study({"grids": [{}], "seeds": [1, 2, 3]}, LONG)
+def test_ctrl_c_leaves_the_jobs_and_cancel_stops_them(cluster_study, cluster: slurm.Cluster, capsys) -> None:
+    toy = cluster_study({"grids": [{}], "seeds": [1, 2, 3]}, LONG)
     driver = toy.start("sweep.max_parallel=2", launcher=JOBS)
     until(lambda: sum(epoch >= 2 for epoch in epochs_of(toy)) == 2, "two runs at work")
     driver.send_signal(signal.SIGINT)
@@ -227,6 +124,8 @@ def test_ctrl_c_leaves_the_jobs_and_cancel_stops_them(study, cluster: slurm.Clus
     assert command.main(["status", "toy"]) == 0
     shown = capsys.readouterr().out
     assert "2 running, 1 queued" in shown and "JobArrayTaskLimit" in shown and " on node" in shown
+    cluster.run("scancel", jobs_of(toy)[0])
+    until(lambda: toy.folder.trials()[0].run.state() == "preempted", "a job cancelled while nobody watches")
     assert command.main(["cancel", "toy"]) == 0
     until(lambda: not cluster.queue(), "an empty queue")
     assert sorted(trial.run.state() for trial in toy.folder.trials()) == ["", "preempted", "preempted"]
@@ -236,8 +135,8 @@ def test_ctrl_c_leaves_the_jobs_and_cancel_stops_them(study, cluster: slurm.Clus
     assert sorted(starts_of(trial.run) for trial in toy.folder.trials()) == [1, 2, 2]
 
 
-def test_one_run_is_cancelled_by_name_and_its_job_with_it(study, cluster: slurm.Cluster) -> None:
-    toy = study({"grids": [{}], "seeds": [1, 2, 3]}, LONG)
+def test_one_run_is_cancelled_by_name_and_its_job_with_it(cluster_study, cluster: slurm.Cluster) -> None:
+    toy = cluster_study({"grids": [{}], "seeds": [1, 2, 3]}, LONG)
     driver = toy.start("sweep.max_parallel=2", launcher=JOBS)
     until(lambda: sum(epoch >= 2 for epoch in epochs_of(toy)) == 2, "two runs at work")
     names = [trial.name for trial in toy.folder.trials()]
@@ -249,14 +148,14 @@ def test_one_run_is_cancelled_by_name_and_its_job_with_it(study, cluster: slurm.
     assert starts_of(toy.folder.trials()[2].run) == 0
 
 
-def test_a_search_has_workers_that_are_replaced(study, cluster: slurm.Cluster) -> None:
+def test_a_search_has_workers_that_are_replaced(cluster_study, cluster: slurm.Cluster) -> None:
     section = {
         "space": {"opt.lr": {"low": 1.0e-3, "high": 1.0e-2}},
         "metrics": {"val_r2": "maximize"},
         "trials": 6,
         "sampler": "random",
     }
-    toy = study({"search": section}, {"train.epochs": 40})
+    toy = cluster_study({"search": section}, {"train.epochs": 40})
     driver = toy.start("sweep.max_parallel=2", launcher=JOBS)
     until(lambda: any(t.run.state() == "running" for t in toy.folder.trials()), "a trial at work")
     os.kill(process_of(next(t for t in toy.folder.trials() if t.run.state() == "running")), signal.SIGKILL)
@@ -267,7 +166,7 @@ def test_a_search_has_workers_that_are_replaced(study, cluster: slurm.Cluster) -
     assert Counter(event["trial"] for event in toy.events("ends")) == Counter(range(6))
 
 
-def test_a_single_run_goes_where_the_launcher_says(study, cluster: slurm.Cluster, tmp_path: Path, tiny) -> None:
+def test_a_single_run_goes_where_the_launcher_says(cluster_study, cluster: slurm.Cluster, tmp_path: Path, tiny) -> None:
     where = f"{sys.executable} -c 'import specvit; print(specvit.__file__)'"
     words = [*tiny, "train.threads=1", *JOBS, "hydra.launcher.snapshot_code=true", "hydra.launcher.gpus_per_job=1"]
     words += [f'hydra.launcher.setup=["{where}"]']
@@ -290,15 +189,15 @@ def test_a_single_run_goes_where_the_launcher_says(study, cluster: slurm.Cluster
         ("+hydra.launcher.extra.nonsense=1", "unrecognized option"),
     ],
 )
-def test_what_sbatch_refuses_is_one_sentence(setting: str, said: str, study) -> None:
-    toy = study({"grids": [{}], "seeds": [1, 2]})
+def test_what_sbatch_refuses_is_one_sentence(setting: str, said: str, cluster_study) -> None:
+    toy = cluster_study({"grids": [{}], "seeds": [1, 2]})
     code, shown = toy.run(launcher=[*JOBS, "hydra.launcher.max_gpu_hours=null", setting])
     assert code == 2
     assert said in shown and shown.splitlines()[-1].startswith("specvit: hydra/launcher=slurm: was refused (")
     assert "Traceback" not in shown
 
 
-def test_the_doctor_looks_by_a_job(study, cluster: slurm.Cluster, capfd, tmp_path: Path) -> None:
+def test_the_doctor_looks_by_a_job(cluster_study, cluster: slurm.Cluster, capfd, tmp_path: Path) -> None:
     assert doctor.main(["--cluster", "hydra.launcher.gpus_per_job=0"]) == 0
     said = capfd.readouterr().out
     assert [line.split()[0] for line in said.splitlines()] == ["ok"] * 5 + ["note", "ok", "ok", "ok"]
