@@ -1,7 +1,9 @@
 """What is asked of SLURM, its cost, and which job makes which run: all that needs no cluster."""
 
 import io
+import re
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,19 @@ def test_what_could_be_read_in_two_ways_is_no_time_limit(time: str) -> None:
 
 def test_the_file_holds_what_the_code_does() -> None:
     assert read_slurm(compose_launcher(["hydra/launcher=slurm"])) == SlurmConfig()
+
+
+def test_a_sites_own_file_lies_over_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one on the page, as one would copy it."""
+    page = (Path(__file__).parents[1] / "docs" / "slurm.md").read_text()
+    block = next(block for block in re.findall(r"\n\n((?:    .*\n)+)", page) if "mycluster.yaml" in block)
+    place = tmp_path / "conf" / "hydra" / "launcher"
+    place.mkdir(parents=True)
+    (place / "mycluster.yaml").write_text(textwrap.dedent(block))
+    monkeypatch.chdir(tmp_path)
+    found = read_slurm(compose_launcher(["hydra/launcher=mycluster", "hydra.launcher.jobs=3"]))
+    assert (found.partition, found.account, found.jobs, found.time) == ("gpu", "astro", 3, "4:00:00")
+    assert found.setup[0] == "module load cuda/12.6"
 
 
 @pytest.mark.parametrize(

