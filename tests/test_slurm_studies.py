@@ -149,7 +149,9 @@ def test_one_run_is_cancelled_by_name_and_its_job_with_it(cluster_study, cluster
     assert starts_of(toy.folder.trials()[2].run) == 0
 
 
-def test_a_search_has_workers_that_are_replaced(cluster_study, cluster: slurm.Cluster) -> None:
+def test_a_search_replaces_a_dead_worker_and_needs_no_more_than_there_is_to_do(
+    cluster_study, cluster: slurm.Cluster
+) -> None:
     section = {
         "space": {"opt.lr": {"low": 1.0e-3, "high": 1.0e-2}},
         "metrics": {"val_r2": "maximize"},
@@ -157,13 +159,17 @@ def test_a_search_has_workers_that_are_replaced(cluster_study, cluster: slurm.Cl
         "sampler": "random",
     }
     toy = cluster_study({"search": section}, {"train.epochs": 40})
-    driver = toy.start("sweep.max_parallel=2", launcher=JOBS)
+    whole_node = [text.replace("cpus_per_job=1", f"cpus_per_job={slurm.CPUS}") for text in JOBS]
+    driver = toy.start("sweep.max_parallel=3", launcher=whole_node)  # of which two fit
     until(lambda: any(t.run.state() == "running" for t in toy.folder.trials()), "a trial at work")
     os.kill(process_of(next(t for t in toy.folder.trials() if t.run.state() == "running")), signal.SIGKILL)
     said, _ = driver.communicate(timeout=240)
     assert driver.returncode == 0, said
     assert len(toy.folder.trials()) == 6 and set(toy.states().values()) <= set(DONE)
-    assert {line["slot"] for line in toy.jobs()} == {0, 1}
+    jobs = jobs_of(toy)
+    assert len(jobs) == 4, "one died and was replaced"
+    ends = cluster.run("sacct", "-X", "-n", "-P", "-o", "State", "-j", ",".join(jobs)).splitlines()
+    assert sum(end.startswith("CANCELLED") for end in ends) == 1, "what waits is not waited for when all is done"
     assert Counter(event["trial"] for event in toy.events("ends")) == Counter(range(6))
 
 

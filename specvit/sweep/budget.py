@@ -32,7 +32,8 @@ def gpu_hours(trials: list[Trial], config: SlurmConfig) -> tuple[float, str]:
     gpus, hours = config.gpus, hours_of(trials)
     if isinstance(hours, str):
         total = len(trials) * gpus * config.minutes / 60
-        each = f"{len(trials)} job{'s' if len(trials) > 1 else ''} of {config.time} with {gpus} GPU{'s' if gpus != 1 else ''}"
+        jobs = f"{len(trials)} job{'s' if len(trials) > 1 else ''} of {config.time}"
+        each = f"{jobs} with {gpus} GPU{'s' if gpus != 1 else ''}"
         return total, f"GPU-hours: {hours}; up to {total:.1f} ({each}) before a job is queued again"
     at_once = min(config.jobs or len(trials), len(trials))
     span = max(sum(hours) / at_once, max(hours))

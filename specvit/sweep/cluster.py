@@ -100,8 +100,9 @@ class ClusterSlots:
         self._say_blocked([there[jobs[slot]] for slot in waiting])
         busy = alive | unsettled | set(self.study.slots_at_work())
         wanted = self._wanted(busy)
-        if wanted < 0 and waiting:
-            queue.cancel([jobs[slot] for slot in waiting[wanted:]])
+        if wanted < 0 and (needless := {jobs[slot] for slot in waiting[wanted:]}):
+            queue.cancel(needless)
+            self.judged |= needless
         slots = self._free_slots(busy, wanted)
         if slots:
             self._try_to_submit(slots, alone=not busy)
