@@ -1,0 +1,46 @@
+"""`specvit doctor --cluster` where there is no cluster, and what it makes of what a job saw."""
+
+from pathlib import Path
+
+import pytest
+
+from specvit import doctor
+from specvit.launch.slurm_config import SlurmConfig
+
+
+def test_without_slurm_the_doctor_says_so(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert doctor.main(["--cluster"]) == 1
+    said = capsys.readouterr().out
+    assert said.startswith("FAIL  sbatch, squeue, scancel, scontrol, srun, sacct: not on this machine")
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        ([], 2, "usage: specvit doctor --cluster"),
+        (["--cluster", "--help"], 0, "usage: specvit doctor --cluster"),
+        (["--cluster", "hydra/launcher=local"], 2, "hydra/launcher: is no cluster; use slurm"),
+        (["--cluster", "hydra.launcher.partion=x"], 2, "partion: unknown key; did you mean partition?"),
+        (["--cluster", "model/sise=tiny"], 2, "model/sise: unknown group; did you mean model/size?"),
+    ],
+)
+def test_what_the_doctor_is_told(words: list[str], code: int, said: str, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert doctor.main(words) == code
+    shown = capsys.readouterr()
+    assert said in shown.out + shown.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_doctor_judges_what_a_job_saw() -> None:
+    seen = {"python": "p", "torch": "2", "import_seconds": 1.0, "gpu": None, "visible": "0", "lock_seen": False}
+    seen |= {"host": "n1", "save_seconds": 20.0, "scontrol": False}
+    slow = list(doctor.findings(seen, SlurmConfig(signal_seconds=60), 10**7))
+    assert [kind for kind, _ in slow] == ["ok", "FAIL", "FAIL", "note", "FAIL"]
+    seen |= {"gpu": "NVIDIA H200", "lock_seen": True, "scontrol": True}
+    fast = list(doctor.findings(seen, SlurmConfig(), 10**7))
+    assert [kind for kind, _ in fast] == ["ok"] * 5
+    assert fast[-1][1] == "a checkpoint of 10 MB is saved there in 20.0 s; a job has 120 s to do so"
