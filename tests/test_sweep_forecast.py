@@ -177,7 +177,7 @@ def test_a_dry_run_tells_what_it_would_do(tmp_path: Path, capsys: pytest.Capture
     waiting = to_make(tmp_path / "outputs")
     trials = [trial_of(0, run, {"cell": "old", "train.seed": 1}), waiting]
     order = Order(study("grids: [{}]"), {}, SweepOptions(), LauncherConfig(kind="local"), ())
-    assert forecast.tell(made, order, trials) == 0
+    assert forecast.tell(made, order, trials) == [waiting]
     said = capsys.readouterr().out.splitlines()
     assert said[:4] == [
         "study toy, local: nothing is started (sweep.dry_run)",
