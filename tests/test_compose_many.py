@@ -1,6 +1,7 @@
 """Composing many runs: the composer of studies gives what the one door gives, from a study's own copy of the files."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from specvit.config import compose as door
 from specvit.config.many import Composer
 from specvit.errors import ConfigError
 from specvit.sweep.folder import StudyFolder
-from specvit.sweep.plan import from_snapshot, take_snapshot
+from specvit.sweep.plan import take_snapshot
 
 LISTS = [
     [],
@@ -128,7 +129,7 @@ def test_a_snapshot_composes_as_the_files_did_whatever_becomes_of_them(
     write(user, lr="7.0", delta="9.0")
     assert summary_of(door.compose(overrides)) != summary_of(before)
     (user / "loss" / "soft.yaml").unlink()
-    for compose in (early, Composer(study.file("conf")), from_snapshot(study)):
+    for compose in (early, Composer(study.file("conf")), partial(door.compose, folder=study.file("conf"))):
         assert compose(overrides) == before
 
 
@@ -136,7 +137,7 @@ def test_a_snapshot_knows_nothing_that_came_later(user: Path, tmp_path: Path) ->
     study = snapshot(tmp_path)
     (user / "experiment" / "later.yaml").write_text("# @package _global_\nopt: {lr: 3.0}\n")
     assert door.compose(["experiment=later"])["opt"]["lr"] == 3.0
-    for compose in (Composer(study.file("conf")), from_snapshot(study)):
+    for compose in (Composer(study.file("conf")), partial(door.compose, folder=study.file("conf"))):
         assert "experiment: has no option 'later'" in refusal(compose, ["experiment=later"])
     door.check_overrides(["experiment=later"])  # the snapshot's turn is over
 
