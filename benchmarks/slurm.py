@@ -89,6 +89,7 @@ def death(place: Path, words: list[str], number: int) -> float:
     driver = subprocess.Popen(started, cwd=place, stdout=subprocess.DEVNULL)
     study = StudyFolder(place / "multirun" / name)
     while not any(trial.run.state() == "running" for trial in study.trials()):
+        assert driver.poll() is None, "the command ended before its run began"
         time.sleep(0.1)
     time.sleep(3 + number)  # at any moment between two looks at the queue
     os.kill(int(study.trials()[0].run.status()["pid"]), signal.SIGKILL)
