@@ -102,6 +102,7 @@ class Cluster:
         )
         self.environment = {**os.environ, "PATH": SEARCH, "SLURM_CONF": str(place / "slurm.conf")}
         self.daemons: list[subprocess.Popen[bytes]] = []
+        self.nodes: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self) -> None:
         """Bring everything up; raises where it does not come."""
@@ -147,14 +148,10 @@ class Cluster:
         self.controller = self._spawn("slurmctld", "-D")
         self._until(lambda: self.works("scontrol", "ping"))
 
-    def start_node(self, number: int) -> "subprocess.Popen[bytes]":
-        """Start a node's daemon."""
+    def start_node(self, number: int) -> None:
+        """Start a node's daemon; `nodes` has it by its node's name."""
         (self.place / "spool" / f"node{number}").mkdir(parents=True, exist_ok=True)
-        return self._spawn("slurmd", "-D", "-N", f"node{number}")
-
-    def node_daemon(self, name: str) -> "subprocess.Popen[bytes]":
-        """Return the daemon of a node that is up."""
-        return next(d for d in reversed(self.daemons) if list(d.args)[-1] == name)  # type: ignore[call-overload]
+        self.nodes[f"node{number}"] = self._spawn("slurmd", "-D", "-N", f"node{number}")
 
     def run(self, *words: str) -> str:
         """Return what one of SLURM's commands says; raises if it fails."""
@@ -169,7 +166,7 @@ class Cluster:
     def queue(self) -> dict[str, str]:
         """Return the state of each job that waits or runs."""
         lines = self.run("squeue", "-h", "--array", "-o", "%i %T").splitlines()
-        return dict(tuple(line.split()) for line in lines)  # type: ignore[misc]
+        return {job: state for job, state in map(str.split, lines)}
 
     def restarts(self, job: str) -> int:
         """Return how often a job was requeued."""

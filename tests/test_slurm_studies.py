@@ -96,7 +96,7 @@ def test_a_node_that_goes_down_costs_its_runs_their_last_minutes_at_most(cluster
 
 def crash(cluster: slurm.Cluster, node: str, worker: int) -> None:
     """Kill all that runs on a node at once: its daemon, its jobs' steps, and what they run."""
-    daemon = cluster.node_daemon(node)
+    daemon = cluster.nodes[node]
     for pid in (daemon.pid, *cluster.steps(), worker):
         os.kill(pid, signal.SIGKILL)
     daemon.wait()

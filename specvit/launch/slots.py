@@ -4,7 +4,7 @@ import itertools
 import os
 import shutil
 import subprocess
-from collections.abc import Set
+from collections.abc import Iterable, Set
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from specvit.config.spelling import nearest
 from specvit.errors import ConfigError
 
-KINDS = ("inprocess", "local", "slurm")
+KINDS = ("inprocess", "local")
 HIDDEN = ("", "-1", "NoDevFiles")
 """Values in CUDA_VISIBLE_DEVICES that hide this GPU and all after it."""
 
@@ -57,23 +57,31 @@ class Slot:
 def read_launcher(plain: dict[str, Any]) -> LauncherConfig:
     """Return the launcher's settings; raises `ConfigError` for a key or value that it does not have."""
     known = {field.name: field.default for field in fields(LauncherConfig)}
+    refuse_unknown(plain, known)
     for name, value in plain.items():
         where = f"hydra.launcher.{name}"
-        if name not in known:
-            raise ConfigError("unknown key", where=where, remedy=f"{nearest(name, known)}there are {', '.join(known)}")
         least = 0 if name == "gpus_per_job" else 1
         unset = value is None and known[name] is None
         if name != "kind" and not unset and (type(value) is not int or value < least):
             raise ConfigError(f"expects a whole number of at least {least}, not {value!r}", where=where)
     config = LauncherConfig(**plain)
     if config.kind not in KINDS:
-        raise ConfigError(f"{config.kind!r} is none of {', '.join(KINDS)}", where="hydra/launcher")
+        what, remedy = f"{config.kind!r} is none of {', '.join(KINDS)}", "for a cluster there is slurm"
+        raise ConfigError(what, where="hydra/launcher", remedy=remedy)
     if config.kind == "inprocess" and len(plain) > 1:
         where = f"hydra.launcher.{next(name for name in plain if name != 'kind')}"
         raise ConfigError("goes with slots", where=where, remedy="add hydra/launcher=local")
     if (config.gpus_per_job or 1) > 1 and config.jobs_per_gpu > 1:
         raise ConfigError("goes with one GPU a job", where="hydra.launcher.jobs_per_gpu", remedy="set one of the two")
     return config
+
+
+def refuse_unknown(plain: Iterable[str], known: Iterable[str]) -> None:
+    """Raise `ConfigError` for a key of `hydra.launcher` that is not among the known ones."""
+    for name in plain:
+        if name not in known:
+            remedy = f"{nearest(name, known)}there are {', '.join(known)}"
+            raise ConfigError("unknown key", where=f"hydra.launcher.{name}", remedy=remedy)
 
 
 def plan_slots(config: LauncherConfig, devices: Set[str], *, limit: int | None = None) -> list[Slot]:

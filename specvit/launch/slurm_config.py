@@ -4,8 +4,8 @@ import re
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from specvit.config.spelling import nearest
 from specvit.errors import ConfigError
+from specvit.launch.slots import refuse_unknown
 
 TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<hours>\d+)(?::(?P<minutes>[0-5]?\d))?(?::(?P<seconds>[0-5]?\d))?")
 GPU_PARAMETERS = ("gres", "gpus", "gpus-per-task", "gpus-per-socket")
@@ -69,12 +69,9 @@ class SlurmConfig:
 
 def read_slurm(plain: dict[str, Any]) -> SlurmConfig:
     """Return the launcher's settings; raises `ConfigError` for a key or value that it does not have."""
-    known = {entry.name: entry.type for entry in fields(SlurmConfig)}
+    refuse_unknown(plain, [entry.name for entry in fields(SlurmConfig)])
     for name, value in plain.items():
-        where = f"hydra.launcher.{name}"
-        if name not in known:
-            raise ConfigError("unknown key", where=where, remedy=f"{nearest(name, known)}there are {', '.join(known)}")
-        _check_type(value, name, where)
+        _check_type(value, name, f"hydra.launcher.{name}")
     config = SlurmConfig(**{**plain, "setup": tuple(plain.get("setup") or ()), "extra": dict(plain.get("extra") or {})})
     least = {"gpus_per_job": 0, "cpus_per_job": 1, "jobs": 1, "signal_seconds": 1, "poll_seconds": 1}
     least["max_gpu_hours"] = 0
