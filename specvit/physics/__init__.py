@@ -1,6 +1,6 @@
 """Stars made from physics: labels -> LTE atmosphere -> spectrum -> pixels of the instrument, with its noise.
 
-A simple one-dimensional model: a grey temperature law with a cooled surface, hydrostatic pressure, H- continuum,
-some 300 atomic and 150 CN lines on eleven layers. TiO and the weaker lines are left out, so the coolest stars
-(T_eff < 4300 K) lack their bands.
+Two parts. The synthesis (`synthesis.padded_flux`) solves a one-dimensional LTE atmosphere and the lines of 7087-8863
+Angstrom, a tenth of a second a star; it only makes the grid of spectra that lies in the package. The forward model
+(`forward.ForwardModel`, `simulator.Simulator`) interpolates in that grid, thousands of stars a second, differentiable.
 """

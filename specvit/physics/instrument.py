@@ -1,12 +1,15 @@
 """The noise of the instrument: photons of the star and the sky, and the read-out, per pixel."""
 
+import math
 from functools import lru_cache
 from importlib.resources import files
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
-from specvit.physics.synthesis import wavelength
+from specvit.physics.pixels import wavelength
 
 ELECTRONS_AT_18 = 9592.0
 """Electrons of a star of AB magnitude 18 in the pixel of median S/N (Subaru PFS exposure time calculator)."""
@@ -27,14 +30,38 @@ def noise_table() -> NDArray[np.float64]:
     return np.stack((signal_P / np.median(signal_P / np.sqrt(background_P)), background_P))
 
 
-def pixel_error(flux_P: NDArray, mag: float, throughput: float) -> NDArray[np.float32]:
-    """Return the 1 sigma error of each pixel, shape (P,), in the unit of `flux_P` (per unit wavelength).
+class PixelNoise(nn.Module):
+    """Flux, magnitude and throughput -> 1 sigma error of each pixel. Differentiable in all three.
 
-    `mag` is the AB magnitude; `throughput` multiplies the electrons of the star (seeing, fibre losses).
+    With electrons = flux * response * exposure and variance = electrons + background, error = flux * sqrt(variance)
+    / electrons; the flux cancels where it divides itself.
     """
-    signal_P, background_P = noise_table()
-    photon_flux_P = flux_P.astype(np.float64) * wavelength() ** 2  # proportional to F_nu
-    relative_P = photon_flux_P / photon_flux_P.mean()
-    electrons_P = signal_P * ELECTRONS_AT_18 * 10 ** (-0.4 * (mag - 18)) * relative_P * throughput
-    variance_P = electrons_P + BACKGROUND_VARIANCE * background_P
-    return (flux_P * np.sqrt(variance_P) / electrons_P).astype(np.float32)
+
+    response_P: Tensor
+    """Electrons a unit of flux per wavelength, up to a factor a star."""
+    background_P: Tensor
+    """Variance without a star, electrons squared."""
+    photon_P: Tensor
+    """Weights of the pixels in the mean of F_nu, to which F_lambda wavelength^2 is proportional."""
+
+    def __init__(self) -> None:
+        """Read the table."""
+        super().__init__()
+        signal_P, background_P = noise_table()
+        photon_P = wavelength() ** 2 / np.mean(wavelength() ** 2)
+        for name, value_P in {
+            "response_P": signal_P * photon_P,
+            "background_P": BACKGROUND_VARIANCE * background_P,
+            "photon_P": photon_P / len(photon_P),
+        }.items():
+            self.register_buffer(name, torch.tensor(value_P, dtype=torch.float32), persistent=False)
+
+    def forward(self, flux_BP: Tensor, mag_B: Tensor, throughput_B: Tensor) -> Tensor:
+        """Return the error, shape (B, P), in the unit of `flux_BP` (per unit wavelength).
+
+        `mag_B` is the AB magnitude; `throughput_B` multiplies the electrons of the star (seeing, fibre losses).
+        """
+        at_mag_B = ELECTRONS_AT_18 * torch.exp(-0.4 * math.log(10.0) * (mag_B - 18))
+        exposure_B1 = (at_mag_B * throughput_B / (flux_BP @ self.photon_P))[:, None]
+        gain_BP = self.response_P * exposure_B1
+        return torch.sqrt(torch.addcmul(self.background_P, flux_BP, gain_BP)) / gain_BP

@@ -1,11 +1,17 @@
-"""The stars of the built-in data set: one row is a pure function of (seed, split, row)."""
+"""The stars of the built-in data: one row is a pure function of (seed, split, row), drawn by the million.
+
+Shape suffixes: N rows, S columns of `STAR_COLUMNS`.
+"""
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtri
 
-from specvit.physics.instrument import pixel_error
-from specvit.physics.synthesis import clean_flux
-from specvit.seeding import numpy_rng
+from specvit.seeding import key
+
+STAR_COLUMNS = ("T_eff", "log_g", "M_H", "a_M", "C_M", "redshift", "mag", "throughput")
+"""K, four in dex, v/c; of the exposure the AB magnitude (of the mean F_nu over the arm, which stands for HSC i) and the
+light that arrives, see `THROUGHPUT`."""
 
 RANGES: dict[str, tuple[float, float]] = {
     "T_eff": (3750.0, 6000.0),
@@ -15,24 +21,49 @@ RANGES: dict[str, tuple[float, float]] = {
     "C_M": (-0.75, 0.5),
     "mag": (20.5, 22.5),
 }
-"""Uniform ranges of the reference set, labels of the BOSZ library (Bohlin et al. 2017, AJ 153, 234)."""
+"""Uniform ranges of the reference set: labels of the BOSZ library (Meszaros et al. 2024, A&A 688, A197)."""
 
 THROUGHPUT = (1.13, 0.15)
 """Median and scatter (of its natural logarithm) of the light that reaches the fibre, relative to the calculator's."""
 
+BLOCK_ROWS = 256
+"""Rows that are drawn together; those not asked for are thrown away."""
+DRAWS = len(STAR_COLUMNS)
+"""64-bit draws a row."""
+DRAWS_A_COUNT = 4
+"""64-bit draws that Philox makes of one value of its counter."""
 
-def draw_labels(seed: int, split: str, row: int) -> dict[str, float]:
-    """Return the labels of one star, its magnitude and redshift, and the `throughput` of its exposure."""
-    rng = numpy_rng(seed, "builtin", split, row)
-    labels = {name: float(rng.uniform(low, high)) for name, (low, high) in RANGES.items()}
-    median, scatter = THROUGHPUT
-    return labels | {"redshift": 0.0, "throughput": float(median * np.exp(scatter * rng.standard_normal()))}
+
+def draw_stars(seed: int, split: str, rows: NDArray[np.integer], *, max_redshift: float = 0.0) -> NDArray[np.float64]:
+    """Return the stars of `rows`, any rows in any order, shape (N, S).
+
+    The redshift is uniform within `max_redshift` either way; the other columns do not depend on it.
+    """
+    uniform_NS = _uniforms(seed, split, np.asarray(rows, dtype=np.int64))
+    stars_NS = np.empty_like(uniform_NS)
+    for column, name in enumerate(STAR_COLUMNS):
+        u_N = uniform_NS[:, column]
+        if name == "redshift":
+            stars_NS[:, column] = (2 * u_N - 1) * max_redshift + 0.0  # no negative zero
+        elif name == "throughput":
+            median, scatter = THROUGHPUT
+            stars_NS[:, column] = median * np.exp(scatter * ndtri(u_N))
+        else:
+            low, high = RANGES[name]
+            stars_NS[:, column] = low + (high - low) * u_N
+    return stars_NS
 
 
-def make_row(seed: int, split: str, row: int) -> tuple[NDArray[np.float32], NDArray[np.float32], dict[str, float]]:
-    """Return clean flux (P,), its 1 sigma error (P,), and the label columns with `snr`, the median of flux / error."""
-    labels = draw_labels(seed, split, row)
-    throughput = labels.pop("throughput")
-    flux_P = clean_flux(labels)
-    error_P = pixel_error(flux_P, labels["mag"], throughput)
-    return flux_P, error_P, labels | {"snr": float(np.median(flux_P / error_P))}
+def _uniforms(seed: int, split: str, rows_N: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return numbers strictly between 0 and 1, shape (N, DRAWS): draws row*DRAWS and on of one Philox stream."""
+    assert rows_N.ndim == 1 and (rows_N.size == 0 or rows_N.min() >= 0)
+    stream = key(seed, "builtin", split)
+    found_NS = np.empty((len(rows_N), DRAWS))
+    order_N = np.argsort(rows_N, kind="stable")
+    blocks, starts = np.unique(rows_N[order_N] // BLOCK_ROWS, return_index=True)
+    for block, start, stop in zip(blocks.tolist(), starts, np.append(starts, len(rows_N))[1:], strict=True):
+        here = order_N[start:stop]
+        generator = np.random.Philox(key=stream).advance(block * BLOCK_ROWS * DRAWS // DRAWS_A_COUNT)
+        drawn = np.random.Generator(generator).random((BLOCK_ROWS, DRAWS))
+        found_NS[here] = drawn[rows_N[here] - block * BLOCK_ROWS]
+    return np.maximum(found_NS, 2.0**-54)

@@ -1,0 +1,87 @@
+"""The stars of the built-in data: which they are depends on seed, split and row alone."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from scipy.stats import kstest
+
+from specvit.physics.population import BLOCK_ROWS, RANGES, STAR_COLUMNS, THROUGHPUT, draw_stars
+
+MANY = np.arange(20_000)
+EXPECTED = (
+    4351.214404180032,
+    1.5157414064108907,
+    -0.5105573959442278,
+    0.34753783029722185,
+    -0.4439215776144497,
+    0.0008881451235281905,
+    21.465730416071118,
+    1.2771824287298885,
+)
+
+
+def column(stars_NS: np.ndarray, name: str) -> np.ndarray:
+    return stars_NS[:, STAR_COLUMNS.index(name)]
+
+
+def test_rows_in_any_order_are_the_rows_of_the_whole() -> None:
+    whole_NS = draw_stars(3, "train", np.arange(5 * BLOCK_ROWS))
+    rows = np.random.default_rng(0).integers(0, len(whole_NS), 300)  # some of them twice
+    np.testing.assert_array_equal(draw_stars(3, "train", rows), whole_NS[rows])
+    for row in (0, BLOCK_ROWS - 1, BLOCK_ROWS, 4 * BLOCK_ROWS + 7):
+        np.testing.assert_array_equal(draw_stars(3, "train", np.array([row]))[0], whole_NS[row])
+    assert len(np.unique(column(whole_NS, "T_eff"))) == len(whole_NS)
+
+
+def test_rows_far_away_and_none_at_all() -> None:
+    far = 10**12
+    pair_NS = draw_stars(0, "train", np.array([far, far + 1]))
+    np.testing.assert_array_equal(draw_stars(0, "train", np.array([far + 1]))[0], pair_NS[1])
+    assert draw_stars(0, "train", np.array([], dtype=int)).shape == (0, len(STAR_COLUMNS))
+
+
+@pytest.mark.parametrize("other", [(1, "train"), (0, "test"), (0, "val")])
+def test_another_seed_or_split_has_other_stars(other: tuple[int, str]) -> None:
+    mine_NS, others_NS = draw_stars(0, "train", MANY[:500]), draw_stars(*other, MANY[:500])
+    drawn = [STAR_COLUMNS.index(name) for name in STAR_COLUMNS if name != "redshift"]
+    assert not np.isin(mine_NS[:, drawn], others_NS[:, drawn]).any()
+
+
+def test_stars_do_not_change_between_versions() -> None:
+    """Numbers of runs in published tables rest on these; a change needs a new GENERATOR_VERSION."""
+    found_S = draw_stars(0, "train", np.array([12345]), max_redshift=0.001)[0]
+    np.testing.assert_allclose(found_S, EXPECTED, rtol=1e-12)
+
+
+def test_labels_fill_their_ranges_evenly_and_independently() -> None:
+    stars_NS = draw_stars(0, "train", MANY, max_redshift=0.001)
+    ranges = RANGES | {"redshift": (-0.001, 0.001)}
+    for name, (low, high) in ranges.items():
+        share_N = (column(stars_NS, name) - low) / (high - low)
+        assert share_N.min() >= 0 and share_N.max() <= 1
+        assert kstest(share_N, "uniform").pvalue > 1e-3, name
+    correlation = np.corrcoef(stars_NS.T) - np.eye(len(STAR_COLUMNS))
+    assert np.abs(correlation).max() < 5 / np.sqrt(len(MANY))
+    neighbours = [np.corrcoef(stars_NS[:-1, i], stars_NS[1:, i])[0, 1] for i in range(len(STAR_COLUMNS))]
+    assert np.abs(neighbours).max() < 5 / np.sqrt(len(MANY))
+
+
+def test_throughput_is_log_normal() -> None:
+    median, scatter = THROUGHPUT
+    standard_N = np.log(column(draw_stars(0, "train", MANY), "throughput") / median) / scatter
+    assert kstest(standard_N, "norm").pvalue > 1e-3
+
+
+def test_the_redshift_changes_no_other_column() -> None:
+    still_NS, moving_NS = (draw_stars(0, "train", MANY[:100], max_redshift=z) for z in (0.0, 0.001))
+    at = STAR_COLUMNS.index("redshift")
+    np.testing.assert_array_equal(np.delete(still_NS, at, 1), np.delete(moving_NS, at, 1))
+    assert (still_NS[:, at] == 0).all() and not np.signbit(still_NS[:, at]).any()
+    np.testing.assert_allclose(draw_stars(0, "train", MANY[:100], max_redshift=0.0005)[:, at], moving_NS[:, at] / 2)
+
+
+def test_drawing_needs_no_torch() -> None:
+    code = "import sys, specvit.physics.population; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
