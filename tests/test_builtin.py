@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +11,16 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from specvit.data import builtin
-from specvit.physics.population import make_row
+from specvit.data.__main__ import main
+from specvit.physics.population import STAR_COLUMNS, draw_stars
+from specvit.physics.simulator import Simulator
 from specvit.quantities import ERROR, FLUX, LABELS, WAVE
+
+FLUX_12345 = [0.53395, 0.51745, 0.50235, 0.20320, 0.34997]
+ERROR_12345 = [0.056262, 0.053413, 0.056662, 0.052735, 0.045613]
 
 
 def read(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -27,19 +35,110 @@ def silent(*progress: object) -> None:
     """Report nothing."""
 
 
-def test_a_builtin_row_is_the_same_in_every_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    one = {tmp_path / "one.h5": range(6)}
-    two = {tmp_path / "a.h5": range(2), tmp_path / "b.h5": range(2, 6)}
-    builtin.make_shards(one, seed=1, split="train", report=silent)
-    monkeypatch.setattr(builtin, "PIECE_ROWS", 3)
-    builtin.make_shards(two, seed=1, split="train", report=silent)
-    parts = zip(*(read(path) for path in two), strict=True)
-    for whole, (first, second) in zip(read(tmp_path / "one.h5"), parts, strict=True):
-        np.testing.assert_array_equal(np.concatenate([first, second]), whole)
-    flux_P, error_P, labels = make_row(1, "train", 4)
+def make(paths: dict[Path, range], **options: Any) -> None:
+    builtin.make_shards(paths, **{"seed": 1, "split": "train", "report": silent} | options)
+
+
+def test_a_builtin_row_is_the_same_to_the_bit_in_every_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However rows are split over files, on one CPU or two, whatever torch's threads, and far from the first row."""
+    size = 2 * builtin.PIECE_ROWS + 20
+    make({tmp_path / "one.h5": range(size)})
+    cuts = [(0, 3), (3, 7), (7, builtin.PIECE_ROWS + 1), (builtin.PIECE_ROWS + 1, size)]
+    paths = {tmp_path / f"{start}.h5": range(start, stop) for start, stop in cuts}
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0})
+    make(paths)
+    parts = zip(*(read(path) for path in paths), strict=True)
+    for whole, pieces in zip(read(tmp_path / "one.h5"), parts, strict=True):
+        np.testing.assert_array_equal(np.concatenate(pieces), whole)
+        assert len(whole) == size and len(np.unique(whole[:, 0])) == size
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(5)))
+    make({tmp_path / "three.h5": range(5, 8)})
+    for whole, piece in zip(read(tmp_path / "one.h5"), read(tmp_path / "three.h5"), strict=True):
+        np.testing.assert_array_equal(piece, whole[5:8])
+
+
+def test_spectra_do_not_change_between_versions() -> None:
+    """Published numbers rest on them: another grid, forward model or noise needs a new GENERATOR_VERSION."""
+    flux_P, error_P = (x[0] for x in Simulator(False)(torch.from_numpy(draw_stars(0, "train", np.array([12345])))))
+    pixels = [100, 1700, 2555, 3380, 4000]
+    assert builtin.GENERATOR_VERSION == 3
+    np.testing.assert_allclose(flux_P[pixels], FLUX_12345, rtol=1e-4)
+    np.testing.assert_allclose(error_P[pixels], ERROR_12345, rtol=1e-4)
+
+
+@pytest.mark.parametrize("max_redshift", [0.0, 0.001])
+def test_a_builtin_row_is_what_the_simulator_makes_of_its_star(max_redshift: float, tmp_path: Path) -> None:
+    make({tmp_path / "one.h5": range(4, 9)}, max_redshift=max_redshift)
+    stars_NS = draw_stars(1, "train", np.arange(4, 9), max_redshift=max_redshift)
     flux_NP, error_NP, table_NK = read(tmp_path / "one.h5")
-    np.testing.assert_array_equal([flux_P, error_P], [flux_NP[4], error_NP[4]])
-    assert dict(zip(LABELS, table_NK[4], strict=True)) == labels
+    for found, expected in zip((flux_NP, error_NP), Simulator()(torch.from_numpy(stars_NS)), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+    table = dict(zip(LABELS, table_NK.T, strict=True))
+    np.testing.assert_array_equal(table.pop("snr"), np.median(flux_NP / error_NP, axis=1))
+    for name, values in table.items():
+        np.testing.assert_array_equal(values, stars_NS[:, STAR_COLUMNS.index(name)])
+    assert (np.abs(table["redshift"]) > 0).all() == (max_redshift > 0)
+
+
+def test_making_leaves_the_threads_of_torch_as_they_were(tmp_path: Path) -> None:
+    before, during = torch.get_num_threads(), []
+    torch.set_num_threads(2)
+    try:
+        make({tmp_path / "one.h5": range(1)}, report=lambda *_: during.append(torch.get_num_threads()))
+        assert (during, torch.get_num_threads()) == ([1], 2)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_redshifted_sets_are_sets_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPECVIT_CACHE", str(tmp_path))
+    monkeypatch.setattr(builtin, "ROUND_UP", 1)
+    wish: dict[str, Any] = {"seed": 0, "split": "val"}
+    still = builtin.builtin_manifest(2, **wish)
+    assert still == builtin.builtin_manifest(2, **wish, max_redshift=0.0)
+    assert still == {"builtin": 3, "seed": 0, "split": "val", "rows": 2}
+    assert builtin.builtin_manifest(2, **wish, max_redshift=0.0005) == still | {"max_redshift": 0.0005}
+    near = 0.00012345678, 0.00012345699  # alike in six digits
+    files = {z: builtin.builtin_files(2, **wish, report=silent, max_redshift=z) for z in (0.0, 0.0005, 0.001, *near)}
+    assert len({path for (path,) in files.values()}) == 5
+    redshifts = {z: read(path)[2][:, list(LABELS).index("redshift")] for z, (path,) in files.items()}
+    np.testing.assert_allclose(redshifts[0.001], 2 * redshifts[0.0005])
+    assert (redshifts[0.0] == 0).all() and (redshifts[0.001] != 0).all()
+
+
+def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
+    """Not more than some pieces are held at a time, although the disk may be slower than the making."""
+    alive: list[weakref.ref[np.ndarray]] = []
+    real, most = builtin.make_piece, 0
+
+    def counted(*words: Any) -> Any:
+        flux_BP, *rest = real(*words)
+        alive.append(weakref.ref(flux_BP))
+        return flux_BP, *rest
+
+    def slow_disk(*_: object) -> None:
+        nonlocal most
+        time.sleep(0.0 if most else 1.5)
+        most = max(most, sum(reference() is not None for reference in alive))
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(builtin, "make_piece", counted)
+        patched.setattr("os.sched_getaffinity", lambda _: {0})
+        make({tmp_path / "one.h5": range(20 * builtin.PIECE_ROWS)}, report=slow_disk)
+    assert len(alive) == 20
+    assert 1 <= most <= 5
+
+
+def test_generate_takes_a_redshift(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["generate", "--out", str(tmp_path / "made"), "--train", "3", "--val", "2", "--test", "2"]
+    assert main([*words, "--max-redshift", "0.0005"]) == 0
+    redshifts = [read(path)[2][:, list(LABELS).index("redshift")] for path in (tmp_path / "made").rglob("dataset.h5")]
+    assert len(redshifts) == 3 and np.abs(np.concatenate(redshifts)).max() <= 0.0005
+    assert (np.concatenate(redshifts) != 0).all()
+    assert "making train 3 of 3" in capsys.readouterr().out
+    for odd in ("0.0011", "-0.1", "fast"):
+        assert main([*words, "--max-redshift", odd]) == 2
+        assert "--max-redshift" in capsys.readouterr().err
 
 
 MAKER = """
@@ -68,7 +167,7 @@ def test_processes_that_want_builtin_spectra_at_once_make_each_file_once(tmp_pat
     assert first[1:] == second[1:]
     assert sorted([first[0], second[0]]) == ["0", "2"]  # one report a shard, all from one of the two
     rows = np.concatenate([read(Path(path))[0] for path in first[1:]])
-    np.testing.assert_array_equal(rows[5], make_row(2, "val", 5)[0])
+    np.testing.assert_array_equal(rows[5], builtin.make_piece(2, "val", 0, 0.0)[0][5])
     # a damaged shard is made anew, the rest is left alone
     whole, last = (Path(path) for path in first[1:])
     kept = whole.stat().st_mtime_ns

@@ -1,17 +1,19 @@
-"""`python -m specvit.data generate|inspect|convert`: make built-in spectra as files, check or rewrite any file."""
+"""`python -m specvit.data generate|inspect|convert`: built-in spectra written, files checked, any spectra as shards."""
 
 import argparse
 import sys
 import time
 from pathlib import Path
 
+from specvit.data.foreign.command import add_options, asked, is_foreign
+from specvit.data.foreign.command import convert as convert_foreign
 from specvit.entry import Parser, user_facing
 from specvit.errors import DataError
 
 
 @user_facing
 def main(arguments: list[str] | None = None) -> int:
-    """Make built-in spectra as HDF5 shards, check HDF5 files value by value, or rewrite them to be read fast."""
+    """Make HDF5 shards of built-in spectra or of others, check them value by value, or rewrite them to be read fast."""
     parser = Parser(prog="specvit data", description=main.__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     make = commands.add_parser("generate", help="make built-in spectra: train_<rows>_<i>, val_<rows>, test_<rows>")
@@ -21,15 +23,24 @@ def main(arguments: list[str] | None = None) -> int:
     make.add_argument("--test", type=_count, default=2000, metavar="ROWS", help="test rows")
     make.add_argument("--shard", type=_count, default=5000, metavar="ROWS", help="most rows a training file")
     make.add_argument("--seed", type=int, default=0, help="another seed makes other stars")
+    moved = "redshifts are drawn up to this, either way: 0.001 is 300 km/s, the most there is (default: none)"
+    make.add_argument("--max-redshift", type=_redshift, default=0.0, metavar="Z", help=moved)
     check = commands.add_parser(
         "inspect", help="print what files hold and find every fault; exit code 1 if there is one"
     )
     check.add_argument("files", type=Path, nargs="+", metavar="FILE")
-    rewrite = commands.add_parser("convert", help="rewrite chunked, compressed or float64 files as contiguous float32")
-    rewrite.add_argument("sources", type=Path, nargs="+", metavar="SOURCE")
-    rewrite.add_argument("target", type=Path, metavar="TARGET", help="a new file; of several sources, a folder")
+    rewrite = commands.add_parser(
+        "convert",
+        help="make shards of spectra of others, or rewrite chunked or compressed shards as contiguous float32",
+    )
+    rewrite.add_argument("sources", type=Path, nargs="+", metavar="SOURCE", help="files, folders, globs in quotes")
+    rewrite.add_argument("target", type=Path, metavar="TARGET", help="a new folder; of one shard, a new file")
+    add_options(rewrite)
     options = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
     if options.command == "convert":
+        given = asked(options)
+        if given or is_foreign(options.sources):
+            return convert_foreign(options.sources, options.target, given)
         return _convert(options.sources, options.target)
     return _generate(options) if options.command == "generate" else _inspect(options.files)
 
@@ -53,7 +64,7 @@ def _generate(options: argparse.Namespace) -> int:
     if there:
         raise DataError("is there already", where=str(there[0]), remedy="choose another --out, or remove it first")
     for split, shards in splits.items():
-        make_shards(shards, seed=options.seed, split=split, report=_report)
+        make_shards(shards, seed=options.seed, split=split, report=_report, max_redshift=options.max_redshift)
     print(f"made {options.train + options.val + options.test:,} spectra in {time.perf_counter() - started:.0f} s")
     paths = [f"file_path='train_{size}_*/dataset.h5'"]
     paths += [f"{split}_path={next(iter(splits[split])).relative_to(options.out)}" for split in ("val", "test")]
@@ -77,6 +88,7 @@ def _convert(sources: list[Path], target: Path) -> int:
 
 def _inspect(files: list[Path]) -> int:
     from specvit.data.advice import layout_line
+    from specvit.data.foreign.manifest import check
     from specvit.data.inspect import inspect_files
 
     faults = 0
@@ -87,6 +99,10 @@ def _inspect(files: list[Path]) -> int:
             print("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
         if line := layout_line(Path(report.path)):
             print(f"  {line}")
+        line, fault = check(Path(report.path))
+        report.faults += [fault] if fault else []
+        if line:
+            print(f"  {line}")
         for fault in report.faults:
             print(f"  FAULT: {fault}")
         print("  no fault found" if not report.faults else f"  {len(report.faults)} fault(s)")
@@ -96,8 +112,9 @@ def _inspect(files: list[Path]) -> int:
 
 def _report(split: str, done: int, total: int) -> None:
     """Print how far the making is, about ten times a split."""
-    step = max(100, total // 10)
-    if done % step < 100 or done == total:
+    from specvit.data.builtin import PIECE_ROWS
+
+    if done % max(PIECE_ROWS, total // 10) < PIECE_ROWS or done == total:
         print(f"making {split} {done:,} of {total:,}", flush=True)
 
 
@@ -112,6 +129,19 @@ def _count(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
     return number
+
+
+def _redshift(text: str) -> float:
+    """Read a redshift that the pixels beyond the spectrum's ends leave room for."""
+    from specvit.physics.pixels import MAX_REDSHIFT
+
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= MAX_REDSHIFT:
+        raise argparse.ArgumentTypeError(f"must be a number from 0 to {MAX_REDSHIFT:g}, which is 300 km/s")
+    return value
 
 
 if __name__ == "__main__":

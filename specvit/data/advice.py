@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from specvit.data.order import epoch_order
-from specvit.data.views import Spectra, open_spectra
+from specvit.data.views import SpectraView, open_spectra
 from specvit.errors import DataError
 
 PROBE_ROWS = 4
@@ -17,7 +17,7 @@ PATIENCE_S = 1.0
 BATCH_ROWS = 128
 
 
-def seconds_to_read(spectra: Spectra, index_B: np.ndarray) -> float:
+def seconds_to_read(spectra: SpectraView, index_B: np.ndarray) -> float:
     """Return how long it takes to gather view rows `index_B`; raises `DataError` for what cannot be read."""
     few = _timed(spectra, index_B[:PROBE_ROWS])
     if few > PATIENCE_S:
@@ -25,13 +25,13 @@ def seconds_to_read(spectra: Spectra, index_B: np.ndarray) -> float:
     return _timed(spectra, index_B)
 
 
-def chunked_note(spectra: Spectra, index_B: np.ndarray) -> str:
+def chunked_note(spectra: SpectraView, index_B: np.ndarray) -> str:
     """Return what a step that gathers `index_B` waits for chunked files, and the command that ends this."""
     seconds = _in_words(seconds_to_read(spectra, index_B))
     return f"note: reading the {len(index_B)} spectra of a step takes {seconds}; {_offer(spectra)}"
 
 
-def beyond_memory(spectra: Spectra, free_bytes: int, order: str) -> list[str]:
+def beyond_memory(spectra: SpectraView, free_bytes: int, order: str) -> list[str]:
     """Return a note if mapped spectra do not fit into free memory and are wanted in random order."""
     if order != "global" or spectra.num_bytes <= free_bytes:
         return []
@@ -52,13 +52,13 @@ def layout_line(path: Path) -> str:
     return ""
 
 
-def _timed(spectra: Spectra, index_B: np.ndarray) -> float:
+def _timed(spectra: SpectraView, index_B: np.ndarray) -> float:
     started = time.perf_counter()
     spectra.gather(index_B)
     return time.perf_counter() - started
 
 
-def _offer(spectra: Spectra) -> str:
+def _offer(spectra: SpectraView) -> str:
     files = [shard.path for shard in spectra.shards if None in (shard.flux.offset, shard.error.offset)]
     first = shlex.quote(str(files[0]))
     if len(files) == 1:

@@ -10,13 +10,15 @@ import shlex
 import numpy as np
 import torch
 
-from specvit.data.views import Spectra
+from specvit.data.views import SpectraView
 from specvit.errors import DataError
 
 CHECK_ROWS = 1024
 
 
-def check_rows(spectra: Spectra, index_B: np.ndarray, flux_BP: np.ndarray, error_BP: np.ndarray, storage: str) -> None:
+def check_rows(
+    spectra: SpectraView, index_B: np.ndarray, flux_BP: np.ndarray, error_BP: np.ndarray, storage: str
+) -> None:
     """Raise `DataError` unless view rows `index_B` have finite flux and finite error, not negative, that fit `storage`.
 
     One pass over each array; a second one only to find what is wrong.
@@ -31,7 +33,7 @@ def check_rows(spectra: Spectra, index_B: np.ndarray, flux_BP: np.ndarray, error
         _refuse_first(spectra, index_B, name, values_BP, (lowest, highest), storage)
 
 
-def check_view(spectra: Spectra, storage: str) -> None:
+def check_view(spectra: SpectraView, storage: str) -> None:
     """Check every row of a view; raises `DataError`."""
     for start in range(0, len(spectra), CHECK_ROWS):
         index_B = np.arange(start, min(start + CHECK_ROWS, len(spectra)))
@@ -39,7 +41,12 @@ def check_view(spectra: Spectra, storage: str) -> None:
 
 
 def _refuse_first(
-    spectra: Spectra, index_B: np.ndarray, name: str, values_BP: np.ndarray, bounds: tuple[float, float], storage: str
+    spectra: SpectraView,
+    index_B: np.ndarray,
+    name: str,
+    values_BP: np.ndarray,
+    bounds: tuple[float, float],
+    storage: str,
 ) -> None:
     """Raise `DataError` for the first row that holds a value outside `bounds` or none at all."""
     lowest, highest = bounds

@@ -12,7 +12,7 @@ from torch import Tensor
 from specvit import seeding
 from specvit.config.schema import NoiseConfig, effective_level
 from specvit.data.finite import check_rows
-from specvit.data.views import Spectra
+from specvit.data.views import SpectraView
 
 STATISTICS_ROWS = 20_000
 """Rows from which the mean spectrum is made: more would not move it by a tenth of the noise."""
@@ -34,6 +34,15 @@ def training_noise(shape: tuple[int, ...], *, seed: int, step: int, device: torc
     """Return unit Gaussian noise for the whole batch of one step, keyed by (seed, step)."""
     generator = seeding.torch_rng(seed, "noise", step, device=device)
     return torch.randn(shape, generator=generator, device=device)
+
+
+def with_training_noise(flux_BP: Tensor, error_BP: Tensor, noise: NoiseConfig, *, seed: int, step: int) -> Tensor:
+    """Return flux (B, P) with the noise of a step's whole batch added; `flux_BP` itself for clean flux."""
+    sigma_BP = sigma_of(error_BP, noise)
+    if sigma_BP is None:
+        return flux_BP
+    noise_BP = training_noise(tuple(flux_BP.shape), seed=seed, step=step, device=flux_BP.device)
+    return noise_BP.mul_(sigma_BP).add_(flux_BP)
 
 
 def evaluation_noise(rows_B: np.ndarray, num_pixels: int, *, seed: int, split: str) -> np.ndarray:
@@ -60,7 +69,7 @@ class FluxNorm:
         return FluxNorm(self.mean_P.to(device), self.scale)
 
 
-def fit_flux_norm(spectra: Spectra, kind: str, noise: NoiseConfig) -> FluxNorm:
+def fit_flux_norm(spectra: SpectraView, kind: str, noise: NoiseConfig) -> FluxNorm:
     """Return the normaliser of a training view: `standard` centres on its mean spectrum and scales to unit power.
 
     Raises `DataError` for a spectrum that is not finite: it would spoil all.

@@ -16,9 +16,10 @@ from specvit.data.advice import beyond_memory, chunked_note
 from specvit.data.ahead import ReadAhead
 from specvit.data.finite import check_rows
 from specvit.data.memory import free_memory
-from specvit.data.noise import FluxNorm, evaluation_noise, sigma_of, training_noise
+from specvit.data.noise import FluxNorm, evaluation_noise, sigma_of, with_training_noise
 from specvit.data.order import epoch_order
-from specvit.data.views import Spectra
+from specvit.data.views import Spectra, SpectraView
+from specvit.errors import DataError
 from specvit.quantities import Batch
 
 EVAL_BATCH = 256
@@ -32,7 +33,7 @@ CACHED_EVAL_BYTES = 256 * 2**20
 class Store:
     """Flux and error of a view, gathered by view row onto the device, wherever they lie."""
 
-    def __init__(self, spectra: Spectra, data: DataConfig, device: torch.device) -> None:
+    def __init__(self, spectra: SpectraView, data: DataConfig, device: torch.device) -> None:
         """On a CPU contiguous files are mapped and nothing is copied; chunked ones are unpacked once if they fit."""
         self.spectra, self.device = spectra, device
         self.storage = data.storage
@@ -107,7 +108,14 @@ class TrainData:
         self._mapped = self.store.arrays is None and spectra.contiguous
         self._free = free_memory()
         from_disk = self._mapped and (self.order == "block" or spectra.num_bytes > self._free)
-        self._disk = ReadAhead(spectra, order=self.order, seed=self.seed) if from_disk else None
+        self._disk = None
+        if from_disk and isinstance(spectra, Spectra):
+            self._disk = ReadAhead(spectra, order=self.order, seed=self.seed)
+
+    @property
+    def place(self) -> str:
+        """Say where the spectra lie, for the banner."""
+        return self.store.place
 
     @property
     def steps_per_epoch(self) -> int:
@@ -118,11 +126,7 @@ class TrainData:
         """Return the batch of `step` (counted from 0 over all epochs): gathered, noised, normalised, on the device."""
         index_B, on_device = self._rows(step)
         flux_BP, error_BP = self._gather(step, index_B, on_device)
-        sigma_BP = sigma_of(error_BP, self.noise)
-        if sigma_BP is not None:
-            shape, device = tuple(flux_BP.shape), self.store.device
-            noise_BP = training_noise(shape, seed=self.seed, step=step, device=device)
-            flux_BP = noise_BP.mul_(sigma_BP).add_(flux_BP)
+        flux_BP = with_training_noise(flux_BP, error_BP, self.noise, seed=self.seed, step=step)
         return Batch(self.flux_norm(flux_BP), self.targets[on_device])
 
     def close(self) -> None:
@@ -166,17 +170,23 @@ class TrainData:
 
 @dataclass
 class EvalData:
-    """A validation or test view: fixed noise, fixed batches, in row order."""
+    """A validation or test view: fixed noise, fixed batches, in row order.
+
+    A model that is fitted in one go sees its training rows like this, too. `with_sigma` gives the noisy flux as it is
+    and its sigma (B, 2, P) in place of normalised flux (B, P).
+    """
 
     store: Store
     targets: Tensor
     flux_norm: FluxNorm
     noise: NoiseConfig
     split: str
+    with_sigma: bool = False
 
     def __post_init__(self) -> None:
         """Keep the noisy input of a small set instead of making it again each epoch."""
-        small = 4 * len(self.targets) * self.store.spectra.num_pixels <= CACHED_EVAL_BYTES
+        row_bytes = 4 * (1 + self.with_sigma) * self.store.spectra.num_pixels
+        small = len(self.targets) * row_bytes <= CACHED_EVAL_BYTES
         self._cache: dict[int, Batch] | None = {} if small else None
 
     def __len__(self) -> int:
@@ -189,22 +199,31 @@ class EvalData:
             if self._cache is not None and start in self._cache:
                 yield self._cache[start]
                 continue
-            batch = self._make(np.arange(start, min(start + EVAL_BATCH, len(self))))
+            batch = self.rows(np.arange(start, min(start + EVAL_BATCH, len(self))))
             if self._cache is not None:
                 self._cache[start] = batch
             yield batch
 
-    def _make(self, index_B: np.ndarray) -> Batch:
+    def rows(self, index_B: np.ndarray) -> Batch:
+        """Return view rows `index_B`, which must follow each other."""
         flux_BP, error_BP = self.store.gather(index_B)
         sigma_BP = sigma_of(error_BP, self.noise)
         if sigma_BP is not None:
             rows_B = self.store.spectra.rows_N[index_B]
             unit = evaluation_noise(rows_B, flux_BP.shape[1], seed=self.noise.eval_seed, split=self.split)
             flux_BP = flux_BP + sigma_BP * torch.from_numpy(unit).to(flux_BP.device)
-        return Batch(self.flux_norm(flux_BP), self.targets[int(index_B[0]) : int(index_B[-1]) + 1])
+        targets = self.targets[int(index_B[0]) : int(index_B[-1]) + 1]
+        if not self.with_sigma:
+            return Batch(self.flux_norm(flux_BP), targets)
+        assert sigma_BP is not None
+        if not bool((sigma_BP > 0).all()):
+            row = int(index_B[int((sigma_BP <= 0).expand_as(flux_BP).any(1).nonzero()[0])])
+            where, what = self.store.spectra.describe_row(row), "has an error of 0, and templates are weighed by errors"
+            raise DataError(what, where=where, remedy="mend or remove that row")
+        return Batch(torch.stack((flux_BP, sigma_BP.expand_as(flux_BP)), dim=1), targets)
 
 
-def signal_to_noise(spectra: Spectra, noise: NoiseConfig) -> np.ndarray:
+def signal_to_noise(spectra: SpectraView, noise: NoiseConfig) -> np.ndarray:
     """Return S/N (N,) = median over pixels of flux/error, divided by the noise level (infinite for clean flux)."""
     snr_N = np.empty(len(spectra))
     for start in range(0, len(spectra), COPY_ROWS):

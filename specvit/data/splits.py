@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 
 from specvit.config.rules import smaller_step
-from specvit.config.schema import Config, DataConfig
+from specvit.config.schema import Config, DataConfig, NetworkConfig
 from specvit.data.builtin import builtin_files, builtin_manifest
 from specvit.data.labels import TargetCoder, fit_classes, fit_scaler
+from specvit.data.made import MadeSpectra
+from specvit.data.memory import free_memory
 from specvit.data.shards import find_files, same_wavelengths
-from specvit.data.views import Spectra, open_spectra
+from specvit.data.views import Spectra, SpectraView, open_spectra
 from specvit.errors import DataError
 
 SPLITS = {
@@ -22,33 +24,54 @@ SPLITS = {
 }
 
 
+STAR_BYTES = 150
+"""Memory that drawing a star takes."""
+
+
 @dataclass(frozen=True)
 class Splits:
     """Training, validation and test rows, and how their labels become targets."""
 
-    train: Spectra
-    val: Spectra
-    test: Spectra
+    train: SpectraView
+    val: SpectraView
+    test: SpectraView
     coder: TargetCoder
 
 
-def is_builtin(data: DataConfig, split: str) -> bool:
+def is_made(data: DataConfig, split: str) -> bool:
     """Say whether a split is made by specvit; a path given for it takes precedence."""
-    return data.kind == "builtin" and getattr(data, SPLITS[split][0]) is None
+    return data.makes and getattr(data, SPLITS[split][0]) is None
 
 
-def open_split(data: DataConfig, split: str, report: Callable[[str, int, int], None]) -> Spectra:
-    """Open one split, making built-in spectra that are missing; raises `DataError`."""
+def _which(data: DataConfig, split: str) -> dict[str, Any]:
+    """Return what tells the stars of a made split apart from others, beside their number."""
+    return {"seed": data.builtin_seed, "split": split, "max_redshift": data.max_redshift}
+
+
+def open_split(data: DataConfig, split: str, report: Callable[[str, int, int], None]) -> SpectraView:
+    """Open one split, making built-in spectra that are missing in the cache; raises `DataError`."""
     path_key, count_key = SPLITS[split]
     wanted, where = getattr(data, count_key), f"data.{count_key}"
-    if is_builtin(data, split):
-        files = builtin_files(wanted, seed=data.builtin_seed, split=split, report=report)
+    if is_made(data, split) and data.kind == "synth":
+        _check_memory(wanted, where, endless=data.endless)
+        return MadeSpectra(np.arange(wanted), **_which(data, split), keep=split != "train")
+    if is_made(data, split):
+        files = builtin_files(wanted, **_which(data, split), report=report)
     else:
         files = find_files(getattr(data, path_key), root=data.root, where=f"data.{path_key}")
-        wanted = -1 if data.kind == "builtin" else wanted  # counts under data=builtin are of its own spectra
+        wanted = -1 if data.makes else wanted  # counts are of specvit's own spectra
     if split == "train":
         return open_spectra(files, wanted, subset=data.subset, seed=data.subset_seed, where=where)
     return open_spectra(files, wanted, where=where)
+
+
+def _check_memory(stars: int, where: str, *, endless: bool) -> None:
+    """Raise `DataError` for more stars than memory has room for; an endless set holds two epochs for a moment."""
+    needed = STAR_BYTES * stars * (1 + endless)
+    if needed > free_memory():
+        what = f"is {stars:,}, and drawing so many stars takes {needed / 1e9:.0f} GB of memory"
+        remedy = f"set a smaller {where}, such as 1000000, and data.endless=true for new ones each epoch"
+        raise DataError(what, where=where, remedy=remedy)
 
 
 def open_splits(config: Config, report: Callable[[str, int, int], None]) -> Splits:
@@ -59,13 +82,14 @@ def open_splits(config: Config, report: Callable[[str, int, int], None]) -> Spli
         if view.num_pixels != train.num_pixels:
             what = f"has {view.num_pixels} pixels a spectrum but the training set {train.num_pixels}"
             raise DataError(
-                what, where=str(view.shards[0].path), remedy=f"set data.{name}_path to a file like the training set's"
+                what, where=view.origins()[0][0], remedy=f"set data.{name}_path to a file like the training set's"
             )
         if not same_wavelengths(view.wave_P, train.wave_P):
             what = f"has other wavelengths than the training set, {view.wave_P[0]:.2f}-{view.wave_P[-1]:.2f} Å"
-            raise DataError(what, where=str(view.shards[0].path), remedy="resample it to the training set's pixels")
+            raise DataError(what, where=view.origins()[0][0], remedy="resample it to the training set's pixels")
+    is_network = isinstance(config.model, NetworkConfig)
     step_rows = config.train.batch_size * config.train.accumulate
-    if len(train) < step_rows:
+    if is_network and len(train) < step_rows:
         what = f"one step takes {step_rows} spectra but the training set has {len(train)}"
         raise DataError(what, where="train.batch_size", remedy=smaller_step(len(train), config.train.accumulate))
     labels_NK = train.label_values(data.param)
@@ -75,12 +99,13 @@ def open_splits(config: Config, report: Callable[[str, int, int], None]) -> Spli
         coder = fit_scaler(labels_NK, data.param, data.label_norm)
     for view in (val, test):
         coder.encode(view.label_values(data.param))
-    _check_monitor_is_defined(config, val)
+    if is_network:
+        _check_monitor_is_defined(config, val)
     _check_no_overlap(train, val, test)
     return Splits(train, val, test, coder)
 
 
-def _check_monitor_is_defined(config: Config, val: Spectra) -> None:
+def _check_monitor_is_defined(config: Config, val: SpectraView) -> None:
     """Refuse to choose the best epoch by a score that these validation labels leave undefined."""
     monitor = config.train.early_stopping.monitor
     if monitor == "val_r2" and np.ptp(val.label_values(config.data.param[:1])) == 0:
@@ -89,7 +114,7 @@ def _check_monitor_is_defined(config: Config, val: Spectra) -> None:
         raise DataError(what, where="data.val_samples", remedy=remedy)
 
 
-def _check_no_overlap(train: Spectra, val: Spectra, test: Spectra) -> None:
+def _check_no_overlap(train: SpectraView, val: SpectraView, test: SpectraView) -> None:
     """Refuse a file that serves two splits: its spectra would be trained on and scored."""
     used: dict[Path, str] = {}
     for name, view in (("training", train), ("validation", val), ("test", test)):
@@ -102,16 +127,17 @@ def _check_no_overlap(train: Spectra, val: Spectra, test: Spectra) -> None:
 
 def manifest(data: DataConfig, splits: Splits | None) -> dict[str, Any]:
     """Return what identifies the data of a run. `splits` may be None where `needs_files` says no."""
-    found = {}
-    for split, (_, count_key) in SPLITS.items():
-        if is_builtin(data, split):
-            found[split] = builtin_manifest(getattr(data, count_key), seed=data.builtin_seed, split=split)
-        else:
-            assert splits is not None
-            found[split] = getattr(splits, split).manifest(data.param)
-    return found
+    return {split: split_manifest(data, split, getattr(splits, split, None)) for split in SPLITS}
+
+
+def split_manifest(data: DataConfig, split: str, view: SpectraView | None) -> dict[str, Any]:
+    """Return what identifies one split. `view` may be None where the split is made by specvit."""
+    if is_made(data, split):
+        return builtin_manifest(getattr(data, SPLITS[split][1]), **_which(data, split))
+    assert isinstance(view, Spectra)
+    return view.manifest(data.param)
 
 
 def needs_files(data: DataConfig) -> bool:
     """Say whether the manifest can only be made from files."""
-    return not all(is_builtin(data, split) for split in SPLITS)
+    return not all(is_made(data, split) for split in SPLITS)

@@ -7,7 +7,7 @@ import hashlib
 import mmap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -22,6 +22,61 @@ MANIFEST_ROWS = 16
 
 MOST_SLICE_BYTES = 64 * 2**20
 """Most that is unpacked at once of a chunked array, of which some rows are wanted."""
+
+
+class SpectraView(Protocol):
+    """Spectra with their labels, wherever they come from. `rows_N` key a row's noise in evaluation."""
+
+    rows_N: np.ndarray
+
+    @property
+    def shards(self) -> Sequence[Shard]:
+        """The files they lie in; none for spectra that are made as they are asked for."""
+        ...
+
+    def __len__(self) -> int:
+        """Number of spectra."""
+        ...
+
+    @property
+    def num_pixels(self) -> int:
+        """Pixels a spectrum."""
+        ...
+
+    @property
+    def wave_P(self) -> np.ndarray:
+        """Wavelengths (P,), vacuum Angstrom."""
+        ...
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of flux and error of all rows."""
+        ...
+
+    @property
+    def contiguous(self) -> bool:
+        """Whether single rows cost no more than their share, so that nothing is gained by a copy in memory."""
+        ...
+
+    def labels(self) -> Any:
+        """Return the label table as a DataFrame (N rows)."""
+        ...
+
+    def label_values(self, names: Sequence[str], /) -> np.ndarray:
+        """Return labels (N, K) in float64; raises `DataError` for one that is not there."""
+        ...
+
+    def gather(self, index_B: np.ndarray, /) -> tuple[np.ndarray, np.ndarray]:
+        """Return flux and error (B, P), float32, of view rows `index_B` in that order; raises `DataError`."""
+        ...
+
+    def describe_row(self, index: int, /) -> str:
+        """Return where a view row comes from, for messages."""
+        ...
+
+    def origins(self) -> tuple[list[str], np.ndarray]:
+        """Return each row's file, or what stands for it, and its row number there."""
+        ...
 
 
 class Spectra:
