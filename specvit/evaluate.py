@@ -10,18 +10,19 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from specvit import pipeline, score
+from specvit import score
 from specvit.config.build import build_config
 from specvit.config.schema import Config, NoiseConfig, effective_level
 from specvit.data.shards import same_wavelengths
 from specvit.data.splits import open_split
-from specvit.data.views import Spectra, open_spectra
+from specvit.data.views import SpectraView, open_spectra
 from specvit.engine.device import resolve_device, set_up_torch
 from specvit.entry import Parser, user_facing
 from specvit.errors import ConfigError, DataError, FolderError
 from specvit.files import write_atomic
 from specvit.scores.wording import bin_lines, rest_line, row_line
 from specvit.tracking.console import Screen
+from specvit.trained import load_trained
 
 ROWS_PRINTED = 50
 """Smaller sets are printed row by row."""
@@ -38,6 +39,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
     levels = read_levels(options.noise) if options.noise is not None else []
     config = read_config(options.run)
+    if config.model.kind == "template" and 0 in levels:
+        what = "0 is among them, and model=template weighs templates by the noise"
+        raise ConfigError(what, where="--noise", remedy="leave 0 out")
     if not (options.run / "best.ckpt").exists():
         remedy = "train it first: the same command goes on"
         raise FolderError("has no trained model yet", where=str(options.run), remedy=remedy)
@@ -80,7 +84,7 @@ def _evaluate(config: Config, folder: Path, file: str | None, levels: list[float
     device = resolve_device(dataclasses.replace(config.train, device=device_name))
     set_up_torch(config.train, None, screen)
     spectra = open_spectra([Path(file)], -1, where="--data") if file else open_split(config.data, "test", screen.making)
-    trained = pipeline.load_trained(folder / "best.ckpt", config, device)
+    trained = load_trained(folder / "best.ckpt", config, device)
     _check_pixels(spectra, trained.wave_P)
     name = "evaluate-test" if file is None else f"evaluate-{Path(file).resolve().parent.name}-{Path(file).stem}"
     table = []
@@ -106,14 +110,14 @@ def at_level(noise: NoiseConfig, level: float) -> NoiseConfig:
     return dataclasses.replace(noise, noise_level=level, noise_type=kind)
 
 
-def _check_pixels(spectra: Spectra, wave_P: np.ndarray) -> None:
+def _check_pixels(spectra: SpectraView, wave_P: np.ndarray) -> None:
     """Raise `DataError` unless the spectra lie on the pixels that the run was trained on."""
     if same_wavelengths(spectra.wave_P, wave_P):
         return
     what = f"has {spectra.num_pixels} pixels a spectrum, the run was trained on {len(wave_P)}"
     if spectra.num_pixels == len(wave_P):
         what = f"starts at {spectra.wave_P[0]:.2f} Å, the run's spectra at {wave_P[0]:.2f} Å, or is spaced otherwise"
-    raise DataError(what, where=str(spectra.shards[0].path), remedy="resample it to the training set's pixels")
+    raise DataError(what, where=spectra.origins()[0][0], remedy="resample it to the training set's pixels")
 
 
 def _short(level: float) -> str:
@@ -133,7 +137,7 @@ def _write_table(rows: list[score.Row], path: Path, screen: Screen) -> None:
 def _print(scored: score.Scored, level: float, screen: Screen, *, whole: bool) -> None:
     """Print the scores of one noise level; `whole` adds the rows of a small set and the bins."""
     if whole and len(scored.predictions) <= ROWS_PRINTED:
-        screen.say(scored.predictions.to_string(index=False, float_format=lambda value: f"{value:.3f}"))
+        screen.say(scored.predictions.to_string(index=False, float_format=lambda value: f"{value:.4g}"))
     for row in scored.rows:
         screen.say(f"noise {_short(level)}: {row_line(row)}")
         screen.say(f"  {rest_line(row)}")

@@ -5,23 +5,21 @@
 
 import contextlib
 import hashlib
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from specvit.config.build import to_plain
 from specvit.config.folder import RunFolder
-from specvit.config.schema import Config
+from specvit.config.schema import Config, NetworkConfig
 from specvit.data.finite import check_view
-from specvit.data.labels import LabelScaler, TargetCoder, coder_from_dict, coder_to_dict
+from specvit.data.labels import coder_to_dict
+from specvit.data.made import MadeSpectra
 from specvit.data.noise import FluxNorm, fit_flux_norm
-from specvit.data.resident import EvalData, Store, TrainData
-from specvit.data.splits import Splits, is_builtin
+from specvit.data.resident import Store, TrainData
+from specvit.data.splits import Splits, is_made
 from specvit.data.stamps import file_stamps, note_of_changes
-from specvit.data.views import Spectra
 from specvit.engine import checkpoint
 from specvit.engine.device import resolve_device, set_up_torch
 from specvit.engine.loop import Keeper, Learner, Ports, fit
@@ -30,28 +28,17 @@ from specvit.engine.precision import build_scaler, resolve_precision
 from specvit.engine.recovery import faults_of_best, find_start
 from specvit.engine.schedule import build_schedule
 from specvit.engine.state import TrainState
-from specvit.engine.task import Classification, Regression
 from specvit.errors import CheckpointError
 from specvit.job import Job
-from specvit.models import ViT, build_model
+from specvit.models import Network, ViT, build_model
 from specvit.models.cost import cost_of
 from specvit.provenance import changes, made_by
 from specvit.tracking.console import ProgressTracker, Screen
 from specvit.tracking.files import FileTracker, StatusTracker, Trackers
+from specvit.trained import Weights, build_task, encoded, eval_data, fill
 
-Weights = dict[str, torch.Tensor]
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A network with all that it needs to read spectra and to speak in label units."""
-
-    model: ViT
-    coder: TargetCoder
-    flux_norm: FluxNorm
-    wave_P: np.ndarray
-    epoch: int
-    config: Config
+if TYPE_CHECKING:
+    from specvit.data.made_batches import MadeData
 
 
 def train(job: Job) -> str:
@@ -72,7 +59,7 @@ def train(job: Job) -> str:
 def check_evaluation_rows(config: Config, splits: Splits) -> None:
     """Raise `DataError` for a validation or test spectrum from a file that is not finite, before hours are spent."""
     for split in ("val", "test"):
-        if not is_builtin(config.data, split):
+        if not is_made(config.data, split):
             check_view(getattr(splits, split), config.data.storage)
 
 
@@ -93,7 +80,7 @@ def _train(job: Job) -> tuple[str, str]:
     screen.say(f"device {device}, precision {learner.precision}")
     if learner.precision == "16-mixed" and device.type == "cpu":
         screen.say("note: 16-mixed is slow on a CPU; train.precision=auto takes what is fast here")
-    screen.say(f"{len(splits.train):,} training spectra, {train_data.store.place}; {epoch_steps} steps an epoch")
+    screen.say(f"{len(splits.train):,} training spectra, {train_data.place}; {epoch_steps} steps an epoch")
     for note in train_data.notes(state.step):
         screen.say(note)
     if state.step:
@@ -130,15 +117,29 @@ def _say_what_changed(
     return {"made_by": made_by(), "files": stamps, **({"changed": notes} if notes else {})}
 
 
-def _train_data(config: Config, splits: Splits, flux_norm: FluxNorm, device: torch.device) -> TrainData:
+def _train_data(config: Config, splits: Splits, flux_norm: FluxNorm, device: torch.device) -> "TrainData | MadeData":
+    step_rows, seed = config.train.batch_size * config.train.accumulate, config.train.seed
+    if isinstance(splits.train, MadeSpectra):
+        from specvit.data.made_batches import MadeData  # brings scipy, for which other runs need not wait
+
+        return MadeData(
+            spectra=splits.train,
+            coder=splits.coder,
+            data=config.data,
+            flux_norm=flux_norm.to(device),
+            noise=config.noise,
+            seed=seed,
+            step_rows=step_rows,
+            device=device,
+        )
     return TrainData(
         store=Store(splits.train, config.data, device),
-        targets=_targets(splits.train, splits.coder, config, device),
+        targets=encoded(splits.train, splits.coder, config, device),
         flux_norm=flux_norm.to(device),
         noise=config.noise,
         order=config.data.order,
-        seed=config.train.seed,
-        step_rows=config.train.batch_size * config.train.accumulate,
+        seed=seed,
+        step_rows=step_rows,
     )
 
 
@@ -146,6 +147,9 @@ def read_weights(name: str) -> tuple[Weights, str]:
     """Return the weights of a run (its best) or a file, and their digest; raises `CheckpointError`."""
     path = Path(name).expanduser()
     weights: Weights = checkpoint.load(path / "best.ckpt" if path.is_dir() else path)["model"]
+    if not weights or not all(isinstance(value, torch.Tensor) for value in weights.values()):
+        remedy = "name a run of model=vit or model=cnn"
+        raise CheckpointError("holds no network's weights", where=str(path), remedy=remedy)
     digest = hashlib.sha256()
     for parameter, value in sorted(weights.items()):
         digest.update(parameter.encode() + value.contiguous().numpy().tobytes())
@@ -154,34 +158,7 @@ def read_weights(name: str) -> tuple[Weights, str]:
 
 def check_weights(config: Config, splits: Splits, weights: Weights) -> None:
     """Raise `CheckpointError` if `weights` do not fit the configured model."""
-    _fill(_new_model(config, splits), weights, str(config.train.init_from))
-
-
-def load_trained(path: Path, config: Config, device: torch.device) -> Trained:
-    """Return the network of a run's best checkpoint, in evaluation mode; raises `CheckpointError`."""
-    content = checkpoint.load(path)
-    coder = coder_from_dict(content["coder"])
-    flux_norm = FluxNorm(content["flux_mean_P"], content["flux_scale"])
-    model = build_model(config.model, num_pixels=len(flux_norm.mean_P), num_outputs=coder.num_outputs, seed=0)
-    _fill(model, content["model"], str(path))
-    wave_P = content["wave_P"].numpy()
-    return Trained(model.to(device).eval(), coder, flux_norm.to(device), wave_P, content["epoch"], config)
-
-
-def eval_data(
-    spectra: Spectra, split: str, config: Config, coder: TargetCoder, flux_norm: FluxNorm, device: torch.device
-) -> EvalData:
-    """Return a validation or test view whose noise and statistics are those of the run."""
-    targets = _targets(spectra, coder, config, device)
-    store = Store(spectra, config.data, device)
-    return EvalData(store=store, targets=targets, flux_norm=flux_norm.to(device), noise=config.noise, split=split)
-
-
-def build_task(config: Config, coder: TargetCoder) -> Regression | Classification:
-    """Return what is learnt, with the scale of the training labels."""
-    if isinstance(coder, LabelScaler):
-        return Regression(config.loss, coder.names, coder.offset, coder.scale)
-    return Classification(config.loss)
+    fill(_new_model(config, splits), weights, str(config.train.init_from))
 
 
 def _build(
@@ -195,9 +172,10 @@ def _build(
         flux_norm = fit_flux_norm(splits.train, config.data.flux_norm, config.noise)
     precision = saved["precision"] if saved else resolve_precision(config.train.precision, device)
     model = _new_model(config, splits)
-    model.checkpoint_blocks = config.train.checkpoint_blocks
+    if isinstance(model, ViT):
+        model.checkpoint_blocks = config.train.checkpoint_blocks
     if weights and not saved:
-        _fill(model, weights, str(config.train.init_from))
+        fill(model, weights, str(config.train.init_from))
     model.to(device)
     parts = {name: parameters for name, parameters in model.parts().items() if parameters}
     task = build_task(config, splits.coder)
@@ -215,7 +193,7 @@ def _build(
     state.start_sums(task=task.num_sums, norms=len(parts) + 1, device=device)
     if saved:
         remedy = "use the specvit that saved it, or start from nothing with train.rerun=true"
-        _fill(model, saved["model"], "the run's checkpoint", remedy)
+        fill(model, saved["model"], "the run's checkpoint", remedy)
         learner.optimizer.load_state_dict(saved["optimizer"])
         learner.scaler.load_state_dict(saved["scaler"])
     if config.train.compile:
@@ -239,24 +217,11 @@ def describe_model(config: Config, splits: Splits) -> list[str]:
     return cost_of(_new_model(config, splits)).lines()
 
 
-def _new_model(config: Config, splits: Splits) -> ViT:
+def _new_model(config: Config, splits: Splits) -> Network:
+    assert isinstance(config.model, NetworkConfig)
     pixels, outputs = splits.train.num_pixels, splits.coder.num_outputs
     return build_model(config.model, num_pixels=pixels, num_outputs=outputs, seed=config.train.seed)
 
 
 def _epoch_steps(config: Config, splits: Splits) -> int:
     return len(splits.train) // (config.train.batch_size * config.train.accumulate)
-
-
-def _targets(spectra: Spectra, coder: TargetCoder, config: Config, device: torch.device) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(coder.encode(spectra.label_values(config.data.param)))).to(device)
-
-
-def _fill(model: ViT, weights: Weights, where: str, remedy: str = "") -> None:
-    """Put weights into a model; raises `CheckpointError` naming `where` they come from if they do not fit."""
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as problem:
-        reason = str(problem).splitlines()[1].strip() if "\n" in str(problem) else str(problem)
-        remedy = remedy or "use the same model settings as the run that saved it"
-        raise CheckpointError(f"does not fit the configured model ({reason})", where=where, remedy=remedy) from problem

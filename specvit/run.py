@@ -14,8 +14,8 @@ import yaml
 from specvit.config.ballast import ballast
 from specvit.config.build import to_plain
 from specvit.config.folder import CHECKPOINTS, DONE, FAILED, RunFolder, hostname, job_here
-from specvit.config.rules import check_patch
-from specvit.config.schema import Config, effective_level
+from specvit.config.rules import check_fits
+from specvit.config.schema import Config, NetworkConfig, effective_level
 from specvit.config.siblings import note_of_other_data
 from specvit.config.tracking_uri import resolve_uri
 from specvit.data.splits import Splits, open_splits
@@ -30,6 +30,12 @@ from specvit.scores.ports import NoPruner, Pruner
 from specvit.scores.wording import summary_line
 from specvit.tracking.console import Screen
 from specvit.tracking.courier import Courier
+
+_MADE = {
+    "builtin": "built-in spectra, made by specvit from a physical model (data=builtin)",
+    "synth": "synthetic spectra, made on the device as it trains, from a physical model (data=synth)",
+}
+"""What the banner says of spectra that specvit makes."""
 
 
 @dataclass(frozen=True)
@@ -96,9 +102,11 @@ def _check_device(config: Config) -> None:
 
 def _check_model(config: Config, splits: Splits, weights: Any) -> list[str]:
     """Refuse a model that does not fit the data or the weights to start from; return its printed summary."""
-    from specvit import pipeline
+    from specvit import fitting, pipeline
 
-    check_patch(config.model, splits.train.num_pixels)
+    if not isinstance(config.model, NetworkConfig):
+        return fitting.describe_model(config, splits)
+    check_fits(config.model, splits.train.num_pixels)
     if weights:
         pipeline.check_weights(config, splits, weights)
     return pipeline.describe_model(config, splits)
@@ -141,34 +149,38 @@ def _courier(config: Config, folder: RunFolder, screen: Screen) -> Courier | Non
 
 
 def _train_and_test(job: Job) -> str:
-    from specvit import pipeline, score
+    from specvit import fitting, pipeline, score
     from specvit.tracking.files import read_metrics
+    from specvit.trained import load_trained
 
     config, splits, folder = job.config, job.splits, job.folder
-    state = pipeline.train(job)
+    is_network = isinstance(config.model, NetworkConfig)
+    state = pipeline.train(job) if is_network else fitting.train(job)
     job.stop.raise_if_requested()
     device = pipeline.resolve_device(config.train)
-    trained = pipeline.load_trained(folder.file("best.ckpt"), config, device)
+    trained = load_trained(folder.file("best.ckpt"), config, device)
     scored = score.score(trained, splits.test, "test", device)
     rows = read_metrics(folder.path)
-    monitor = config.train.early_stopping.monitor
+    monitor = config.train.early_stopping.monitor if is_network else "val_loss"
     best = next(row[monitor] for row in rows if row["epoch"] == trained.epoch)
     facts = {"run_id": folder.run_id, "state": state, "data": config.data.kind, "epochs": rows[-1]["epoch"]}
     facts |= {"best_epoch": trained.epoch, f"best_{monitor}": best, "test_rows": len(splits.test)}
     facts |= {"noise_level": effective_level(config.noise), "seed": config.train.seed}
     score.write_scored(scored, folder.path, split="test", summary=facts)
-    _draw(scored, rows, folder, job.screen)
+    _draw(scored, rows, folder, job.screen, steps="epoch" if is_network else "trees")
     return state
 
 
-def _draw(scored: Any, rows: list[dict[str, Any]], folder: RunFolder, screen: Screen) -> None:
+def _draw(scored: Any, rows: list[dict[str, Any]], folder: RunFolder, screen: Screen, *, steps: str) -> None:
     """Draw a run's figures; a failure there costs the figures, not the run."""
     from specvit import score
     from specvit.tracking.figures import attempt, draw_curves
 
     name = "r2" if "r2" in scored.scores else "accuracy"
     score.draw_scored(scored, folder.file("figures"), screen.say)
-    attempt(folder.file("figures") / "curves.png", lambda path: draw_curves(path, rows, score=name), screen.say)
+    if len(rows) > 1:
+        place = folder.file("figures") / "curves.png"
+        attempt(place, lambda path: draw_curves(path, rows, score=name, steps=steps), screen.say)
 
 
 def _already(folder: RunFolder, screen: Screen) -> Result:
@@ -180,8 +192,8 @@ def _already(folder: RunFolder, screen: Screen) -> Result:
 
 def _banner(config: Config, folder: RunFolder, before: str, lines: list[str], screen: Screen, *, anew: bool) -> None:
     screen.say(f"run {folder.path}")
-    if config.data.kind == "builtin":
-        screen.say("data: built-in spectra, made by specvit from a physical model (data=builtin), not observations")
+    if config.data.makes:
+        screen.say(f"data: {_MADE[config.data.kind]}, not observations")
     if anew:
         screen.say(f"this run was {before} before; starting from nothing (train.rerun=true)")
     elif before in FAILED:

@@ -9,16 +9,16 @@ import numpy as np
 
 from specvit.data.labels import LabelScaler
 from specvit.data.resident import signal_to_noise
-from specvit.data.views import Spectra
+from specvit.data.views import SpectraView
 from specvit.engine.loop import predict
 from specvit.files import write_atomic, write_json
-from specvit.pipeline import Trained, build_task, eval_data
 from specvit.quantities import MAG_BIN_EDGES, SNR_BIN_EDGES, unit_of
 from specvit.scores.metrics import confusion_matrix
 from specvit.scores.tables import Row, class_rows, flat_scores, label_rows, rows_by
 from specvit.tracking.figures import attempt, draw_predictions
 from specvit.tracking.files import finite_or_none
 from specvit.tracking.score_figures import draw_bins, draw_confusion, draw_residuals
+from specvit.trained import Trained, build_task, eval_data
 
 CONFUSION_CLASSES = 100
 """With more classes the matrix stays out of the summary, where it would fill 10,000 lines; predictions.csv has it."""
@@ -59,7 +59,7 @@ class Scored:
         return self.predictions[f"true_{label}"].to_numpy(), self.predictions[f"pred_{label}"].to_numpy()
 
 
-def score(trained: Trained, spectra: Spectra, split: str, device: Any) -> Scored:
+def score(trained: Trained, spectra: SpectraView, split: str, device: Any) -> Scored:
     """Predict every row of `spectra` with its fixed noise and score it; training statistics only."""
     config, coder = trained.config, trained.coder
     view = eval_data(spectra, split, config, coder, trained.flux_norm, device)
@@ -125,7 +125,7 @@ def draw_scored(scored: Scored, folder: Path, say: Callable[[str], None]) -> Non
         attempt(folder / name, draw, say)
 
 
-def _table(spectra: Spectra, noise: Any) -> Any:
+def _table(spectra: SpectraView, noise: Any) -> Any:
     import pandas as pd
 
     files, rows_N = spectra.origins()

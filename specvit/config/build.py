@@ -11,8 +11,9 @@ import types
 import typing
 from typing import Any
 
+from specvit.config.kinds import refuse_foreign
 from specvit.config.rules import check_together
-from specvit.config.schema import Config
+from specvit.config.schema import MODELS, Config, ModelConfig
 from specvit.config.spelling import nearest, suggest
 from specvit.errors import ConfigError
 
@@ -37,6 +38,7 @@ def _section(cls: type, plain: Any, prefix: str) -> Any:
     hints = typing.get_type_hints(cls)
     for name in plain:
         if name not in hints:
+            refuse_foreign(f"{prefix}{name}", plain.get("kind", "vit"))
             raise ConfigError("unknown key", where=f"{prefix}{name}", remedy=suggest(f"{prefix}{name}"))
     values = {}
     for field in dataclasses.fields(cls):
@@ -47,6 +49,8 @@ def _section(cls: type, plain: Any, prefix: str) -> Any:
 
 def _value(raw: Any, kind: Any, rules: Any, where: str) -> Any:
     """Return `raw` as `kind`, checked against the field's `rules`."""
+    if kind == ModelConfig:
+        kind = _model_kind(raw, where)
     if dataclasses.is_dataclass(kind):
         return _section(typing.cast(type, kind), raw, f"{where}.")
     options = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
@@ -61,6 +65,15 @@ def _value(raw: Any, kind: Any, rules: Any, where: str) -> Any:
     if origin is tuple:
         return _tuple(raw, arguments, rules, where)
     return _scalar(raw, kind, rules, where)
+
+
+def _model_kind(raw: Any, where: str) -> type:
+    """Return the dataclass of the section that `model.kind` asks for."""
+    kind = raw.get("kind", "vit") if isinstance(raw, dict) else "vit"
+    if kind not in MODELS:
+        what = f"{kind!r} is none of {', '.join(MODELS)}"
+        raise ConfigError(what, where=f"{where}.kind", remedy=nearest(str(kind), MODELS).strip())
+    return MODELS[kind]
 
 
 def _tuple(raw: Any, arguments: tuple[Any, ...], rules: Any, where: str) -> tuple[Any, ...]:

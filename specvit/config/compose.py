@@ -7,6 +7,7 @@ says "Could not override" where "did you mean" would help.
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,13 +28,15 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from specvit.config.schema import ModelConfig
+from specvit.config.kinds import refuse_foreign, settle
+from specvit.config.schema import ViTConfig
 from specvit.config.spelling import OLDER_OPTIONS, is_known, known_keys, nearest, suggest
 from specvit.errors import ConfigError
 
 VERSION_BASE = "1.3"
 CONFIG_NAME = "config"
 LISTS = ("data.param", "data.file_path", "data.val_path", "data.test_path", "data.class_edges", "opt.betas")
+LISTS += ("model.channels", "model.alpha_range")
 
 
 def conf_dir() -> Path:
@@ -78,7 +81,7 @@ def compose(overrides: Sequence[str] = (), folder: Path | None = None) -> dict[s
     with only(folder):
         check_overrides(overrides)
         with composer(), explained(overrides):
-            return plain(hydra_compose(CONFIG_NAME, list(overrides)))
+            return plain(hydra_compose(CONFIG_NAME, list(overrides)), overrides)
 
 
 def compose_launcher(overrides: Sequence[str]) -> dict[str, Any]:
@@ -110,11 +113,15 @@ def only(folder: Path | None) -> Iterator[None]:
         _alone[:] = before
 
 
-def plain(composed: DictConfig) -> dict[str, Any]:
-    """Return a composed config as a plain dict with every interpolation resolved, without Hydra's own section."""
+def plain(composed: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
+    """Return a composed config as a plain dict with every interpolation resolved, without Hydra's own section.
+
+    Of the section `model` the keys of its kind are left; raises `ConfigError` for `overrides` of another kind.
+    """
     with explained(()):
         resolved: Any = OmegaConf.to_container(composed, resolve=True)
     resolved.pop("hydra", None)
+    settle(resolved, overrides)
     return resolved
 
 
@@ -227,7 +234,7 @@ def meaning_of(tokenizer: str) -> str | None:
 
 def refuse_disagreement(tokenizer: str, meant: str | None, composed: str) -> None:
     """Raise `ConfigError` where `model/tokenizer` means another `model.proj_fn` than was composed."""
-    aliases = ModelConfig.__dataclass_fields__["proj_fn"].metadata["aliases"]
+    aliases = ViTConfig.__dataclass_fields__["proj_fn"].metadata["aliases"]
     if meant is not None and aliases.get(composed, composed) != meant:
         what = f"model/tokenizer={tokenizer} means model.proj_fn={meant}, but another setting makes it {composed}"
         raise ConfigError(what, where="model.proj_fn", remedy="drop one of the two (also look into conf/local.yaml)")
@@ -273,6 +280,8 @@ def _explain(error: Exception, overrides: Sequence[str]) -> ConfigError:
     if "Could not append" in text:
         culprit = next((o for o in overrides if o.startswith("+")), text)
         return ConfigError("is there already", where=culprit, remedy="type it without the plus sign")
+    if key := re.search(r"Could not override '(model\.\w+)'", text):
+        refuse_foreign(key[1], None)
     if "tracking.tags" in text:
         return ConfigError("is a new name", where="tracking.tags", remedy="write +tracking.tags.NAME=VALUE")
     return ConfigError(

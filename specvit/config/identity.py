@@ -11,12 +11,27 @@ import json
 from typing import Any
 
 from specvit import NUMERICS_VERSION
-from specvit.config.schema import MISSING, Config
+from specvit.config.schema import MISSING, Config, ViTConfig, effective_level
+
+FITTED_SECTIONS = {
+    "ridge": ("model", "data", "noise"),
+    "lightgbm": ("model", "data", "noise", "loss"),
+    "template": ("model", "data", "noise"),
+}
+"""What names a run whose model is fitted in one go, beside the seed where anything is drawn."""
+UNUSED_DATA = {"ridge": ("order",), "lightgbm": ("order",), "template": ("order", "flux_norm")}
+"""Keys of `data` without effect there: all rows count at once, and templates are compared with flux as it is."""
 
 
 def identity_of(config: Config, manifest: dict[str, Any], extra: dict[str, Any] | None = None) -> dict[str, Any]:
     """Return what names the run, as a plain dict; `extra` holds e.g. the digest of weights to start from."""
-    parts = {"numerics_version": NUMERICS_VERSION, "config": _identity_part(config), "data": manifest}
+    named = _identity_part(config)
+    kind = named.get("model", {}).get("kind")
+    if used := FITTED_SECTIONS.get(kind):
+        seed = {"train": {"seed": config.train.seed}} if _draws(config) else {}
+        named = {name: part for name, part in named.items() if name in used} | seed
+        named["data"] = {name: value for name, value in named["data"].items() if name not in UNUSED_DATA[kind]}
+    parts = {"numerics_version": NUMERICS_VERSION, "config": named, "data": manifest}
     return {**parts, **({"extra": extra} if extra else {})}
 
 
@@ -31,8 +46,27 @@ def default_name(config: Config) -> str:
     model, data = config.model, config.data
     count = "all" if data.num_samples < 0 else short_count(data.num_samples)
     label = "-".join(data.param) if len(data.param) < 3 else f"{len(data.param)}labels"
-    parts = (model.proj_fn.lower(), f"p{model.patch_size}", f"h{model.hidden_size}", label, data.kind, count)
-    return "-".join((*parts, f"s{config.train.seed}"))
+    kind = "endless" if data.endless else data.kind
+    parts = [label, kind, count, f"s{config.train.seed}"]
+    if not _draws(config):
+        parts.pop()
+    if isinstance(model, ViTConfig):
+        return "-".join([model.proj_fn.lower(), f"p{model.patch_size}", f"h{model.hidden_size}", *parts])
+    return "-".join([model.kind, *parts])
+
+
+def flat(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a nested section as one dict with dotted keys."""
+    found: dict[str, Any] = {}
+    for name, value in section.items():
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return found
+
+
+def _draws(config: Config) -> bool:
+    """Say whether the seed changes the result: templates have none, ridge has that of its training noise."""
+    kind = config.model.kind
+    return kind != "template" and (kind != "ridge" or effective_level(config.noise) > 0)
 
 
 def short_count(count: int) -> str:

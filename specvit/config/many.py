@@ -41,7 +41,7 @@ class Composer:
                 keys = [self._parsed[text][0] for text in overrides if not self._parsed[text][1]]
                 ConfigLoaderImpl._apply_overrides_to_config(keys, composed)
             self._check_tokenizer(groups, composed)
-            return door.plain(composed)
+            return door.plain(composed, overrides)
 
     def _check_new(self, overrides: Sequence[str]) -> None:
         """Check and parse the overrides that did not come before; raises `ConfigError`."""

@@ -3,11 +3,20 @@
 import itertools
 import re
 
-from specvit.config.schema import Config, DataConfig, ModelConfig
+from specvit.config.schema import (
+    CNNConfig,
+    Config,
+    DataConfig,
+    ModelConfig,
+    NetworkConfig,
+    RidgeConfig,
+    ViTConfig,
+    effective_level,
+)
 from specvit.config.spelling import nearest
 from specvit.config.tracking_uri import check_uri
 from specvit.errors import ConfigError
-from specvit.quantities import NUM_PIXELS
+from specvit.quantities import LABELS, NUM_PIXELS
 
 REGRESSION_METRICS = ("loss", "r2", "mae", "rmse", "mae_norm", "bias", "p90", "slope")
 CLASSIFICATION_METRICS = ("loss", "accuracy", "balanced_accuracy")
@@ -17,13 +26,18 @@ HIGHER_IS_BETTER = ("r2", "accuracy", "balanced_accuracy")
 
 def check_together(config: Config) -> None:
     """Raise `ConfigError` for a combination that no run could use."""
-    if config.data.kind == "builtin":
-        check_patch(config.model, NUM_PIXELS)
-    _check_model(config.model)
+    if config.data.makes:
+        check_fits(config.model, NUM_PIXELS)
+    if isinstance(config.model, ViTConfig):
+        _check_vit(config.model)
     _check_data(config.data)
     _check_task(config)
-    _check_training(config)
-    _check_monitor(config)
+    _check_made(config)
+    if isinstance(config.model, NetworkConfig):
+        _check_training(config)
+        _check_monitor(config)
+    else:
+        _check_fitted(config)
     check_uri(config.tracking.uri)
     name = config.tracking.name
     if name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._=+-]*", name):
@@ -31,11 +45,14 @@ def check_together(config: Config) -> None:
         raise ConfigError(what, where="tracking.name", remedy="use letters, digits and . _ = + -")
 
 
-def check_patch(model: ModelConfig, num_pixels: int) -> None:
-    """Raise `ConfigError` if a patch does not fit into a spectrum of `num_pixels`."""
-    if model.patch_size > num_pixels:
+def check_fits(model: ModelConfig, num_pixels: int) -> None:
+    """Raise `ConfigError` if a network needs more than `num_pixels` pixels a spectrum."""
+    if isinstance(model, ViTConfig) and model.patch_size > num_pixels:
         what = f"is {model.patch_size} but a spectrum has {num_pixels} pixels"
         raise ConfigError(what, where="model.patch_size", remedy="choose a smaller patch")
+    if isinstance(model, CNNConfig) and model.pool_size ** len(model.channels) > num_pixels:
+        what = f"pools {len(model.channels)} times by {model.pool_size}, and nothing is left of {num_pixels} pixels"
+        raise ConfigError(what, where="model.channels", remedy="take fewer stages or a smaller model.pool_size")
 
 
 def smaller_step(rows: int, accumulate: int) -> str:
@@ -43,7 +60,7 @@ def smaller_step(rows: int, accumulate: int) -> str:
     return f"set train.batch_size={rows // accumulate} or less" if rows >= accumulate else "lower train.accumulate"
 
 
-def _check_model(model: ModelConfig) -> None:
+def _check_vit(model: ViTConfig) -> None:
     if model.stride_size > model.patch_size:
         what = f"is {model.stride_size}, more than model.patch_size={model.patch_size}, so pixels would be skipped"
         raise ConfigError(what, where="model.stride_size", remedy=f"set model.stride_size={model.patch_size} or less")
@@ -68,15 +85,6 @@ def _check_data(data: DataConfig) -> None:
     for name in ("num_samples", "val_samples", "test_samples"):
         if getattr(data, name) == 0:
             raise ConfigError("is 0", where=f"data.{name}", remedy="give a number of rows, or -1 for all of them")
-        if data.kind == "builtin" and getattr(data, name) < 0:
-            what = "is -1 (all rows), but built-in spectra are made on demand without end"
-            raise ConfigError(what, where=f"data.{name}", remedy="give a number of rows")
-    if data.kind == "builtin" and data.file_path is not None:
-        what = "is set, but data=builtin makes its own training spectra"
-        raise ConfigError(what, where="data.file_path", remedy="use data=hdf5 for files of yours")
-    if data.kind == "builtin" and data.subset == "random":
-        what = "is random, but every built-in row is a random star already"
-        raise ConfigError(what, where="data.subset", remedy="set data.subset=first")
     if data.kind == "hdf5":
         for name in ("file_path", "val_path", "test_path"):
             if getattr(data, name) is None:
@@ -86,6 +94,62 @@ def _check_data(data: DataConfig) -> None:
     edges = data.class_edges or ()
     if any(right <= left for left, right in itertools.pairwise(edges)):
         raise ConfigError(f"must rise, not {list(edges)}", where="data.class_edges", remedy="sort them, each once")
+
+
+def _check_made(config: Config) -> None:
+    """Refuse what does not go with spectra that specvit makes, and their keys where it makes none."""
+    data = config.data
+    if not data.makes and data.max_redshift:
+        what = "is set, but spectra from files have the redshifts that they have"
+        raise ConfigError(what, where="data.max_redshift", remedy="use data=builtin or data=synth, or set it to 0")
+    if data.kind != "synth" and data.endless:
+        what = f"is set, but data.kind={data.kind} has as many spectra as there are"
+        moved = f" data.max_redshift={data.max_redshift:g}" if data.max_redshift else ""
+        remedy = f"use data=synth{moved}, or set data.endless=false"
+        raise ConfigError(what, where="data.endless", remedy=remedy)
+    if not data.makes:
+        return
+    for name in ("num_samples", "val_samples", "test_samples"):
+        if getattr(data, name) < 0:
+            what = "is -1 (all rows), but built-in spectra are made on demand without end"
+            endless = data.kind == "synth" and name == "num_samples"
+            remedy = "give a number of rows" + (" an epoch, and data.endless=true for ever new ones" if endless else "")
+            raise ConfigError(what, where=f"data.{name}", remedy=remedy)
+    if data.file_path is not None:
+        what = f"is set, but data={data.kind} makes its own training spectra"
+        raise ConfigError(what, where="data.file_path", remedy="use data=hdf5 for files of yours")
+    if data.subset == "random":
+        what = "is random, but every built-in row is a random star already"
+        raise ConfigError(what, where="data.subset", remedy="set data.subset=first")
+    labels = [name for name in LABELS if name != "snr" or data.kind != "synth"]
+    if unknown := [name for name in data.param if name not in LABELS]:
+        what = f"names {unknown[0]!r}, but stars that specvit makes have {', '.join(labels)}"
+        raise ConfigError(what, where="data.param", remedy=f"{nearest(unknown[0], labels)}choose one of them")
+    if "redshift" in data.param and not data.max_redshift:
+        what = "names redshift, which is 0 for every star"
+        raise ConfigError(what, where="data.param", remedy="set data.max_redshift=0.001")
+    if config.model.task_type == "cls" and not data.class_edges:
+        what = "is not set, and no label of a star that specvit makes is a class number"
+        raise ConfigError(what, where="data.class_edges", remedy="set data.class_edges=[...] to cut it into classes")
+    if data.kind == "synth":
+        _check_synth(config)
+
+
+def _check_synth(config: Config) -> None:
+    """Refuse what needs the training spectra before they are made, or stored."""
+    data = config.data
+    if data.storage != "float32":
+        what = f"is {data.storage}, but data=synth stores no training spectra"
+        raise ConfigError(what, where="data.storage", remedy="set data.storage=float32")
+    if data.order != "global":
+        what = f"is {data.order}, but data=synth reads no files, for which that order is"
+        raise ConfigError(what, where="data.order", remedy="set data.order=global")
+    if data.endless and config.train.epochs == 1:
+        what = "is set, but the one epoch has no later one with other stars"
+        raise ConfigError(what, where="data.endless", remedy="set data.endless=false, or more train.epochs")
+    if "snr" in data.param:
+        what = "names snr, which is measured on a spectrum, and data=synth makes none before it is needed"
+        raise ConfigError(what, where="data.param", remedy="use data=builtin, or other labels")
 
 
 def _check_score_names(labels: tuple[str, ...]) -> None:
@@ -127,6 +191,39 @@ def _check_training(config: Config) -> None:
         raise ConfigError(what, where="opt.eta_min", remedy=f"set opt.eta_min={opt.lr / 100:g} or less")
     if train.compile and train.checkpoint_blocks:
         raise ConfigError("cannot be combined with train.checkpoint_blocks", where="train.compile", remedy="drop one")
+
+
+def _check_fitted(config: Config) -> None:
+    """Refuse what does not go with a model that is fitted in one go."""
+    kind, data = config.model.kind, config.data
+    if config.model.kind != "lightgbm" and config.loss.name != "mse":
+        what = f"is {config.loss.name}, but model={kind} rests on squared errors"
+        raise ConfigError(what, where="loss.name", remedy="use loss=mse")
+    if isinstance(config.model, RidgeConfig):
+        _check_penalties(config.model)
+    if kind == "lightgbm" and len(data.param) > 1:
+        what = f"names {len(data.param)} labels, but model=lightgbm learns one"
+        raise ConfigError(what, where="data.param", remedy="make a run for each")
+    if kind == "template" and effective_level(config.noise) == 0:
+        what = "is 0, and model=template weighs templates by the noise"
+        raise ConfigError(what, where="noise.noise_level", remedy="set it above 0, and noise.noise_type to a noise")
+    if data.endless:
+        what = f"is set, but model={kind} looks at each spectrum once or always at the same ones"
+        raise ConfigError(what, where="data.endless", remedy="set data.endless=false")
+    if config.train.init_from:
+        what = f"is set, but model={kind} starts from nothing"
+        raise ConfigError(what, where="train.init_from", remedy="leave it out")
+
+
+def _check_penalties(model: RidgeConfig) -> None:
+    low, high = model.alpha_range
+    if low > high:
+        remedy = f"set model.alpha_range=[{high:g},{low:g}]"
+        raise ConfigError(f"goes from {low:g} down to {high:g}", where="model.alpha_range", remedy=remedy)
+    if model.num_alphas == 1 and low != high:
+        what = f"is 1, so of the penalties from {low:g} to {high:g} the first alone would be tried"
+        remedy = "set model.alpha_range=[A,A] for one penalty A, or more of them"
+        raise ConfigError(what, where="model.num_alphas", remedy=remedy)
 
 
 def _check_monitor(config: Config) -> None:

@@ -34,8 +34,8 @@ def key(
 
 
 @dataclass(frozen=True)
-class ModelConfig:
-    """`model`: the network, from pixels to the prediction."""
+class ViTConfig:
+    """`model=vit`: the network, from pixels to the prediction."""
 
     kind: str = key("vit", choices=("vit",))
     task_type: str = key("reg", choices=("reg", "cls"), aliases={"regression": "reg", "classification": "cls"})
@@ -54,10 +54,70 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
+class CNNConfig:
+    """`model=cnn`: a plain 1-D convolutional network: stages of convolution, GELU and pooling, then two layers."""
+
+    kind: str = key("cnn", choices=("cnn",))
+    task_type: str = key("reg", choices=("reg", "cls"), aliases={"regression": "reg", "classification": "cls"})
+    channels: tuple[int, ...] = key((16, 32, 64, 64), low=1)
+    kernel_size: int = key(9, low=1)
+    pool_size: int = key(4, low=2)
+    head_size: int = key(128, low=1)
+    head_dropout: float = key(0.1, low=0.0, high=0.95)
+
+
+@dataclass(frozen=True)
+class RidgeConfig:
+    """`model=ridge`: linear regression on standardised pixels; the penalty is the best on validation rows."""
+
+    kind: str = key("ridge", choices=("ridge",))
+    task_type: str = key("reg", choices=("reg",))
+    alpha_range: tuple[float, float] = key((0.1, 1e7), above=0.0)
+    num_alphas: int = key(33, low=1)
+
+
+@dataclass(frozen=True)
+class LightGBMConfig:
+    """`model=lightgbm`: gradient-boosted trees on pixels, stopped where the validation error no longer falls."""
+
+    kind: str = key("lightgbm", choices=("lightgbm",))
+    task_type: str = key("reg", choices=("reg",))
+    num_trees: int = key(3000, low=1)
+    patience: int | None = key(50, low=1)
+    learning_rate: float = key(0.05, above=0.0, high=1.0)
+    num_leaves: int = key(15, low=2)
+    min_leaf_rows: int = key(200, low=1)
+    pixel_fraction: float = key(0.05, above=0.0, high=1.0)
+    max_bins: int = key(63, low=2, high=255)
+
+
+@dataclass(frozen=True)
+class TemplateConfig:
+    """`model=template`: training spectra without noise as templates, weighted by their likelihood, or the best fit."""
+
+    kind: str = key("template", choices=("template",))
+    task_type: str = key("reg", choices=("reg",))
+    estimate: str = key("mean", choices=("mean", "best"))
+
+
+ModelConfig = ViTConfig | CNNConfig | RidgeConfig | LightGBMConfig | TemplateConfig
+MODELS: dict[str, type] = {
+    "vit": ViTConfig,
+    "cnn": CNNConfig,
+    "ridge": RidgeConfig,
+    "lightgbm": LightGBMConfig,
+    "template": TemplateConfig,
+}
+"""The section `model` by its `kind`."""
+NetworkConfig = ViTConfig | CNNConfig
+"""What the training loop trains; the others are fitted in one go, and know no steps, optimizer and checkpoints."""
+
+
+@dataclass(frozen=True)
 class DataConfig:
     """`data`: which spectra, which labels, how both are normalised."""
 
-    kind: str = key("hdf5", choices=("hdf5", "builtin"))
+    kind: str = key("hdf5", choices=("hdf5", "builtin", "synth"))
     root: str | None = key(None, identity=False)
     file_path: tuple[str, ...] | None = key(None, identity=False)
     val_path: tuple[str, ...] | None = key(None, identity=False)
@@ -72,9 +132,16 @@ class DataConfig:
     label_norm: str = key("standard", choices=("standard", "minmax", "none"))
     flux_norm: str = key("standard", choices=("standard", "none"))
     order: str = key("global", choices=("global", "block"))
-    builtin_seed: int = key(0, low=0, used_if=lambda data: data.kind == "builtin")
+    builtin_seed: int = key(0, low=0, used_if=lambda data: data.makes)
+    max_redshift: float = key(0.0, low=0.0, high=0.001, neutral=0.0, used_if=lambda data: data.makes)
+    endless: bool = key(False, neutral=False, used_if=lambda data: data.kind == "synth")
     resident: str = key("auto", choices=("auto", "never"), identity=False)
     storage: str = key("float32", choices=("float32", "float16"))
+
+    @property
+    def makes(self) -> bool:
+        """Whether specvit makes the training spectra itself."""
+        return self.kind in ("builtin", "synth")
 
 
 @dataclass(frozen=True)
@@ -176,7 +243,7 @@ class TrackingConfig:
 class Config:
     """One run, whole."""
 
-    model: ModelConfig = field(default_factory=ModelConfig)
+    model: ModelConfig = field(default_factory=ViTConfig)
     data: DataConfig = field(default_factory=DataConfig)
     noise: NoiseConfig = field(default_factory=NoiseConfig)
     loss: LossConfig = field(default_factory=LossConfig)

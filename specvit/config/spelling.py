@@ -40,10 +40,10 @@ def known_keys(cls: type = Config, prefix: str = "") -> dict[str, bool]:
     """Return every dotted key of the schema; the value says whether the key is a section."""
     keys: dict[str, bool] = {}
     for name, kind in typing.get_type_hints(cls).items():
-        section = dataclasses.is_dataclass(kind)
-        keys[prefix + name] = section
-        if section:
-            keys.update(known_keys(typing.cast(type, kind), f"{prefix}{name}."))
+        sections = [part for part in typing.get_args(kind) or (kind,) if dataclasses.is_dataclass(part)]
+        keys[prefix + name] = bool(sections)
+        for section in sections:
+            keys.update(known_keys(typing.cast(type, section), f"{prefix}{name}."))
     return keys
 
 

@@ -200,13 +200,22 @@ def mean_loss(state: TrainState) -> float:
 
 @torch.no_grad()
 def predict(module: nn.Module, view: EvalView) -> tuple[np.ndarray, np.ndarray]:
-    """Return outputs (N, K) and targets of a whole split as NumPy arrays; always in float32, in fixed batches."""
+    """Return outputs (N, K) and targets of a whole split as NumPy arrays; always in float32, in fixed batches.
+
+    Both have their place before the second batch: small arrays kept between large ones that come and go would keep
+    the memory of all of them.
+    """
     module.eval()
-    outputs, targets = [], []
+    outputs, targets = torch.empty(0), torch.empty(0)
+    start = 0
     for batch in view.batches():
-        outputs.append(module(batch.flux_BP).float())
-        targets.append(batch.target)
-    return torch.cat(outputs).cpu().numpy(), torch.cat(targets).cpu().numpy()
+        output, target = module(batch.flux_BP).float(), batch.target
+        if not start:
+            outputs, targets = (part.new_empty((len(view), *part.shape[1:])) for part in (output, target))
+        stop = start + len(output)
+        outputs[start:stop], targets[start:stop] = output, target
+        start = stop
+    return outputs.cpu().numpy(), targets.cpu().numpy()
 
 
 def evaluate(learner: Learner, view: EvalView) -> dict[str, float]:

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from specvit.config.rules import check_patch
-from specvit.config.schema import ModelConfig
+from specvit.config.rules import check_fits
+from specvit.config.schema import ViTConfig
 from specvit.models.block import Attention, Block, FeedForward
 from specvit.models.dropout import KeyedDropout, set_dropout_key
 from specvit.models.heads import build_pool
@@ -17,7 +17,7 @@ from specvit.models.tokenizers import TOKENIZERS, num_tokens
 class ViT(nn.Module):
     """Normalised flux (B, P) -> outputs (B, K): standardised labels, or class scores."""
 
-    def __init__(self, config: ModelConfig, *, num_pixels: int, num_outputs: int) -> None:
+    def __init__(self, config: ViTConfig, *, num_pixels: int, num_outputs: int) -> None:
         """Build the parts of `config`; parameters are set by `initialise` afterwards."""
         super().__init__()
         width = config.hidden_size
@@ -66,15 +66,15 @@ class ViT(nn.Module):
         }
 
 
-def build_model(config: ModelConfig, *, num_pixels: int, num_outputs: int, seed: int) -> ViT:
+def build_vit(config: ViTConfig, *, num_pixels: int, num_outputs: int, seed: int) -> ViT:
     """Return an initialised ViT; raises `ConfigError` if a patch does not fit into `num_pixels`."""
-    check_patch(config, num_pixels)
+    check_fits(config, num_pixels)
     model = ViT(config, num_pixels=num_pixels, num_outputs=num_outputs)
     initialise(model, rule=config.init, seed=seed)
     return model
 
 
-def _positions(config: ModelConfig, length: int, prefix: int) -> tuple[nn.Module, RotaryPositions | None]:
+def _positions(config: ViTConfig, length: int, prefix: int) -> tuple[nn.Module, RotaryPositions | None]:
     """Return the additive positions (the identity where there are none) and the rotary ones, if asked for."""
     kind, width = config.pos_encoding_type, config.hidden_size
     if kind == "learned":
@@ -87,7 +87,7 @@ def _positions(config: ModelConfig, length: int, prefix: int) -> tuple[nn.Module
     return nn.Identity(), None
 
 
-def _block(config: ModelConfig, rotary: RotaryPositions | None, index: int) -> Block:
+def _block(config: ViTConfig, rotary: RotaryPositions | None, index: int) -> Block:
     width = config.hidden_size
     attention = Attention(
         hidden_size=width, num_heads=config.num_attention_heads, qkv_bias=config.qkv_bias, rotary=rotary

@@ -38,12 +38,18 @@ def count_matrices(rows: int, chunk: int | None = None) -> Iterator[np.ndarray]:
 
 def intervals(parts: Sequence[Replicate], rows: int, *, chunk: int | None = None) -> list[dict[str, Interval]]:
     """Return for each of `parts` the intervals of its scores, all from the same resamples of `rows` rows."""
+    found = resampled(parts, rows, chunk=chunk)
+    return [{name: percentile_interval(value_R) for name, value_R in of.items()} for of in found]
+
+
+def resampled(parts: Sequence[Replicate], rows: int, *, chunk: int | None = None) -> list[dict[str, np.ndarray]]:
+    """Return for each of `parts` the scores of all `RESAMPLES` resamples, the same ones for all, each (R,)."""
     found: list[dict[str, list[np.ndarray]]] = [{} for _ in parts]
     for counts_RN in count_matrices(rows, chunk):
         for values, part in zip(found, parts, strict=True):
             for name, value_R in part(counts_RN).items():
                 values.setdefault(name, []).append(value_R)
-    return [{name: percentile_interval(np.concatenate(value)) for name, value in of.items()} for of in found]
+    return [{name: np.concatenate(value) for name, value in of.items()} for of in found]
 
 
 def percentile_interval(values_R: np.ndarray) -> Interval:

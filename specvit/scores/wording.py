@@ -24,7 +24,11 @@ def row_line(row: Row) -> str:
     if "accuracy" in row:
         return f"accuracy {with_interval(row, 'accuracy', '.4f', '.3f')} ({_spectra(row['rows'])})"
     unit = f" {unit_of(row['label'])}".rstrip()
-    r2, mae = with_interval(row, "r2", ".4f", ".3f"), with_interval({"mae": row["mae"]}, "mae", ".4f", "")
+    small = not _missing(row["mae"]) and row["mae"] < 0.01  # redshifts
+    r2, mae = (
+        with_interval(row, "r2", ".4f", ".3f"),
+        with_interval({"mae": row["mae"]}, "mae", ".4g" if small else ".4f", ""),
+    )
     return f"R² {r2}, MAE {mae}{unit} ({row['label']}, {_spectra(row['rows'])})"
 
 

@@ -1,0 +1,112 @@
+"""What a checkpoint becomes: a trained model with all that it needs to read spectra and to speak in label units."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from specvit.config.schema import Config, LightGBMConfig, NetworkConfig, RidgeConfig, TemplateConfig
+from specvit.data.labels import LabelScaler, TargetCoder, coder_from_dict
+from specvit.data.noise import FluxNorm
+from specvit.data.resident import EvalData, Store
+from specvit.data.splits import open_split, split_manifest
+from specvit.data.views import SpectraView
+from specvit.engine import checkpoint
+from specvit.engine.task import Classification, Regression
+from specvit.errors import CheckpointError, DataError
+from specvit.models import build_model
+
+Weights = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model (normalised flux -> normalised labels), in evaluation mode, and the statistics of its training."""
+
+    model: nn.Module
+    coder: TargetCoder
+    flux_norm: FluxNorm
+    wave_P: np.ndarray
+    epoch: int
+    config: Config
+
+
+def load_trained(path: Path, config: Config, device: torch.device) -> Trained:
+    """Return the model of a run's best checkpoint; raises `CheckpointError`, and `DataError` for lost templates."""
+    content = checkpoint.load(path)
+    coder = coder_from_dict(content["coder"])
+    flux_norm = FluxNorm(content["flux_mean_P"], content["flux_scale"])
+    sizes = {"num_pixels": len(flux_norm.mean_P), "num_outputs": coder.num_outputs}
+    if isinstance(config.model, NetworkConfig):
+        model: nn.Module = build_model(config.model, **sizes, seed=0)
+        fill(model, content["model"], str(path))
+    else:
+        model = _fitted(config, content["model"], coder, device)
+    wave_P = content["wave_P"].numpy()
+    return Trained(model.to(device).eval(), coder, flux_norm.to(device), wave_P, content["epoch"], config)
+
+
+def _fitted(config: Config, state: dict[str, Any], coder: TargetCoder, device: torch.device) -> nn.Module:
+    """Return a model that was fitted in one go; the templates of `model=template` are opened where they lie."""
+    if isinstance(config.model, RidgeConfig):
+        from specvit.baselines.ridge import Linear
+
+        return Linear(state["weight"], state["bias"])
+    if isinstance(config.model, LightGBMConfig):
+        from specvit.baselines.lightgbm import Trees
+
+        return Trees(state["text"])
+    assert isinstance(config.model, TemplateConfig)
+    spectra = open_split(config.data, "train", lambda *_: None)
+    if state["manifest"] != split_manifest(config.data, "train", spectra):
+        remedy = "put the spectra that it was made from back, or train again"
+        raise DataError("is not what the run's templates were", where="data.file_path", remedy=remedy)
+    return open_templates(config, spectra, coder, device)
+
+
+def open_templates(config: Config, spectra: SpectraView, coder: TargetCoder, device: torch.device) -> nn.Module:
+    """Return the model of `model=template`: the training spectra without noise."""
+    from specvit.baselines.template import Templates
+
+    assert isinstance(config.model, TemplateConfig)
+    store, targets_NK = Store(spectra, config.data, device), encoded(spectra, coder, config, device)
+    return Templates(store, targets_NK, best=config.model.estimate == "best")
+
+
+def eval_data(
+    spectra: SpectraView, split: str, config: Config, coder: TargetCoder, flux_norm: FluxNorm, device: torch.device
+) -> EvalData:
+    """Return a validation or test view whose noise and statistics are those of the run."""
+    return EvalData(
+        store=Store(spectra, config.data, device),
+        targets=encoded(spectra, coder, config, device),
+        flux_norm=flux_norm.to(device),
+        noise=config.noise,
+        split=split,
+        with_sigma=isinstance(config.model, TemplateConfig),
+    )
+
+
+def build_task(config: Config, coder: TargetCoder) -> Regression | Classification:
+    """Return what is learnt, with the scale of the training labels."""
+    if isinstance(coder, LabelScaler):
+        return Regression(config.loss, coder.names, coder.offset, coder.scale)
+    return Classification(config.loss)
+
+
+def encoded(spectra: SpectraView, coder: TargetCoder, config: Config, device: torch.device) -> torch.Tensor:
+    """Return the targets of all rows on the device."""
+    return torch.from_numpy(np.ascontiguousarray(coder.encode(spectra.label_values(config.data.param)))).to(device)
+
+
+def fill(model: nn.Module, weights: Weights, where: str, remedy: str = "") -> None:
+    """Put weights into a model; raises `CheckpointError` naming `where` they come from if they do not fit."""
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as problem:
+        reason = str(problem).splitlines()[1].strip() if "\n" in str(problem) else str(problem)
+        remedy = remedy or "use the same model settings as the run that saved it"
+        raise CheckpointError(f"does not fit the configured model ({reason})", where=where, remedy=remedy) from problem
