@@ -14,6 +14,7 @@ from specvit.files import write_json
 from specvit.sweep import watch
 from specvit.sweep.folder import StudyFolder
 from specvit.sweep.watch import Watch
+from specvit.sweep.worker import note_missing_ends
 
 
 @pytest.fixture
@@ -111,6 +112,23 @@ def test_another_try_is_asked_for_and_taken(study: StudyFolder) -> None:
 def test_a_cancel_mark_is_taken_once(study: StudyFolder) -> None:
     study.ask_cancel(2)
     assert (study.take_cancel(1), study.take_cancel(2), study.take_cancel(2)) == (False, True, False)
+
+
+def test_an_end_that_a_killed_worker_wrote_but_did_not_note_is_noted_once_by_the_next(study: StudyFolder) -> None:
+    trial = study.trial(1)
+    assert trial is not None
+    study.write_trial(replace(trial, end=None))
+    study.note("begins", trial=1, slot=0, job="7_0")
+    note_missing_ends(study)
+    assert not study.events("ends", 0), "it may still go on"
+    study.write_trial(replace(trial, end={"state": "completed", "seconds": 2.5, "slot": 0}))
+    with study.claim(1):
+        note_missing_ends(study)
+        assert not study.events("ends", 0), "its own worker is about to note it"
+    note_missing_ends(study)
+    note_missing_ends(study)
+    (end,) = study.events("ends", 0)
+    assert (end["trial"], end["state"], end["seconds"], end["job"]) == (1, "completed", 2.5, "7_0")
 
 
 def test_the_diary_has_one_line_an_event(study: StudyFolder) -> None:

@@ -192,6 +192,16 @@ class StudyFolder:
         found = read_json_lines(self.file("events.jsonl"))
         return [event for event in found if event.get("event") == kind and event.get("slot") == slot]
 
+    def begun(self) -> dict[int, dict[str, Any]]:
+        """Return the diary's last word on each trial that has begun, and not ended since."""
+        at: dict[int, dict[str, Any]] = {}
+        for event in read_json_lines(self.file("events.jsonl")):
+            if event.get("event") == "begins":
+                at[event["trial"]] = event
+            elif event.get("event") == "ends":
+                at.pop(event["trial"], None)
+        return at
+
     def slots_at_work(self) -> list[int]:
         """Return the numbers of slots in which a worker lives."""
         return sorted(int(path.stem) for path in self.file("slots").glob("*.lock") if is_locked(path))

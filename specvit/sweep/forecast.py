@@ -12,56 +12,33 @@ from specvit.files import read_json
 from specvit.sweep.folder import StudyFolder, Trial
 from specvit.sweep.results import outcome_of
 from specvit.sweep.source import failed_states
+from specvit.sweep.work import NETWORKS, parameters, work
 
 if TYPE_CHECKING:
     from specvit.sweep.order import Order  # it composes, which watching a study does not
 
-PIXELS = 4096
 TIMED_RUNS = 200
 """So many finished runs of the run folder are looked at, the latest first."""
 ORDER = ("running", "queued", "requeued", "waiting", *DONE, "pruned")
 
 
-def parameters(model: dict[str, Any]) -> int:
-    """Return about how many parameters a network has, from its settings alone."""
-    width, feed_forward, patch = model["hidden_size"], model["intermediate_size"], model["patch_size"]
-    block = 4 * width * width + 2 * width * feed_forward + (9 if model["qkv_bias"] else 6) * width + feed_forward
-    positions = tokens(model) * width if model["pos_encoding_type"] == "learned" else 0
-    return patch * width + positions + model["num_hidden_layers"] * block + 5 * width
-
-
-def tokens(model: dict[str, Any]) -> int:
-    """Return the tokens of a spectrum, with the CLS token if there is one."""
-    return (PIXELS - model["patch_size"]) // model["stride_size"] + 1 + (model["pool"] == "cls")
-
-
-def work(config: dict[str, Any]) -> float:
-    """Return the floating-point operations of a run's training, as far as its settings tell (see `models.cost`).
-
-    0 where they do not: with `data.num_samples=-1`, all rows of a file.
-    """
-    model, data, train = config["model"], config["data"], config["train"]
-    count, width, layers = tokens(model), model["hidden_size"], model["num_hidden_layers"]
-    queries = count * (layers - 1) + (1 if model["pool"] == "cls" else count)  # the last block works for CLS alone
-    blocks = 4 * width * (layers * count * width + queries * (width + model["intermediate_size"] + count))
-    spectrum = 3 * blocks + 2 * 2 * count * model["patch_size"] * width
-    return float(spectrum * max(data["num_samples"], 0) * train["epochs"])
-
-
 def disk_bytes(config: dict[str, Any]) -> int:
     """Return about what a run leaves on disk: two checkpoints with the optimizer's state, the best, predictions."""
-    return 4 * 7 * parameters(config["model"]) + 100 * max(config["data"]["test_samples"], 0) + 2**19
+    copies = 7 if config["model"].get("kind", "vit") in NETWORKS else 1
+    return 4 * copies * parameters(config["model"]) + 100 * max(config["data"]["test_samples"], 0) + 2**19
 
 
-def seconds_per_work(root: Path) -> tuple[float, int] | None:
-    """Return the median training seconds per operation of the runs in `root`, and of how many."""
+def seconds_per_work(root: Path, kind: str = "vit") -> tuple[float, int] | None:
+    """Return the median training seconds per operation of the runs in `root` of a kind of model, and of how many."""
     found = []
     folders = sorted(root.glob("*/summary.json"), key=lambda path: path.stat().st_mtime, reverse=True)
     for path in folders[:TIMED_RUNS]:
         outcome = outcome_of(RunFolder(path.parent, ""))
         try:
             config = yaml.safe_load((path.parent / "config.yaml").read_text())
-            share = outcome.rows[-1]["epoch"] / config["train"]["epochs"]
+            if config["model"].get("kind", "vit") != kind:
+                continue
+            share = outcome.rows[-1]["epoch"] / config["train"]["epochs"] if kind in NETWORKS else 1.0
             if (seconds := outcome.train_seconds) and work(config):
                 found.append(seconds / (work(config) * share))
         except (OSError, KeyError, IndexError, TypeError, yaml.YAMLError):
@@ -111,16 +88,23 @@ def cost_lines(trials: list[Trial]) -> list[str]:
 
 def hours_of(trials: list[Trial]) -> list[float] | str:
     """Return the hours that each trial will train, or why they are unknown."""
-    timed = seconds_per_work(Path(trials[0].config["tracking"]["folder"]))
-    if timed is None:
-        return "unknown until a run has finished here"
+    root = Path(trials[0].config["tracking"]["folder"])
+    rates = {kind: seconds_per_work(root, kind) for kind in {_kind(trial) for trial in trials}}
+    if missing := sorted(kind for kind, rate in rates.items() if rate is None):
+        which = "" if missing == ["vit"] else f" of model={missing[0]}"
+        return f"unknown until a run{which} has finished here"
     if not all(work(trial.config) for trial in trials):
         return "unknown, for data.num_samples=-1 does not say how many spectra there are"
-    return [timed[0] * work(trial.config) / 3600 for trial in trials]
+    return [rate[0] * work(trial.config) / 3600 for trial in trials if (rate := rates[_kind(trial)])]
+
+
+def _kind(trial: Trial) -> str:
+    return trial.config["model"].get("kind", "vit")
 
 
 def _timed_runs(trials: list[Trial]) -> str:
-    count = (seconds_per_work(Path(trials[0].config["tracking"]["folder"])) or (0.0, 0))[1]
+    root = Path(trials[0].config["tracking"]["folder"])
+    count = sum((seconds_per_work(root, kind) or (0.0, 0))[1] for kind in {_kind(trial) for trial in trials})
     return f"{count} run{'s' if count != 1 else ''}"
 
 

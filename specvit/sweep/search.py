@@ -131,7 +131,7 @@ class Asker:
                 continue
             trial = self.study.trial(frozen.number)
             if trial and trial.end:  # its worker died before it could tell
-                self.tell(trial, trial.end["state"])
+                self.study.write_trial(replace(trial, end=trial.end | self.tell(trial, trial.end["state"])))
                 continue
             self.optuna.sampler = self._sampler(frozen.number)
             if trial := trial or self._new(frozen.number, frozen._trial_id):

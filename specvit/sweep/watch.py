@@ -13,6 +13,7 @@ from specvit.sweep.forecast import counts_line, forecast_of
 from specvit.sweep.health import verdict
 from specvit.sweep.jobs import jobs_in_queue, jobs_of_trials
 from specvit.sweep.results import lower_is_better, outcome_of, value_of
+from specvit.sweep.work import NETWORKS
 
 VERDICT_SECONDS = 120.0
 """So long after its start a run gets its first verdict."""
@@ -139,7 +140,9 @@ def _progress(trial: Trial) -> str:
         return "starting"
     row = outcome.rows[-1]
     score = "val_r2" if "val_r2" in row else "val_accuracy"
-    told = f"epoch {row['epoch']}/{config['train']['epochs']}, {score} {row.get(score) or float('nan'):.3f}"
+    fitted = config["model"].get("kind", "vit") not in NETWORKS
+    place = f"step {row['step']}" if fitted else f"epoch {row['epoch']}/{config['train']['epochs']}"
+    told = f"{place}, {score} {row.get(score) or float('nan'):.3f}"
     until = f", until {end[11:16]}" if (end := forecast_of(trial.run)) else ""
     return f"{told}{until}, {verdict(trial.run, outcome)}"
 

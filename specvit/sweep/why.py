@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from specvit.config.folder import ALIVE, DONE, RunFolder
+from specvit.config.identity import flat
 from specvit.errors import FolderError
 from specvit.files import read_json
 from specvit.launch import queue
@@ -94,7 +95,7 @@ def diff_lines(left: tuple[RunFolder, Trial | None], right: tuple[RunFolder, Tri
     """Yield the keys in which two runs differ, then their scores side by side; a run that never began has its plan."""
     runs = (left[0], right[0])
     shown = [("", runs[0].path.name, runs[1].path.name)]
-    keys = [_flat(_config(run) or (trial.config if trial else {})) for run, trial in (left, right)]
+    keys = [flat(_config(run) or (trial.config if trial else {})) for run, trial in (left, right)]
     keys = [{k: v for k, v in one.items() if not k.startswith("tracking.")} for one in keys]
     differing = [key for key in {**keys[0], **keys[1]} if keys[0].get(key) != keys[1].get(key)]
     shown += [(key, str(keys[0].get(key)), str(keys[1].get(key))) for key in differing]
@@ -164,10 +165,3 @@ def _scores(run: RunFolder) -> dict[str, Any]:
 
 def _short(value: Any) -> str:
     return f"{value:.5g}" if isinstance(value, float) else str(value)
-
-
-def _flat(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in section.items():
-        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return found

@@ -41,10 +41,21 @@ def work(study: StudyFolder, slot: int, *, trial: int | None = None, patience: f
             return 0  # a worker of an earlier driver still has this slot
         about = study.about()
         study.note("worker starts", slot=slot, job=job_here())
+        note_missing_ends(study)
         source = open_source(study, about, trial)
         code = _work(study, slot, source)
         study.note("worker ends", slot=slot, code=code)
         return code
+
+
+def note_missing_ends(study: StudyFolder) -> None:
+    """Note the ends of trials whose worker died between writing an end and noting it."""
+    for number in study.begun():
+        with study.claim(number) as mine:  # a worker that is still at it notes the end itself
+            begun, trial = study.begun().get(number), study.trial(number)
+            if mine and begun and trial and (end := trial.end):
+                slot, job = begun["slot"], begun.get("job")
+                study.note("ends", slot=slot, trial=number, state=end["state"], seconds=end.get("seconds"), job=job)
 
 
 def open_source(study: StudyFolder, about: dict[str, Any], trial: int | None = None) -> Source:

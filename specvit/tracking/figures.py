@@ -34,15 +34,15 @@ def attempt(path: Path, draw: Callable[[Path], None], say: Callable[[str], None]
         say(f"note: {path.parent.name}/{path.name} could not be drawn ({type(problem).__name__}: {reason})")
 
 
-def draw_curves(path: Path, rows: list[dict[str, Any]], *, score: str) -> None:
-    """Draw loss and `score` by epoch, training and validation."""
+def draw_curves(path: Path, rows: list[dict[str, Any]], *, score: str, steps: str = "epoch") -> None:
+    """Draw loss and `score` by epoch (or what else `steps` are), training and validation."""
     figure, axes = canvas(1, 2, (8.0, 3.2))
     epochs = [row["epoch"] for row in rows]
     for name, axis in zip(("loss", score), axes[0], strict=True):
         for split, style in (("train", "--"), ("val", "-")):
             values = [_number(row.get(f"{split}_{name}")) for row in rows]
             axis.plot(epochs, values, style, label=split, color=BLUE if split == "val" else GRAY)
-        axis.set(xlabel="epoch", ylabel={"r2": "R²"}.get(name, name))
+        axis.set(xlabel=steps, ylabel={"r2": "R²"}.get(name, name))
         axis.grid(alpha=0.3)
     axes[0, 0].legend(frameon=False)
     save(figure, path)

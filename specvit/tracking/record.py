@@ -18,6 +18,10 @@ WATCHED = ("metrics.jsonl", "timing.jsonl", "status.json", "summary.json", "conf
 """Files whose change means that there is something to tell."""
 SHOWN = ("config.yaml", "summary.json", "status.json", "attempts.jsonl", "log.txt")
 """Files that are copied to the server when the run has ended; figures are, too. Predictions stay in the folder."""
+_MADE = {
+    "builtin": "built-in spectra, made by specvit from a physical model",
+    "synth": "synthetic spectra, made by specvit as it trained, from a physical model",
+}
 STUDY_TAG = "specvit.study"
 """The key of the study that made the run; its name is in the tag `study`."""
 
@@ -143,8 +147,8 @@ def _tags(
         "signature": folder.run_id,
         "data": data["kind"],
         "labels": ",".join(data["param"]),
-        "tokenizer": model["proj_fn"],
-        "size": f"h{model['hidden_size']}-L{model['num_hidden_layers']}-p{model['patch_size']}",
+        "model": model["kind"],
+        **_network_tags(model),
         "seed": config["train"]["seed"],
         "rows": (train.get("shape") or [train.get("rows")])[0],
         "cause": status.get("cause") or None,
@@ -160,11 +164,19 @@ def _tags(
     return {name: str(value) for name, value in tags.items() if value is not None}
 
 
+def _network_tags(model: dict[str, Any]) -> dict[str, str]:
+    """Return what tells ViTs apart."""
+    if model["kind"] != "vit":
+        return {}
+    size = f"h{model['hidden_size']}-L{model['num_hidden_layers']}-p{model['patch_size']}"
+    return {"tokenizer": model["proj_fn"], "size": size}
+
+
 def _notes(config: dict[str, Any], status: dict[str, Any], state: str) -> str:
     """Return the description shown on the run's page."""
     parts = [config["tracking"].get("notes") or ""]
-    if config["data"]["kind"] == "builtin":
-        parts.append("Data: built-in spectra, made by specvit from a physical model, not observations.")
+    if made := _MADE.get(config["data"]["kind"]):
+        parts.append(f"Data: {made}, not observations.")
     if status.get("cause"):
         parts.append(f"**{state}**: {status['cause']}")
     if status.get("remedy"):
