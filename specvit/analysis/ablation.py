@@ -1,0 +1,210 @@
+"""What each factor of a study does: how many runs came through, scores over seeds, and differences on the same seeds.
+
+All from run folders. A difference is between runs that are equal in all but one factor, seed for seed; its interval is
+Student's, over those pairs.
+"""
+
+import itertools
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from specvit.analysis.cases import Case
+from specvit.sweep.definition import Table
+from specvit.sweep.results import Outcome, escape_step, lower_is_better, value_of
+
+LEVEL = 0.95
+ESCAPE = Table(metric="escape_step", of="val_r2", above=0.1)
+"""Off the plateau: validation R² above this for the first time."""
+MOST_VALUES = 8
+"""Of a factor, in a table; a search may try a number a run."""
+OVERFIT, MILD = 0.10, 0.03
+"""Training less validation R² of the tested epoch above which the verdict is overfit, or mild."""
+STILL_RISING = 0.01
+"""What the last tenth of the epochs adds to validation R² above which a run that does not overfit is underfit."""
+
+
+@dataclass(frozen=True)
+class Tally:
+    """How the runs with one value of a factor ended; `minutes` is the mean of those that finished."""
+
+    factor: str
+    value: Any
+    total: int
+    finished: int
+    failed: int
+    how: dict[str, int]
+    minutes: float | None
+
+    @property
+    def rate(self) -> float | None:
+        """Share of the runs that have ended which finished."""
+        ended = self.finished + self.failed
+        return self.finished / ended if ended else None
+
+
+@dataclass(frozen=True)
+class Combination:
+    """Runs that differ by their seed alone; `values` are those of the metric, seed by seed."""
+
+    factors: dict[str, Any]
+    cases: tuple[Case, ...]
+    values: tuple[float, ...]
+    escapes: tuple[float | None, ...]
+    gap: float | None
+    verdict: str
+
+    @property
+    def mean(self) -> float | None:
+        """Mean over seeds."""
+        return statistics.fmean(self.values) if self.values else None
+
+    @property
+    def sd(self) -> float | None:
+        """Standard deviation over seeds."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What `value` of a factor changes against `base`, the rest and the seed being equal; `seed_sd` is the noise."""
+
+    factor: str
+    base: Any
+    value: Any
+    pairs: int
+    mean: float
+    low: float | None
+    high: float | None
+    seed_sd: float | None
+
+
+def tallies(cases: Sequence[Case]) -> list[Tally]:
+    """Return the counts of each factor's values, and of all runs under the factor "all"."""
+    found = [_tally("all", "", cases)]
+    for factor in _factors(cases):
+        groups: dict[str, list[Case]] = {}
+        for case, value in zip(cases, _shown(cases, factor), strict=True):
+            groups.setdefault(value, []).append(case)
+        found += [_tally(factor, value, own) for value, own in groups.items()]
+    return found
+
+
+def _shown(cases: Sequence[Case], factor: str) -> list[str]:
+    """Return each run's value of a factor; of more than `MOST_VALUES` numbers, the quarter that it lies in."""
+    values = [case.factors.get(factor) for case in cases]
+    numbers = [value for value in values if isinstance(value, float | int) and not isinstance(value, bool)]
+    if len(numbers) < len(values) or len(set(numbers)) <= MOST_VALUES:
+        return [str(value) for value in values]
+    edges = np.quantile(numbers, (0, 0.25, 0.5, 0.75, 1))
+    places = np.clip(np.searchsorted(edges, numbers, side="right") - 1, 0, 3)
+    return [f"{edges[place]:.3g} to {edges[place + 1]:.3g}" for place in places]
+
+
+def _tally(factor: str, value: Any, cases: Sequence[Case]) -> Tally:
+    done = [case for case in cases if case.finished]
+    minutes = [case.minutes for case in done if case.minutes]
+    how = Counter(case.state for case in cases if not case.finished)
+    mean = statistics.fmean(minutes) if minutes else None
+    return Tally(factor, value, len(cases), len(done), sum(case.failed for case in cases), dict(how), mean)
+
+
+def combinations(cases: Sequence[Case], metric: str) -> list[Combination]:
+    """Return the runs put together by all factors but the seed, in the order in which they were found."""
+    groups: dict[str, list[Case]] = {}
+    for case in cases:
+        groups.setdefault(repr(case.factors), []).append(case)
+    return [_combination(group, metric) for group in groups.values()]
+
+
+def _combination(group: list[Case], metric: str) -> Combination:
+    values = [value for case in group if (value := value_of(case.outcome, metric)) is not None]
+    escapes = tuple(escape_step(case.outcome, ESCAPE) for case in group if len(case.outcome.rows) > 1)
+    gaps = [gap for case in group if (gap := _gap(case.outcome)) is not None]
+    gap = statistics.fmean(gaps) if gaps else None
+    rises = [_last_rise(case.outcome) for case in group if case.outcome.rows]
+    return Combination(group[0].factors, tuple(group), tuple(values), escapes, gap, _verdict(gap, rises))
+
+
+def _gap(outcome: Outcome) -> float | None:
+    row = outcome.best_row
+    train, val = row.get("train_r2"), row.get("val_r2")
+    return train - val if isinstance(train, float) and isinstance(val, float) else None
+
+
+def _last_rise(outcome: Outcome) -> float:
+    values = [row["val_r2"] for row in outcome.rows if isinstance(row.get("val_r2"), float)]
+    before = values[: max(1, len(values) * 9 // 10)]
+    return max(values, default=0.0) - max(before, default=0.0)
+
+
+def _verdict(gap: float | None, rises: Sequence[float]) -> str:
+    if gap is None:
+        return ""
+    if gap > MILD:
+        return "overfit" if gap > OVERFIT else "mild"
+    return "underfit" if statistics.fmean(rises) > STILL_RISING else "balanced"
+
+
+def differences(cases: Sequence[Case], metric: str) -> list[Difference]:
+    """Return the paired differences of each factor's values against its first one, where there are pairs."""
+    values = {id(case): value_of(case.outcome, metric) for case in cases}
+    scored = [case for case in cases if values[id(case)] is not None]
+    noise = _seed_sd(scored, metric)
+    found = []
+    for factor in _factors(scored):
+        levels = list({repr(case.factors.get(factor)): case.factors.get(factor) for case in scored}.items())
+        sides: dict[str, dict[str, float]] = {level: {} for level, _ in levels}
+        for case in scored:
+            rest = repr([case.seed, *sorted((k, repr(v)) for k, v in case.factors.items() if k != factor)])
+            value = values[id(case)]
+            assert value is not None
+            sides[repr(case.factors.get(factor))][rest] = value
+        for level, value in levels[1:]:
+            base = sides[levels[0][0]]
+            pairs = [sides[level][rest] - base[rest] for rest in sides[level] if rest in base]
+            if pairs:
+                found.append(Difference(factor, levels[0][1], value, len(pairs), *_interval(pairs), noise))
+    return found
+
+
+def _interval(pairs: Sequence[float]) -> tuple[float, float | None, float | None]:
+    """Return the mean with Student's interval, which one pair does not have."""
+    mean = statistics.fmean(pairs)
+    if len(pairs) < 2:
+        return mean, None, None
+    half = float(stats.t.ppf((1 + LEVEL) / 2, len(pairs) - 1)) * statistics.stdev(pairs) / len(pairs) ** 0.5
+    return mean, mean - half, mean + half
+
+
+def _seed_sd(cases: Sequence[Case], metric: str) -> float | None:
+    """Return the standard deviation over seeds, pooled over all combinations."""
+    groups = [one.values for one in combinations(cases, metric) if len(one.values) > 1]
+    freedom = sum(len(values) - 1 for values in groups)
+    squares = sum((len(values) - 1) * statistics.variance(values) for values in groups)
+    return (squares / freedom) ** 0.5 if freedom else None
+
+
+def said(found: Difference, metric: str) -> str:
+    """Return a sentence on a difference: which way it goes, and whether it is more than chance."""
+    what = f"{found.factor}={found.value} against {found.base}"
+    size = f"{metric} {found.mean:+.4g}"
+    pairs = f"{found.pairs} pair{'s' if found.pairs > 1 else ''} on the same seeds"
+    if found.low is None or found.high is None:
+        return f"{what}: {size} ({pairs}); one pair says nothing of chance"
+    interval = f"[{found.low:+.4g}, {found.high:+.4g}], {pairs}"
+    if found.seed_sd is not None and abs(found.mean) < found.seed_sd:
+        return f"{what}: {size} {interval}: smaller than the seed spread of {found.seed_sd:.2g}"
+    if found.low <= 0 <= found.high:
+        return f"{what}: {size} {interval}: may be chance"
+    better = (found.mean < 0) == lower_is_better(metric)
+    return f"{what}: {size} {interval}: {'better' if better else 'worse'}"
+
+
+def _factors(cases: Sequence[Case]) -> list[str]:
+    return list(dict.fromkeys(itertools.chain.from_iterable(case.factors for case in cases)))

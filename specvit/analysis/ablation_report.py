@@ -1,0 +1,167 @@
+"""What `specvit analysis ablation` found, as CSV, markdown, JSON and a figure."""
+
+import csv
+import io
+import statistics
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from specvit import __version__
+from specvit.analysis.ablation import ESCAPE, LEVEL, MILD, OVERFIT, STILL_RISING, Combination, Difference, Tally, said
+from specvit.analysis.figure import DPI
+from specvit.analysis.report import figure, table
+from specvit.files import write_atomic, write_json, write_text
+from specvit.provenance import commit
+from specvit.tracking.figures import canvas
+from specvit.tracking.files import finite_or_none
+
+Row = dict[str, Any]
+DEFINITIONS = {
+    "finished": "completed or early_stopped; plateau and all other ends are failed; open: waiting, running, to go on",
+    "rate": "finished of those that have ended",
+    "minutes": "mean wall clock of training and validation of finished runs",
+    "sd": "standard deviation over seeds",
+    "escape": f"first step with {ESCAPE.of} > {ESCAPE.above}, as far as epochs show; mean over the runs that have one",
+    "gap": "train R² less val R² in the tested epoch; training rows as the loop saw them, with dropout and fresh noise",
+    "verdict": f"gap > {OVERFIT} overfit, > {MILD} mild; else underfit if val R² rose by > {STILL_RISING} in the last "
+    "tenth of the epochs, or balanced",
+    "difference": f"mean over pairs equal in all else and in the seed, {LEVEL:.0%} by Student's t",
+}
+MOST_BARS = 40
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """All that is found of a study."""
+
+    metric: str
+    where: str
+    tallies: list[Tally]
+    combinations: list[Combination]
+    differences: list[Difference]
+
+
+def write_ablation(found: Ablation, out: Path) -> None:
+    """Write ablation.csv, .md and .json into `out`."""
+    rows = [_row(one, found.metric) for one in found.combinations]
+    stream = io.StringIO()
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    writer = csv.DictWriter(stream, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(out / "ablation.csv", stream.getvalue())
+    write_text(out / "ablation.md", "\n".join(_markdown(found)) + "\n")
+    write_json(out / "ablation.json", _plain(found, rows))
+
+
+def _row(one: Combination, metric: str) -> Row:
+    escapes = [step for step in one.escapes if step is not None]
+    tests = dict.fromkeys(str(c.outcome.summary.get("data", "")) for c in one.cases if c.outcome.summary)
+    return {
+        **one.factors,
+        metric: one.mean,
+        "sd": one.sd,
+        "scored": len(one.values),
+        "runs": len(one.cases),
+        "escape_step": statistics.fmean(escapes) if escapes else None,
+        "escaped": f"{len(escapes)}/{len(one.escapes)}",
+        "gap": one.gap,
+        "verdict": one.verdict,
+        "states": " ".join(case.state or "waiting" for case in one.cases),
+        "seeds": " ".join(str(case.seed) for case in one.cases),
+        "run_ids": " ".join(case.run_id for case in one.cases),
+        "data": " ".join(tests),
+    }
+
+
+def _plain(found: Ablation, rows: list[Row]) -> Row:
+    return {
+        "metric": found.metric,
+        "definitions": DEFINITIONS,
+        "tallies": [{**asdict(tally), "rate": tally.rate} for tally in found.tallies],
+        "settings": [finite_or_none(row) for row in rows],
+        "differences": [{**finite_or_none(asdict(one)), "said": said(one, found.metric)} for one in found.differences],
+        "from": found.where,
+        "specvit": __version__,
+        "commit": commit(),
+    }
+
+
+def _markdown(found: Ablation) -> Iterator[str]:
+    yield f"# {found.where}"
+    yield ""
+    yield from table(tally_table(found.tallies))
+    yield ""
+    yield from table(setting_table(found.combinations, found.metric))
+    if found.differences:
+        yield ""
+        yield from (f"- {said(one, found.metric)}." for one in found.differences)
+    yield ""
+    yield from (f"- {name}: {meaning}." for name, meaning in DEFINITIONS.items())
+
+
+def setting_table(combined: Sequence[Combination], metric: str) -> list[list[str]]:
+    """Return the cells of a table with a line a setting."""
+    factors = list(dict.fromkeys(name for one in combined for name in one.factors))
+    head = [*factors, metric, "runs", "steps to leave the plateau", "train less val R²", "verdict", "run ids"]
+    cells = []
+    for one in combined:
+        row = _row(one, metric)
+        escape = "" if row["escape_step"] is None else f"{row['escape_step']:,.0f}"
+        cells.append(
+            [
+                *(str(one.factors.get(name, "-")) for name in factors),
+                figure(one.mean, one.sd),
+                f"{row['scored']}/{row['runs']}",
+                f"{escape} ({row['escaped']})" if one.escapes else "",
+                "" if one.gap is None else f"{one.gap:+.3f}",
+                one.verdict,
+                row["run_ids"],
+            ]
+        )
+    return [head, *cells]
+
+
+def tally_table(tallies: Sequence[Tally]) -> list[list[str]]:
+    """Return the cells of a table with a line a value of a factor."""
+    head = ["factor", "value", "total", "finished", "failed", "open", "rate", "minutes", "how else"]
+    return [head, *map(_tally_cells, tallies)]
+
+
+def _tally_cells(tally: Tally) -> list[str]:
+    rate = "" if tally.rate is None else f"{tally.rate:.0%}"
+    minutes = "" if tally.minutes is None else f"{tally.minutes:.1f}"
+    how = ", ".join(f"{count} {state or 'waiting'}" for state, count in tally.how.items())
+    still = tally.total - tally.finished - tally.failed
+    counts = (str(count) for count in (tally.total, tally.finished, tally.failed, still))
+    return [tally.factor, str(tally.value), *counts, rate, minutes, how]
+
+
+def draw_ablation(found: Ablation, path: Path) -> None:
+    """Draw the metric of each setting as a bar, best first, each seed as a dot, and the share that finished."""
+    scored = [one for one in found.combinations if one.values]
+    scored.sort(key=lambda one: one.mean or 0.0)
+    scored = scored[-MOST_BARS:]
+    rates = [tally for tally in found.tallies if tally.factor != "all"] or found.tallies
+    height = 1.2 + 0.24 * max(len(scored), min(len(rates), MOST_BARS))
+    panels, axes = canvas(1, 2, (11.0, min(height, 11.0)))
+    bars, shares = axes[0]
+    for place, one in enumerate(scored):
+        bars.barh(place, one.mean, xerr=one.sd, color="tab:blue", alpha=0.5, ecolor="0.2", height=0.7)
+        bars.plot(one.values, [place] * len(one.values), ".", color="0.2", ms=4)
+    labels = [textwrap.shorten(", ".join(f"{v}" for v in one.factors.values()) or "all", 44) for one in scored]
+    bars.set_yticks(range(len(scored)), labels, fontsize=7)
+    bars.set(xlabel=f"{found.metric}: mean and standard deviation over seeds, each seed a dot")
+    for place, tally in enumerate(reversed(rates[:MOST_BARS])):
+        shares.barh(place, tally.finished, color="tab:green", alpha=0.6, height=0.7)
+        shares.barh(place, tally.failed, left=tally.finished, color="tab:red", alpha=0.6, height=0.7)
+    names = [textwrap.shorten(f"{tally.factor}={tally.value}", 44) for tally in reversed(rates[:MOST_BARS])]
+    shares.set_yticks(range(len(names)), names, fontsize=7)
+    shares.set(xlabel="runs that finished (green) and failed (red)")
+    for axis in (bars, shares):
+        axis.grid(alpha=0.25, axis="x")
+    kind = path.suffix.removeprefix(".")
+    write_atomic(path, lambda stream: panels.savefig(stream, format=kind, dpi=DPI))

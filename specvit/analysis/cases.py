@@ -1,0 +1,104 @@
+"""Runs of any state with what was varied among them: a study's factors, or the settings in which plain runs differ."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from specvit.analysis.runs import runs_in
+from specvit.config.build import build_config
+from specvit.config.folder import ALIVE, DONE, RESUMABLE, RunFolder
+from specvit.config.identity import flat, identity_of
+from specvit.config.schema import Config
+from specvit.errors import FolderError, SpecvitError
+from specvit.sweep.definition import SEED
+from specvit.sweep.folder import StudyFolder
+from specvit.sweep.results import Outcome, outcome_of
+from specvit.sweep.table import factors_of
+
+LEARNT = tuple(state for state in DONE if state != "plateau")
+OPEN = (*ALIVE, *RESUMABLE, "waiting", "")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One run: what was varied, its seed, what became of it, and what it has on file."""
+
+    run_id: str
+    factors: dict[str, Any]
+    seed: int
+    state: str
+    config: Config
+    outcome: Outcome
+
+    @property
+    def finished(self) -> bool:
+        """Whether it came to its end and learnt something."""
+        return self.state in LEARNT
+
+    @property
+    def failed(self) -> bool:
+        """Whether it ended otherwise, on the plateau too; what waits, runs or was stopped to go on has not."""
+        return self.state not in (*LEARNT, *OPEN)
+
+    @property
+    def minutes(self) -> float | None:
+        """Wall-clock minutes of training and validation."""
+        return self.outcome.train_seconds / 60 or None
+
+
+def cases_in(folders: Sequence[Path]) -> tuple[list[Case], list[str]]:
+    """Return the runs of studies and folders, each once, and notes; raises `FolderError` where there is none."""
+    found: dict[Path, Case] = {}
+    plain: list[tuple[RunFolder, Config]] = []
+    unreadable = 0
+    for folder in folders:
+        if (folder / "study.json").exists():
+            study = StudyFolder(folder)
+            trials = study.trials()
+            factors_of_all = [{k: v for k, v in factors_of(trial).items() if k != SEED} for trial in trials]
+            if study.about().get("kind") == "grid":
+                factors_of_all = _independent(factors_of_all)
+            for trial, factors in zip(trials, factors_of_all, strict=True):
+                config, state = build_config(trial.config), study.state(trial)
+                case = Case(trial.run_id, factors, config.train.seed, state, config, outcome_of(trial.run))
+                found[trial.run.path.resolve()] = case
+            continue
+        for run in runs_in(folder):
+            try:
+                plain.append((run, build_config(yaml.safe_load(run.file("config.yaml").read_text()))))
+            except (OSError, SpecvitError, yaml.YAMLError):
+                unreadable += 1
+    varied = _varied([config for _, config in plain])
+    for (run, config), factors in zip(plain, varied, strict=True):
+        found.setdefault(run.path, Case(run.run_id, factors, config.train.seed, run.state(), config, outcome_of(run)))
+    if not found:
+        where = ", ".join(map(str, folders))
+        raise FolderError("holds no run", where=where, remedy="name a study in multirun/, or a folder of runs")
+    return list(found.values()), [f"note: {unreadable} run(s) left out: no config.yaml to read"] if unreadable else []
+
+
+def _independent(factors_of_all: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the factors of a grid without those that follow from the others, such as what a cell sets."""
+    kept = list(dict.fromkeys(key for factors in factors_of_all for key in factors))
+    for key in reversed(kept.copy()):
+        others = [other for other in kept if other != key]
+        follows: dict[str, set[str]] = {}
+        for factors in factors_of_all:
+            follows.setdefault(repr([factors.get(other) for other in others]), set()).add(repr(factors.get(key)))
+        if others and all(len(values) == 1 for values in follows.values()):
+            kept = others
+    return [{key: factors[key] for key in kept if key in factors} for factors in factors_of_all]
+
+
+def _varied(configs: Sequence[Config]) -> list[dict[str, Any]]:
+    """Return of each configuration the settings in which they differ, the seed aside."""
+    named = [flat(identity_of(config, {})["config"]) for config in configs]
+    for settings, config in zip(named, configs, strict=True):
+        settings |= {"data.num_samples": config.data.num_samples}
+        settings.pop(SEED, None)
+    keys = dict.fromkeys(key for settings in named for key in settings)
+    differ = [key for key in keys if len({repr(settings.get(key)) for settings in named}) > 1]
+    return [{key: settings.get(key) for key in differ} for settings in named]

@@ -1,0 +1,125 @@
+"""The parts of a study's report, as markdown: what was asked, what came out, how runs ended, cost, how to repeat it."""
+
+import shlex
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from specvit import __version__
+from specvit.analysis.ablation import Combination, Difference, Tally, said
+from specvit.analysis.ablation_report import DEFINITIONS, setting_table, tally_table
+from specvit.analysis.cases import Case
+from specvit.analysis.report import table
+from specvit.config.folder import DONE
+from specvit.config.schema import effective_level
+from specvit.provenance import commit
+from specvit.sweep.folder import StudyFolder
+
+MOST_CAUSES = 30
+Parts = dict[str, str]
+
+
+def study_parts(
+    study: StudyFolder,
+    cases: Sequence[Case],
+    metric: str,
+    counted: tuple[list[Tally], list[Combination], list[Difference]],
+    growth_said: Sequence[str],
+) -> Parts:
+    """Return the parts by name; each is markdown, and may be empty."""
+    about = study.about()
+    tallied, combined, differing = counted
+    sentences = [*growth_said, *(said(one, metric) for one in differing)]
+    return {
+        "name": study.name,
+        "question": str(about.get("question") or "none was written into the study's file"),
+        "status": _status(cases, tallied[0]),
+        "findings": "\n".join(f"- {sentence}." for sentence in sentences) or "Nothing can be compared yet.",
+        "design": "\n".join(_design(about, cases, metric)),
+        "settings": "\n".join(table(setting_table(combined, metric))),
+        "counts": "\n".join(table(tally_table(tallied))),
+        "failures": "\n".join(_failures(study)) or "None.",
+        "cost": "\n".join(_cost(study, cases)),
+        "repeat": "\n".join(_repeat(study, about)),
+        "definitions": "\n".join(f"- {name}: {meaning}." for name, meaning in DEFINITIONS.items()),
+    }
+
+
+def whole(parts: Parts, figures: dict[str, str]) -> str:
+    """Return the report as markdown; `figures` are paths by name, relative to it."""
+    lines = [f"# {parts['name']}", "", f"**Question:** {parts['question']}", "", parts["status"]]
+    for title, name in (("What came out", "findings"), ("Settings", "settings")):
+        lines += ["", f"## {title}", "", parts[name]]
+        if name == "findings":
+            lines += [text for key, path in figures.items() for text in ("", f"![{key}]({path})")]
+    for title, name in (
+        ("How the runs ended", "counts"),
+        ("Failures and their causes", "failures"),
+        ("Design", "design"),
+        ("Cost", "cost"),
+        ("How to repeat it", "repeat"),
+        ("Definitions", "definitions"),
+    ):
+        lines += ["", f"## {title}", "", parts[name]]
+    return "\n".join(lines) + "\n"
+
+
+def _status(cases: Sequence[Case], tally: Tally) -> str:
+    states = Counter(case.state or "waiting" for case in cases)
+    counts = ", ".join(f"{count} {state}" for state, count in states.most_common())
+    still = tally.total - tally.finished - tally.failed
+    warning = f" **{still} are still open: these are not the last numbers.**" if still else ""
+    return f"{tally.total} runs: {counts}.{warning}"
+
+
+def _design(about: dict[str, Any], cases: Sequence[Case], metric: str) -> Iterator[str]:
+    values: dict[str, dict[str, None]] = {}
+    for case in cases:
+        for key, value in case.factors.items():
+            values.setdefault(key, {})[str(value)] = None
+    for key, seen in values.items():
+        shown = list(seen) if len(seen) <= 12 else [*list(seen)[:6], f"... {len(seen)} in all"]
+        yield f"- {key}: {', '.join(shown)}"
+    yield f"- seeds: {', '.join(map(str, sorted({case.seed for case in cases})))}"
+    fixed = (about.get("definition") or {}).get("overrides") or {}
+    yield from (f"- all runs: {key}={value}" for key, value in fixed.items())
+    yield from (f"- typed: {key}={value}" for key, value in (about.get("typed") or {}).items())
+    first = cases[0].config
+    tests = dict.fromkeys(str(case.outcome.summary.get("test_rows")) for case in cases if case.outcome.summary)
+    made = "built-in spectra, not observations" if first.data.makes else "files"
+    count = " or ".join(tests) or "not yet known"
+    yield f"- data: {made}; {count} test rows; noise level {effective_level(first.noise):g}"
+    yield "- S/N of a spectrum: median over pixels of flux / error, divided by the noise level"
+    yield f"- metric: {metric}, on test rows that no choice has seen"
+
+
+def _failures(study: StudyFolder) -> Iterator[str]:
+    """Yield the failed runs by cause."""
+    causes: dict[tuple[str, str, str], list[str]] = {}
+    for trial in study.trials():
+        state = study.state(trial)
+        if (state in DONE and state != "plateau") or not (trial.end or trial.run.status().get("cause")):
+            continue
+        known = {**trial.run.status(), **{k: v for k, v in (trial.end or {}).items() if v}}
+        key = (state, str(known.get("cause") or "no cause on file"), str(known.get("remedy") or ""))
+        causes.setdefault(key, []).append(trial.name)
+    for (state, cause, remedy), names in list(causes.items())[:MOST_CAUSES]:
+        yield f"- **{state}**, {len(names)}: {cause}" + (f"; {remedy}" if remedy else "") + f" ({', '.join(names[:5])})"
+    if len(causes) > MOST_CAUSES:
+        yield f"- and {len(causes) - MOST_CAUSES} other causes"
+
+
+def _cost(study: StudyFolder, cases: Sequence[Case]) -> Iterator[str]:
+    minutes = [case.minutes for case in cases if case.minutes]
+    hosts = Counter(trial.run.status().get("host") for trial in study.trials())
+    devices = Counter(str(trial.run.status().get("device")) for trial in study.trials() if trial.run.status())
+    yield f"- {sum(minutes) / 60:.2f} hours of training and validation in {len(minutes)} runs"
+    yield f"- devices: {', '.join(f'{count} on {name}' for name, count in devices.items())}"
+    yield f"- hosts: {len([host for host in hosts if host])}; begun {study.about().get('started', '')}"
+
+
+def _repeat(study: StudyFolder, about: dict[str, Any]) -> Iterator[str]:
+    yield f"    {shlex.join(map(str, about.get('command') or ['specvit', 'train', f'sweeps={study.name}']))}"
+    yield ""
+    yield f"specvit {__version__}" + (f", commit {commit()} (of this report)" if commit() else "")
+    yield "Runs that have finished are taken as they are; the same command goes on with the others."

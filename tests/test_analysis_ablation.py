@@ -1,0 +1,177 @@
+"""`specvit analysis ablation`: counts, differences on the same seeds and verdicts, on runs whose answer is known."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from handmade import mixed_study
+from scipy import stats
+
+from specvit.analysis.__main__ import main
+from specvit.analysis.ablation import combinations, differences, said, tallies
+from specvit.analysis.cases import Case, _independent, cases_in
+from specvit.config.build import build_config
+from specvit.config.compose import compose
+from specvit.config.schema import Config
+from specvit.run import run
+from specvit.sweep.results import Outcome
+
+CONFIG = Config()
+
+
+def case(
+    factors: dict[str, Any], seed: int = 1, *, state: str = "completed", r2: float | None = 0.5, **more: Any
+) -> Case:
+    """Return a run with one score; `rows` and `minutes` may be given."""
+    rows = more.get("rows", [])
+    summary = {} if r2 is None else {"test_r2": r2, "best_epoch": len(rows)}
+    timing = [{"train_seconds": 60 * more.get("minutes", 1.0), "val_seconds": 0.0}]
+    return Case(f"{len(factors)}{seed:07d}", factors, seed, state, CONFIG, Outcome(summary, rows, timing))
+
+
+def epochs(train: list[float], val: list[float]) -> list[dict[str, Any]]:
+    return [
+        {"step": 10 * n, "epoch": n, "train_r2": t, "val_r2": v}
+        for n, (t, v) in enumerate(zip(train, val, strict=True), 1)
+    ]
+
+
+def test_runs_are_counted_by_factor() -> None:
+    cases = [
+        case({"p": 16, "lr": 0.1}, minutes=2.0),
+        case({"p": 16, "lr": 0.2}, state="early_stopped", minutes=4.0),
+        case({"p": 32, "lr": 0.1}, state="plateau", minutes=50.0),
+        case({"p": 32, "lr": 0.2}, state="diverged", r2=None),
+        case({"p": 32, "lr": 0.3}, state="waiting", r2=None),
+        case({"p": 32, "lr": 0.3}, state="preempted", r2=None),
+    ]
+    found = {(tally.factor, tally.value): tally for tally in tallies(cases)}
+    whole, wide = found["all", ""], found["p", "32"]
+    assert (whole.total, whole.finished, whole.failed, whole.rate, whole.minutes) == (6, 2, 2, 0.5, 3.0)
+    assert (wide.total, wide.finished, wide.failed, wide.rate, wide.minutes) == (4, 0, 2, 0.0, None)
+    assert wide.how == {"plateau": 1, "diverged": 1, "waiting": 1, "preempted": 1}
+    assert found["lr", "0.3"].rate is None
+
+
+def test_many_numbers_of_a_search_are_counted_by_quarters() -> None:
+    cases = [case({"lr": 10.0**-n}) for n in range(12)]
+    found = [tally for tally in tallies(cases) if tally.factor == "lr"]
+    assert len(found) == 4 and sum(tally.total for tally in found) == 12 and all(" to " in t.value for t in found)
+
+
+def test_differences_are_between_runs_equal_in_all_else() -> None:
+    """Patch 32 adds .1 whatever the rate and the seed; the rate, and the seed, move all by more."""
+    rng = np.random.default_rng(0)
+    cases = []
+    for lr in (0.1, 0.2):
+        for seed in (1, 2, 3):
+            base = 0.4 + 2 * lr + 0.2 * seed
+            for patch in (16, 32):
+                r2 = base + 0.1 * (patch == 32) + 0.001 * rng.normal()
+                cases.append(case({"patch": patch, "lr": lr}, seed, r2=r2))
+    patch, lr = differences(cases, "test_r2")
+    pairs = [
+        b.outcome.summary["test_r2"] - a.outcome.summary["test_r2"]
+        for a, b in zip(cases[::2], cases[1::2], strict=True)
+    ]
+    assert (patch.factor, patch.base, patch.value, patch.pairs) == ("patch", 16, 32, 6)
+    expected = stats.ttest_1samp(pairs, 0.0).confidence_interval(0.95)
+    assert (patch.low, patch.high) == (pytest.approx(expected.low), pytest.approx(expected.high))
+    assert patch.mean == pytest.approx(0.1, abs=2e-3) and lr.mean == pytest.approx(0.2, abs=2e-3)
+    assert patch.seed_sd == pytest.approx(0.2, rel=0.02)
+    assert "smaller than the seed spread of 0.2" in said(patch, "test_r2")
+
+
+def test_what_is_said_of_a_difference() -> None:
+    def of(*values: tuple[float, float], metric: str = "test_r2") -> str:
+        cases = [case({"p": p}, s, r2=pair[p]) for s, pair in enumerate(values) for p in (0, 1)]
+        (found,) = differences(cases, "test_r2")
+        return said(found, metric)
+
+    assert of((0.1, 0.5), (0.11, 0.52), (0.12, 0.5)).endswith(": better")
+    assert of((0.1, 0.5), (0.11, 0.52), (0.12, 0.5), metric="test_mae").endswith(": worse")
+    assert of((0.1, 0.5)).endswith("one pair says nothing of chance")
+    assert of((0.1, 0.9), (0.2, 0.1), (0.15, 0.9)).endswith("may be chance")
+
+
+def test_runs_without_a_partner_are_in_no_pair() -> None:
+    cases = [case({"p": 1}, 1), case({"p": 2}, 2), case({"p": 2, "q": 1}, 1), case({"p": 2}, 1, r2=None)]
+    assert all(found.factor != "p" for found in differences(cases, "test_r2"))
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "verdict"),
+    [
+        ([0.5] * 20 + [0.9], [0.5] * 20 + [0.7], "overfit"),
+        ([0.5] * 20 + [0.75], [0.5] * 20 + [0.7], "mild"),
+        ([0.5] * 20 + [0.7], [0.5] * 20 + [0.7], "underfit"),
+        ([0.7] * 21, [0.7] * 21, "balanced"),
+    ],
+)
+def test_verdicts(train: list[float], val: list[float], verdict: str) -> None:
+    (found,) = combinations([case({"p": 1}, rows=epochs(train, val))], "test_r2")
+    assert found.verdict == verdict
+
+
+def test_steps_to_leave_the_plateau() -> None:
+    rows = epochs([0.0] * 4, [0.0, 0.05, 0.2, 0.4])
+    (found,) = combinations([case({}, 1, rows=rows), case({}, 2, rows=rows[:2])], "test_r2")
+    assert found.escapes == (30.0, None)
+
+
+def test_what_follows_from_other_factors_is_no_factor_of_its_own() -> None:
+    grid = [{"cell": cell, "size": size, "epochs": 8 // size} for cell in ("a", "b") for size in (1, 2, 4)]
+    assert _independent(grid) == [{"cell": row["cell"], "size": row["size"]} for row in grid]
+    cells = [{"cell": "old", "init": "legacy"}, {"cell": "new", "init": "ours"}]
+    assert _independent(cells) == [{"cell": "old"}, {"cell": "new"}]
+
+
+def test_a_study_of_every_state_becomes_tables_and_a_figure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    study = mixed_study(tmp_path)
+    assert main(["ablation", str(study.path), "--out", "here"]) == 0
+    assert "written: here" in capsys.readouterr().out
+    whole = json.loads(Path("here/ablation.json").read_text())
+    states = [study.state(trial) for trial in study.trials()]
+    of_all = whole["tallies"][0]
+    assert of_all["total"] == len(states)
+    assert of_all["finished"] == sum(state in ("completed", "early_stopped") for state in states) > 0
+    assert of_all["failed"] > 0 and of_all["rate"] == of_all["finished"] / (of_all["finished"] + of_all["failed"])
+    with Path("here/ablation.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    ids = " ".join(row["run_ids"] for row in rows).split()
+    assert sorted(ids) == sorted(trial.run_id for trial in study.trials())
+    text = Path("here/ablation.md").read_text()
+    assert all(run_id in text for run_id in ids)
+    assert Path("here/ablation.pdf").read_bytes()[:5] == b"%PDF-" and Path("here/ablation.png").stat().st_size > 10_000
+
+
+def test_plain_runs_differ_by_their_settings(tiny: list[str], tmp_path: Path) -> None:
+    for lr in ("1e-3", "2e-3"):
+        run(build_config(compose([*tiny, f"opt.lr={lr}", "train.epochs=1", f"tracking.folder={tmp_path}"])))
+    cases, notes = cases_in([tmp_path])
+    assert sorted(one.factors["opt.lr"] for one in cases) == [0.001, 0.002] and notes == []
+    assert all(set(one.factors) == {"opt.lr"} for one in cases)
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [(["nowhere"], "is no folder"), (["empty"], "holds no run"), (["multirun/toy", "--metric", "test_r3"], "test_r2")],
+)
+def test_refusals_are_sentences(
+    words: list[str],
+    complaint: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    mixed_study(tmp_path)
+    Path("empty").mkdir()
+    assert main(["ablation", *words]) == 2
+    assert complaint in capsys.readouterr().err

@@ -1,0 +1,127 @@
+"""`specvit analysis report` and `curves`: one page that needs no other file, and a page of the user's own."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from handmade import mixed_study
+
+from specvit.analysis.__main__ import main
+from specvit.sweep.folder import StudyFolder
+
+
+@pytest.fixture
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StudyFolder:
+    monkeypatch.chdir(tmp_path)
+    made = mixed_study(tmp_path)
+    about = {**json.loads(made.file("study.json").read_text()), "question": "is a < b & c?", "table": {}}
+    made.file("study.json").write_text(json.dumps(about))
+    return made
+
+
+class Page(HTMLParser):
+    """What a page shows, and what it asks for."""
+
+    def __init__(self, text: str) -> None:
+        """Read it."""
+        super().__init__()
+        self.tags: list[str] = []
+        self.asked: list[str] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Note what it asks for."""
+        self.tags.append(tag)
+        self.asked += [value or "" for name, value in attrs if name in ("src", "href")]
+
+    def handle_data(self, data: str) -> None:
+        """Note what it shows."""
+        self.text += data
+
+
+def test_one_page_has_everything_and_needs_nothing(study: StudyFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", "toy", "--out", "out"]) == 0
+    assert "written: out/report.html" in capsys.readouterr().out
+    page = Page(Path("out/report.html").read_text())
+    assert "is a < b & c?" in page.text and "viewport" in Path("out/report.html").read_text()
+    assert page.asked and all(asked.startswith("data:image/png;base64,") for asked in page.asked)
+    assert {"h1", "h2", "table", "img"} <= set(page.tags)
+    for trial in study.trials():
+        assert trial.run_id in page.text
+    causes = [
+        cause for t in study.trials() if study.state(t) not in ("completed",) and (cause := (t.end or {}).get("cause"))
+    ]
+    assert causes and all(cause in page.text for cause in causes)
+    assert "still open" in page.text and "How to repeat it" in page.text
+
+
+def test_the_markdown_says_the_same(study: StudyFolder) -> None:
+    main(["report", str(study.path)])
+    text = (study.path / "report" / "report.md").read_text()
+    images = re.findall(r"!\[\w+\]\((.+?)\)", text)
+    assert images and all((study.path / "report" / image).exists() for image in images)
+    titles = re.findall(r"^## (.+)$", text, re.M)
+    assert titles == [
+        "What came out",
+        "Settings",
+        "How the runs ended",
+        "Failures and their causes",
+        "Design",
+        "Cost",
+        "How to repeat it",
+        "Definitions",
+    ]
+
+
+def test_a_page_of_the_users_own_is_filled_and_gets_the_figures(study: StudyFolder) -> None:
+    Path("mine").mkdir()
+    Path("mine/seite.md").write_text(
+        "# Ergebnis von {{ name }}\n\nFrage: {{ question }}\n\n{{ counts }}\n\n"
+        "![Balken]({{ figure('ablation', 'bilder/eins.png') }}) {{ figure('ablation', 'bilder/eins.pdf') }}\n"
+    )
+    assert main(["report", "toy", "--out", "out", "--template", "mine/seite.md"]) == 0
+    text = Path("out/seite.md").read_text()
+    assert (
+        text.startswith("# Ergebnis von toy\n\nFrage: is a < b & c?\n\n| factor |")
+        and "![Balken](bilder/eins.png)" in text
+    )
+    assert Path("out/bilder/eins.png").read_bytes()[1:4] == b"PNG"
+    assert Path("out/bilder/eins.pdf").read_bytes()[:5] == b"%PDF-"
+
+
+@pytest.mark.parametrize(
+    ("template", "complaint"),
+    [
+        ("{{ qestion }}", "'qestion' is undefined; there are name, question"),
+        ("a\n{% if %}", "line 2: "),
+        ("{{ figure('nothing', 'a.png') }}", "there is no figure 'nothing'; there are"),
+        ("{{ figure('ablation', 'a.gif') }}", "use .png or .pdf"),
+        ("{{ ''.__class__.__mro__ }}", ""),
+        (None, "no such file"),
+    ],
+)
+def test_templates_that_cannot_be_filled(
+    study: StudyFolder, template: str | None, complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if template is not None:
+        Path("page.md").write_text(template)
+    assert main(["report", "toy", "--out", "out", "--template", "page.md"]) == 2
+    error = capsys.readouterr().err
+    assert re.fullmatch(r"specvit: page\.md: [^\n]+\n", error) and complaint in error
+    assert not Path("out/page.md").exists()
+
+
+def test_what_is_no_study_is_refused(study: StudyFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", "tyo"]) == 2
+    assert "tyo: is no study; there are toy" in capsys.readouterr().err
+
+
+def test_curves_of_all_runs_with_epochs(study: StudyFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["curves", str(study.path), "--out", "here"]) == 0
+    assert Path("here/curves.png").stat().st_size > 10_000 and Path("here/curves.pdf").exists()
+    Path("outputs2").mkdir()
+    assert main(["curves", "outputs2"]) == 2
+    assert "holds no run" in capsys.readouterr().err
