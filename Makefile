@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint format bench bench-gpu mlflow clean
+.PHONY: help setup demo test check lint format bench bench-gpu grid mlflow clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -46,6 +46,9 @@ bench-gpu: .venv/.bench  ## all that only a GPU can show: checks, and speed besi
 .venv/.bench: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	touch $@
+
+grid: $(READY)  ## after a change of the physics: synthesise the packaged grid of spectra again; goes on if stopped
+	$(BIN)/python -m specvit.physics grid
 
 mlflow: $(READY)  ## MLflow UI over the recorded runs, on loopback: http://127.0.0.1:5000
 	$(BIN)/specvit track sync outputs

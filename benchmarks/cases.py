@@ -7,7 +7,10 @@ import h5py
 import numpy as np
 import torch
 
-from specvit.config.schema import DataConfig, LossConfig, ModelConfig, NoiseConfig, OptConfig, TrainConfig
+from specvit.config.schema import DataConfig, LossConfig, NoiseConfig, OptConfig, TrainConfig, ViTConfig
+from specvit.data.labels import LabelScaler
+from specvit.data.made import MadeSpectra
+from specvit.data.made_batches import MadeData
 from specvit.data.noise import FluxNorm
 from specvit.data.resident import Store, TrainData
 from specvit.data.shards import open_shards
@@ -21,7 +24,7 @@ from specvit.engine.task import Regression
 from specvit.models import build_model
 from specvit.quantities import ERROR, FLUX, NUM_PIXELS, WAVE
 
-SMALL = ModelConfig(
+SMALL = ViTConfig(
     patch_size=64,
     stride_size=64,
     hidden_size=64,
@@ -31,7 +34,7 @@ SMALL = ModelConfig(
     dropout=0.1,
 )
 """The demonstration's size, with dropout."""
-REFERENCE = ModelConfig()
+REFERENCE = ViTConfig()
 ROWS = 8192
 
 
@@ -40,7 +43,7 @@ class Case:
     """A network, its batch and the number format of its forward pass."""
 
     name: str
-    model: ModelConfig
+    model: ViTConfig
     batch_size: int
     precision: str = "auto"
 
@@ -61,6 +64,20 @@ def train_data(path: Path, batch_size: int, device: torch.device) -> TrainData:
         order="global",
         seed=1,
         step_rows=batch_size,
+    )
+
+
+def made_data(rows: int, device: torch.device) -> MadeData:
+    """Return a training view of `rows` clean spectra that are made on the device, as they are."""
+    return MadeData(
+        spectra=MadeSpectra(np.arange(rows), seed=0, split="train", max_redshift=0.001),
+        coder=LabelScaler(("log_g",), (0.0,), (1.0,)),
+        data=DataConfig(kind="synth"),
+        flux_norm=FluxNorm(torch.zeros(NUM_PIXELS), 1.0).to(device),
+        noise=NoiseConfig(noise_type="none"),
+        seed=1,
+        step_rows=rows // 2,
+        device=device,
     )
 
 

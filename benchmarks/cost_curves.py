@@ -22,7 +22,7 @@ import torch
 from cases import SMALL, Case, make_learner, train_data
 from train_speed import OURS, step_rate, surroundings
 
-from specvit.config.schema import DataConfig, ModelConfig, NoiseConfig
+from specvit.config.schema import DataConfig, NoiseConfig, ViTConfig
 from specvit.data.noise import FluxNorm
 from specvit.data.resident import Store, TrainData
 from specvit.data.shards import open_shards
@@ -75,18 +75,18 @@ def main() -> None:
         plot(record, options.plot)
 
 
-def resized(*, patch: int = 64, width: int = 64) -> ModelConfig:
+def resized(*, patch: int = 64, width: int = 64) -> ViTConfig:
     """Return the small network with another patch or width; heads stay 16 wide, the feed-forward 4 times the width."""
     sizes = {"hidden_size": width, "intermediate_size": 4 * width, "num_attention_heads": width // 16}
     return replace(SMALL, patch_size=patch, stride_size=patch, **sizes)
 
 
-def flops(model: ModelConfig) -> int:
+def flops(model: ViTConfig) -> int:
     """Return the training FLOPs of a spectrum."""
     return cost_of(build_model(model, num_pixels=NUM_PIXELS, num_outputs=1, seed=1)).training_flops
 
 
-def step_of(model: ModelConfig, data: TrainData) -> Any:
+def step_of(model: ViTConfig, data: TrainData) -> Any:
     """Return a function that takes one step."""
     learner, state = make_learner(Case("curve", model, data.step_rows), data, CPU)
 

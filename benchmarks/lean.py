@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from specvit.config.schema import ModelConfig
+from specvit.config.schema import ViTConfig
 from specvit.models import ViT
 from specvit.models.attention import attend
 from specvit.models.dropout import AddDropped
@@ -48,7 +48,7 @@ class Flat:
         return cls(*buffers, at)
 
 
-def forward(at: dict[str, Tensor], flux_BP: Tensor, config: ModelConfig, *, training: bool) -> Tensor:
+def forward(at: dict[str, Tensor], flux_BP: Tensor, config: ViTConfig, *, training: bool) -> Tensor:
     """Return the outputs (B, K)."""
     width, share = config.hidden_size, config.dropout if training else 0.0
     patches = flux_BP.view(len(flux_BP), -1, config.patch_size)
@@ -82,7 +82,7 @@ def norm(at: dict[str, Tensor], name: str, x: Tensor) -> Tensor:
     return F.layer_norm(x, x.shape[-1:], at[name + ".weight"], at[name + ".bias"])
 
 
-def heads(x: Tensor, config: ModelConfig) -> Tensor:
+def heads(x: Tensor, config: ViTConfig) -> Tensor:
     """Return (B, S, D) as (B, H, S, d)."""
     return x.unflatten(-1, (config.num_attention_heads, -1)).transpose(1, 2)
 
@@ -105,7 +105,7 @@ def keep(x: Tensor, share: float) -> Tensor:
 
 def lean_step(
     flat: Flat,
-    config: ModelConfig,
+    config: ViTConfig,
     batches: Iterator[tuple[Tensor, Tensor, Tensor]],
     normalise: Callable[[Tensor], Tensor],
     autocast: Callable[[], contextlib.AbstractContextManager[None]],

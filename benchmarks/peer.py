@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
-from transformers import ViTConfig, ViTModel
+from transformers import ViTConfig as PeerConfig
+from transformers import ViTModel
 
-from specvit.config.schema import ModelConfig
+from specvit.config.schema import ViTConfig
 from specvit.models import ViT
 
 with warnings.catch_warnings():
@@ -29,11 +30,11 @@ for noisy in ("lightning", "lightning.pytorch", "lightning.fabric", "lightning.p
 class Peer(lightning.LightningModule):
     """The network and its training step as users write them."""
 
-    def __init__(self, config: ModelConfig, num_pixels: int, *, attention_dropout: float, lr: float = 3e-4) -> None:
+    def __init__(self, config: ViTConfig, num_pixels: int, *, attention_dropout: float, lr: float = 3e-4) -> None:
         """`attention_dropout` is a separate key of the library; users set both to `model.dropout`."""
         super().__init__()
         self.vit = ViTModel(
-            ViTConfig(
+            PeerConfig(
                 image_size=(1, num_pixels),
                 patch_size=(1, config.patch_size),
                 num_channels=1,

@@ -22,7 +22,7 @@ import torch
 from cases import REFERENCE, SMALL, Case, make_learner, train_data
 from lean import Flat, forward, lean_step
 
-from specvit.config.schema import ModelConfig
+from specvit.config.schema import ViTConfig
 from specvit.data.resident import TrainData
 from specvit.engine.allocator import keep_memory
 from specvit.engine.loop import CHECK_STEPS
@@ -99,7 +99,7 @@ def main() -> None:
         options.json.write_text(json.dumps(record, indent=2) + "\n")
 
 
-def agreement(model: ModelConfig, device: torch.device) -> dict[str, float]:
+def agreement(model: ViTConfig, device: torch.device) -> dict[str, float]:
     """Return how far outputs and gradients are from specvit's, as a share of their own size, with copied weights."""
     config = replace(model, dropout=0.0)
     ours = build_model(config, num_pixels=NUM_PIXELS, num_outputs=1, seed=1).to(device)

@@ -13,9 +13,16 @@ COMMANDS = {
     ),
     "sweep": ("specvit.sweep.__main__", "what became of each run of a study: status, table, why, diff, retry, cancel"),
     "evaluate": ("specvit.evaluate", "score a finished run again, on any file"),
+    "analysis": (
+        "specvit.analysis.__main__",
+        "from finished runs: ceiling (the best that a test set allows), scaling, ablation, curves, report, archive",
+    ),
     "track": ("specvit.track", "send MLflow what run folders hold and it lacks"),
     "doctor": ("specvit.doctor", "--cluster: can jobs be submitted, see a GPU, write, lock and save in time"),
-    "data": ("specvit.data.__main__", "generate built-in spectra, inspect files, convert them to be read fast"),
+    "data": (
+        "specvit.data.__main__",
+        "generate built-in spectra, inspect files, convert spectra of others, or files to be read fast",
+    ),
 }
 
 COMPLETION = """\

@@ -102,6 +102,7 @@ def _hydra_entry() -> None:
 
 def _task(composed: object) -> None:
     """Make one run; what stops it is kept for the end, so that it stops no other run of a grid."""
+    from hydra.core.hydra_config import HydraConfig
     from omegaconf import DictConfig
 
     from specvit.config.build import build_config
@@ -111,7 +112,8 @@ def _task(composed: object) -> None:
     if any(isinstance(outcome, Result) and outcome.signal for outcome in _outcomes):
         return  # a signal that stopped one run of a grid is meant for the others, too
     try:
-        _outcomes.append(run(build_config(composer.plain(composed))))
+        overrides = HydraConfig.get().overrides.task
+        _outcomes.append(run(build_config(composer.plain(composed, overrides))))
     except Exception as error:
         _outcomes.append(error)
 

@@ -28,7 +28,7 @@ from specvit.track import runs_in
 from specvit.tracking.mlflow import Server
 from specvit.train import main
 
-pytest_plugins = ("faults", "slurm_fixtures")
+pytest_plugins = ("ceiling_fixtures", "faults", "slurm_fixtures")
 pytest.register_assert_rewrite("toys", "whole_runs")
 settings.register_profile("specvit", deadline=None, database=None, derandomize=True, max_examples=60)
 settings.load_profile("specvit")

@@ -10,6 +10,7 @@ import pytest
 
 from specvit.data import builtin
 
+CLASSES = "loss=ce model.task_type=cls train.early_stopping.monitor=val_accuracy train.early_stopping.mode=max"
 COMMAND_LINES = {
     # keys that are not there
     "bananas=1": ["bananas: unknown key"],
@@ -81,6 +82,22 @@ COMMAND_LINES = {
     "data.num_samples=100": ["one step takes 128 spectra but data.num_samples=100"],
     "data.num_samples=-1": ["data.num_samples: is -1"],
     "data.val_samples=0": ["data.val_samples: is 0"],
+    "data.file_path=a.h5": ["data.file_path: is set, but data=builtin makes its own"],
+    "data.param=redshift": ["data.param: names redshift, which is 0 for every star", "data.max_redshift=0.001"],
+    "data.param=logg": ["data.param: names 'logg'", "did you mean log_g?"],
+    "data.max_redshift=0.002": ["data.max_redshift: is 0.002 but must be at most 0.001"],
+    "data=bosz data.max_redshift=1e-4": ["data.max_redshift: is set, but spectra from files", "data=builtin"],
+    "data.endless=true": ["data.endless: is set, but data.kind=builtin", "data=synth"],
+    "data=synth data.num_samples=-1": ["data.num_samples: is -1", "an epoch", "data.endless=true"],
+    "data=synth data.val_samples=-1": ["data.val_samples: is -1", "give a number of rows."],
+    "data=synth data.file_path=a.h5": ["data.file_path: is set, but data=synth makes its own"],
+    "data=synth data.subset=random": ["data.subset: is random", "data.subset=first"],
+    "data=synth data.storage=float16": ["data.storage: is float16", "stores no training spectra"],
+    "data=synth data.param=log_g,snr": ["data.param: names snr", "data=builtin"],
+    "data=synth data.param=age": ["data.param: names 'age'", "T_eff, log_g"],
+    "data=synth data.num_samples=100": ["one step takes 128 spectra but data.num_samples=100"],
+    "data=synth model.patch_size=5000": ["model.patch_size: is 5000 but a spectrum has 4096 pixels"],
+    f"data=synth {CLASSES}": ["data.class_edges: is not set", "data.class_edges=[...]"],
     # things outside that are not there
     "data=bosz": ["data.file_path: nothing lies at", "train_200k_*/dataset.h5", "data=builtin"],
     "data=hdf5": ["data.file_path: is not set"],

@@ -28,8 +28,8 @@ def test_help_names_every_command(capsys) -> None:
 def test_an_unknown_command_is_one_sentence(capsys) -> None:
     assert cli.main(["trian"]) == 2
     assert (
-        capsys.readouterr().err.strip()
-        == "specvit: no command 'trian'; did you mean train? there are train, sweep, evaluate, track, doctor, data."
+        capsys.readouterr().err.strip() == "specvit: no command 'trian'; did you mean train? "
+        "there are train, sweep, evaluate, analysis, track, doctor, data."
     )
 
 

@@ -22,6 +22,8 @@ LISTS = [
     ['model/size="tiny"', "model.stride_size=${.patch_size}", "opt.lr=1", "opt={lr:2,weight_decay:0}"],
     ["data=bosz", "data/size=200k", "data.param=[T_eff,log_g]", "model.patch_size=32"],
     ["data.val_samples=10", "data=builtin", "data/size=1k", "loss=ce", "model.task_type=cls", "data.class_edges=[2,3]"],
+    ["data=synth", "data/size=100k", "data.endless=true", "data.max_redshift=0.0005"],
+    ["data=velocity", "data.param=[redshift,log_g]", "data/size=1k"],
     ["+tracking.tags.paper=one", "++tracking.tags.other=two", "++opt.lr=1", "hydra/launcher=local"],
     ["+tracking.tags={a:1}", "opt.lr=1", "opt.lr=2", "opt=sgd"],
     ["train=full", "train.early_stopping.patience=null", "train.precision=32", "noise=none"],

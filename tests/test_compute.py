@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from specvit.config.schema import ModelConfig, TrainConfig
+from specvit.config.schema import TrainConfig, ViTConfig
 from specvit.engine import device
 from specvit.models import build_model
 
@@ -106,7 +106,7 @@ main(sys.argv[1:])
 @pytest.mark.slow
 def test_compiled_network_with_dropout_equals_the_plain_one_and_is_compiled_once() -> None:
     sizes = {"patch_size": 16, "stride_size": 16, "hidden_size": 16, "num_hidden_layers": 2, "intermediate_size": 32}
-    config = ModelConfig(**sizes, num_attention_heads=2, dropout=0.3)
+    config = ViTConfig(**sizes, num_attention_heads=2, dropout=0.3)
     plain, compiled = (build_model(config, num_pixels=128, num_outputs=1, seed=1).train() for _ in range(2))
     torch._dynamo.reset()
     compiled.compile()

@@ -11,7 +11,8 @@ import yaml
 from specvit.config.build import build_config, to_plain
 from specvit.config.compose import compose, conf_dir
 from specvit.config.identity import identity_of
-from specvit.config.schema import Config
+from specvit.config.kinds import VIT_GROUPS
+from specvit.config.schema import MODELS, Config
 from specvit.config.spelling import OLDER_KEYS, is_known, known_keys
 from specvit.errors import ConfigError
 
@@ -20,7 +21,7 @@ EXPERIMENTS = sorted(path.stem for path in conf_dir().glob("experiment/*.yaml"))
 NEEDS = {
     "data=hdf5": ["data.file_path=a.h5", "data.val_path=b.h5", "data.test_path=c.h5"],
     "data/size=all": ["data=bosz"],
-    "loss=ce": CLASSES,
+    "loss=ce": [*CLASSES, "data.class_edges=[2,3]"],
 }
 
 
@@ -59,7 +60,9 @@ def test_the_default_is_a_small_run_on_builtin_spectra() -> None:
 
 
 def test_the_composed_default_lists_every_key_of_the_schema() -> None:
-    assert leaves(compose()) == {key for key, section in known_keys().items() if not section}
+    """With every kind of model in turn."""
+    listed = set().union(*(leaves(compose([f"model={kind}"])) for kind in MODELS))
+    assert listed == {key for key, section in known_keys().items() if not section}
 
 
 def test_keys_on_the_command_line_reach_the_config() -> None:
@@ -119,7 +122,21 @@ def test_every_group_option_builds(options: list[str]) -> None:
     chosen = {option.partition("=")[0]: option for option in options}
     needed = [text for option in options for text in NEEDS.get(option, [])]
     chosen |= {text.partition("=")[0]: text for text in needed}
+    if chosen["model"] != "model=vit":
+        chosen = {group: text for group, text in chosen.items() if group not in VIT_GROUPS}
+    if chosen["model"] not in ("model=vit", "model=cnn"):  # they do regression, mostly by least squares, of noisy flux
+        chosen = {
+            g: text for g, text in chosen.items() if g not in ("loss", "noise", *(c.split("=")[0] for c in CLASSES))
+        }
+        chosen.pop("data.class_edges", None)
     build(*chosen.values())
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_every_kind_of_model_takes_an_experiment_of_the_vit(kind: str) -> None:
+    """What files choose for the ViT is left out for the others."""
+    plain = compose([f"model={kind}", "experiment=scaling_50k", "data=builtin"])
+    assert set(plain["model"]) == set(MODELS[kind].__dataclass_fields__)
 
 
 @pytest.mark.parametrize(

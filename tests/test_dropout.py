@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from specvit.config.schema import ModelConfig
+from specvit.config.schema import ViTConfig
 from specvit.models import ViT, build_model
 from specvit.models.dropout import KeyedDropout, set_dropout_key
 
@@ -21,7 +21,7 @@ def mask(p: float = 0.1, *, key: int = 7, layer: int = 1, shape: tuple[int, ...]
 def vit(dropout: float = 0.3, **changes) -> ViT:
     """Return a small model in training mode."""
     sizes = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
-    config = ModelConfig(**({"patch_size": 8, "stride_size": 8, "dropout": dropout} | sizes | changes))
+    config = ViTConfig(**({"patch_size": 8, "stride_size": 8, "dropout": dropout} | sizes | changes))
     return build_model(config, num_pixels=80, num_outputs=2, seed=0).train()
 
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import gradcheck
 
-from specvit.config.schema import ModelConfig
+from specvit.config.schema import ViTConfig
 from specvit.models import ViT, build_model
 from specvit.models.attention import _WrittenOut, attend
 from specvit.models.dropout import AddDropped, KeyedDropout
@@ -79,7 +79,7 @@ def test_last_block_for_the_cls_token_alone_changes_neither_output_nor_gradients
     kind: str, layers: int, qkv_bias: bool
 ) -> None:
     sizes = {"patch_size": 8, "stride_size": 8, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24}
-    config = ModelConfig(**sizes, num_hidden_layers=layers, dropout=0.0, pos_encoding_type=kind, qkv_bias=qkv_bias)
+    config = ViTConfig(**sizes, num_hidden_layers=layers, dropout=0.0, pos_encoding_type=kind, qkv_bias=qkv_bias)
     model = build_model(config, num_pixels=64, num_outputs=2, seed=3).double()
     with torch.no_grad():
         for parameter in model.parameters():

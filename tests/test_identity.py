@@ -10,7 +10,7 @@ import pytest
 from specvit.config import schema
 from specvit.config.build import build_config, to_plain
 from specvit.config.compose import compose
-from specvit.config.identity import default_name, identity_of, run_id, short_count
+from specvit.config.identity import FITTED_SECTIONS, UNUSED_DATA, default_name, identity_of, run_id, short_count
 from specvit.config.schema import Config
 
 MANIFEST = {"train": {"shape": [100, 256], "labels": "0123456789abcdef", "rows": "fedcba9876543210"}}
@@ -20,13 +20,16 @@ def id_of(config: Any, manifest: dict[str, Any] = MANIFEST, extra: dict[str, Any
     return run_id(identity_of(config, manifest, extra))
 
 
-def fields_of(cls: type, prefix: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any, Any]]:
+def fields_of(
+    cls: type, prefix: tuple[str, ...] = (), model: type = schema.ViTConfig
+) -> list[tuple[tuple[str, ...], Any, Any]]:
     """Return (path, type, metadata) of every key of the schema."""
     found = []
     hints = typing.get_type_hints(cls)
     for item in dataclasses.fields(cls):
-        if dataclasses.is_dataclass(hints[item.name]):
-            found += fields_of(typing.cast(type, hints[item.name]), (*prefix, item.name))
+        kind = hints[item.name] if item.name != "model" else model
+        if dataclasses.is_dataclass(kind):
+            found += fields_of(typing.cast(type, kind), (*prefix, item.name))
         else:
             found.append(((*prefix, item.name), hints[item.name], item.metadata))
     return found
@@ -48,6 +51,8 @@ def value_of(section: Any, path: tuple[str, ...]) -> Any:
 USED_WITH = {
     "data.subset_seed": {"data.subset": "random"},
     "data.builtin_seed": {"data.kind": "builtin"},
+    "data.max_redshift": {"data.kind": "builtin"},
+    "data.endless": {"data.kind": "synth"},
     "loss.huber_delta": {"loss.name": "huber"},
     "loss.label_smoothing": {"loss.name": "ce"},
     "opt.momentum": {"opt.type": "SGD"},
@@ -68,7 +73,7 @@ def another_value(old: Any, kind: Any, rules: Any) -> Any:
         return next((choice for choice in rules["choices"] if choice != old), None)
     kinds = [option for option in typing.get_args(kind) or (kind,) if option is not type(None)]
     if typing.get_origin(kind) is tuple or typing.get_origin(kinds[0]) is tuple:
-        return {str: ("another",), float: (0.5, 0.75)}[typing.get_args(kind if old else kinds[0])[0]]
+        return {str: ("another",), float: (0.5, 0.75), int: (3, 5)}[typing.get_args(kind if old else kinds[0])[0]]
     if kinds[0] is bool:
         return not old
     if kinds[0] is int:
@@ -81,7 +86,34 @@ KEYS = [pytest.param(*key, id=".".join(key[0])) for key in fields_of(Config)]
 
 @pytest.mark.parametrize(("path", "kind", "rules"), KEYS)
 def test_a_key_changes_the_id_if_and_only_if_it_can_change_a_result(path: Any, kind: Any, rules: Any) -> None:
-    base = Config()
+    check_key(Config(), path, kind, rules)
+
+
+OTHERS = [
+    pytest.param(model, *key, id=f"{name}-{'.'.join(key[0])}")
+    for name, model in schema.MODELS.items()
+    for key in fields_of(Config, model=model)
+    if name != "vit"
+]
+
+
+@pytest.mark.parametrize(("model", "path", "kind", "rules"), OTHERS)
+def test_a_key_changes_the_id_of_other_models_likewise(model: type, path: Any, kind: Any, rules: Any) -> None:
+    """Ridge, trees and templates know no optimizer, and of training at most the seed; all but trees no loss."""
+    kind_of_model = model().kind
+    used = FITTED_SECTIONS.get(kind_of_model)
+    seeded = path == ("train", "seed") and kind_of_model != "template"
+    unused = path[0] == "data" and path[1] in UNUSED_DATA.get(kind_of_model, ())
+    if used and not seeded and (unused or path[0] not in (*used, "tracking")):
+        base = Config(model=model())
+        new = another_value(value_of(base, path), kind, rules)
+        assert new is None or id_of(with_value(base, path, new)) == id_of(base)
+        return
+    check_key(Config(model=model()), path, kind, rules)
+
+
+def check_key(base: Config, path: Any, kind: Any, rules: Any) -> None:
+    """Check that the id changes with the key, if it is to."""
     for dotted, value in USED_WITH.get(".".join(path), {}).items():
         base = with_value(base, tuple(dotted.split(".")), value)
     old = value_of(base, path)
@@ -108,6 +140,8 @@ def test_keys_without_effect_beside_the_others_are_these() -> None:
         ("loss.label_smoothing", 0.1, {}),
         ("data.subset_seed", 9, {}),
         ("data.builtin_seed", 9, {}),
+        ("data.max_redshift", 0.001, {}),
+        ("data.endless", True, {"data.kind": "builtin"}),
         ("noise.noise_level", 9.0, {"noise.noise_type": "none"}),
     ],
 )
@@ -188,6 +222,10 @@ def test_a_later_key_off_its_neutral_value_is_part_of_the_id(change: dict[str, A
         ([], "c1d-p64-h64-log_g-builtin-5k-s42"),
         (["model.proj_fn=SW", "data.param=T_eff,log_g", "train.seed=7"], "sw-p64-h64-T_eff-log_g-builtin-5k-s7"),
         (["data=bosz", "data.param=T_eff,log_g,M_H"], "c1d-p64-h64-3labels-hdf5-all-s42"),
+        (["data=synth", "data/size=10k"], "c1d-p64-h64-log_g-synth-10k-s42"),
+        (["data=synth", "data.endless=true"], "c1d-p64-h64-log_g-endless-5k-s42"),
+        (["model=ridge", "data/size=20k"], "ridge-log_g-builtin-20k-s42"),
+        (["model=template", "data/size=20k"], "template-log_g-builtin-20k"),
     ],
 )
 def test_a_folder_is_named_after_what_is_varied(overrides: list[str], name: str) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from specvit.config.schema import ModelConfig
+from specvit.config.schema import ViTConfig
 from specvit.models import ViT, build_model
 
 SEEDS = 20
@@ -14,7 +14,7 @@ WIDTH, PATCH, PIXELS = 32, 16, 515
 def model(seed: int = 0, num_outputs: int = 3, **changes) -> ViT:
     """Return a small model, initialised."""
     sizes = {"hidden_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
-    config = ModelConfig(**({"patch_size": PATCH, "stride_size": PATCH} | sizes | changes))
+    config = ViTConfig(**({"patch_size": PATCH, "stride_size": PATCH} | sizes | changes))
     return build_model(config, num_pixels=PIXELS, num_outputs=num_outputs, seed=seed)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from specvit.config.schema import ModelConfig
+from specvit.config.schema import ViTConfig
 from specvit.errors import ConfigError
 from specvit.models import ViT, build_model
 from specvit.models.block import Attention
@@ -21,9 +21,9 @@ SMALL = {"patch_size": 8, "stride_size": 8, "hidden_size": 16, "num_hidden_layer
 TILINGS = [(4096, 16, 16), (4096, 16, 8), (4096, 15, 7), (4095, 16, 16), (4097, 32, 10), (67, 8, 3), (50, 50, 1)]
 
 
-def config(**changes) -> ModelConfig:
+def config(**changes) -> ViTConfig:
     """Return a small model's configuration without dropout."""
-    return ModelConfig(**(SMALL | {"intermediate_size": 40, "dropout": 0.0} | changes))
+    return ViTConfig(**(SMALL | {"intermediate_size": 40, "dropout": 0.0} | changes))
 
 
 def vit(num_pixels: int = 67, num_outputs: int = 2, **changes) -> ViT:
@@ -242,7 +242,7 @@ def test_parts_hold_every_parameter_once(kind: str, pool: str) -> None:
 
 
 def test_cost_of_the_reference_size() -> None:
-    cost = cost_of(build_model(ModelConfig(), num_pixels=4096, num_outputs=1, seed=0))
+    cost = cost_of(build_model(ViTConfig(), num_pixels=4096, num_outputs=1, seed=0))
     assert sum(cost.parameters.values()) == pytest.approx(4.85e6, rel=0.02)
     assert (cost.num_tokens, cost.num_prefix_tokens) == (256, 1)
     assert cost.training_flops == pytest.approx(7.289e9, rel=1e-3)  # 8.498e9 with the last block for all tokens

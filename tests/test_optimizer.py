@@ -9,7 +9,7 @@ import pytest
 import torch
 from toys import Toy, rows, toy_parts, toy_run
 
-from specvit.config.schema import ModelConfig, OptConfig
+from specvit.config.schema import OptConfig, ViTConfig
 from specvit.engine.loop import evaluate
 from specvit.engine.optimizer import Optimizer, build_optimizer
 from specvit.models import build_model
@@ -64,7 +64,7 @@ def test_step_moves_by_the_clipped_gradient_and_logs_the_unclipped(
 
 def parameters_moved_by_decay_alone(opt: OptConfig) -> set[str]:
     """Return which parameters a step with zero gradient changes, all of them starting from one."""
-    config = ModelConfig(patch_size=8, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
+    config = ViTConfig(patch_size=8, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
     model = build_model(config, num_pixels=20, num_outputs=1, seed=0)
     with torch.no_grad():
         for parameter in model.parameters():

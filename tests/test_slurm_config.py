@@ -158,6 +158,7 @@ class Terminal(io.StringIO):
 
 @pytest.mark.parametrize(("answer", "taken"), [("y\n", True), ("yes\n", True), ("\n", False), ("n\n", False)])
 def test_above_the_budget_somebody_has_to_agree(answer: str, taken: bool, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)  # away from the runs of whoever tests
     trials_of(tmp_path, 3, None)
     study = StudyFolder(tmp_path / "multirun" / "toy")
     budget.confirm(study, SlurmConfig(max_gpu_hours=12), [])
@@ -172,6 +173,7 @@ def test_above_the_budget_somebody_has_to_agree(answer: str, taken: bool, tmp_pa
 
 
 def test_without_a_terminal_nobody_can_agree(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
     trials_of(tmp_path, 3, None)
     monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
     with pytest.raises(ConfigError, match=r"hydra\.launcher\.max_gpu_hours: would be about 12"):

@@ -1,5 +1,9 @@
 """What whole runs in processes of their own share: the run that is killed, and the proof that nothing was lost."""
 
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -40,3 +44,28 @@ def assert_same_run(run: Path, reference: Path) -> None:
             del content["config"]  # where files lie may differ; all else in it makes the run id
             del content["made_by"]  # the sources may be edited while the tests run
         assert same_content(ours, theirs), name
+
+
+def whole_and_stopped(words: Callable[[str], list[str]], number: signal.Signals, moment: str) -> str:
+    """Make the run `words("whole")`; stop `words("stopped")` at the line with `moment` and begin it again.
+
+    Return what that one says.
+    """
+
+    def begin(folder: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "specvit.train", *words(folder)]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+    whole = begin("whole")
+    whole.communicate()
+    stopped = begin("stopped")
+    assert stopped.stdout is not None
+    for line in stopped.stdout:
+        if moment in line:
+            stopped.send_signal(number)
+            break
+    stopped.communicate()
+    again = begin("stopped")
+    said = again.communicate()[0]
+    assert whole.returncode == again.returncode == 0 and stopped.returncode != 0
+    return said
