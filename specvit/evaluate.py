@@ -7,18 +7,16 @@ import dataclasses
 import sys
 from pathlib import Path
 
-import numpy as np
 import yaml
 
 from specvit import score
 from specvit.config.build import build_config
 from specvit.config.schema import Config, NoiseConfig, effective_level
-from specvit.data.shards import same_wavelengths
 from specvit.data.splits import open_split
-from specvit.data.views import SpectraView, open_spectra
+from specvit.data.views import open_spectra
 from specvit.engine.device import resolve_device, set_up_torch
 from specvit.entry import Parser, user_facing
-from specvit.errors import ConfigError, DataError, FolderError
+from specvit.errors import ConfigError, FolderError
 from specvit.files import write_atomic
 from specvit.scores.wording import bin_lines, rest_line, row_line
 from specvit.tracking.console import Screen
@@ -85,7 +83,7 @@ def _evaluate(config: Config, folder: Path, file: str | None, levels: list[float
     set_up_torch(config.train, None, screen)
     spectra = open_spectra([Path(file)], -1, where="--data") if file else open_split(config.data, "test", screen.making)
     trained = load_trained(folder / "best.ckpt", config, device)
-    _check_pixels(spectra, trained.wave_P)
+    trained.check_pixels(spectra)
     name = "evaluate-test" if file is None else f"evaluate-{Path(file).resolve().parent.name}-{Path(file).stem}"
     table = []
     for level in levels or [None]:
@@ -108,16 +106,6 @@ def at_level(noise: NoiseConfig, level: float) -> NoiseConfig:
     """Return the noise at another level; of a run without noise it is then that of the pixels' errors."""
     kind = "heteroscedastic" if noise.noise_type == "none" else noise.noise_type
     return dataclasses.replace(noise, noise_level=level, noise_type=kind)
-
-
-def _check_pixels(spectra: SpectraView, wave_P: np.ndarray) -> None:
-    """Raise `DataError` unless the spectra lie on the pixels that the run was trained on."""
-    if same_wavelengths(spectra.wave_P, wave_P):
-        return
-    what = f"has {spectra.num_pixels} pixels a spectrum, the run was trained on {len(wave_P)}"
-    if spectra.num_pixels == len(wave_P):
-        what = f"starts at {spectra.wave_P[0]:.2f} Å, the run's spectra at {wave_P[0]:.2f} Å, or is spaced otherwise"
-    raise DataError(what, where=spectra.origins()[0][0], remedy="resample it to the training set's pixels")
 
 
 def _short(level: float) -> str:

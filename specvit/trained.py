@@ -12,6 +12,7 @@ from specvit.config.schema import Config, LightGBMConfig, NetworkConfig, RidgeCo
 from specvit.data.labels import LabelScaler, TargetCoder, coder_from_dict
 from specvit.data.noise import FluxNorm
 from specvit.data.resident import EvalData, Store
+from specvit.data.shards import same_wavelengths
 from specvit.data.splits import open_split, split_manifest
 from specvit.data.views import SpectraView
 from specvit.engine import checkpoint
@@ -32,6 +33,18 @@ class Trained:
     wave_P: np.ndarray
     epoch: int
     config: Config
+
+    def check_pixels(self, spectra: SpectraView) -> None:
+        """Raise `DataError` unless the spectra lie on the pixels that the run was trained on."""
+        wave_P = self.wave_P
+        if same_wavelengths(spectra.wave_P, wave_P):
+            return
+        what = f"has {spectra.num_pixels} pixels a spectrum, the run was trained on {len(wave_P)}"
+        if spectra.num_pixels == len(wave_P):
+            what = (
+                f"starts at {spectra.wave_P[0]:.2f} Å, the run's spectra at {wave_P[0]:.2f} Å, or is spaced otherwise"
+            )
+        raise DataError(what, where=spectra.origins()[0][0], remedy="resample it to the training set's pixels")
 
 
 def load_trained(path: Path, config: Config, device: torch.device) -> Trained:

@@ -1,4 +1,4 @@
-"""`specvit analysis ceiling|scaling|ablation|curves|report|archive ...`: tables and figures from finished runs."""
+"""`specvit analysis ceiling|scaling|ablation|curves|attention|report|archive ...`: tables and figures from runs."""
 
 import argparse
 import sys
@@ -24,6 +24,13 @@ def main(arguments: list[str] | None = None) -> int:
     ablation.add_argument("--metric", default="test_r2", help="of a run's summary or tested epoch (default: test_r2)")
     curves = commands.add_parser("curves", help="training curves of many runs in one figure")
     _takes_folders(curves)
+    attention = commands.add_parser(
+        "attention", help="what trained models look at: attention and saliency by wavelength"
+    )
+    _takes_folders(attention)
+    attention.add_argument("--label", default="log_g", help="a label that the runs predict (default: log_g)")
+    attention.add_argument("--rows", type=_count, default=500, metavar="N", help="first test rows (default: 500)")
+    attention.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     report = commands.add_parser("report", help="one page on a study: question, findings, figures, failures, cost")
     report.add_argument("study", help="a study's folder, or its name in multirun/")
     report.add_argument("--out", type=Path, metavar="DIR", help="folder to write into (default: report/ in the study)")
@@ -40,6 +47,8 @@ def main(arguments: list[str] | None = None) -> int:
         from specvit.analysis.ablation_command import ablation as command
     elif options.command == "curves":
         from specvit.analysis.curves import curves as command
+    elif options.command == "attention":
+        from specvit.analysis.attention_command import attention as command
     elif options.command == "archive":
         from specvit.analysis.archive import archive as command
     elif options.command == "report":

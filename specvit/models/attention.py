@@ -23,6 +23,11 @@ def attend(query_BHQd: Tensor, key_BHSd: Tensor, value_BHSd: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(query_BHQd, key_BHSd, value_BHSd)
 
 
+def attention_weights(query_BHQd: Tensor, key_BHSd: Tensor) -> Tensor:
+    """Return softmax(q kᵀ / √d), (B, H, Q, S): how much each query takes of each token; rows sum to 1."""
+    return (query_BHQd @ key_BHSd.mT * query_BHQd.shape[-1] ** -0.5).softmax(-1)
+
+
 class _WrittenOut(torch.autograd.Function):
     """The same as batched matrix products; keeps the weights (B·H, Q, S) for the backward pass."""
 

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from specvit.models.attention import attend
+from specvit.models.attention import attend, attention_weights
 from specvit.models.dropout import KeyedDropout
 from specvit.models.positions import RotaryPositions
 
@@ -24,10 +24,12 @@ class Attention(nn.Module):
 
     def forward(self, x_BSD: Tensor) -> Tensor:
         """Return the attended tokens (B, S, D)."""
-        query_BHSd, key_BHSd, value_BHSd = map(self._heads, self.qkv(x_BSD).chunk(3, dim=-1))
-        if self.rotary is not None:
-            query_BHSd, key_BHSd = self.rotary(query_BHSd), self.rotary(key_BHSd)
-        return self._attend(query_BHSd, key_BHSd, value_BHSd)
+        return self._attend(*self._projected(x_BSD))
+
+    def weights(self, x_BSD: Tensor) -> Tensor:
+        """Return how much each token takes of each other one in `forward`, (B, H, S, S)."""
+        query_BHSd, key_BHSd, _ = self._projected(x_BSD)
+        return attention_weights(query_BHSd, key_BHSd)
 
     def of_prefix(self, x_BSD: Tensor, num_prefix_tokens: int) -> Tensor:
         """Return the attended prefix tokens only, (B, prefix, D): what `forward` gives for them."""
@@ -40,6 +42,13 @@ class Attention(nn.Module):
         if self.rotary is not None:
             key_BHSd = self.rotary(key_BHSd)
         return self._attend(query_BHQd, key_BHSd, value_BHSd)
+
+    def _projected(self, x_BSD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return query, key and value (B, H, S, d), the first two turned."""
+        query_BHSd, key_BHSd, value_BHSd = map(self._heads, self.qkv(x_BSD).chunk(3, dim=-1))
+        if self.rotary is not None:
+            query_BHSd, key_BHSd = self.rotary(query_BHSd), self.rotary(key_BHSd)
+        return query_BHSd, key_BHSd, value_BHSd
 
     def _heads(self, x_BSD: Tensor) -> Tensor:
         return x_BSD.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)

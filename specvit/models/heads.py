@@ -12,6 +12,12 @@ class ClsPool(nn.Module):
         """Return (B, D)."""
         return tokens_BSD[:, 0]
 
+    def weights(self, tokens_BSD: Tensor) -> Tensor:
+        """Return each token's part (B, S): all is the first one's."""
+        weights_BS = tokens_BSD.new_zeros(tokens_BSD.shape[:2])
+        weights_BS[:, 0] = 1.0
+        return weights_BS
+
 
 class MeanPool(nn.Module):
     """The mean over tokens."""
@@ -21,6 +27,10 @@ class MeanPool(nn.Module):
     def forward(self, tokens_BSD: Tensor) -> Tensor:
         """Return (B, D)."""
         return tokens_BSD.mean(dim=1)
+
+    def weights(self, tokens_BSD: Tensor) -> Tensor:
+        """Return each token's part (B, S): the same for all."""
+        return tokens_BSD.new_full(tokens_BSD.shape[:2], 1 / tokens_BSD.shape[1])
 
 
 class AttentionPool(nn.Module):
@@ -35,8 +45,11 @@ class AttentionPool(nn.Module):
 
     def forward(self, tokens_BSD: Tensor) -> Tensor:
         """Return (B, D)."""
-        weights_BS1 = self.score(tokens_BSD).float().softmax(dim=1).type_as(tokens_BSD)
-        return (weights_BS1 * tokens_BSD).sum(dim=1)
+        return (self.weights(tokens_BSD)[:, :, None] * tokens_BSD).sum(dim=1)
+
+    def weights(self, tokens_BSD: Tensor) -> Tensor:
+        """Return each token's part (B, S)."""
+        return self.score(tokens_BSD).float().softmax(dim=1).type_as(tokens_BSD).squeeze(2)
 
 
 def build_pool(name: str, hidden_size: int) -> ClsPool | MeanPool | AttentionPool:

@@ -37,11 +37,7 @@ class ViT(nn.Module):
 
     def forward(self, flux_BP: Tensor) -> Tensor:
         """Return the outputs (B, K) in float32."""
-        tokens_BSD = self.tokenizer(flux_BP)
-        if self.cls_token is not None:
-            cls_B1D = self.cls_token.to(tokens_BSD.dtype).expand(len(flux_BP), -1, -1)
-            tokens_BSD = torch.cat([cls_B1D, tokens_BSD], dim=1)
-        tokens_BSD = self.drop(self.positions(tokens_BSD))
+        tokens_BSD = self._embedded(flux_BP)
         for number, block in enumerate(self.blocks, 1):
             # The last block's other tokens would go nowhere: a seventh of the work at 6 blocks.
             only_prefix = self.num_prefix_tokens if number == len(self.blocks) and self.num_prefix_tokens else None
@@ -50,6 +46,24 @@ class ViT(nn.Module):
             else:
                 tokens_BSD = block(tokens_BSD, only_prefix)
         return self.head(self.pool(self.norm(tokens_BSD))).float()
+
+    def attention(self, flux_BP: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Return each block's attention weights, mean over heads, (B, S, S), and the pooling's weights (B, S)."""
+        tokens_BSD = self._embedded(flux_BP)
+        weights: list[Tensor] = []
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            weights.append(block.attention.weights(block.norm_attention(tokens_BSD)).mean(dim=1))
+            tokens_BSD = block(tokens_BSD)
+        return weights, self.pool.weights(self.norm(tokens_BSD))
+
+    def _embedded(self, flux_BP: Tensor) -> Tensor:
+        """Return the first block's input (B, S, D): tokens after the prefix, with positions."""
+        tokens_BSD = self.tokenizer(flux_BP)
+        if self.cls_token is not None:
+            cls_B1D = self.cls_token.to(tokens_BSD.dtype).expand(len(flux_BP), -1, -1)
+            tokens_BSD = torch.cat([cls_B1D, tokens_BSD], dim=1)
+        return self.drop(self.positions(tokens_BSD))
 
     def set_step_key(self, key: int) -> None:
         """Set what this forward pass's dropout masks are drawn from."""

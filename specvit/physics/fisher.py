@@ -60,6 +60,17 @@ def information(observe: Observe, place_NL: Tensor, *, chunk: int = CHUNK) -> In
 
 def _of_chunk(observe: Observe, rows_B: NDArray[np.int64], place_BL: Tensor) -> tuple[Tensor, ...]:
     """Return the four arrays of `Information` for some stars."""
+    scaled_BP, slope_BLP, growth_BLP = slopes(observe, rows_B, place_BL)
+    return (
+        slope_BLP @ slope_BLP.mT,
+        2 * growth_BLP @ growth_BLP.mT,
+        (slope_BLP @ scaled_BP[:, :, None])[:, :, 0],
+        scaled_BP.square().sum(1),
+    )
+
+
+def slopes(observe: Observe, rows_B: NDArray[np.int64], place_BL: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return flux / sigma (B, P), and by coordinate d flux / sigma and d ln sigma, (B, L, P) each."""
     axes_LL = torch.eye(place_BL.shape[1], dtype=place_BL.dtype)
     tangents_LBL = axes_LL[:, None, :].expand(-1, len(place_BL), -1)
 
@@ -74,13 +85,7 @@ def _of_chunk(observe: Observe, rows_B: NDArray[np.int64], place_BL: Tensor) -> 
     with torch.no_grad():
         flux_BP, sigma_BP = seen(place_BL)
         slope_BLP, growth_BLP = (x.transpose(0, 1) for x in torch.func.vmap(along)(tangents_LBL))
-        scaled_BP = flux_BP / sigma_BP
-        return (
-            slope_BLP @ slope_BLP.mT,
-            2 * growth_BLP @ growth_BLP.mT,
-            (slope_BLP @ scaled_BP[:, :, None])[:, :, 0],
-            scaled_BP.square().sum(1),
-        )
+        return flux_BP / sigma_BP, slope_BLP, growth_BLP
 
 
 def cramer_rao(matrix_NLL: NDArray[np.float64], column: int) -> NDArray[np.float64]:

@@ -1,0 +1,109 @@
+"""`specvit analysis attention`: what trained models look at, and where the information is."""
+
+import argparse
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from specvit.analysis.attention_report import Looked, Looks, names_of, write_looks
+from specvit.analysis.runs import FinishedRun, TestSet, by_test_set, finished_runs
+from specvit.config.schema import Config, NetworkConfig, RidgeConfig, effective_level
+from specvit.errors import DataError, FolderError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from specvit.analysis.gaze import Gaze
+    from specvit.data.views import SpectraView
+
+WEIGHTS = "best.ckpt"
+
+
+def attention(options: argparse.Namespace) -> int:
+    """Look at the runs of each test set, write and draw."""
+    runs, notes = finished_runs(options.folder, options.label, noiseless=True)
+    kept, left = _with_slopes(runs)
+    print("\n".join([*notes, *left]), end="\n" if notes or left else "", flush=True)
+    if not kept:
+        where = ", ".join(map(str, options.folder))
+        remedy = "name networks or ridge with their checkpoints; an archive has records only"
+        raise FolderError("has no run to look into", where=where, remedy=remedy)
+    sets = by_test_set(kept)
+    out = options.out or (options.folder[0] / "attention" if len(options.folder) == 1 else Path("attention"))
+    for found in sets:
+        _one_set(found, options, out / found.short if len(sets) > 1 else out)
+    return 0
+
+
+def _with_slopes(runs: Sequence[FinishedRun]) -> tuple[list[FinishedRun], list[str]]:
+    """Return the runs whose model is on file and follows each pixel smoothly, and notes on the others."""
+    kept, left = [], Counter[str]()
+    for run in runs:
+        if not isinstance(run.config.model, NetworkConfig | RidgeConfig):
+            left[f"model={run.config.model.kind} has no derivative by its pixels"] += 1
+        elif not (run.folder / WEIGHTS).exists():
+            left[f"no {WEIGHTS}"] += 1
+        else:
+            kept.append(run)
+    return kept, [f"note: {count} run(s) left out: {why}" for why, count in left.items()]
+
+
+def _one_set(found: TestSet, options: argparse.Namespace, out: Path) -> None:
+    """Look at the runs of one test set. Loads torch, which a refusal need not wait for."""
+    import numpy as np
+
+    from specvit.analysis.attention_figure import draw_look
+    from specvit.data.splits import open_split
+    from specvit.tracking.figures import attempt
+
+    first = found.runs[0].config
+    spectra = open_split(first.data, "test", lambda *_: None)
+    stars = min(options.rows, len(spectra))
+    print(f"test set: {found.said}, {len(found.runs)} run(s), first {stars:,} rows", flush=True)
+    looked = []
+    for setting in found.settings:
+        looked.append(Looked(setting, [_gaze(run, spectra, options, stars) for run in setting.runs]))
+        print(f"{setting.name}: {len(setting.runs)} run(s)", flush=True)
+    optimum = _optimum(first, options.label, stars)
+    mean_P = spectra.gather(np.arange(stars))[0].mean(axis=0)
+    looks = Looks(options.label, found, stars, spectra.wave_P, mean_P, optimum, looked)
+    out.mkdir(parents=True, exist_ok=True)
+    write_looks(looks, out)
+    for one, name in zip(looked, names_of(looks), strict=True):
+        for ending in ("png", "pdf"):
+            attempt(out / f"{name}.{ending}", lambda path, one=one: draw_look(looks, one, path), print)
+    print(f"written: {out}", flush=True)
+
+
+def _gaze(run: FinishedRun, spectra: "SpectraView", options: argparse.Namespace, stars: int) -> "Gaze":
+    """Return what one run's model does with the pixels; raises `DataError`, `CheckpointError`."""
+    from specvit.analysis.gaze import gaze
+    from specvit.engine.device import resolve_device
+    from specvit.trained import eval_data, load_trained
+
+    device = resolve_device(dataclasses.replace(run.config.train, device=options.device))
+    trained = load_trained(run.folder / WEIGHTS, run.config, device)
+    trained.check_pixels(spectra)
+    view = eval_data(spectra, "test", run.config, trained.coder, trained.flux_norm, device)
+    return gaze(trained, view, options.label, stars)
+
+
+def _optimum(config: Config, label: str, stars: int) -> "np.ndarray | None":
+    """Return the shares of the best linear estimator, None with a note where the built-in model cannot tell."""
+    from specvit.analysis.optimum import optimal_shares
+    from specvit.analysis.stars import open_stars
+
+    if effective_level(config.noise) == 0:
+        print("note: no optimum to compare with: without noise each pixel tells all", flush=True)
+        return None
+    try:
+        known = open_stars(config, stars, lambda *_: None)
+    except DataError as problem:
+        print(f"note: no optimum to compare with: {problem}", flush=True)
+        return None
+    if label not in known.names:
+        print(f"note: no optimum to compare with: the built-in model has no {label}", flush=True)
+        return None
+    return optimal_shares(known, label)

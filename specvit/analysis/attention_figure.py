@@ -1,0 +1,113 @@
+"""The figure of `specvit analysis attention`: mean spectrum, saliency and attention by wavelength, with known lines."""
+
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from specvit.analysis.attention_report import Looked, Looks
+from specvit.analysis.features import FEATURES
+from specvit.analysis.figure import DPI
+from specvit.files import write_atomic
+from specvit.tracking.figures import canvas
+
+BIN = 8
+"""Pixels that are summed for the saliency's line: two of the instrument's resolution elements."""
+EVEN = {"color": "0.5", "lw": 0.6, "ls": ":"}
+NOTE = (
+    "Saliency: pixel's share of the variance that noise gives to the prediction, mean over stars, in bins of "
+    f"{BIN} pixels; optimum: that of the best estimator linear about each star, by the built-in model. Attention: what "
+    "the pooled vector takes from each token (mean over heads and stars) in the last block, and through all of them "
+    "(rollout). All over an even share, 1. Bands: least and greatest of the seeds."
+)
+
+
+def draw_look(looks: Looks, one: Looked, path: Path) -> None:
+    """Draw one setting's figure into `path`, a PNG of 300 dpi or a PDF by its ending."""
+    attends = one.gazes[0].attention is not None
+    figure, axes = canvas(4 if attends else 2, 1, (10.0, 8.2 if attends else 5.0))
+    rows = list(axes[:, 0])
+    _spectrum(rows[0], looks)
+    _saliency(rows[1], looks, one)
+    if attends:
+        _attention(rows[2], looks, one)
+        figure.colorbar(_blocks(rows[3], looks, one), ax=rows[3], label="over even", pad=0.01)
+    for axis in rows:
+        axis.set_xlim(looks.wave_P[0], looks.wave_P[-1])
+        for number, feature in enumerate(FEATURES):
+            for place in feature.places:
+                axis.axvline(place, color=f"C{number % 10}", lw=0.5, alpha=0.5, zorder=0)
+    rows[-1].set_xlabel("vacuum wavelength, Å")
+    runs = f"{len(one.gazes)} seeds" if len(one.gazes) > 1 else f"run {one.setting.runs[0].run_id}"
+    title = f"{looks.label} by {one.setting.name} ({runs}); {looks.test_set.said}; first {looks.stars:,} rows"
+    figure.suptitle(textwrap.fill(title, 130), fontsize=9)
+    figure.supxlabel(textwrap.fill(NOTE, 190), fontsize=6.2, x=0.01, ha="left", color="0.25")
+    kind = path.suffix.removeprefix(".")
+    write_atomic(path, lambda stream: figure.savefig(stream, format=kind, dpi=DPI))
+
+
+def _spectrum(axis: Any, looks: Looks) -> None:
+    """Draw the mean spectrum with the features' names above it."""
+    axis.plot(looks.wave_P, looks.flux_P, color="black", lw=0.6)
+    axis.set_ylabel("mean flux")
+    low, high = float(looks.flux_P.min()), float(looks.flux_P.max())
+    axis.set_ylim(low - 0.05 * (high - low), high + 0.45 * (high - low))
+    seen = [feature for feature in FEATURES if feature.inside(looks.wave_P).any()]
+    for number, feature in enumerate(seen):
+        place = float(np.clip(np.mean(feature.places), looks.wave_P[0], looks.wave_P[-1]))
+        height = high + (0.06 + 0.12 * (number % 3)) * (high - low)
+        color = f"C{FEATURES.index(feature) % 10}"
+        axis.text(place, height, feature.name, fontsize=6.5, color=color, ha="center")
+
+
+def _saliency(axis: Any, looks: Looks, one: Looked) -> None:
+    wave_b = _binned(looks.wave_P)
+    _banded(axis, wave_b, np.array([_binned(s) for s in one.saliency_RP()]) * len(looks.wave_P), "C0", one.setting.name)
+    if looks.optimum_P is not None:
+        axis.plot(wave_b, _binned(looks.optimum_P) * len(looks.wave_P), color="black", lw=0.8, label="optimum")
+    axis.axhline(1.0, **EVEN)
+    axis.set_yscale("log")
+    axis.set_ylabel("saliency over even")
+    axis.legend(fontsize=7, frameon=False, loc="upper left")
+
+
+def _attention(axis: Any, looks: Looks, one: Looked) -> None:
+    for shares_RP, color, name in ((one.attention_RP(), "C1", "last block"), (one.rollout_RP(), "C2", "rollout")):
+        assert shares_RP is not None
+        _banded(axis, looks.wave_P, _over_even(one, shares_RP), color, name)
+    axis.axhline(1.0, **EVEN)
+    axis.set_ylabel("attention over even")
+    axis.legend(fontsize=7, frameon=False, loc="upper left")
+
+
+def _blocks(axis: Any, looks: Looks, one: Looked) -> Any:
+    """Draw attention block by block, mean over runs, and return what a colour bar needs."""
+    of_runs = [gaze.attention.blocks_LP for gaze in one.gazes if gaze.attention is not None]
+    blocks_LP = np.mean([blocks_LP / blocks_LP.sum(1, keepdims=True) for blocks_LP in of_runs], axis=0)
+    extent = (float(looks.wave_P[0]), float(looks.wave_P[-1]), len(blocks_LP) + 0.5, 0.5)
+    drawn = axis.imshow(_over_even(one, blocks_LP), aspect="auto", extent=extent, cmap="magma", interpolation="nearest")
+    axis.set_yticks(range(1, len(blocks_LP) + 1))
+    axis.set_ylabel("block")
+    return drawn
+
+
+def _banded(axis: Any, x: np.ndarray, values_RX: np.ndarray, color: str, name: str) -> None:
+    """Draw the mean of some runs as a line, and their least and greatest as a band."""
+    axis.plot(x, values_RX.mean(0), color=color, lw=0.8, label=name)
+    if len(values_RX) > 1:
+        axis.fill_between(x, values_RX.min(0), values_RX.max(0), color=color, alpha=0.25, lw=0)
+
+
+def _over_even(one: Looked, shares_XP: np.ndarray) -> np.ndarray:
+    """Return shares over those of attention to all tokens alike, NaN where no token reaches."""
+    attention = one.gazes[0].attention
+    assert attention is not None
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return shares_XP / np.where(attention.even_P > 0, attention.even_P, np.nan)
+
+
+def _binned(value_P: np.ndarray) -> np.ndarray:
+    """Return means over bins of `BIN` pixels; the last, incomplete one is left out."""
+    whole = len(value_P) // BIN * BIN
+    return value_P[:whole].reshape(-1, BIN).mean(axis=1)

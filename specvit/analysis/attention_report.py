@@ -1,0 +1,193 @@
+"""What `specvit analysis attention` found, as CSV, markdown and JSON. Shape suffixes: R runs (seeds), P pixels."""
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from specvit import __version__
+from specvit.analysis.features import FEATURES
+from specvit.analysis.report import about, table
+from specvit.analysis.runs import Setting, TestSet
+from specvit.files import write_json, write_text
+from specvit.provenance import commit
+from specvit.quantities import unit_of
+
+if TYPE_CHECKING:
+    from specvit.analysis.gaze import Gaze
+
+Row = dict[str, Any]
+DEFINITIONS = {
+    "saliency": "share of the variance that noise gives to the prediction: (d label / d flux * sigma)^2 of a pixel "
+    "over its sum over all pixels, mean over stars",
+    "optimum": "the same of the best estimator that is linear about the star, knows the labels' box beforehand and not "
+    "the amplitude, by the built-in model",
+    "attention": "share of what the pooled vector takes in the last block, mean over heads and stars; each token's "
+    "evenly over its pixels; what goes to the CLS token is left out",
+    "rollout": "the same through all blocks, half of each block's output being the connection around its attention "
+    "(Abnar & Zuidema 2020)",
+    "noise": "standard deviation that noise gives to the prediction, to first order: root mean square over stars",
+    "spread": "standard deviation over seeds",
+}
+
+
+@dataclass(frozen=True)
+class Looked:
+    """The runs of one setting and what each does."""
+
+    setting: Setting
+    gazes: "Sequence[Gaze]"
+
+    def saliency_RP(self) -> np.ndarray:
+        """Return each run's shares."""
+        return np.array([gaze.share_P for gaze in self.gazes])
+
+    def attention_RP(self) -> np.ndarray | None:
+        """Return each run's attention in the last block, of what goes to pixels; None for models without any."""
+        found = [gaze.attention for gaze in self.gazes]
+        return np.array([one.blocks_LP[-1] / one.blocks_LP[-1].sum() for one in found if one]) if found[0] else None
+
+    def rollout_RP(self) -> np.ndarray | None:
+        """Return each run's attention through all blocks; None for models without any."""
+        found = [gaze.attention for gaze in self.gazes]
+        return np.array([one.rollout_P for one in found if one]) if found[0] else None
+
+
+@dataclass(frozen=True)
+class Looks:
+    """All settings on one test set."""
+
+    label: str
+    test_set: TestSet
+    stars: int
+    wave_P: np.ndarray
+    flux_P: np.ndarray
+    """Mean flux of these stars, without noise."""
+    optimum_P: np.ndarray | None
+    looked: list[Looked]
+
+
+def names_of(looks: Looks) -> list[str]:
+    """Return a file name, without ending, for each setting's figure."""
+    if len(looks.looked) == 1:
+        return ["attention"]
+    plain = ["".join(c if c.isalnum() or c in "-." else "_" for c in one.setting.name) for one in looks.looked]
+    return [f"attention-{name}" + (f"-{n}" if plain.index(name) < n else "") for n, name in enumerate(plain)]
+
+
+def write_looks(looks: Looks, out: Path) -> None:
+    """Write attention.csv (pixels), features.csv, attention.md and attention.json into `out`."""
+    write_text(out / "attention.csv", _csv(list(_pixels(looks))))
+    write_text(out / "features.csv", _csv(list(feature_rows(looks))))
+    write_text(out / "attention.md", "\n".join(_markdown(looks)) + "\n")
+    write_json(out / "attention.json", _plain(looks))
+
+
+def feature_rows(looks: Looks) -> Iterator[Row]:
+    """Yield each feature's shares, setting by setting; the part of all pixels that it has; None where there is none."""
+    for one in looks.looked:
+        for feature in FEATURES:
+            inside_P = feature.inside(looks.wave_P)
+            if not inside_P.any():
+                continue
+            row: Row = {"setting": one.setting.name, "feature": feature.name, "pixels": float(inside_P.mean())}
+            row |= {"optimum": None if looks.optimum_P is None else float(looks.optimum_P[inside_P].sum())}
+            for name, shares_RP in _kinds(one):
+                mean, spread = (None, None) if shares_RP is None else _mean_and_spread(shares_RP[:, inside_P].sum(1))
+                row |= {name: mean, f"{name}_sd": spread}
+            yield row | _who(one.setting)
+
+
+def _kinds(one: Looked) -> tuple[tuple[str, np.ndarray | None], ...]:
+    return ("saliency", one.saliency_RP()), ("attention", one.attention_RP()), ("rollout", one.rollout_RP())
+
+
+def _mean_and_spread(value_R: np.ndarray) -> tuple[float, float | None]:
+    return float(value_R.mean()), float(value_R.std(ddof=1)) if len(value_R) > 1 else None
+
+
+def _who(setting: Setting) -> Row:
+    return {
+        "seeds": " ".join(str(run.seed) for run in setting.runs),
+        "run_ids": " ".join(run.run_id for run in setting.runs),
+    }
+
+
+def _pixels(looks: Looks) -> Iterator[Row]:
+    """Yield one row a setting and pixel; shares sum to 1 over pixels."""
+    for one in looks.looked:
+        gradient_P = np.mean([gaze.gradient_P for gaze in one.gazes], axis=0)
+        columns: dict[str, Any] = {"wave": looks.wave_P, "flux": looks.flux_P, "gradient": gradient_P}
+        columns |= {name: shares_RP.mean(0) for name, shares_RP in _kinds(one) if shares_RP is not None}
+        if looks.optimum_P is not None:
+            columns["optimum"] = looks.optimum_P
+        for values in zip(*columns.values(), strict=True):
+            yield {"setting": one.setting.name} | {k: f"{v:.6g}" for k, v in zip(columns, values, strict=True)}
+
+
+def _csv(rows: list[Row]) -> str:
+    stream = io.StringIO()
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    writer = csv.DictWriter(stream, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return stream.getvalue()
+
+
+def _plain(looks: Looks) -> Row:
+    settings = []
+    features = list(feature_rows(looks))
+    for one in looks.looked:
+        mine = [
+            {k: v for k, v in row.items() if k != "setting"} for row in features if row["setting"] == one.setting.name
+        ]
+        to_prefix = [gaze.attention.prefix_L.tolist() for gaze in one.gazes if gaze.attention]
+        noise = [gaze.noise for gaze in one.gazes]
+        facts = {"name": one.setting.name, **_who(one.setting), "noise": noise, "to_cls_by_block": to_prefix}
+        settings.append(facts | {"features": mine})
+    return {
+        **about(looks.label, looks.test_set),
+        "unit": unit_of(looks.label),
+        "stars": looks.stars,
+        "definitions": DEFINITIONS,
+        "settings": settings,
+        "specvit": __version__,
+        "commit": commit(),
+    }
+
+
+def _markdown(looks: Looks) -> Iterator[str]:
+    yield f"# Where models look for {looks.label}"
+    yield f"\n{looks.test_set.said}; first {looks.stars:,} rows. Shares of the whole spectrum, in %."
+    rows = list(feature_rows(looks))
+    for one, name in zip(looks.looked, names_of(looks), strict=True):
+        yield f"\n## {one.setting.name}\n"
+        noise = _number([gaze.noise for gaze in one.gazes])
+        unit = unit_of(looks.label)
+        yield f"Noise moves the prediction by {noise} {unit}. ![{one.setting.name}]({name}.png)\n"
+        kinds = ["saliency", *(["attention", "rollout"] if one.gazes[0].attention else [])]
+        best = ["optimum"] if looks.optimum_P is not None else []
+        cells = []
+        for row in (row for row in rows if row["setting"] == one.setting.name):
+            shares = [_percent(row[kind], row.get(f"{kind}_sd")) for kind in (*kinds, *best)]
+            cells.append([row["feature"], _percent(row["pixels"], None), *shares])
+        yield from table([["feature", "pixels", *kinds, *best], *cells])
+        yield f"\nSeeds {_who(one.setting)['seeds']}, runs {_who(one.setting)['run_ids']}."
+    yield ""
+    yield from (f"- {name.capitalize()}: {meaning}." for name, meaning in DEFINITIONS.items())
+
+
+def _percent(share: float | None, spread: float | None) -> str:
+    if share is None:
+        return ""
+    return f"{100 * share:.1f}" + (f" ± {100 * spread:.1f}" if spread is not None else "")
+
+
+def _number(values: Sequence[float]) -> str:
+    """Return the mean of some runs' values, with their spread if there are several."""
+    mean, spread = _mean_and_spread(np.array(values))
+    return f"{mean:.3f}" + (f" ± {spread:.3f}" if spread is not None else "")
