@@ -11,7 +11,7 @@ from handmade import mixed_study
 from scipy import stats
 
 from specvit.analysis.__main__ import main
-from specvit.analysis.ablation import combinations, differences, said, tallies
+from specvit.analysis.ablation import combinations, differences, said, stuck, tallies
 from specvit.analysis.cases import Case, _independent, cases_in
 from specvit.config.build import build_config
 from specvit.config.compose import compose
@@ -120,6 +120,40 @@ def test_steps_to_leave_the_plateau() -> None:
     rows = epochs([0.0] * 4, [0.0, 0.05, 0.2, 0.4])
     (found,) = combinations([case({}, 1, rows=rows), case({}, 2, rows=rows[:2])], "test_r2")
     assert found.escapes == (30.0, None)
+
+
+def test_steps_to_leave_the_plateau_are_a_metric_like_any_other() -> None:
+    """Of a run that was out at its first look, too; a run that never was is in no mean, and a sentence says so."""
+
+    def run_of(p: int, seed: int, *val: float, state: str = "early_stopped") -> Case:
+        return case({"p": p}, seed, state=state, rows=epochs([0.0] * len(val), list(val)))
+
+    cases = [run_of(1, 1, 0.0, 0.2), run_of(1, 2, 0.0, 0.3), run_of(2, 1, 0.4), run_of(2, 2, 0.3)]
+    cases += [run_of(3, 1, 0.0, 0.0, 0.0, state="plateau"), run_of(3, 2, 0.0, 0.5)]
+    combined = combinations(cases, "escape_step")
+    assert [one.values for one in combined] == [(20.0, 20.0), (10.0, 10.0), (20.0,)]
+    assert stuck(combined) == ["p=3: 1 of 2 runs left the plateau within 30 steps"]
+    first, second = differences(cases, "escape_step")
+    assert (first.mean, first.pairs, second.mean, second.pairs) == (-10.0, 2, 0.0, 1)
+    assert said(first, "escape_step").endswith("better"), "fewer steps are better"
+
+
+def test_a_study_says_itself_what_its_metric_is_and_where_its_plateau_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    study = mixed_study(tmp_path)
+    table = {"metric": "escape_step", "of": "val_r2", "above": 0.9999}
+    about = json.loads(study.file("study.json").read_text())
+    study.file("study.json").write_text(json.dumps({**about, "table": table}))
+    assert main(["ablation", str(study.path), "--out", "here"]) == 0
+    assert main(["report", str(study.path), "--out", "page"]) == 0
+    whole = json.loads(Path("here/ablation.json").read_text())
+    assert whole["metric"] == "escape_step" and "val_r2 > 0.9999" in whole["definitions"]["escape"]
+    text = Path("page/report.md").read_text()
+    assert "metric: escape_step" in text and "0 of " in text and "val_r2 > 0.9999" in text
+    assert main(["ablation", str(study.path), "--out", "here", "--metric", "test_r2"]) == 0
+    assert json.loads(Path("here/ablation.json").read_text())["metric"] == "test_r2"
 
 
 def test_what_follows_from_other_factors_is_no_factor_of_its_own() -> None:

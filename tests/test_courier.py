@@ -59,6 +59,10 @@ def runs(tmp_path: Path) -> list[RunFolder]:
     return list(runs_in([tmp_path / "outputs"])) if (tmp_path / "outputs").is_dir() else []
 
 
+def states(tmp_path: Path) -> list[str]:
+    return [run.state() for run in runs(tmp_path)]
+
+
 def logs(tmp_path: Path) -> str:
     """Return what the couriers of all runs have written."""
     return "".join(log.read_text() for log in tmp_path.glob("outputs/*/tracking.log"))
@@ -150,10 +154,10 @@ def test_a_database_that_is_locked_for_30_seconds_stops_no_run_and_loses_nothing
 def test_a_database_that_is_deleted_while_eight_runs_go_on_is_made_again_and_whole(
     start, database, promised, tmp_path
 ) -> None:
-    processes = [start(*LONG, "train.epochs=150", f"train.seed={seed}") for seed in range(8)]
-    until(lambda: points_in(database) > 0, "first points")
-    assert all(run.state() == "running" for run in runs(tmp_path))
+    processes = [start(*LONG, "train.epochs=250", f"train.seed={seed}") for seed in range(8)]
+    until(lambda: points_in(database) > 0 and states(tmp_path) == ["running"] * 8, "first points, all eight at work")
     database.unlink()
+    assert states(tmp_path) == ["running"] * 8
     for process in processes:
         said = finish(process)
     server = Server(f"sqlite:///{database}")

@@ -21,7 +21,8 @@ def main(arguments: list[str] | None = None) -> int:
     scaling.add_argument("--ceilings", type=Path, metavar="FILE", help=said)
     ablation = commands.add_parser("ablation", help="what each factor of a study does, and how its runs ended")
     _takes_folders(ablation)
-    ablation.add_argument("--metric", default="test_r2", help="of a run's summary or tested epoch (default: test_r2)")
+    metric = "of a run's summary or tested epoch, or escape_step (default: that of the study's table, else test_r2)"
+    ablation.add_argument("--metric", help=metric)
     curves = commands.add_parser("curves", help="training curves of many runs in one figure")
     _takes_folders(curves)
     attention = commands.add_parser(
@@ -35,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     report.add_argument("study", help="a study's folder, or its name in multirun/")
     report.add_argument("--out", type=Path, metavar="DIR", help="folder to write into (default: report/ in the study)")
     report.add_argument("--template", type=Path, metavar="FILE", help="a page of yours whose {{ names }} are filled")
-    report.add_argument("--metric", help="of a run's summary or tested epoch (default: that of the study's table)")
+    report.add_argument("--metric", help=metric)
     report.add_argument("--label", default="log_g", help="the label of the scaling figure (default: log_g)")
     archive = commands.add_parser("archive", help="a study's records and predictions in one small file")
     archive.add_argument("study", type=Path, help="a study's folder")

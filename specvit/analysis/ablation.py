@@ -15,12 +15,9 @@ import numpy as np
 from scipy import stats
 
 from specvit.analysis.cases import Case
-from specvit.sweep.definition import Table
-from specvit.sweep.results import Outcome, escape_step, lower_is_better, value_of
+from specvit.sweep.results import Outcome, lower_is_better
 
 LEVEL = 0.95
-ESCAPE = Table(metric="escape_step", of="val_r2", above=0.1)
-"""Off the plateau: validation R² above this for the first time."""
 MOST_VALUES = 8
 """Of a factor, in a table; a search may try a number a run."""
 OVERFIT, MILD = 0.10, 0.03
@@ -123,8 +120,8 @@ def combinations(cases: Sequence[Case], metric: str) -> list[Combination]:
 
 
 def _combination(group: list[Case], metric: str) -> Combination:
-    values = [value for case in group if (value := value_of(case.outcome, metric)) is not None]
-    escapes = tuple(escape_step(case.outcome, ESCAPE) for case in group if len(case.outcome.rows) > 1)
+    values = [value for case in group if (value := case.value(metric)) is not None]
+    escapes = tuple(case.escape_step for case in group if case.trains_by_steps)
     gaps = [gap for case in group if (gap := _gap(case.outcome)) is not None]
     gap = statistics.fmean(gaps) if gaps else None
     rises = [_last_rise(case.outcome) for case in group if case.outcome.rows]
@@ -153,7 +150,7 @@ def _verdict(gap: float | None, rises: Sequence[float]) -> str:
 
 def differences(cases: Sequence[Case], metric: str) -> list[Difference]:
     """Return the paired differences of each factor's values against its first one, where there are pairs."""
-    values = {id(case): value_of(case.outcome, metric) for case in cases}
+    values = {id(case): case.value(metric) for case in cases}
     scored = [case for case in cases if values[id(case)] is not None]
     noise = _seed_sd(scored, metric)
     found = []
@@ -188,6 +185,19 @@ def _seed_sd(cases: Sequence[Case], metric: str) -> float | None:
     freedom = sum(len(values) - 1 for values in groups)
     squares = sum((len(values) - 1) * statistics.variance(values) for values in groups)
     return (squares / freedom) ** 0.5 if freedom else None
+
+
+def stuck(combined: Sequence[Combination]) -> list[str]:
+    """Return a sentence on each setting with ended runs that never left the plateau: their steps are in no mean."""
+    sentences = []
+    for one in combined:
+        ended = [case for case in one.cases if case.trains_by_steps and (case.finished or case.failed)]
+        out = sum(case.escape_step is not None for case in ended)
+        if out < len(ended):
+            name = ", ".join(f"{key}={value}" for key, value in one.factors.items()) or "all"
+            steps = max(int(case.outcome.rows[-1]["step"]) for case in ended)
+            sentences.append(f"{name}: {out} of {len(ended)} runs left the plateau within {steps:,} steps")
+    return sentences
 
 
 def said(found: Difference, metric: str) -> str:

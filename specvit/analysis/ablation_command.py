@@ -3,11 +3,12 @@
 import argparse
 from pathlib import Path
 
-from specvit.analysis.ablation import combinations, differences, said, tallies
+from specvit.analysis.ablation import combinations, differences, tallies
 from specvit.analysis.ablation_report import Ablation, draw_ablation, write_ablation
-from specvit.analysis.cases import Case, cases_in
+from specvit.analysis.cases import Case, cases_in, metric_of
 from specvit.config.spelling import nearest
 from specvit.errors import ConfigError
+from specvit.sweep.definition import ESCAPED
 from specvit.tracking.figures import attempt
 
 SPLITS, ENDS = ("test_", "val_", "train_"), ("_low", "_high", "_rows")
@@ -17,14 +18,15 @@ SPLITS, ENDS = ("test_", "val_", "train_"), ("_low", "_high", "_rows")
 def ablation(options: argparse.Namespace) -> int:
     """Count, score, compare, write and draw."""
     cases, notes = cases_in(options.folder)
-    _check_metric(cases, options.metric)
+    metric = options.metric or metric_of(options.folder)
+    _check_metric(cases, metric)
     out = options.out or (options.folder[0] / "ablation" if len(options.folder) == 1 else Path("ablation"))
     found = Ablation(
-        options.metric,
+        metric,
         ", ".join(folder.name for folder in options.folder),
         tallies(cases),
-        combinations(cases, options.metric),
-        differences(cases, options.metric),
+        combinations(cases, metric),
+        differences(cases, metric),
     )
     out.mkdir(parents=True, exist_ok=True)
     write_ablation(found, out)
@@ -32,7 +34,7 @@ def ablation(options: argparse.Namespace) -> int:
         attempt(out / name, lambda path: draw_ablation(found, path), print)
     whole = found.tallies[0]
     counts = f"{whole.total} runs: {whole.finished} finished, {whole.failed} failed"
-    print("\n".join([*notes, counts, *(said(one, options.metric) for one in found.differences)]))
+    print("\n".join([*notes, counts, *found.sentences]))
     print(f"written: {out}", flush=True)
     return 0
 
@@ -40,7 +42,7 @@ def ablation(options: argparse.Namespace) -> int:
 def _check_metric(cases: list[Case], metric: str) -> None:
     records = [record for case in cases for record in (case.outcome.summary, case.outcome.best_row)]
     known = {name for record in records for name, value in record.items() if isinstance(value, int | float)}
-    if known and metric not in known | {"train_seconds"}:
+    if known and metric not in known | {"train_seconds", ESCAPED}:
         named = sorted(name for name in known if name.startswith(SPLITS) and not name.endswith(ENDS))
         remedy = f"{nearest(metric, named)}there are {', '.join(named)}"
         raise ConfigError("is a metric that no run has", where=f"--metric {metric}", remedy=remedy)

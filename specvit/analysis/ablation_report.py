@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from specvit import __version__
-from specvit.analysis.ablation import ESCAPE, LEVEL, MILD, OVERFIT, STILL_RISING, Combination, Difference, Tally, said
+from specvit.analysis.ablation import LEVEL, MILD, OVERFIT, STILL_RISING, Combination, Difference, Tally, said, stuck
 from specvit.analysis.figure import DPI
 from specvit.analysis.report import figure, table
 from specvit.files import write_atomic, write_json, write_text
 from specvit.provenance import commit
+from specvit.sweep.definition import ESCAPED
+from specvit.sweep.results import lower_is_better
 from specvit.tracking.figures import canvas
 from specvit.tracking.files import finite_or_none
 
@@ -24,7 +26,7 @@ DEFINITIONS = {
     "rate": "finished of those that have ended",
     "minutes": "mean wall clock of training and validation of finished runs",
     "sd": "standard deviation over seeds",
-    "escape": f"first step with {ESCAPE.of} > {ESCAPE.above}, as far as epochs show; mean over the runs that have one",
+    "escape": "first step off the plateau ({}), as far as epochs show; mean over the runs that have one",
     "gap": "train R² less val R² in the tested epoch; training rows as the loop saw them, with dropout and fresh noise",
     "verdict": f"gap > {OVERFIT} overfit, > {MILD} mild; else underfit if val R² rose by > {STILL_RISING} in the last "
     "tenth of the epochs, or balanced",
@@ -42,6 +44,19 @@ class Ablation:
     tallies: list[Tally]
     combinations: list[Combination]
     differences: list[Difference]
+
+    @property
+    def sentences(self) -> list[str]:
+        """What came out, in words."""
+        never = stuck(self.combinations) if self.metric == ESCAPED else []
+        return [*never, *(said(one, self.metric) for one in self.differences)]
+
+    @property
+    def definitions(self) -> dict[str, str]:
+        """What the words of the tables mean."""
+        escapes = dict.fromkeys((case.escape.of, case.escape.above) for one in self.combinations for case in one.cases)
+        off = " or ".join(f"{of} > {above}" for of, above in escapes)
+        return DEFINITIONS | {"escape": DEFINITIONS["escape"].format(off)}
 
 
 def write_ablation(found: Ablation, out: Path) -> None:
@@ -80,7 +95,7 @@ def _row(one: Combination, metric: str) -> Row:
 def _plain(found: Ablation, rows: list[Row]) -> Row:
     return {
         "metric": found.metric,
-        "definitions": DEFINITIONS,
+        "definitions": found.definitions,
         "tallies": [{**asdict(tally), "rate": tally.rate} for tally in found.tallies],
         "settings": [finite_or_none(row) for row in rows],
         "differences": [{**finite_or_none(asdict(one)), "said": said(one, found.metric)} for one in found.differences],
@@ -96,11 +111,11 @@ def _markdown(found: Ablation) -> Iterator[str]:
     yield from table(tally_table(found.tallies))
     yield ""
     yield from table(setting_table(found.combinations, found.metric))
-    if found.differences:
+    if found.sentences:
         yield ""
-        yield from (f"- {said(one, found.metric)}." for one in found.differences)
+        yield from (f"- {sentence}." for sentence in found.sentences)
     yield ""
-    yield from (f"- {name}: {meaning}." for name, meaning in DEFINITIONS.items())
+    yield from (f"- {name}: {meaning}." for name, meaning in found.definitions.items())
 
 
 def setting_table(combined: Sequence[Combination], metric: str) -> list[list[str]]:
@@ -143,7 +158,7 @@ def _tally_cells(tally: Tally) -> list[str]:
 def draw_ablation(found: Ablation, path: Path) -> None:
     """Draw the metric of each setting as a bar, best first, each seed as a dot, and the share that finished."""
     scored = [one for one in found.combinations if one.values]
-    scored.sort(key=lambda one: one.mean or 0.0)
+    scored.sort(key=lambda one: one.mean or 0.0, reverse=lower_is_better(found.metric))
     scored = scored[-MOST_BARS:]
     rates = [tally for tally in found.tallies if tally.factor != "all"] or found.tallies
     height = 1.2 + 0.24 * max(len(scored), min(len(rates), MOST_BARS))
@@ -154,6 +169,8 @@ def draw_ablation(found: Ablation, path: Path) -> None:
         bars.plot(one.values, [place] * len(one.values), ".", color="0.2", ms=4)
     labels = [textwrap.shorten(", ".join(f"{v}" for v in one.factors.values()) or "all", 44) for one in scored]
     bars.set_yticks(range(len(scored)), labels, fontsize=7)
+    if found.metric == ESCAPED:
+        bars.set_xscale("log")
     bars.set(xlabel=f"{found.metric}: mean and standard deviation over seeds, each seed a dot")
     for place, tally in enumerate(reversed(rates[:MOST_BARS])):
         shares.barh(place, tally.finished, color="tab:green", alpha=0.6, height=0.7)

@@ -11,13 +11,16 @@ from specvit.analysis.runs import runs_in
 from specvit.config.build import build_config
 from specvit.config.folder import ALIVE, DONE, RESUMABLE, RunFolder
 from specvit.config.identity import flat, identity_of
-from specvit.config.schema import Config
+from specvit.config.schema import Config, NetworkConfig
 from specvit.errors import FolderError, SpecvitError
-from specvit.sweep.definition import SEED
+from specvit.sweep.definition import ESCAPED, SEED, Table
 from specvit.sweep.folder import StudyFolder
-from specvit.sweep.results import Outcome, outcome_of
+from specvit.sweep.results import Outcome, escape_step, outcome_of, value_of
 from specvit.sweep.table import factors_of
 
+ESCAPE = Table(metric=ESCAPED, of="val_r2", above=0.1)
+"""Off the plateau, unless a study says otherwise: validation R² above this for the first time."""
+TEST_R2 = "test_r2"
 LEARNT = tuple(state for state in DONE if state != "plateau")
 OPEN = (*ALIVE, *RESUMABLE, "waiting", "")
 
@@ -32,6 +35,22 @@ class Case:
     state: str
     config: Config
     outcome: Outcome
+    escape: Table = ESCAPE
+    """What `escape_step` means in its study."""
+
+    def value(self, metric: str) -> float | None:
+        """Return a metric, `escape_step` among them; None where the run has none."""
+        return self.escape_step if metric == ESCAPED else value_of(self.outcome, metric)
+
+    @property
+    def escape_step(self) -> float | None:
+        """The first step off the plateau, as far as epochs show; None for a model that is fitted in one go."""
+        return escape_step(self.outcome, self.escape) if self.trains_by_steps else None
+
+    @property
+    def trains_by_steps(self) -> bool:
+        """Whether it is a network with an epoch on file."""
+        return isinstance(self.config.model, NetworkConfig) and bool(self.outcome.rows)
 
     @property
     def finished(self) -> bool:
@@ -57,13 +76,15 @@ def cases_in(folders: Sequence[Path]) -> tuple[list[Case], list[str]]:
     for folder in folders:
         if (folder / "study.json").exists():
             study = StudyFolder(folder)
+            table = Table(**study.about().get("table") or {})
+            escape = ESCAPE if table.of is None else table
             trials = study.trials()
             factors_of_all = [{k: v for k, v in factors_of(trial).items() if k != SEED} for trial in trials]
             if study.about().get("kind") == "grid":
                 factors_of_all = _independent(factors_of_all)
             for trial, factors in zip(trials, factors_of_all, strict=True):
                 config, state = build_config(trial.config), study.state(trial)
-                case = Case(trial.run_id, factors, config.train.seed, state, config, outcome_of(trial.run))
+                case = Case(trial.run_id, factors, config.train.seed, state, config, outcome_of(trial.run), escape)
                 found[trial.run.path.resolve()] = case
             continue
         for run in runs_in(folder):
@@ -78,6 +99,12 @@ def cases_in(folders: Sequence[Path]) -> tuple[list[Case], list[str]]:
         where = ", ".join(map(str, folders))
         raise FolderError("holds no run", where=where, remedy="name a study in multirun/, or a folder of runs")
     return list(found.values()), [f"note: {unreadable} run(s) left out: no config.yaml to read"] if unreadable else []
+
+
+def metric_of(folders: Sequence[Path]) -> str:
+    """Return the metric of a study's own table, that of several folders or of plain runs being test R²."""
+    study = len(folders) == 1 and (folders[0] / "study.json").exists()
+    return (StudyFolder(folders[0]).about().get("table") or {}).get("metric") or TEST_R2 if study else TEST_R2
 
 
 def _independent(factors_of_all: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

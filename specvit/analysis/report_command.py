@@ -5,7 +5,7 @@ from pathlib import Path
 
 from specvit.analysis.ablation import combinations, differences, tallies
 from specvit.analysis.ablation_report import Ablation, draw_ablation
-from specvit.analysis.cases import Case, cases_in
+from specvit.analysis.cases import Case, cases_in, metric_of
 from specvit.analysis.curves import draw_many
 from specvit.analysis.page import as_page, fill
 from specvit.analysis.runs import by_test_set, finished_runs
@@ -24,15 +24,14 @@ from specvit.tracking.figures import attempt
 def report(options: argparse.Namespace) -> int:
     """Write report.html and report.md of a study, and a page of the user's own if there is one."""
     study = StudyFolder(_found(options.study))
-    metric = options.metric or study.about().get("table", {}).get("metric") or "test_r2"
-    metric = "test_r2" if metric == "escape_step" else metric  # steps to leave the plateau have a column of their own
+    metric = options.metric or metric_of([study.path])
     cases, notes = cases_in([study.path])
-    counted = (tallies(cases), combinations(cases, metric), differences(cases, metric))
+    found = Ablation(metric, study.name, tallies(cases), combinations(cases, metric), differences(cases, metric))
     grown, allowed = _growth(study, cases, options.label)
     out = options.out or study.path / "report"
-    figures = _draw(out, cases, Ablation(metric, study.name, *counted), grown, allowed)
+    figures = _draw(out, cases, found, grown, allowed)
     sentences = [growth_said(pair) for pair in grown.pairs] if grown else []
-    parts = study_parts(study, cases, metric, counted, sentences)
+    parts = study_parts(study, cases, found, sentences)
     text = whole(parts, {name: f"figures/{path.name}" for name, path in figures.items()})
     write_text(out / "report.md", text)
     write_text(out / "report.html", as_page(study.name, text, out))

@@ -6,13 +6,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from specvit import __version__
-from specvit.analysis.ablation import Combination, Difference, Tally, said
-from specvit.analysis.ablation_report import DEFINITIONS, setting_table, tally_table
+from specvit.analysis.ablation import Tally
+from specvit.analysis.ablation_report import Ablation, setting_table, tally_table
 from specvit.analysis.cases import Case
 from specvit.analysis.report import table
 from specvit.config.folder import DONE
 from specvit.config.schema import effective_level
 from specvit.provenance import commit
+from specvit.sweep.definition import ESCAPED
 from specvit.sweep.folder import StudyFolder
 
 MOST_CAUSES = 30
@@ -22,26 +23,24 @@ Parts = dict[str, str]
 def study_parts(
     study: StudyFolder,
     cases: Sequence[Case],
-    metric: str,
-    counted: tuple[list[Tally], list[Combination], list[Difference]],
+    found: Ablation,
     growth_said: Sequence[str],
 ) -> Parts:
     """Return the parts by name; each is markdown, and may be empty."""
     about = study.about()
-    tallied, combined, differing = counted
-    sentences = [*growth_said, *(said(one, metric) for one in differing)]
+    sentences = [*growth_said, *found.sentences]
     return {
         "name": study.name,
         "question": str(about.get("question") or "none was written into the study's file"),
-        "status": _status(cases, tallied[0]),
+        "status": _status(cases, found.tallies[0]),
         "findings": "\n".join(f"- {sentence}." for sentence in sentences) or "Nothing can be compared yet.",
-        "design": "\n".join(_design(about, cases, metric)),
-        "settings": "\n".join(table(setting_table(combined, metric))),
-        "counts": "\n".join(table(tally_table(tallied))),
+        "design": "\n".join(_design(about, cases, found.metric)),
+        "settings": "\n".join(table(setting_table(found.combinations, found.metric))),
+        "counts": "\n".join(table(tally_table(found.tallies))),
         "failures": "\n".join(_failures(study)) or "None.",
         "cost": "\n".join(_cost(study, cases)),
         "repeat": "\n".join(_repeat(study, about)),
-        "definitions": "\n".join(f"- {name}: {meaning}." for name, meaning in DEFINITIONS.items()),
+        "definitions": "\n".join(f"- {name}: {meaning}." for name, meaning in found.definitions.items()),
     }
 
 
@@ -90,7 +89,8 @@ def _design(about: dict[str, Any], cases: Sequence[Case], metric: str) -> Iterat
     count = " or ".join(tests) or "not yet known"
     yield f"- data: {made}; {count} test rows; noise level {effective_level(first.noise):g}"
     yield "- S/N of a spectrum: median over pixels of flux / error, divided by the noise level"
-    yield f"- metric: {metric}, on test rows that no choice has seen"
+    of_rows = ", on test rows that no choice has seen" if metric.startswith("test_") else ""
+    yield f"- metric: {metric}{', see escape below' if metric == ESCAPED else of_rows}"
 
 
 def _failures(study: StudyFolder) -> Iterator[str]:
