@@ -203,17 +203,26 @@ def stuck(combined: Sequence[Combination]) -> list[str]:
 def said(found: Difference, metric: str) -> str:
     """Return a sentence on a difference: which way it goes, and whether it is more than chance."""
     what = f"{found.factor}={found.value} against {found.base}"
-    size = f"{metric} {found.mean:+.4g}"
+    size = f"{metric} {_signed(found.mean)}"
     pairs = f"{found.pairs} pair{'s' if found.pairs > 1 else ''} on the same seeds"
     if found.low is None or found.high is None:
         return f"{what}: {size} ({pairs}); one pair says nothing of chance"
-    interval = f"[{found.low:+.4g}, {found.high:+.4g}], {pairs}"
+    interval = f"[{_signed(found.low)}, {_signed(found.high)}], {pairs}"
     if found.seed_sd is not None and abs(found.mean) < found.seed_sd:
-        return f"{what}: {size} {interval}: smaller than the seed spread of {found.seed_sd:.2g}"
+        return f"{what}: {size} {interval}: smaller than the seed spread of {_plain(found.seed_sd, 2)}"
     if found.low <= 0 <= found.high:
         return f"{what}: {size} {interval}: may be chance"
     better = (found.mean < 0) == lower_is_better(metric)
     return f"{what}: {size} {interval}: {'better' if better else 'worse'}"
+
+
+def _signed(value: float) -> str:
+    return ("+" if value >= 0 else "-") + _plain(abs(value), 4)
+
+
+def _plain(value: float, digits: int) -> str:
+    """Return some digits of a number, all of a large one's before the point."""
+    return f"{value:,.0f}" if value >= 10**digits / 10 else f"{value:.{digits}g}"
 
 
 def _factors(cases: Sequence[Case]) -> list[str]:

@@ -121,7 +121,8 @@ def _markdown(found: Ablation) -> Iterator[str]:
 def setting_table(combined: Sequence[Combination], metric: str) -> list[list[str]]:
     """Return the cells of a table with a line a setting."""
     factors = list(dict.fromkeys(name for one in combined for name in one.factors))
-    head = [*factors, metric, "runs", "steps to leave the plateau", "train less val R²", "verdict", "run ids"]
+    steps = [] if metric == ESCAPED else ["steps to leave the plateau"]
+    head = [*factors, metric, "runs", *steps, "train less val R²", "verdict", "run ids"]
     cells = []
     for one in combined:
         row = _row(one, metric)
@@ -131,7 +132,7 @@ def setting_table(combined: Sequence[Combination], metric: str) -> list[list[str
                 *(str(one.factors.get(name, "-")) for name in factors),
                 figure(one.mean, one.sd),
                 f"{row['scored']}/{row['runs']}",
-                f"{escape} ({row['escaped']})" if one.escapes else "",
+                *([f"{escape} ({row['escaped']})".strip() if one.escapes else ""] if steps else []),
                 "" if one.gap is None else f"{one.gap:+.3f}",
                 one.verdict,
                 row["run_ids"],

@@ -15,6 +15,8 @@ from specvit.tracking.figures import canvas
 BIN = 8
 """Pixels that are summed for the saliency's line: two of the instrument's resolution elements."""
 EVEN = {"color": "0.5", "lw": 0.6, "ls": ":"}
+NAME_ROWS, NAME_WIDTH = 3, 0.007
+"""Rows of names over the spectrum, and a letter's part of the figure's width."""
 NOTE = (
     "Saliency: pixel's share of the variance that noise gives to the prediction, mean over stars, in bins of "
     f"{BIN} pixels; optimum: that of the best estimator linear about each star, by the built-in model. Attention: what "
@@ -35,6 +37,7 @@ def draw_look(looks: Looks, one: Looked, path: Path) -> None:
         figure.colorbar(_blocks(rows[3], looks, one), ax=rows[3], label="over even", pad=0.01)
     for axis in rows:
         axis.set_xlim(looks.wave_P[0], looks.wave_P[-1])
+        axis.tick_params(labelbottom=axis is rows[-1])
         for number, feature in enumerate(FEATURES):
             for place in feature.places:
                 axis.axvline(place, color=f"C{number % 10}", lw=0.5, alpha=0.5, zorder=0)
@@ -48,17 +51,21 @@ def draw_look(looks: Looks, one: Looked, path: Path) -> None:
 
 
 def _spectrum(axis: Any, looks: Looks) -> None:
-    """Draw the mean spectrum with the features' names above it."""
+    """Draw the mean spectrum with the features' names above it, in rows where they do not touch each other."""
     axis.plot(looks.wave_P, looks.flux_P, color="black", lw=0.6)
     axis.set_ylabel("mean flux")
+    first, last = float(looks.wave_P[0]), float(looks.wave_P[-1])
     low, high = float(looks.flux_P.min()), float(looks.flux_P.max())
-    axis.set_ylim(low - 0.05 * (high - low), high + 0.45 * (high - low))
-    seen = [feature for feature in FEATURES if feature.inside(looks.wave_P).any()]
-    for number, feature in enumerate(seen):
-        place = float(np.clip(np.mean(feature.places), looks.wave_P[0], looks.wave_P[-1]))
-        height = high + (0.06 + 0.12 * (number % 3)) * (high - low)
-        color = f"C{FEATURES.index(feature) % 10}"
-        axis.text(place, height, feature.name, fontsize=6.5, color=color, ha="center")
+    axis.set_ylim(low - 0.05 * (high - low), high + 0.12 * (NAME_ROWS + 1) * (high - low))
+    ends = [-np.inf] * NAME_ROWS
+    for number, feature in sorted(enumerate(FEATURES), key=lambda found: found[1].places[0]):
+        if first <= feature.places[0] <= last:
+            half = 0.5 * NAME_WIDTH * len(feature.name) * (last - first)
+            place = float(np.clip(feature.places[0], first + half, last - half))
+            row = min(range(NAME_ROWS), key=lambda row: (ends[row] > place - half, row))
+            ends[row] = place + half
+            height = high + (0.08 + 0.12 * row) * (high - low)
+            axis.text(place, height, feature.name, fontsize=6.5, color=f"C{number % 10}", ha="center")
 
 
 def _saliency(axis: Any, looks: Looks, one: Looked) -> None:

@@ -20,7 +20,7 @@ class Feature:
     windows: tuple[tuple[float, float], ...]
     """First and last vacuum Angstrom of each stretch."""
     places: tuple[float, ...]
-    """Where marks stand: line centres and band heads."""
+    """Where marks stand: line centres and band heads, the one that is named in figures first."""
 
     def inside(self, wave_P: np.ndarray) -> np.ndarray:
         """Return which pixels (P,) belong to it."""
@@ -37,14 +37,15 @@ def _band(name: str, heads: tuple[float, ...], end: float) -> Feature:
 
 
 FEATURES = (
-    _lines("Ca II triplet", 8500.358, 8544.438, 8664.521, wing=STRONG_WING),
-    _lines("Na I", 8185.506, 8197.073),
+    _lines("Ca II triplet", 8544.438, 8500.358, 8664.521, wing=STRONG_WING),
+    _lines("Na I", 8197.073, 8185.506),
     _lines("K I", 7667.009, 7701.083),
     _lines("Mg I", 8809.176),
-    _lines("Fe I", 8329.344, 8390.076, 8470.733, 8516.411, 8691.010, 8826.643),
-    _lines("Ti I", 8366.536, 8380.164, 8384.834, 8399.205, 8414.669, 8428.823, 8437.272),
+    _lines("Fe I", 8691.010, 8329.344, 8390.076, 8470.733, 8516.411, 8826.643),
+    _lines("Ti I", 8437.272, 8366.536, 8380.164, 8384.834, 8399.205, 8414.669, 8428.823),
     _lines("Ca I", 7150.121, 7204.185, 7328.164),
-    _lines("Paschen", 8600.754, 8752.875),
+    _lines("Si I", 7425.541, 7407.812, 7411.123, 7417.991),
+    _lines("Paschen", 8752.875, 8600.754),
     _band("TiO gamma 0-0", (7127.9,), 7330.0),
     _band("TiO gamma 0-1", (7591.6, 7631.0), 7860.0),
     _band("TiO gamma 0-2", (8209.2,), 8300.0),

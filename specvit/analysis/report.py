@@ -20,6 +20,8 @@ from specvit.tracking.files import finite_or_none
 
 Row = dict[str, Any]
 
+COUNTS = 50.0
+"""No score is as great as this: it counts steps or the like."""
 SNR = "median over pixels of flux / error, divided by the noise level"
 CEILINGS = {
     "van_trees": "van Trees",
@@ -223,10 +225,11 @@ def _place(row: Row) -> str:
 
 
 def figure(value: float | None, spread: float | None) -> str:
-    """Return a score with its spread, if there is one."""
+    """Return a score with its spread, if there is one; counts such as steps are whole."""
     if value is None or np.isnan(value):
         return ""
-    return f"{value:.3f}" + (f" ± {spread:.3f}" if spread is not None else "")
+    digits = ",.0f" if abs(value) >= COUNTS else ".3f"
+    return f"{value:{digits}}" + (f" ± {spread:{digits}}" if spread is not None else "")
 
 
 def table(cells: list[list[str]]) -> Iterator[str]:
