@@ -12,7 +12,7 @@ from scipy import stats
 
 from specvit.analysis.__main__ import main
 from specvit.analysis.ablation import combinations, differences, said, stuck, tallies
-from specvit.analysis.cases import Case, _independent, cases_in
+from specvit.analysis.cases import Case, _independent, _joined, cases_in
 from specvit.config.build import build_config
 from specvit.config.compose import compose
 from specvit.config.schema import Config
@@ -161,6 +161,33 @@ def test_what_follows_from_other_factors_is_no_factor_of_its_own() -> None:
     assert _independent(grid) == [{"cell": row["cell"], "size": row["size"]} for row in grid]
     cells = [{"cell": "old", "init": "legacy"}, {"cell": "new", "init": "ours"}]
     assert _independent(cells) == [{"cell": "old"}, {"cell": "new"}]
+
+
+def test_pairs_that_are_twins_to_the_last_digit_count_once() -> None:
+    r2 = {(16, 1): 0.51, (16, 2): 0.52, (32, 1): 0.61, (32, 2): 0.64}
+    cases = [case({"p": p, "t": t}, s, r2=r2[p, s]) for t in ("c1d", "sw") for p in (16, 32) for s in (1, 2)]
+    patch, tokenizer = differences(cases, "test_r2")
+    assert (patch.pairs, patch.mean) == (2, pytest.approx(0.11)) and (tokenizer.pairs, tokenizer.mean) == (4, 0.0)
+    assert patch.high is not None and patch.low is not None
+    assert patch.high - patch.low == pytest.approx(2 * stats.t.ppf(0.975, 1) * np.std([0.1, 0.12], ddof=1) / 2**0.5)
+
+
+def test_settings_that_one_axis_moves_together_are_one_factor() -> None:
+    """Or else no two runs would be equal in all but the patch."""
+    grid = [{"t": t, "patch": p, "stride": s} for t in ("a", "b") for p, s in ((32, 32), (64, 32), (64, 64))]
+    definition = {"grids": [{"axes": {"t": ["a", "b"], "patch, stride": []}}]}
+    joined = _joined(grid, definition)
+    assert joined[:3] == [{"t": "a", "patch, stride": f"{p}, {s}"} for p, s in ((32, 32), (64, 32), (64, 64))]
+    cases = [case(factors, seed, r2=0.1 * n + seed) for n, factors in enumerate(joined) for seed in (1, 2)]
+    found = differences(cases, "test_r2")
+    assert [(one.factor, one.value, one.pairs) for one in found] == [
+        ("t", "b", 6),
+        ("patch, stride", "64, 32", 4),
+        ("patch, stride", "64, 64", 4),
+    ]
+    apart = {"grids": [*definition["grids"], {"axes": {"patch": []}}]}
+    assert _joined(grid, apart) == grid, "another grid moves the patch alone"
+    assert _joined([*grid, {"t": "c"}], definition) == [*grid, {"t": "c"}], "nor where a run has neither"
 
 
 def test_a_study_of_every_state_becomes_tables_and_a_figure(

@@ -31,10 +31,25 @@ def recorded(finished_run: RunFolder, mlflow_server: Server) -> Any:
 
 def page(address: str, run: Any, part: str, profile: Path) -> str:
     """Return what a browser makes of a run's page after its scripts ran, as HTML."""
-    url = f"{address}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}{part}"
+    return seen(f"{address}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}{part}", profile)
+
+
+def seen(url: str, profile: Path) -> str:
     words = [str(BROWSER), *FLAGS.split(), f"--user-data-dir={profile}", "--dump-dom", url]
     shown = subprocess.run(words, capture_output=True, text=True, check=True, timeout=240, env={**os.environ})
     return shown.stdout
+
+
+def test_a_studys_runs_are_folded_below_it(finished_run: RunFolder, mlflow_server: Server, tmp_path: Path) -> None:
+    mlflow_server.sync(finished_run, {"specvit.study": "a key", "study": "the_study"})
+    experiment = mlflow_server.client.get_experiment_by_name("specvit")
+    (trial,) = [r for r in mlflow_server.client.search_runs([experiment.experiment_id]) if "state" in r.data.tags]
+    assert mlflow_server.file is not None
+    with serving(mlflow_server.file, free_port()) as address:
+        runs = f"{address}/#/experiments/{experiment.experiment_id}/runs"
+        table = seen(runs, tmp_path / "profile")
+    assert ">the_study<" in table and trial.info.run_name not in table
+    assert re.search(r"<[^>]*>2</[^>]*> matching runs", table)
 
 
 def test_a_runs_page_shows_metrics_parameters_tags_and_figures(recorded, mlflow_server, tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """What each factor of a study does: how many runs came through, scores over seeds, and differences on the same seeds.
 
 All from run folders. A difference is between runs that are equal in all but one factor, seed for seed; its interval is
-Student's, over those pairs.
+Student's, over those pairs. Pairs of one seed that came out the same to the last digit, as C1D and SW do where
+windows do not overlap, count once.
 """
 
 import itertools
@@ -156,15 +157,16 @@ def differences(cases: Sequence[Case], metric: str) -> list[Difference]:
     found = []
     for factor in _factors(scored):
         levels = list({repr(case.factors.get(factor)): case.factors.get(factor) for case in scored}.items())
-        sides: dict[str, dict[str, float]] = {level: {} for level, _ in levels}
+        sides: dict[str, dict[tuple[int, str], float]] = {level: {} for level, _ in levels}
         for case in scored:
-            rest = repr([case.seed, *sorted((k, repr(v)) for k, v in case.factors.items() if k != factor)])
+            rest = case.seed, repr(sorted((k, repr(v)) for k, v in case.factors.items() if k != factor))
             value = values[id(case)]
             assert value is not None
             sides[repr(case.factors.get(factor))][rest] = value
         for level, value in levels[1:]:
             base = sides[levels[0][0]]
-            pairs = [sides[level][rest] - base[rest] for rest in sides[level] if rest in base]
+            both = [(rest[0], sides[level][rest], base[rest]) for rest in sides[level] if rest in base]
+            pairs = [own - other for _, own, other in dict.fromkeys(both)]  # twins to the last digit are one
             if pairs:
                 found.append(Difference(factor, levels[0][1], value, len(pairs), *_interval(pairs), noise))
     return found

@@ -81,7 +81,7 @@ def cases_in(folders: Sequence[Path]) -> tuple[list[Case], list[str]]:
             trials = study.trials()
             factors_of_all = [{k: v for k, v in factors_of(trial).items() if k != SEED} for trial in trials]
             if study.about().get("kind") == "grid":
-                factors_of_all = _independent(factors_of_all)
+                factors_of_all = _joined(_independent(factors_of_all), study.about().get("definition") or {})
             for trial, factors in zip(trials, factors_of_all, strict=True):
                 config, state = build_config(trial.config), study.state(trial)
                 case = Case(trial.run_id, factors, config.train.seed, state, config, outcome_of(trial.run), escape)
@@ -118,6 +118,27 @@ def _independent(factors_of_all: Sequence[dict[str, Any]]) -> list[dict[str, Any
         if others and all(len(values) == 1 for values in follows.values()):
             kept = others
     return [{key: factors[key] for key in kept if key in factors} for factors in factors_of_all]
+
+
+def _joined(factors_of_all: Sequence[dict[str, Any]], definition: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the factors with those that one axis moves together as one, such as patch and stride: "64, 32"."""
+    axes = [tuple(axis.split(", ")) for grid in definition.get("grids", ()) for axis in grid.get("axes", ())]
+    kept = dict.fromkeys(key for factors in factors_of_all for key in factors)
+    tied = []
+    for keys in (tuple(key for key in axis if key in kept) for axis in dict.fromkeys(axes)):
+        alone = all(set(keys).isdisjoint(other) or set(keys) <= set(other) for other in axes)
+        if len(keys) > 1 and alone and all(set(keys) <= factors.keys() for factors in factors_of_all):
+            tied.append(keys)
+    names = {key: ", ".join(keys) for keys in tied for key in keys}
+    return [
+        {
+            names.get(key, key): ", ".join(str(factors[other]) for other in names[key].split(", "))
+            if key in names
+            else v
+            for key, v in factors.items()
+        }
+        for factors in factors_of_all
+    ]
 
 
 def _varied(configs: Sequence[Config]) -> list[dict[str, Any]]:
