@@ -93,7 +93,7 @@ def growth(label: str, test_set: TestSet, series: list[Series], limit: float = 1
 
 def _resample(runs: list[FinishedRun]) -> dict[str, dict[str, np.ndarray]]:
     """Return the resampled scores of each run by its id, (R,) each."""
-    parts = [regression_replicate(run.true_N, run.predicted_N) for run in runs]
+    parts = [regression_replicate(run.true_N, run.predicted_N, ranked=False) for run in runs]
     found = resampled(parts, len(runs[0].true_N))
     return {run.run_id: scores for run, scores in zip(runs, found, strict=True)}
 
