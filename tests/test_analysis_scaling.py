@@ -25,6 +25,9 @@ from specvit.sweep.folder import StudyFolder, Trial
 SIZES = (24, 48, 96, 192)
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="session")
 def growing(tmp_path_factory: pytest.TempPathFactory, tiny: list[str]) -> Path:
     """Return ridge with four sizes and two seeds, templates with two sizes, and a ViT whose epochs go with the size."""

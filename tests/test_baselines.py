@@ -183,7 +183,7 @@ def test_trees_minimise_the_loss_that_was_chosen(loss: str, tiny: list[str], tmp
     assert result.summary["test_r2"] > 0.5
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["ridge", *(pytest.param(k, marks=pytest.mark.slow) for k in KINDS if k != "ridge")])
 def test_a_run_is_told_finished_scored_and_evaluated_like_any_other(
     kind: str, tiny: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -106,6 +106,7 @@ def test_redshifted_sets_are_sets_of_their_own(tmp_path: Path, monkeypatch: pyte
     assert (redshifts[0.0] == 0).all() and (redshifts[0.001] != 0).all()
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
     """Not more than some pieces are held at a time, although the disk may be slower than the making."""
     alive: list[weakref.ref[np.ndarray]] = []

@@ -144,6 +144,7 @@ def test_the_last_line_of_a_run_has_the_interval(tiny, stars, tmp_path: Path, ca
     assert f": {line}  {folder}" in said
 
 
+@pytest.mark.slow
 def test_a_run_whose_figures_fail_is_finished(tiny, stars, tmp_path: Path, monkeypatch, capsys) -> None:
     def broken(*_: Any) -> None:
         raise ImportError("no matplotlib")

@@ -257,6 +257,7 @@ def template_mean(mag: float, tested: int, templates: int) -> tuple[np.ndarray, 
     return stars_TS[:, LOG_G], share_TM @ stars_MS[:, LOG_G]
 
 
+@pytest.mark.slow
 def test_the_posterior_mean_of_built_in_spectra_stays_below_the_ceiling() -> None:
     """Bayes' own estimator, nearly: never better than the van Trees bound by more than chance, and not far from it."""
     rows, mag = 256, 22.5

@@ -76,6 +76,7 @@ def test_a_study_has_a_full_form_on_the_reference_set_and_a_small_one_on_built_i
     assert config.data.param == ("log_g",)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", GRIDS)
 def test_every_point_of_a_grid_is_a_run_and_no_two_are_the_same(name: str) -> None:
     assert len(set(study(name).seeds)) >= 3
