@@ -15,7 +15,7 @@ COMMANDS = {
     "evaluate": ("specvit.evaluate", "score a finished run again, on any file"),
     "analysis": (
         "specvit.analysis.__main__",
-        "from finished runs: ceiling (the best that a test set allows), scaling, ablation, curves, report, archive",
+        "from finished runs: ceiling (the best that a test set allows), scaling, ablation, attention …",
     ),
     "track": ("specvit.track", "send MLflow what run folders hold and it lacks"),
     "doctor": ("specvit.doctor", "--cluster: can jobs be submitted, see a GPU, write, lock and save in time"),

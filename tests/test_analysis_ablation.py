@@ -17,6 +17,7 @@ from specvit.config.build import build_config
 from specvit.config.compose import compose
 from specvit.config.schema import Config
 from specvit.run import run
+from specvit.sweep.definition import Definition, definition_of
 from specvit.sweep.results import Outcome
 
 CONFIG = Config()
@@ -62,6 +63,10 @@ def test_many_numbers_of_a_search_are_counted_by_quarters() -> None:
     assert len(found) == 4 and sum(tally.total for tally in found) == 12 and all(" to " in t.value for t in found)
 
 
+def pairwise_of(cases: list[Case]) -> list[tuple[Case, Case]]:
+    return list(zip(cases[::2], cases[1::2], strict=True))
+
+
 def test_differences_are_between_runs_equal_in_all_else() -> None:
     """Patch 32 adds .1 whatever the rate and the seed; the rate, and the seed, move all by more."""
     rng = np.random.default_rng(0)
@@ -73,12 +78,9 @@ def test_differences_are_between_runs_equal_in_all_else() -> None:
                 r2 = base + 0.1 * (patch == 32) + 0.001 * rng.normal()
                 cases.append(case({"patch": patch, "lr": lr}, seed, r2=r2))
     patch, lr = differences(cases, "test_r2")
-    pairs = [
-        b.outcome.summary["test_r2"] - a.outcome.summary["test_r2"]
-        for a, b in zip(cases[::2], cases[1::2], strict=True)
-    ]
-    assert (patch.factor, patch.base, patch.value, patch.pairs) == ("patch", 16, 32, 6)
-    expected = stats.ttest_1samp(pairs, 0.0).confidence_interval(0.95)
+    pairs = np.array([b.outcome.summary["test_r2"] - a.outcome.summary["test_r2"] for a, b in pairwise_of(cases)])
+    assert (patch.factor, patch.base, patch.value, patch.pairs, patch.seeds) == ("patch", 16, 32, 6, 3)
+    expected = stats.ttest_1samp(pairs.reshape(2, 3).mean(0), 0.0).confidence_interval(0.95)  # a rate a row
     assert (patch.low, patch.high) == (pytest.approx(expected.low), pytest.approx(expected.high))
     assert patch.mean == pytest.approx(0.1, abs=2e-3) and lr.mean == pytest.approx(0.2, abs=2e-3)
     assert patch.seed_sd == pytest.approx(0.2, rel=0.02)
@@ -163,20 +165,34 @@ def test_what_follows_from_other_factors_is_no_factor_of_its_own() -> None:
     assert _independent(cells) == [{"cell": "old"}, {"cell": "new"}]
 
 
-def test_pairs_that_are_twins_to_the_last_digit_count_once() -> None:
+def test_pairs_of_a_seed_count_once_however_many_they_are() -> None:
+    """C1D and SW are twins here, so that each difference stands there twice and says no more for it."""
     r2 = {(16, 1): 0.51, (16, 2): 0.52, (32, 1): 0.61, (32, 2): 0.64}
     cases = [case({"p": p, "t": t}, s, r2=r2[p, s]) for t in ("c1d", "sw") for p in (16, 32) for s in (1, 2)]
-    patch, tokenizer = differences(cases, "test_r2")
-    assert (patch.pairs, patch.mean) == (2, pytest.approx(0.11)) and (tokenizer.pairs, tokenizer.mean) == (4, 0.0)
-    assert patch.high is not None and patch.low is not None
-    assert patch.high - patch.low == pytest.approx(2 * stats.t.ppf(0.975, 1) * np.std([0.1, 0.12], ddof=1) / 2**0.5)
+    alone = [one for one in cases if one.factors["t"] == "sw"]
+    twice, once = differences(cases, "test_r2")[0], differences(alone, "test_r2")[0]
+    assert (twice.pairs, twice.seeds, once.pairs) == (4, 2, 2)
+    assert (twice.mean, twice.low, twice.high) == pytest.approx((once.mean, once.low, once.high))
+
+
+def test_with_one_seed_the_interval_is_over_its_pairs() -> None:
+    r2 = {16: [0.5, 0.6, 0.7], 32: [0.6, 0.72, 0.81]}
+    cases = [case({"p": p, "lr": lr}, 7, r2=values[lr]) for p, values in r2.items() for lr in range(3)]
+    found = differences(cases, "test_r2")[0]
+    expected = stats.ttest_1samp([0.1, 0.12, 0.11], 0.0).confidence_interval(0.95)
+    assert (found.pairs, found.seeds, found.low) == (3, 1, pytest.approx(expected.low))
+    assert "3 pairs, 1 seed:" in said(found, "test_r2")
 
 
 def test_settings_that_one_axis_moves_together_are_one_factor() -> None:
     """Or else no two runs would be equal in all but the patch."""
     grid = [{"t": t, "patch": p, "stride": s} for t in ("a", "b") for p, s in ((32, 32), (64, 32), (64, 64))]
-    definition = {"grids": [{"axes": {"t": ["a", "b"], "patch, stride": []}}]}
-    joined = _joined(grid, definition)
+    axes = {"t": ["a", "b"], "patch,stride": [[32, 32], [64, 32], [64, 64]]}
+
+    def moved_by(*grids: dict[str, Any]) -> Definition:
+        return definition_of({"grids": [{"axes": one} for one in grids]}, "toy", where="here")
+
+    joined = _joined(grid, moved_by(axes))
     assert joined[:3] == [{"t": "a", "patch, stride": f"{p}, {s}"} for p, s in ((32, 32), (64, 32), (64, 64))]
     cases = [case(factors, seed, r2=0.1 * n + seed) for n, factors in enumerate(joined) for seed in (1, 2)]
     found = differences(cases, "test_r2")
@@ -185,9 +201,8 @@ def test_settings_that_one_axis_moves_together_are_one_factor() -> None:
         ("patch, stride", "64, 32", 4),
         ("patch, stride", "64, 64", 4),
     ]
-    apart = {"grids": [*definition["grids"], {"axes": {"patch": []}}]}
-    assert _joined(grid, apart) == grid, "another grid moves the patch alone"
-    assert _joined([*grid, {"t": "c"}], definition) == [*grid, {"t": "c"}], "nor where a run has neither"
+    assert _joined(grid, moved_by(axes, {"patch": [16]})) == grid, "another grid moves the patch alone"
+    assert _joined([*grid, {"t": "c"}], moved_by(axes)) == [*grid, {"t": "c"}], "nor where a run has neither"
 
 
 def test_a_study_of_every_state_becomes_tables_and_a_figure(

@@ -3,8 +3,10 @@
 import csv
 import json
 import shutil
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +16,8 @@ from ceiling_fixtures import BUILTIN, trained
 from specvit.analysis.__main__ import main
 from specvit.analysis.features import FEATURES
 from specvit.analysis.gaze import attention_of, gaze, spread
-from specvit.analysis.optimum import PRECISION, best_weights
+from specvit.analysis.optimum import PRECISION, best_weights, optimum
+from specvit.analysis.stars import open_stars
 from specvit.baselines.ridge import Linear
 from specvit.config.build import build_config
 from specvit.config.compose import compose
@@ -22,6 +25,7 @@ from specvit.config.schema import Config, ViTConfig
 from specvit.data.labels import LabelScaler
 from specvit.data.resident import EvalData
 from specvit.data.splits import open_split
+from specvit.errors import CheckpointError
 from specvit.evaluate import read_config
 from specvit.models import ViT, build_model
 from specvit.models.attention import attend, attention_weights
@@ -198,6 +202,7 @@ def test_runs_become_tables_and_a_figure_for_each_setting(
         for kind in ("saliency", "attention", "rollout", "optimum"):
             assert sum(float(row[kind]) for row in mine) == pytest.approx(1, abs=1e-3)
     whole, text = json.loads((out / "attention.json").read_text()), (out / "attention.md").read_text()
+    assert 0 < whole["optimum_noise"] < 1.2 and all(f"({name})" in text for name in figures)
     assert whole["stars"] == 40 and whole["unit"] == "dex" and "built-in" in whole["test_set"]
     for setting in whole["settings"]:
         assert setting["run_ids"] in text and len(setting["noise"]) == len(setting["seeds"].split())
@@ -232,7 +237,52 @@ def test_what_cannot_be_looked_into_is_left_out_or_refused(
 def test_a_label_without_slopes_in_the_model_has_no_optimum(
     ceiling_runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    trained(Path("magnitudes"), *BUILTIN, "data.param=[mag]", "noise.noise_level=0")
+    trained(Path("magnitudes"), *BUILTIN, "model.proj_fn=SW", "data.param=[mag]", "noise.noise_level=0")
     assert main(["attention", "magnitudes", "--label", "mag", "--rows", "20"]) == 0
     assert "note: no optimum" in capsys.readouterr().out
     assert "optimum" not in Path("magnitudes/attention/attention.csv").read_text().splitlines()[0]
+    assert "Noise moves" not in Path("magnitudes/attention/attention.md").read_text(), "there was none"
+    other = next(path for path in ceiling_runs.iterdir() if path.name.startswith("sw"))
+    (run,) = (path for path in Path("magnitudes").iterdir() if path.name != "attention")
+    shutil.copy(run / "best.ckpt", other / "best.ckpt")
+    assert main(["attention", str(other)]) == 2
+    assert "best.ckpt: was trained on mag, not on log_g; train the run again" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_model_that_gives_every_spectrum_the_same_is_refused(ceiling_runs: Path) -> None:
+    model, view = opened(next(path for path in ceiling_runs.iterdir() if path.name.startswith("sw")))
+    assert isinstance(model.model, ViT)
+    torch.nn.init.zeros_(model.model.head.weight)
+    with pytest.raises(CheckpointError, match="gives every spectrum the same"):
+        gaze(model, view, "log_g", 3)
+
+
+def test_other_spectra_in_the_place_of_the_tested_ones_are_refused(
+    tiny: list[str], stars: Any, write_set: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    test = write_set(tmp_path / "test", 30)
+    done = begin(build_config(compose([*tiny, f"data.test_path={test}", f"tracking.folder={tmp_path / 'outputs'}"])))
+    assert main(["attention", str(done.folder), "--rows", "500"]) == 0
+    assert "first 30 rows" in capsys.readouterr().out, "there are no more"
+    text = (done.folder / "attention" / "attention.json").read_text()
+    assert {row["feature"] for row in json.loads(text)["settings"][0]["features"]} == {"Ca I", "TiO gamma 0-0"}
+    test.unlink()
+    write_set(tmp_path / "test", 31)
+    assert main(["attention", str(done.folder)]) == 2
+    assert "data.test_path: is not what it was; put the spectra back" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_stars_with_an_error_of_0_are_in_no_optimum(ceiling_runs: Path) -> None:
+    model, _ = opened(next(path for path in ceiling_runs.iterdir() if path.name.startswith("sw")))
+    known = open_stars(model.config, 4, lambda *_: None)
+
+    def pixels(labels_BL: torch.Tensor, rows_B: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        flux_BP, error_BP = known.pixels(labels_BL, rows_B)
+        spoilt_B1 = torch.from_numpy(rows_B == 2)[:, None] & (torch.arange(error_BP.shape[1]) == 7)
+        return flux_BP, error_BP * ~spoilt_B1
+
+    found, whole = optimum(replace(known, pixels=pixels), "log_g"), optimum(known, "log_g")
+    assert found is not None and whole is not None and 0 < found.noise < 1.2
+    assert found.share_P.sum() == pytest.approx(1) and 0 < np.abs(found.share_P - whole.share_P).max() < 0.1

@@ -125,3 +125,8 @@ def test_curves_of_all_runs_with_epochs(study: StudyFolder, capsys: pytest.Captu
     Path("outputs2").mkdir()
     assert main(["curves", "outputs2"]) == 2
     assert "holds no run" in capsys.readouterr().err
+
+
+def test_a_metric_that_no_run_has_is_refused(study: StudyFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", "toy", "--metric", "test_r3"]) == 2
+    assert "--metric test_r3: is a metric that no run has; did you mean test_r2" in capsys.readouterr().err

@@ -74,9 +74,12 @@ def _takes_label(parser: argparse.ArgumentParser, x: str) -> None:
 
 def _count(text: str) -> int:
     """Read 5000 or 5k."""
-    number = int(text.removesuffix("k")) * (1000 if text.endswith("k") else 1)
+    try:
+        number = int(text.removesuffix("k")) * (1000 if text.endswith("k") else 1)
+    except ValueError:
+        number = 0
     if number < 2:
-        raise argparse.ArgumentTypeError("must be at least 2")
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of 2 or more, such as 500 or 5k")
     return number
 
 

@@ -1,8 +1,8 @@
 """What each factor of a study does: how many runs came through, scores over seeds, and differences on the same seeds.
 
-All from run folders. A difference is between runs that are equal in all but one factor, seed for seed; its interval is
-Student's, over those pairs. Pairs of one seed that came out the same to the last digit, as C1D and SW do where
-windows do not overlap, count once.
+All from run folders. A difference is between runs that are equal in all but one factor, seed for seed. Pairs of one
+seed share its start and its order of rows, and some are twins to the last digit (C1D and SW where windows do not
+overlap), so they are averaged first, and the interval is Student's over seeds; with one seed only, over its pairs.
 """
 
 import itertools
@@ -76,6 +76,7 @@ class Difference:
     base: Any
     value: Any
     pairs: int
+    seeds: int
     mean: float
     low: float | None
     high: float | None
@@ -165,19 +166,24 @@ def differences(cases: Sequence[Case], metric: str) -> list[Difference]:
             sides[repr(case.factors.get(factor))][rest] = value
         for level, value in levels[1:]:
             base = sides[levels[0][0]]
-            both = [(rest[0], sides[level][rest], base[rest]) for rest in sides[level] if rest in base]
-            pairs = [own - other for _, own, other in dict.fromkeys(both)]  # twins to the last digit are one
-            if pairs:
-                found.append(Difference(factor, levels[0][1], value, len(pairs), *_interval(pairs), noise))
+            of_seeds: dict[int, list[float]] = {}
+            for seed, rest in sides[level]:
+                if (seed, rest) in base:
+                    of_seeds.setdefault(seed, []).append(sides[level][seed, rest] - base[seed, rest])
+            if of_seeds:
+                units = [statistics.fmean(pairs) for pairs in of_seeds.values()]
+                units = units if len(units) > 1 else next(iter(of_seeds.values()))
+                count = sum(map(len, of_seeds.values()))
+                found.append(Difference(factor, levels[0][1], value, count, len(of_seeds), *_interval(units), noise))
     return found
 
 
-def _interval(pairs: Sequence[float]) -> tuple[float, float | None, float | None]:
-    """Return the mean with Student's interval, which one pair does not have."""
-    mean = statistics.fmean(pairs)
-    if len(pairs) < 2:
+def _interval(units: Sequence[float]) -> tuple[float, float | None, float | None]:
+    """Return the mean with Student's interval, which one unit does not have."""
+    mean = statistics.fmean(units)
+    if len(units) < 2:
         return mean, None, None
-    half = float(stats.t.ppf((1 + LEVEL) / 2, len(pairs) - 1)) * statistics.stdev(pairs) / len(pairs) ** 0.5
+    half = float(stats.t.ppf((1 + LEVEL) / 2, len(units) - 1)) * statistics.stdev(units) / len(units) ** 0.5
     return mean, mean - half, mean + half
 
 
@@ -190,10 +196,10 @@ def _seed_sd(cases: Sequence[Case], metric: str) -> float | None:
 
 
 def stuck(combined: Sequence[Combination]) -> list[str]:
-    """Return a sentence on each setting with ended runs that never left the plateau: their steps are in no mean."""
+    """Return a sentence on each setting with runs that stayed on the plateau to their end: they are in no mean."""
     sentences = []
     for one in combined:
-        ended = [case for case in one.cases if case.trains_by_steps and (case.finished or case.failed)]
+        ended = [case for case in one.cases if case.trains_by_steps and (case.finished or case.state == "plateau")]
         out = sum(case.escape_step is not None for case in ended)
         if out < len(ended):
             name = ", ".join(f"{key}={value}" for key, value in one.factors.items()) or "all"
@@ -206,7 +212,7 @@ def said(found: Difference, metric: str) -> str:
     """Return a sentence on a difference: which way it goes, and whether it is more than chance."""
     what = f"{found.factor}={found.value} against {found.base}"
     size = f"{metric} {_signed(found.mean)}"
-    pairs = f"{found.pairs} pair{'s' if found.pairs > 1 else ''} on the same seeds"
+    pairs = f"{found.pairs} pair{'s' if found.pairs > 1 else ''}, {found.seeds} seed{'s' if found.seeds > 1 else ''}"
     if found.low is None or found.high is None:
         return f"{what}: {size} ({pairs}); one pair says nothing of chance"
     interval = f"[{_signed(found.low)}, {_signed(found.high)}], {pairs}"

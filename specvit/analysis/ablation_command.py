@@ -5,21 +5,15 @@ from pathlib import Path
 
 from specvit.analysis.ablation import combinations, differences, tallies
 from specvit.analysis.ablation_report import Ablation, draw_ablation, write_ablation
-from specvit.analysis.cases import Case, cases_in, metric_of
-from specvit.config.spelling import nearest
-from specvit.errors import ConfigError
-from specvit.sweep.definition import ESCAPED
+from specvit.analysis.cases import cases_in, check_metric, metric_of
 from specvit.tracking.figures import attempt
-
-SPLITS, ENDS = ("test_", "val_", "train_"), ("_low", "_high", "_rows")
-"""What the names of metrics begin with; those of ends of intervals, and counts, are not offered."""
 
 
 def ablation(options: argparse.Namespace) -> int:
     """Count, score, compare, write and draw."""
     cases, notes = cases_in(options.folder)
     metric = options.metric or metric_of(options.folder)
-    _check_metric(cases, metric)
+    check_metric(cases, metric)
     out = options.out or (options.folder[0] / "ablation" if len(options.folder) == 1 else Path("ablation"))
     found = Ablation(
         metric,
@@ -37,12 +31,3 @@ def ablation(options: argparse.Namespace) -> int:
     print("\n".join([*notes, counts, *found.sentences]))
     print(f"written: {out}", flush=True)
     return 0
-
-
-def _check_metric(cases: list[Case], metric: str) -> None:
-    records = [record for case in cases for record in (case.outcome.summary, case.outcome.best_row)]
-    known = {name for record in records for name, value in record.items() if isinstance(value, int | float)}
-    if known and metric not in known | {"train_seconds", ESCAPED}:
-        named = sorted(name for name in known if name.startswith(SPLITS) and not name.endswith(ENDS))
-        remedy = f"{nearest(metric, named)}there are {', '.join(named)}"
-        raise ConfigError("is a metric that no run has", where=f"--metric {metric}", remedy=remedy)

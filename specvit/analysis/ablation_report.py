@@ -30,7 +30,8 @@ DEFINITIONS = {
     "gap": "train R² less val R² in the tested epoch; training rows as the loop saw them, with dropout and fresh noise",
     "verdict": f"gap > {OVERFIT} overfit, > {MILD} mild; else underfit if val R² rose by > {STILL_RISING} in the last "
     "tenth of the epochs, or balanced",
-    "difference": f"mean over pairs equal in all else and in the seed, {LEVEL:.0%} by Student's t",
+    "difference": "between runs equal in all else and in the seed, mean over the pairs of a seed, then over seeds, "
+    f"{LEVEL:.0%} by Student's t over seeds; with one seed over its pairs",
 }
 MOST_BARS = 40
 
@@ -130,7 +131,7 @@ def setting_table(combined: Sequence[Combination], metric: str) -> list[list[str
         cells.append(
             [
                 *(str(one.factors.get(name, "-")) for name in factors),
-                figure(one.mean, one.sd),
+                figure(one.mean, one.sd, whole=metric == ESCAPED),
                 f"{row['scored']}/{row['runs']}",
                 *([f"{escape} ({row['escaped']})".strip() if one.escapes else ""] if steps else []),
                 "" if one.gap is None else f"{one.gap:+.3f}",

@@ -5,7 +5,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from specvit.analysis.attention_report import Looked, Looks, names_of, write_looks
 from specvit.analysis.runs import FinishedRun, TestSet, by_test_set, finished_runs
@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     import numpy as np
 
     from specvit.analysis.gaze import Gaze
+    from specvit.analysis.optimum import Optimum
     from specvit.data.views import SpectraView
 
 WEIGHTS = "best.ckpt"
+ROWS = 4096
 
 
 def attention(options: argparse.Namespace) -> int:
@@ -52,47 +54,59 @@ def _with_slopes(runs: Sequence[FinishedRun]) -> tuple[list[FinishedRun], list[s
 
 def _one_set(found: TestSet, options: argparse.Namespace, out: Path) -> None:
     """Look at the runs of one test set. Loads torch, which a refusal need not wait for."""
-    import numpy as np
-
     from specvit.analysis.attention_figure import draw_look
-    from specvit.data.splits import open_split
+    from specvit.data.splits import open_split, split_manifest
+    from specvit.engine.device import resolve_device, set_up_torch
+    from specvit.tracking.console import Screen
     from specvit.tracking.figures import attempt
 
     first = found.runs[0].config
+    device = resolve_device(dataclasses.replace(first.train, device=options.device))
+    set_up_torch(first.train, None, Screen("lines"))
     spectra = open_split(first.data, "test", lambda *_: None)
+    if split_manifest(first.data, "test", spectra) != found.runs[0].identity["data"]["test"]:
+        remedy = "put the spectra back that the runs were tested on"
+        raise DataError("is not what it was", where="data.test_path", remedy=remedy)
     stars = min(options.rows, len(spectra))
     print(f"test set: {found.said}, {len(found.runs)} run(s), first {stars:,} rows", flush=True)
     looked = []
     for setting in found.settings:
-        looked.append(Looked(setting, [_gaze(run, spectra, options, stars) for run in setting.runs]))
+        looked.append(Looked(setting, [_gaze(run, spectra, options.label, stars, device) for run in setting.runs]))
         print(f"{setting.name}: {len(setting.runs)} run(s)", flush=True)
-    optimum = _optimum(first, options.label, stars)
-    mean_P = spectra.gather(np.arange(stars))[0].mean(axis=0)
-    looks = Looks(options.label, found, stars, spectra.wave_P, mean_P, optimum, looked)
+    best = _optimum(first, options.label, stars)
+    looks = Looks(options.label, found, stars, spectra.wave_P, _mean_flux(spectra, stars), best, looked)
     out.mkdir(parents=True, exist_ok=True)
-    write_looks(looks, out)
     for one, name in zip(looked, names_of(looks), strict=True):
         for ending in ("png", "pdf"):
             attempt(out / f"{name}.{ending}", lambda path, one=one: draw_look(looks, one, path), print)
+    write_looks(looks, out)
     print(f"written: {out}", flush=True)
 
 
-def _gaze(run: FinishedRun, spectra: "SpectraView", options: argparse.Namespace, stars: int) -> "Gaze":
+def _gaze(run: FinishedRun, spectra: "SpectraView", label: str, stars: int, device: Any) -> "Gaze":
     """Return what one run's model does with the pixels; raises `DataError`, `CheckpointError`."""
     from specvit.analysis.gaze import gaze
-    from specvit.engine.device import resolve_device
     from specvit.trained import eval_data, load_trained
 
-    device = resolve_device(dataclasses.replace(run.config.train, device=options.device))
     trained = load_trained(run.folder / WEIGHTS, run.config, device)
     trained.check_pixels(spectra)
     view = eval_data(spectra, "test", run.config, trained.coder, trained.flux_norm, device)
-    return gaze(trained, view, options.label, stars)
+    return gaze(trained, view, label, stars, str(run.folder / WEIGHTS))
 
 
-def _optimum(config: Config, label: str, stars: int) -> "np.ndarray | None":
-    """Return the shares of the best linear estimator, None with a note where the built-in model cannot tell."""
-    from specvit.analysis.optimum import optimal_shares
+def _mean_flux(spectra: "SpectraView", stars: int) -> "np.ndarray":
+    """Return the mean flux (P,) of the first rows."""
+    import numpy as np
+
+    parts = (
+        spectra.gather(np.arange(start, min(start + ROWS, stars)))[0].sum(axis=0) for start in range(0, stars, ROWS)
+    )
+    return sum(parts, np.zeros(spectra.num_pixels)) / stars
+
+
+def _optimum(config: Config, label: str, stars: int) -> "Optimum | None":
+    """Return what the best linear estimator does, None with a note where the built-in model cannot tell."""
+    from specvit.analysis.optimum import optimum
     from specvit.analysis.stars import open_stars
 
     if effective_level(config.noise) == 0:
@@ -106,4 +120,4 @@ def _optimum(config: Config, label: str, stars: int) -> "np.ndarray | None":
     if label not in known.names:
         print(f"note: no optimum to compare with: the built-in model has no {label}", flush=True)
         return None
-    return optimal_shares(known, label)
+    return optimum(known, label)

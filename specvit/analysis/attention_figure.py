@@ -17,11 +17,16 @@ BIN = 8
 EVEN = {"color": "0.5", "lw": 0.6, "ls": ":"}
 NAME_ROWS, NAME_WIDTH = 3, 0.007
 """Rows of names over the spectrum, and a letter's part of the figure's width."""
-NOTE = (
+COLORS = ("C0", "C1", "C2", "C3", "C4", "C5", "C6", "C8", "C9", "navy", "darkgreen", "olive", "black")
+"""One for each feature."""
+SALIENCY = (
     "Saliency: pixel's share of the variance that noise gives to the prediction, mean over stars, in bins of "
-    f"{BIN} pixels; optimum: that of the best estimator linear about each star, by the built-in model. Attention: what "
-    "the pooled vector takes from each token (mean over heads and stars) in the last block, and through all of them "
-    "(rollout). All over an even share, 1. Bands: least and greatest of the seeds."
+    f"{BIN} pixels; optimum: that of the best estimator linear about each star, by the built-in model. Over an "
+    "even share, 1. Bands: least and greatest of the seeds. "
+)
+ATTENTION = (
+    "Attention: what the pooled vector takes from each token (mean over heads and stars) in the last block, and "
+    "through all of them (rollout), over an even share."
 )
 
 
@@ -40,12 +45,12 @@ def draw_look(looks: Looks, one: Looked, path: Path) -> None:
         axis.tick_params(labelbottom=axis is rows[-1])
         for number, feature in enumerate(FEATURES):
             for place in feature.places:
-                axis.axvline(place, color=f"C{number % 10}", lw=0.5, alpha=0.5, zorder=0)
+                axis.axvline(place, color=COLORS[number], lw=0.5, alpha=0.5, zorder=0)
     rows[-1].set_xlabel("vacuum wavelength, Å")
     runs = f"{len(one.gazes)} seeds" if len(one.gazes) > 1 else f"run {one.setting.runs[0].run_id}"
     title = f"{looks.label} by {one.setting.name} ({runs}); {looks.test_set.said}; first {looks.stars:,} rows"
     figure.suptitle(textwrap.fill(title, 130), fontsize=9)
-    figure.supxlabel(textwrap.fill(NOTE, 190), fontsize=6.2, x=0.01, ha="left", color="0.25")
+    figure.supxlabel(textwrap.fill(SALIENCY + ATTENTION * attends, 190), fontsize=6.2, x=0.01, ha="left", color="0.25")
     kind = path.suffix.removeprefix(".")
     write_atomic(path, lambda stream: figure.savefig(stream, format=kind, dpi=DPI))
 
@@ -65,14 +70,14 @@ def _spectrum(axis: Any, looks: Looks) -> None:
             row = min(range(NAME_ROWS), key=lambda row: (ends[row] > place - half, row))
             ends[row] = place + half
             height = high + (0.08 + 0.12 * row) * (high - low)
-            axis.text(place, height, feature.name, fontsize=6.5, color=f"C{number % 10}", ha="center")
+            axis.text(place, height, feature.name, fontsize=6.5, color=COLORS[number], ha="center")
 
 
 def _saliency(axis: Any, looks: Looks, one: Looked) -> None:
     wave_b = _binned(looks.wave_P)
     _banded(axis, wave_b, np.array([_binned(s) for s in one.saliency_RP()]) * len(looks.wave_P), "C0", one.setting.name)
-    if looks.optimum_P is not None:
-        axis.plot(wave_b, _binned(looks.optimum_P) * len(looks.wave_P), color="black", lw=0.8, label="optimum")
+    if looks.optimum is not None:
+        axis.plot(wave_b, _binned(looks.optimum.share_P) * len(looks.wave_P), color="black", lw=0.8, label="optimum")
     axis.axhline(1.0, **EVEN)
     axis.set_yscale("log")
     axis.set_ylabel("saliency over even")

@@ -11,7 +11,7 @@ import numpy as np
 
 from specvit import __version__
 from specvit.analysis.features import FEATURES
-from specvit.analysis.report import about, table
+from specvit.analysis.report import about, seeds_and_ids, table
 from specvit.analysis.runs import Setting, TestSet
 from specvit.files import write_json, write_text
 from specvit.provenance import commit
@@ -19,11 +19,12 @@ from specvit.quantities import unit_of
 
 if TYPE_CHECKING:
     from specvit.analysis.gaze import Gaze
+    from specvit.analysis.optimum import Optimum
 
 Row = dict[str, Any]
 DEFINITIONS = {
     "saliency": "share of the variance that noise gives to the prediction: (d label / d flux * sigma)^2 of a pixel "
-    "over its sum over all pixels, mean over stars",
+    "over its sum over all pixels, mean over stars; of runs without noise, errors stand for it",
     "optimum": "the same of the best estimator that is linear about the star, knows the labels' box beforehand and not "
     "the amplitude, by the built-in model",
     "attention": "share of what the pooled vector takes in the last block, mean over heads and stars; each token's "
@@ -67,23 +68,22 @@ class Looks:
     wave_P: np.ndarray
     flux_P: np.ndarray
     """Mean flux of these stars, without noise."""
-    optimum_P: np.ndarray | None
+    optimum: "Optimum | None"
     looked: list[Looked]
 
 
 def names_of(looks: Looks) -> list[str]:
-    """Return a file name, without ending, for each setting's figure."""
+    """Return a file name, without ending, for each setting's figure: after its first run where there are several."""
     if len(looks.looked) == 1:
         return ["attention"]
-    plain = ["".join(c if c.isalnum() or c in "-." else "_" for c in one.setting.name) for one in looks.looked]
-    return [f"attention-{name}" + (f"-{n}" if plain.index(name) < n else "") for n, name in enumerate(plain)]
+    return [f"attention-{one.setting.runs[0].run_id}" for one in looks.looked]
 
 
 def write_looks(looks: Looks, out: Path) -> None:
     """Write attention.csv (pixels), features.csv, attention.md and attention.json into `out`."""
     write_text(out / "attention.csv", _csv(list(_pixels(looks))))
     write_text(out / "features.csv", _csv(list(feature_rows(looks))))
-    write_text(out / "attention.md", "\n".join(_markdown(looks)) + "\n")
+    write_text(out / "attention.md", "\n".join(_markdown(looks, out)) + "\n")
     write_json(out / "attention.json", _plain(looks))
 
 
@@ -95,11 +95,11 @@ def feature_rows(looks: Looks) -> Iterator[Row]:
             if not inside_P.any():
                 continue
             row: Row = {"setting": one.setting.name, "feature": feature.name, "pixels": float(inside_P.mean())}
-            row |= {"optimum": None if looks.optimum_P is None else float(looks.optimum_P[inside_P].sum())}
+            row |= {"optimum": None if looks.optimum is None else float(looks.optimum.share_P[inside_P].sum())}
             for name, shares_RP in _kinds(one):
                 mean, spread = (None, None) if shares_RP is None else _mean_and_spread(shares_RP[:, inside_P].sum(1))
                 row |= {name: mean, f"{name}_sd": spread}
-            yield row | _who(one.setting)
+            yield row | seeds_and_ids(one.setting)
 
 
 def _kinds(one: Looked) -> tuple[tuple[str, np.ndarray | None], ...]:
@@ -110,21 +110,14 @@ def _mean_and_spread(value_R: np.ndarray) -> tuple[float, float | None]:
     return float(value_R.mean()), float(value_R.std(ddof=1)) if len(value_R) > 1 else None
 
 
-def _who(setting: Setting) -> Row:
-    return {
-        "seeds": " ".join(str(run.seed) for run in setting.runs),
-        "run_ids": " ".join(run.run_id for run in setting.runs),
-    }
-
-
 def _pixels(looks: Looks) -> Iterator[Row]:
     """Yield one row a setting and pixel; shares sum to 1 over pixels."""
     for one in looks.looked:
         gradient_P = np.mean([gaze.gradient_P for gaze in one.gazes], axis=0)
         columns: dict[str, Any] = {"wave": looks.wave_P, "flux": looks.flux_P, "gradient": gradient_P}
         columns |= {name: shares_RP.mean(0) for name, shares_RP in _kinds(one) if shares_RP is not None}
-        if looks.optimum_P is not None:
-            columns["optimum"] = looks.optimum_P
+        if looks.optimum is not None:
+            columns["optimum"] = looks.optimum.share_P
         for values in zip(*columns.values(), strict=True):
             yield {"setting": one.setting.name} | {k: f"{v:.6g}" for k, v in zip(columns, values, strict=True)}
 
@@ -147,10 +140,11 @@ def _plain(looks: Looks) -> Row:
         ]
         to_prefix = [gaze.attention.prefix_L.tolist() for gaze in one.gazes if gaze.attention]
         noise = [gaze.noise for gaze in one.gazes]
-        facts = {"name": one.setting.name, **_who(one.setting), "noise": noise, "to_cls_by_block": to_prefix}
+        facts = {"name": one.setting.name, **seeds_and_ids(one.setting), "noise": noise, "to_cls_by_block": to_prefix}
         settings.append(facts | {"features": mine})
     return {
         **about(looks.label, looks.test_set),
+        "optimum_noise": looks.optimum.noise if looks.optimum else None,
         "unit": unit_of(looks.label),
         "stars": looks.stars,
         "definitions": DEFINITIONS,
@@ -160,23 +154,23 @@ def _plain(looks: Looks) -> Row:
     }
 
 
-def _markdown(looks: Looks) -> Iterator[str]:
+def _markdown(looks: Looks, out: Path) -> Iterator[str]:
     yield f"# Where models look for {looks.label}"
     yield f"\n{looks.test_set.said}; first {looks.stars:,} rows. Shares of the whole spectrum, in %."
     rows = list(feature_rows(looks))
     for one, name in zip(looks.looked, names_of(looks), strict=True):
         yield f"\n## {one.setting.name}\n"
-        noise = _number([gaze.noise for gaze in one.gazes])
-        unit = unit_of(looks.label)
-        yield f"Noise moves the prediction by {noise} {unit}. ![{one.setting.name}]({name}.png)\n"
+        yield from _noise_said(looks, one)
+        if (out / f"{name}.png").exists():
+            yield f"![{one.setting.name}]({name}.png)\n"
         kinds = ["saliency", *(["attention", "rollout"] if one.gazes[0].attention else [])]
-        best = ["optimum"] if looks.optimum_P is not None else []
+        best = ["optimum"] if looks.optimum is not None else []
         cells = []
         for row in (row for row in rows if row["setting"] == one.setting.name):
             shares = [_percent(row[kind], row.get(f"{kind}_sd")) for kind in (*kinds, *best)]
             cells.append([row["feature"], _percent(row["pixels"], None), *shares])
         yield from table([["feature", "pixels", *kinds, *best], *cells])
-        yield f"\nSeeds {_who(one.setting)['seeds']}, runs {_who(one.setting)['run_ids']}."
+        yield f"\nSeeds {seeds_and_ids(one.setting)['seeds']}, runs {seeds_and_ids(one.setting)['run_ids']}."
     yield ""
     yield from (f"- {name.capitalize()}: {meaning}." for name, meaning in DEFINITIONS.items())
 
@@ -187,7 +181,11 @@ def _percent(share: float | None, spread: float | None) -> str:
     return f"{100 * share:.1f}" + (f" ± {100 * spread:.1f}" if spread is not None else "")
 
 
-def _number(values: Sequence[float]) -> str:
-    """Return the mean of some runs' values, with their spread if there are several."""
-    mean, spread = _mean_and_spread(np.array(values))
-    return f"{mean:.3f}" + (f" ± {spread:.3f}" if spread is not None else "")
+def _noise_said(looks: Looks, one: Looked) -> Iterator[str]:
+    """Say how far noise moves the prediction, and the optimum's."""
+    noise = [gaze.noise for gaze in one.gazes if gaze.noise is not None]
+    if noise:
+        mean, spread = _mean_and_spread(np.array(noise))
+        best = f"; the optimum's by {looks.optimum.noise:.3g}" if looks.optimum else ""
+        moved = f"{mean:.3g}" + (f" ± {spread:.2g}" if spread is not None else "")
+        yield f"Noise moves the prediction by {moved} {unit_of(looks.label)}".rstrip() + f"{best}.\n"

@@ -1,5 +1,6 @@
 """Runs of any state with what was varied among them: a study's factors, or the settings in which plain runs differ."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,9 @@ from specvit.config.build import build_config
 from specvit.config.folder import ALIVE, DONE, RESUMABLE, RunFolder
 from specvit.config.identity import flat, identity_of
 from specvit.config.schema import Config, NetworkConfig
-from specvit.errors import FolderError, SpecvitError
-from specvit.sweep.definition import ESCAPED, SEED, Table
+from specvit.config.spelling import nearest
+from specvit.errors import ConfigError, FolderError, SpecvitError
+from specvit.sweep.definition import ESCAPED, SEED, Definition, Table, definition_of
 from specvit.sweep.folder import StudyFolder
 from specvit.sweep.results import Outcome, escape_step, outcome_of, value_of
 from specvit.sweep.table import factors_of
@@ -21,6 +23,8 @@ from specvit.sweep.table import factors_of
 ESCAPE = Table(metric=ESCAPED, of="val_r2", above=0.1)
 """Off the plateau, unless a study says otherwise: validation R² above this for the first time."""
 TEST_R2 = "test_r2"
+SPLITS, ENDS = ("test_", "val_", "train_"), ("_low", "_high", "_rows")
+"""What the names of metrics begin with; those of ends of intervals, and counts, are not offered."""
 LEARNT = tuple(state for state in DONE if state != "plateau")
 OPEN = (*ALIVE, *RESUMABLE, "waiting", "")
 
@@ -76,12 +80,17 @@ def cases_in(folders: Sequence[Path]) -> tuple[list[Case], list[str]]:
     for folder in folders:
         if (folder / "study.json").exists():
             study = StudyFolder(folder)
-            table = Table(**study.about().get("table") or {})
+            about = study.about()
+            table = Table(**about.get("table") or {})
             escape = ESCAPE if table.of is None else table
             trials = study.trials()
             factors_of_all = [{k: v for k, v in factors_of(trial).items() if k != SEED} for trial in trials]
-            if study.about().get("kind") == "grid":
-                factors_of_all = _joined(_independent(factors_of_all), study.about().get("definition") or {})
+            if about.get("kind") == "grid":
+                factors_of_all = _independent(factors_of_all)
+            if about.get("definition"):
+                factors_of_all = _joined(
+                    factors_of_all, definition_of(about["definition"], study.name, where="study.json")
+                )
             for trial, factors in zip(trials, factors_of_all, strict=True):
                 config, state = build_config(trial.config), study.state(trial)
                 case = Case(trial.run_id, factors, config.train.seed, state, config, outcome_of(trial.run), escape)
@@ -107,6 +116,16 @@ def metric_of(folders: Sequence[Path]) -> str:
     return (StudyFolder(folders[0]).about().get("table") or {}).get("metric") or TEST_R2 if study else TEST_R2
 
 
+def check_metric(cases: Sequence[Case], metric: str) -> None:
+    """Raise `ConfigError` for a metric that no run has; while none has any, each name may be one."""
+    records = [record for case in cases for record in (case.outcome.summary, case.outcome.best_row)]
+    known = {name for record in records for name, value in record.items() if isinstance(value, int | float)}
+    if known and metric not in known | {"train_seconds", ESCAPED}:
+        named = sorted(name for name in known if name.startswith(SPLITS) and not name.endswith(ENDS))
+        remedy = f"{nearest(metric, named)}there are {', '.join(named)}"
+        raise ConfigError("is a metric that no run has", where=f"--metric {metric}", remedy=remedy)
+
+
 def _independent(factors_of_all: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the factors of a grid without those that follow from the others, such as what a cell sets."""
     kept = list(dict.fromkeys(key for factors in factors_of_all for key in factors))
@@ -120,25 +139,30 @@ def _independent(factors_of_all: Sequence[dict[str, Any]]) -> list[dict[str, Any
     return [{key: factors[key] for key in kept if key in factors} for factors in factors_of_all]
 
 
-def _joined(factors_of_all: Sequence[dict[str, Any]], definition: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the factors with those that one axis moves together as one, such as patch and stride: "64, 32"."""
-    axes = [tuple(axis.split(", ")) for grid in definition.get("grids", ()) for axis in grid.get("axes", ())]
-    kept = dict.fromkeys(key for factors in factors_of_all for key in factors)
-    tied = []
-    for keys in (tuple(key for key in axis if key in kept) for axis in dict.fromkeys(axes)):
-        alone = all(set(keys).isdisjoint(other) or set(keys) <= set(other) for other in axes)
-        if len(keys) > 1 and alone and all(set(keys) <= factors.keys() for factors in factors_of_all):
-            tied.append(keys)
-    names = {key: ", ".join(keys) for keys in tied for key in keys}
-    return [
-        {
-            names.get(key, key): ", ".join(str(factors[other]) for other in names[key].split(", "))
-            if key in names
-            else v
-            for key, v in factors.items()
-        }
-        for factors in factors_of_all
+def _joined(factors_of_all: Sequence[dict[str, Any]], definition: Definition) -> list[dict[str, Any]]:
+    """Return the factors with those that one axis moves together as one, such as patch and stride: "64, 32".
+
+    They stay apart where another axis moves one of them, or where a run has only some of them.
+    """
+    moved = [
+        *(axis for grid in definition.grids for axis in grid.axes),
+        *(definition.search.space if definition.search else ()),
     ]
+    axes = list(dict.fromkeys(tuple(one.keys) for one in moved))
+    kept = set(itertools.chain.from_iterable(factors_of_all))
+    for axis in axes:
+        tied = [key for key in axis if key in kept]
+        elsewhere = set(itertools.chain.from_iterable(other for other in axes if other != axis))
+        if len(tied) > 1 and elsewhere.isdisjoint(tied) and all(set(tied) <= set(one) for one in factors_of_all):
+            factors_of_all = [_as_one(factors, tied) for factors in factors_of_all]
+    return list(factors_of_all)
+
+
+def _as_one(factors: dict[str, Any], tied: Sequence[str]) -> dict[str, Any]:
+    """Return factors with `tied` ones as a single one, in the place of the first."""
+    whole = {", ".join(tied): ", ".join(str(factors[key]) for key in tied)}
+    parts = (whole if key == tied[0] else {} if key in tied else {key: value} for key, value in factors.items())
+    return dict(itertools.chain.from_iterable(part.items() for part in parts))
 
 
 def _varied(configs: Sequence[Config]) -> list[dict[str, Any]]:

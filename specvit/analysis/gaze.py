@@ -10,16 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from specvit.config.schema import ViTConfig
+from specvit.config.schema import ViTConfig, effective_level
 from specvit.data.labels import LabelScaler
 from specvit.data.noise import sigma_of
 from specvit.data.resident import EvalData
+from specvit.errors import CheckpointError
 from specvit.models import ViT
 from specvit.trained import Trained
 
 Array = np.ndarray
-BATCH = 64
-"""Stars at a time: a block's attention over 257 tokens with 8 heads is then 135 MB."""
+BATCH, MOST_WEIGHTS = 64, 2**24
+"""Most stars at a time, and most attention weights of a block, 67 MB; some three times as many are there at once."""
 
 
 @dataclass(frozen=True)
@@ -41,43 +42,62 @@ class Gaze:
     """What one model does with each pixel, means over stars."""
 
     gradient_P: Array
-    """d label / d flux, signed; label unit per unit of median-normalised flux."""
+    """d label / d flux, signed; label unit per unit of the files' flux."""
     share_P: Array
-    """Pixel's share of the variance that noise gives to the prediction, star by star; sums to 1."""
-    noise: float
-    """Standard deviation that noise gives to the prediction, to first order, label unit; root mean square."""
+    """Pixel's share of the variance that noise gives to the prediction, star by star; sums to 1. Of a run without
+    noise, the files' errors stand for it."""
+    noise: float | None
+    """Standard deviation that noise gives to the prediction, to first order, label unit; root mean square. None for a
+    run without noise."""
     attention: Attention | None
     """None for a model without any."""
 
 
-def gaze(trained: Trained, view: EvalData, label: str, stars: int) -> Gaze:
+def gaze(trained: Trained, view: EvalData, label: str, stars: int, where: str = "best.ckpt") -> Gaze:
     """Return what `trained` does with the first `stars` rows of a view, for one of its labels.
 
-    The noise is that of the run's evaluation, fixed row by row; of a run without noise, errors stand for it.
+    The noise is that of the run's evaluation, fixed row by row. Raises `CheckpointError` for a model of another label,
+    or one that gives each spectrum the same.
     """
-    assert isinstance(trained.coder, LabelScaler)
+    if not isinstance(trained.coder, LabelScaler) or label not in trained.coder.names:
+        learnt = ", ".join(trained.coder.names)
+        raise CheckpointError(f"was trained on {learnt}, not on {label}", where=where, remedy="train the run again")
     column = trained.coder.names.index(label)
     unit = trained.coder.scale[column] / trained.flux_norm.scale
-    sums: dict[str, Any] = dict.fromkeys(("gradient", "share", "variance", "blocks", "rollout"), 0.0)
-    for start in range(0, stars, BATCH):
-        rows_B = np.arange(start, min(start + BATCH, stars))
+    sums: dict[str, Any] = dict.fromkeys(("gradient", "share", "told", "variance", "blocks", "rollout"), 0.0)
+    batch = _batch(trained)
+    for start in range(0, stars, batch):
+        rows_B = np.arange(start, min(start + batch, stars))
         flux_BP = view.rows(rows_B).flux_BP
         slope_BP = _slope(trained.model, flux_BP, column).double() * unit
         part_BP = (slope_BP * _sigma(view, rows_B)).square()
         whole_B1 = part_BP.sum(dim=1, keepdim=True)
         sums["gradient"] += slope_BP.sum(dim=0)
-        sums["share"] += (part_BP / whole_B1).sum(dim=0)
+        sums["share"] += torch.where(whole_B1 > 0, part_BP / whole_B1, 0.0).sum(dim=0)
+        sums["told"] += int((whole_B1 > 0).sum())
         sums["variance"] += float(whole_B1.sum())
         if isinstance(trained.model, ViT):
             blocks_LBS, rollout_BS = attention_of(trained.model, flux_BP)
             sums["blocks"] += blocks_LBS.sum(dim=1)
             sums["rollout"] += rollout_BS.sum(dim=0)
+    if not sums["told"]:
+        raise CheckpointError("gives every spectrum the same", where=where, remedy="see why it learnt nothing")
     means = {name: value.cpu().numpy() / stars for name, value in sums.items() if isinstance(value, Tensor)}
     seen = None
     if isinstance(trained.model, ViT):
         pixels = view.store.spectra.num_pixels
         seen = _on_pixels(trained, means["blocks"], means["rollout"], pixels, trained.model.num_prefix_tokens)
-    return Gaze(means["gradient"], means["share"], (sums["variance"] / stars) ** 0.5, seen)
+    noise = (sums["variance"] / stars) ** 0.5 if effective_level(view.noise) > 0 else None
+    return Gaze(means["gradient"], means["share"] * stars / sums["told"], noise, seen)
+
+
+def _batch(trained: Trained) -> int:
+    """Return how many stars are looked at together."""
+    model = trained.model
+    if not isinstance(model, ViT) or not isinstance(trained.config.model, ViTConfig):
+        return BATCH
+    weights = trained.config.model.num_attention_heads * (model.num_tokens + model.num_prefix_tokens) ** 2
+    return max(1, min(BATCH, MOST_WEIGHTS // weights))
 
 
 def attention_of(model: ViT, flux_BP: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,8 @@ amplitude, and the prior's precision A = 12 for labels and 0 for the amplitude, 
 rows of (J J^T + A)^-1 J. Shape suffixes: N stars, B stars of a chunk, L labels, P pixels.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -17,17 +19,29 @@ PRECISION = 12.0
 """One over the variance of a uniform distribution from 0 to 1."""
 
 
-def optimal_shares(stars: Stars, label: str) -> np.ndarray:
-    """Return each pixel's share of the variance that noise gives to that estimate of a label, (P,), mean over stars."""
-    column, share_P = stars.names.index(label), None
+@dataclass(frozen=True)
+class Optimum:
+    """What that estimator does, as `gaze.Gaze` says it of a model."""
+
+    share_P: np.ndarray
+    """Pixel's share of the variance that noise gives to the estimate, mean over stars; sums to 1."""
+    noise: float
+    """Standard deviation that noise gives to the estimate, label unit; root mean square over stars."""
+
+
+def optimum(stars: Stars, label: str) -> Optimum | None:
+    """Return what the estimator of a label does; None where no star has a spectrum with finite flux / sigma."""
+    column, share_P, variance, told = stars.names.index(label), np.zeros(0), 0.0, 0
     for start in range(0, len(stars), CHUNK):
         rows_B = np.arange(start, min(start + CHUNK, len(stars)))
         scaled_BP, slope_BLP, _ = slopes(stars.observe, rows_B, stars.place_NL[rows_B])
-        part_BP = best_weights(slope_BLP, scaled_BP)[:, column].square()
-        shares_P = (part_BP / part_BP.sum(dim=1, keepdim=True)).sum(dim=0)
-        share_P = shares_P if share_P is None else share_P + shares_P
-    assert share_P is not None
-    return share_P.numpy() / len(stars)
+        finite_B = torch.isfinite(scaled_BP).all(dim=1) & torch.isfinite(slope_BLP).all(dim=(1, 2))
+        part_bP = best_weights(slope_BLP[finite_B], scaled_BP[finite_B])[:, column].square()
+        whole_b1 = part_bP.sum(dim=1, keepdim=True)
+        share_P = (part_bP / whole_b1).sum(dim=0).numpy() + (share_P if told else 0.0)
+        variance += float(whole_b1.sum()) * float(stars.span_L[column]) ** 2
+        told += int(finite_B.sum())
+    return Optimum(share_P / told, (variance / told) ** 0.5) if told else None
 
 
 def best_weights(slope_BLP: Tensor, scaled_BP: Tensor) -> Tensor:

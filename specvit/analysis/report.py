@@ -20,8 +20,6 @@ from specvit.tracking.files import finite_or_none
 
 Row = dict[str, Any]
 
-COUNTS = 50.0
-"""No score is as great as this: it counts steps or the like."""
 SNR = "median over pixels of flux / error, divided by the noise level"
 CEILINGS = {
     "van_trees": "van Trees",
@@ -120,7 +118,7 @@ def _lines(found: Findings) -> Iterator[Row]:
                 facts = {"kind": "ceiling", "name": name, "r2": row[f"{name}_r2"], "bound": row[name]}
                 yield {**general, **place, **facts, "spread": row.get(f"{name}_r2_se")}
     for setting, rows in found.models:
-        who = {"kind": "model", "name": setting.name, **_who(setting)}
+        who = {"kind": "model", "name": setting.name, **seeds_and_ids(setting)}
         for place, row in zip(found.rows, rows, strict=True):
             facts = {name: place[name] for name in ("by", "low", "high", "rows", "snr", "label_variance")}
             yield {**general, **who, **facts, "r2": row["mean"], "spread": row["sd"]}
@@ -139,7 +137,7 @@ def about(label: str, test_set: TestSet) -> Row:
     }
 
 
-def _who(setting: Setting) -> Row:
+def seeds_and_ids(setting: Setting) -> Row:
     """Return the seeds and run ids of a setting."""
     return {
         "seeds": " ".join(str(run.seed) for run in setting.runs),
@@ -185,7 +183,7 @@ def _markdown(found: Findings) -> Iterator[str]:
             yield ""
             yield from table(_model_table(found, by, title))
     yield ""
-    yield from table([["runs", "seeds", "run ids"], *([s.name, *_who(s).values()] for s, _ in found.models)])
+    yield from table([["runs", "seeds", "run ids"], *([s.name, *seeds_and_ids(s).values()] for s, _ in found.models)])
     yield ""
     for name, meaning in DEFINITIONS.items():
         yield f"- {CEILINGS.get(name, {'r2': 'R²', 'snr': 'S/N'}.get(name, name))}: {meaning}."
@@ -224,11 +222,11 @@ def _place(row: Row) -> str:
     return f"{row['low']:g}" if row["low"] == row["high"] else bin_name(row["low"], row["high"])
 
 
-def figure(value: float | None, spread: float | None) -> str:
-    """Return a score with its spread, if there is one; counts such as steps are whole."""
+def figure(value: float | None, spread: float | None, *, whole: bool = False) -> str:
+    """Return a score, or a `whole` number such as one of steps, with its spread, if there is one."""
     if value is None or np.isnan(value):
         return ""
-    digits = ",.0f" if abs(value) >= COUNTS else ".3f"
+    digits = ",.0f" if whole else ".3f"
     return f"{value:{digits}}" + (f" ± {spread:{digits}}" if spread is not None else "")
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from specvit.analysis.ablation import combinations, differences, tallies
 from specvit.analysis.ablation_report import Ablation, draw_ablation
-from specvit.analysis.cases import Case, cases_in, metric_of
+from specvit.analysis.cases import Case, cases_in, check_metric, metric_of
 from specvit.analysis.curves import draw_many
 from specvit.analysis.page import as_page, fill
 from specvit.analysis.runs import by_test_set, finished_runs
@@ -26,6 +26,7 @@ def report(options: argparse.Namespace) -> int:
     study = StudyFolder(_found(options.study))
     metric = options.metric or metric_of([study.path])
     cases, notes = cases_in([study.path])
+    check_metric(cases, metric)
     found = Ablation(metric, study.name, tallies(cases), combinations(cases, metric), differences(cases, metric))
     grown, allowed = _growth(study, cases, options.label)
     out = options.out or study.path / "report"

@@ -154,6 +154,7 @@ def _read(run: RunFolder, label: str, noiseless: bool) -> FinishedRun | str:
         table = pd.read_csv(run.file("predictions.csv"))
         identity = read_json(run.file("run.json"))["identity"]
         test = identity["data"]["test"]
+        snr_N, mag_N = (table[name].to_numpy(np.float64) for name in ("snr", "mag"))
     except (ConfigError, yaml.YAMLError, ValueError, KeyError, TypeError):
         return "its records are damaged, or another specvit wrote them"
     if config.model.task_type != "reg" or f"pred_{label}" not in table:
@@ -162,9 +163,9 @@ def _read(run: RunFolder, label: str, noiseless: bool) -> FinishedRun | str:
         return "it was tested without noise, where no ceiling is below 1"
     if test.get("builtin", GENERATOR_VERSION) != GENERATOR_VERSION:
         return "its built-in spectra are those of another specvit"
-    columns = (table[name].to_numpy(np.float64) for name in (f"true_{label}", f"pred_{label}", "snr", "mag"))
+    true_N, predicted_N = (table[f"{kind}_{label}"].to_numpy(np.float64) for kind in ("true", "pred"))
     best = (read_json(run.file("summary.json")) or {}).get("best_epoch")
-    return FinishedRun(run.run_id, run.path, config, identity, *columns, best_epoch=best)
+    return FinishedRun(run.run_id, run.path, config, identity, true_N, predicted_N, snr_N, mag_N, best)
 
 
 def by_test_set(runs: Sequence[FinishedRun]) -> list[TestSet]:

@@ -25,7 +25,7 @@ def attend(query_BHQd: Tensor, key_BHSd: Tensor, value_BHSd: Tensor) -> Tensor:
 
 def attention_weights(query_BHQd: Tensor, key_BHSd: Tensor) -> Tensor:
     """Return softmax(q kᵀ / √d), (B, H, Q, S): how much each query takes of each token; rows sum to 1."""
-    return (query_BHQd @ key_BHSd.mT * query_BHQd.shape[-1] ** -0.5).softmax(-1)
+    return (query_BHQd * query_BHQd.shape[-1] ** -0.5 @ key_BHSd.mT).softmax(-1)
 
 
 class _WrittenOut(torch.autograd.Function):
