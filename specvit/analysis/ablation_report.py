@@ -1,7 +1,5 @@
 """What `specvit analysis ablation` found, as CSV, markdown, JSON and a figure."""
 
-import csv
-import io
 import statistics
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -12,7 +10,7 @@ from typing import Any
 from specvit import __version__
 from specvit.analysis.ablation import LEVEL, MILD, OVERFIT, STILL_RISING, Combination, Difference, Tally, said, stuck
 from specvit.analysis.figure import DPI
-from specvit.analysis.report import figure, table
+from specvit.analysis.report import csv_text, figure, table
 from specvit.files import write_atomic, write_json, write_text
 from specvit.provenance import commit
 from specvit.sweep.definition import ESCAPED
@@ -63,12 +61,7 @@ class Ablation:
 def write_ablation(found: Ablation, out: Path) -> None:
     """Write ablation.csv, .md and .json into `out`."""
     rows = [_row(one, found.metric) for one in found.combinations]
-    stream = io.StringIO()
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    writer = csv.DictWriter(stream, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(out / "ablation.csv", stream.getvalue())
+    write_text(out / "ablation.csv", csv_text(rows))
     write_text(out / "ablation.md", "\n".join(_markdown(found)) + "\n")
     write_json(out / "ablation.json", _plain(found, rows))
 

@@ -1,7 +1,5 @@
 """What `specvit analysis attention` found, as CSV, markdown and JSON. Shape suffixes: R runs (seeds), P pixels."""
 
-import csv
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +9,7 @@ import numpy as np
 
 from specvit import __version__
 from specvit.analysis.features import FEATURES
-from specvit.analysis.report import about, seeds_and_ids, table
+from specvit.analysis.report import about, csv_text, seeds_and_ids, table
 from specvit.analysis.runs import Setting, TestSet
 from specvit.files import write_json, write_text
 from specvit.provenance import commit
@@ -81,8 +79,8 @@ def names_of(looks: Looks) -> list[str]:
 
 def write_looks(looks: Looks, out: Path) -> None:
     """Write attention.csv (pixels), features.csv, attention.md and attention.json into `out`."""
-    write_text(out / "attention.csv", _csv(list(_pixels(looks))))
-    write_text(out / "features.csv", _csv(list(feature_rows(looks))))
+    write_text(out / "attention.csv", csv_text(list(_pixels(looks))))
+    write_text(out / "features.csv", csv_text(list(feature_rows(looks))))
     write_text(out / "attention.md", "\n".join(_markdown(looks, out)) + "\n")
     write_json(out / "attention.json", _plain(looks))
 
@@ -120,15 +118,6 @@ def _pixels(looks: Looks) -> Iterator[Row]:
             columns["optimum"] = looks.optimum.share_P
         for values in zip(*columns.values(), strict=True):
             yield {"setting": one.setting.name} | {k: f"{v:.6g}" for k, v in zip(columns, values, strict=True)}
-
-
-def _csv(rows: list[Row]) -> str:
-    stream = io.StringIO()
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    writer = csv.DictWriter(stream, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return stream.getvalue()
 
 
 def _plain(looks: Looks) -> Row:

@@ -99,11 +99,7 @@ def _inside(run: Any, place: Row, stars: int) -> np.ndarray:
 
 def write_findings(found: Findings, out: Path) -> None:
     """Write ceiling.csv, ceiling.md and ceiling.json into `out`."""
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(_lines(found))
-    write_text(out / "ceiling.csv", stream.getvalue())
+    write_text(out / "ceiling.csv", csv_text(list(_lines(found)), COLUMNS))
     write_text(out / "ceiling.md", "\n".join(_markdown(found)) + "\n")
     write_json(out / "ceiling.json", _plain(found))
 
@@ -228,6 +224,16 @@ def figure(value: float | None, spread: float | None, *, whole: bool = False) ->
         return ""
     digits = ",.0f" if whole else ".3f"
     return f"{value:{digits}}" + (f" ± {spread:{digits}}" if spread is not None else "")
+
+
+def csv_text(rows: Sequence[Row], columns: Sequence[str] | None = None) -> str:
+    """Return rows as CSV with a header; without `columns` those of all rows, in the order in which they come up."""
+    stream = io.StringIO()
+    names = list(dict.fromkeys(name for row in rows for name in row)) if columns is None else columns
+    writer = csv.DictWriter(stream, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return stream.getvalue()
 
 
 def table(cells: list[list[str]]) -> Iterator[str]:

@@ -1,13 +1,11 @@
 """What `specvit analysis scaling` found, as CSV, markdown and JSON; numbers with their runs, seeds and definitions."""
 
-import csv
-import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from specvit import __version__
-from specvit.analysis.report import SNR, about, figure, table
+from specvit.analysis.report import SNR, about, csv_text, figure, table
 from specvit.analysis.scaling import SCORES, Growth, Line, Point, plain_law, said
 from specvit.config.identity import short_count
 from specvit.files import write_json, write_text
@@ -29,11 +27,7 @@ COLUMNS += ("best_epochs", "seeds", "run_ids", "missing", "label", "unit", "nois
 
 def write_growth(found: Growth, reference: list[Row], out: Path) -> None:
     """Write scaling.csv, .md and .json into `out`, and a scaling_SERIES.json of sizes for each series."""
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(_lines(found))
-    write_text(out / "scaling.csv", stream.getvalue())
+    write_text(out / "scaling.csv", csv_text(list(_lines(found)), COLUMNS))
     write_text(out / "scaling.md", "\n".join(_markdown(found, reference)) + "\n")
     write_json(out / "scaling.json", _plain(found, reference))
     for line in found.lines:
