@@ -11,13 +11,13 @@ from specvit.files import write_text
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 0 auto; padding: 1rem; color: #222; }
-h1, h2 { line-height: 1.2; } h2 { margin-top: 2.2rem; border-bottom: 1px solid #ccc; }
+h1, h2 { line-height: 1.2; overflow-wrap: anywhere; } h2 { margin-top: 2.2rem; border-bottom: 1px solid #ccc; }
 img { max-width: 100%; height: auto; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .85rem; margin: .8rem 0; }
 th, td { padding: .25rem .6rem; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top; }
 td { font-variant-numeric: tabular-nums; white-space: nowrap; }
-td:last-child { white-space: normal; min-width: 12rem; }
+td:last-child { white-space: normal; min-width: 12rem; } th { min-width: 3.5rem; }
 code, pre { background: #f4f4f4; border-radius: 3px; } pre { padding: .6rem; overflow-x: auto; }
 @media (prefers-color-scheme: dark) {
   body { background: #181818; color: #ddd; } code, pre { background: #262626; } th, td { border-color: #444; }
