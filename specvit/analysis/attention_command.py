@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from specvit.analysis.attention_report import Looked, Looks, names_of, write_looks
+from specvit.analysis.attention_report import AttentionFindings, SettingGaze, names_of, write_attention
 from specvit.analysis.runs import FinishedRun, TestSet, by_test_set, finished_runs
 from specvit.config.schema import Config, NetworkConfig, RidgeConfig, effective_level
 from specvit.errors import DataError, FolderError
@@ -54,7 +54,7 @@ def _with_slopes(runs: Sequence[FinishedRun]) -> tuple[list[FinishedRun], list[s
 
 def _one_set(found: TestSet, options: argparse.Namespace, out: Path) -> None:
     """Look at the runs of one test set. Loads torch, which a refusal need not wait for."""
-    from specvit.analysis.attention_figure import draw_look
+    from specvit.analysis.attention_figure import draw_attention
     from specvit.data.splits import open_split, split_manifest
     from specvit.engine.device import resolve_device, set_up_torch
     from specvit.tracking.console import Screen
@@ -69,17 +69,21 @@ def _one_set(found: TestSet, options: argparse.Namespace, out: Path) -> None:
         raise DataError("is not what it was", where="data.test_path", remedy=remedy)
     stars = min(options.rows, len(spectra))
     print(f"test set: {found.said}, {len(found.runs)} run(s), first {stars:,} rows", flush=True)
-    looked = []
+    settings = []
     for setting in found.settings:
-        looked.append(Looked(setting, [_gaze(run, spectra, options.label, stars, device) for run in setting.runs]))
+        settings.append(
+            SettingGaze(setting, [_gaze(run, spectra, options.label, stars, device) for run in setting.runs])
+        )
         print(f"{setting.name}: {len(setting.runs)} run(s)", flush=True)
     best = _optimum(first, options.label, stars)
-    looks = Looks(options.label, found, stars, spectra.wave_P, _mean_flux(spectra, stars), best, looked)
+    findings = AttentionFindings(
+        options.label, found, stars, spectra.wave_P, _mean_flux(spectra, stars), best, settings
+    )
     out.mkdir(parents=True, exist_ok=True)
-    for one, name in zip(looked, names_of(looks), strict=True):
+    for one, name in zip(settings, names_of(findings), strict=True):
         for ending in ("png", "pdf"):
-            attempt(out / f"{name}.{ending}", lambda path, one=one: draw_look(looks, one, path), print)
-    write_looks(looks, out)
+            attempt(out / f"{name}.{ending}", lambda path, one=one: draw_attention(findings, one, path), print)
+    write_attention(findings, out)
     print(f"written: {out}", flush=True)
 
 

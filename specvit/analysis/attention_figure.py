@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from specvit.analysis.attention_report import Looked, Looks
+from specvit.analysis.attention_report import AttentionFindings, SettingGaze
 from specvit.analysis.features import FEATURES
 from specvit.analysis.figure import DPI
 from specvit.files import write_atomic
@@ -30,40 +30,40 @@ ATTENTION = (
 )
 
 
-def draw_look(looks: Looks, one: Looked, path: Path) -> None:
+def draw_attention(found: AttentionFindings, one: SettingGaze, path: Path) -> None:
     """Draw one setting's figure into `path`, a PNG of 300 dpi or a PDF by its ending."""
     attends = one.gazes[0].attention is not None
     figure, axes = canvas(4 if attends else 2, 1, (10.0, 8.2 if attends else 5.0))
     rows = list(axes[:, 0])
-    _spectrum(rows[0], looks)
-    _saliency(rows[1], looks, one)
+    _spectrum(rows[0], found)
+    _saliency(rows[1], found, one)
     if attends:
-        _attention(rows[2], looks, one)
-        figure.colorbar(_blocks(rows[3], looks, one), ax=rows[3], label="over even", pad=0.01)
+        _attention(rows[2], found, one)
+        figure.colorbar(_blocks(rows[3], found, one), ax=rows[3], label="over even", pad=0.01)
     for axis in rows:
-        axis.set_xlim(looks.wave_P[0], looks.wave_P[-1])
+        axis.set_xlim(found.wave_P[0], found.wave_P[-1])
         axis.tick_params(labelbottom=axis is rows[-1])
         for number, feature in enumerate(FEATURES):
             for place in feature.places:
                 axis.axvline(place, color=COLORS[number], lw=0.5, alpha=0.5, zorder=0)
     rows[-1].set_xlabel("vacuum wavelength, Å")
     runs = f"{len(one.gazes)} seeds" if len(one.gazes) > 1 else f"run {one.setting.runs[0].run_id}"
-    title = f"{looks.label} by {one.setting.name} ({runs}); {looks.test_set.said}; first {looks.stars:,} rows"
+    title = f"{found.label} by {one.setting.name} ({runs}); {found.test_set.said}; first {found.stars:,} rows"
     figure.suptitle(textwrap.fill(title, 130), fontsize=9)
     figure.supxlabel(textwrap.fill(SALIENCY + ATTENTION * attends, 190), fontsize=6.2, x=0.01, ha="left", color="0.25")
     kind = path.suffix.removeprefix(".")
     write_atomic(path, lambda stream: figure.savefig(stream, format=kind, dpi=DPI))
 
 
-def _spectrum(axis: Any, looks: Looks) -> None:
+def _spectrum(axis: Any, found: AttentionFindings) -> None:
     """Draw the mean spectrum with the features' names above it, in rows where they do not touch each other."""
-    axis.plot(looks.wave_P, looks.flux_P, color="black", lw=0.6)
+    axis.plot(found.wave_P, found.flux_P, color="black", lw=0.6)
     axis.set_ylabel("mean flux")
-    first, last = float(looks.wave_P[0]), float(looks.wave_P[-1])
-    low, high = float(looks.flux_P.min()), float(looks.flux_P.max())
+    first, last = float(found.wave_P[0]), float(found.wave_P[-1])
+    low, high = float(found.flux_P.min()), float(found.flux_P.max())
     axis.set_ylim(low - 0.05 * (high - low), high + 0.12 * (NAME_ROWS + 1) * (high - low))
     ends = [-np.inf] * NAME_ROWS
-    for number, feature in sorted(enumerate(FEATURES), key=lambda found: found[1].places[0]):
+    for number, feature in sorted(enumerate(FEATURES), key=lambda pair: pair[1].places[0]):
         if first <= feature.places[0] <= last:
             half = 0.5 * NAME_WIDTH * len(feature.name) * (last - first)
             place = float(np.clip(feature.places[0], first + half, last - half))
@@ -73,31 +73,31 @@ def _spectrum(axis: Any, looks: Looks) -> None:
             axis.text(place, height, feature.name, fontsize=6.5, color=COLORS[number], ha="center")
 
 
-def _saliency(axis: Any, looks: Looks, one: Looked) -> None:
-    wave_b = _binned(looks.wave_P)
-    _banded(axis, wave_b, np.array([_binned(s) for s in one.saliency_RP()]) * len(looks.wave_P), "C0", one.setting.name)
-    if looks.optimum is not None:
-        axis.plot(wave_b, _binned(looks.optimum.share_P) * len(looks.wave_P), color="black", lw=0.8, label="optimum")
+def _saliency(axis: Any, found: AttentionFindings, one: SettingGaze) -> None:
+    wave_b = _binned(found.wave_P)
+    _banded(axis, wave_b, np.array([_binned(s) for s in one.saliency_RP()]) * len(found.wave_P), "C0", one.setting.name)
+    if found.optimum is not None:
+        axis.plot(wave_b, _binned(found.optimum.share_P) * len(found.wave_P), color="black", lw=0.8, label="optimum")
     axis.axhline(1.0, **EVEN)
     axis.set_yscale("log")
     axis.set_ylabel("saliency over even")
     axis.legend(fontsize=7, frameon=False, loc="upper left")
 
 
-def _attention(axis: Any, looks: Looks, one: Looked) -> None:
+def _attention(axis: Any, found: AttentionFindings, one: SettingGaze) -> None:
     for shares_RP, color, name in ((one.attention_RP(), "C1", "last block"), (one.rollout_RP(), "C2", "rollout")):
         assert shares_RP is not None
-        _banded(axis, looks.wave_P, _over_even(one, shares_RP), color, name)
+        _banded(axis, found.wave_P, _over_even(one, shares_RP), color, name)
     axis.axhline(1.0, **EVEN)
     axis.set_ylabel("attention over even")
     axis.legend(fontsize=7, frameon=False, loc="upper left")
 
 
-def _blocks(axis: Any, looks: Looks, one: Looked) -> Any:
+def _blocks(axis: Any, found: AttentionFindings, one: SettingGaze) -> Any:
     """Draw attention block by block, mean over runs, and return what a colour bar needs."""
     of_runs = [gaze.attention.blocks_LP for gaze in one.gazes if gaze.attention is not None]
     blocks_LP = np.mean([blocks_LP / blocks_LP.sum(1, keepdims=True) for blocks_LP in of_runs], axis=0)
-    extent = (float(looks.wave_P[0]), float(looks.wave_P[-1]), len(blocks_LP) + 0.5, 0.5)
+    extent = (float(found.wave_P[0]), float(found.wave_P[-1]), len(blocks_LP) + 0.5, 0.5)
     drawn = axis.imshow(_over_even(one, blocks_LP), aspect="auto", extent=extent, cmap="magma", interpolation="nearest")
     axis.set_yticks(range(1, len(blocks_LP) + 1))
     axis.set_ylabel("block")
@@ -111,7 +111,7 @@ def _banded(axis: Any, x: np.ndarray, values_RX: np.ndarray, color: str, name: s
         axis.fill_between(x, values_RX.min(0), values_RX.max(0), color=color, alpha=0.25, lw=0)
 
 
-def _over_even(one: Looked, shares_XP: np.ndarray) -> np.ndarray:
+def _over_even(one: SettingGaze, shares_XP: np.ndarray) -> np.ndarray:
     """Return shares over those of attention to all tokens alike, NaN where no token reaches."""
     attention = one.gazes[0].attention
     assert attention is not None

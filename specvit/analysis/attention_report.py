@@ -35,7 +35,7 @@ DEFINITIONS = {
 
 
 @dataclass(frozen=True)
-class Looked:
+class SettingGaze:
     """The runs of one setting and what each does."""
 
     setting: Setting
@@ -57,7 +57,7 @@ class Looked:
 
 
 @dataclass(frozen=True)
-class Looks:
+class AttentionFindings:
     """All settings on one test set."""
 
     label: str
@@ -67,40 +67,40 @@ class Looks:
     flux_P: np.ndarray
     """Mean flux of these stars, without noise."""
     optimum: "Optimum | None"
-    looked: list[Looked]
+    settings: list[SettingGaze]
 
 
-def names_of(looks: Looks) -> list[str]:
+def names_of(found: AttentionFindings) -> list[str]:
     """Return a file name, without ending, for each setting's figure: after its first run where there are several."""
-    if len(looks.looked) == 1:
+    if len(found.settings) == 1:
         return ["attention"]
-    return [f"attention-{one.setting.runs[0].run_id}" for one in looks.looked]
+    return [f"attention-{one.setting.runs[0].run_id}" for one in found.settings]
 
 
-def write_looks(looks: Looks, out: Path) -> None:
+def write_attention(found: AttentionFindings, out: Path) -> None:
     """Write attention.csv (pixels), features.csv, attention.md and attention.json into `out`."""
-    write_text(out / "attention.csv", csv_text(list(_pixels(looks))))
-    write_text(out / "features.csv", csv_text(list(feature_rows(looks))))
-    write_text(out / "attention.md", "\n".join(_markdown(looks, out)) + "\n")
-    write_json(out / "attention.json", _plain(looks))
+    write_text(out / "attention.csv", csv_text(list(_pixels(found))))
+    write_text(out / "features.csv", csv_text(list(feature_rows(found))))
+    write_text(out / "attention.md", "\n".join(_markdown(found, out)) + "\n")
+    write_json(out / "attention.json", _plain(found))
 
 
-def feature_rows(looks: Looks) -> Iterator[Row]:
+def feature_rows(found: AttentionFindings) -> Iterator[Row]:
     """Yield each feature's shares, setting by setting; the part of all pixels that it has; None where there is none."""
-    for one in looks.looked:
+    for one in found.settings:
         for feature in FEATURES:
-            inside_P = feature.inside(looks.wave_P)
+            inside_P = feature.inside(found.wave_P)
             if not inside_P.any():
                 continue
             row: Row = {"setting": one.setting.name, "feature": feature.name, "pixels": float(inside_P.mean())}
-            row |= {"optimum": None if looks.optimum is None else float(looks.optimum.share_P[inside_P].sum())}
+            row |= {"optimum": None if found.optimum is None else float(found.optimum.share_P[inside_P].sum())}
             for name, shares_RP in _kinds(one):
                 mean, spread = (None, None) if shares_RP is None else _mean_and_spread(shares_RP[:, inside_P].sum(1))
                 row |= {name: mean, f"{name}_sd": spread}
             yield row | seeds_and_ids(one.setting)
 
 
-def _kinds(one: Looked) -> tuple[tuple[str, np.ndarray | None], ...]:
+def _kinds(one: SettingGaze) -> tuple[tuple[str, np.ndarray | None], ...]:
     return ("saliency", one.saliency_RP()), ("attention", one.attention_RP()), ("rollout", one.rollout_RP())
 
 
@@ -108,22 +108,22 @@ def _mean_and_spread(value_R: np.ndarray) -> tuple[float, float | None]:
     return float(value_R.mean()), float(value_R.std(ddof=1)) if len(value_R) > 1 else None
 
 
-def _pixels(looks: Looks) -> Iterator[Row]:
+def _pixels(found: AttentionFindings) -> Iterator[Row]:
     """Yield one row a setting and pixel; shares sum to 1 over pixels."""
-    for one in looks.looked:
+    for one in found.settings:
         gradient_P = np.mean([gaze.gradient_P for gaze in one.gazes], axis=0)
-        columns: dict[str, Any] = {"wave": looks.wave_P, "flux": looks.flux_P, "gradient": gradient_P}
+        columns: dict[str, Any] = {"wave": found.wave_P, "flux": found.flux_P, "gradient": gradient_P}
         columns |= {name: shares_RP.mean(0) for name, shares_RP in _kinds(one) if shares_RP is not None}
-        if looks.optimum is not None:
-            columns["optimum"] = looks.optimum.share_P
+        if found.optimum is not None:
+            columns["optimum"] = found.optimum.share_P
         for values in zip(*columns.values(), strict=True):
             yield {"setting": one.setting.name} | {k: f"{v:.6g}" for k, v in zip(columns, values, strict=True)}
 
 
-def _plain(looks: Looks) -> Row:
+def _plain(found: AttentionFindings) -> Row:
     settings = []
-    features = list(feature_rows(looks))
-    for one in looks.looked:
+    features = list(feature_rows(found))
+    for one in found.settings:
         mine = [
             {k: v for k, v in row.items() if k != "setting"} for row in features if row["setting"] == one.setting.name
         ]
@@ -132,10 +132,10 @@ def _plain(looks: Looks) -> Row:
         facts = {"name": one.setting.name, **seeds_and_ids(one.setting), "noise": noise, "to_cls_by_block": to_prefix}
         settings.append(facts | {"features": mine})
     return {
-        **about(looks.label, looks.test_set),
-        "optimum_noise": looks.optimum.noise if looks.optimum else None,
-        "unit": unit_of(looks.label),
-        "stars": looks.stars,
+        **about(found.label, found.test_set),
+        "optimum_noise": found.optimum.noise if found.optimum else None,
+        "unit": unit_of(found.label),
+        "stars": found.stars,
         "definitions": DEFINITIONS,
         "settings": settings,
         "specvit": __version__,
@@ -143,17 +143,17 @@ def _plain(looks: Looks) -> Row:
     }
 
 
-def _markdown(looks: Looks, out: Path) -> Iterator[str]:
-    yield f"# Where models look for {looks.label}"
-    yield f"\n{looks.test_set.said}; first {looks.stars:,} rows. Shares of the whole spectrum, in %."
-    rows = list(feature_rows(looks))
-    for one, name in zip(looks.looked, names_of(looks), strict=True):
+def _markdown(found: AttentionFindings, out: Path) -> Iterator[str]:
+    yield f"# Where models look for {found.label}"
+    yield f"\n{found.test_set.said}; first {found.stars:,} rows. Shares of the whole spectrum, in %."
+    rows = list(feature_rows(found))
+    for one, name in zip(found.settings, names_of(found), strict=True):
         yield f"\n## {one.setting.name}\n"
-        yield from _noise_said(looks, one)
+        yield from _noise_said(found, one)
         if (out / f"{name}.png").exists():
             yield f"![{one.setting.name}]({name}.png)\n"
         kinds = ["saliency", *(["attention", "rollout"] if one.gazes[0].attention else [])]
-        best = ["optimum"] if looks.optimum is not None else []
+        best = ["optimum"] if found.optimum is not None else []
         cells = []
         for row in (row for row in rows if row["setting"] == one.setting.name):
             shares = [_percent(row[kind], row.get(f"{kind}_sd")) for kind in (*kinds, *best)]
@@ -170,11 +170,11 @@ def _percent(share: float | None, spread: float | None) -> str:
     return f"{100 * share:.1f}" + (f" ± {100 * spread:.1f}" if spread is not None else "")
 
 
-def _noise_said(looks: Looks, one: Looked) -> Iterator[str]:
+def _noise_said(found: AttentionFindings, one: SettingGaze) -> Iterator[str]:
     """Say how far noise moves the prediction, and the optimum's."""
     noise = [gaze.noise for gaze in one.gazes if gaze.noise is not None]
     if noise:
         mean, spread = _mean_and_spread(np.array(noise))
-        best = f"; the optimum's by {looks.optimum.noise:.3g}" if looks.optimum else ""
+        best = f"; the optimum's by {found.optimum.noise:.3g}" if found.optimum else ""
         moved = f"{mean:.3g}" + (f" ± {spread:.2g}" if spread is not None else "")
-        yield f"Noise moves the prediction by {moved} {unit_of(looks.label)}".rstrip() + f"{best}.\n"
+        yield f"Noise moves the prediction by {moved} {unit_of(found.label)}".rstrip() + f"{best}.\n"
