@@ -95,7 +95,7 @@ def test_what_is_said_of_a_difference() -> None:
 
     assert of((0.1, 0.5), (0.11, 0.52), (0.12, 0.5)).endswith(": better")
     assert of((0.1, 0.5), (0.11, 0.52), (0.12, 0.5), metric="test_mae").endswith(": worse")
-    assert of((0.1, 0.5)).endswith("one pair says nothing of chance")
+    assert of((0.1, 0.5)).endswith("that says nothing of chance")
     assert of((0.1, 0.9), (0.2, 0.1), (0.15, 0.9)).endswith("may be chance")
 
 
@@ -182,6 +182,21 @@ def test_with_one_seed_the_interval_is_over_its_pairs() -> None:
     expected = stats.ttest_1samp([0.1, 0.12, 0.11], 0.0).confidence_interval(0.95)
     assert (found.pairs, found.seeds, found.low) == (3, 1, pytest.approx(expected.low))
     assert "3 pairs, 1 seed:" in said(found, "test_r2")
+
+
+def test_twins_of_one_seed_are_no_evidence() -> None:
+    """Runs with the same record, epoch by epoch; the same score alone makes no twins."""
+
+    def pairs_of(*records: float) -> list[Case]:
+        found = []
+        for n, record in enumerate(records):
+            for p, r2 in ((16, 0.5), (32, 0.6)):
+                found.append(case({"p": p, "t": n}, r2=r2, rows=epochs([0.0, 0.0], [record, r2])))
+        return found
+
+    twins, others = (differences(pairs_of(*records), "test_r2")[0] for records in ((0.1, 0.1), (0.1, 0.2)))
+    assert (twins.pairs, twins.low) == (2, None) and "says nothing of chance" in said(twins, "test_r2")
+    assert others.low == pytest.approx(others.mean)
 
 
 def test_settings_that_one_axis_moves_together_are_one_factor() -> None:

@@ -2,7 +2,8 @@
 
 All from run folders. A difference is between runs that are equal in all but one factor, seed for seed. Pairs of one
 seed share its start and its order of rows, and some are twins to the last digit (C1D and SW where windows do not
-overlap), so they are averaged first, and the interval is Student's over seeds; with one seed only, over its pairs.
+overlap), so they are averaged first, and the interval is Student's over seeds; with one seed only, over its
+pairs, twins once.
 """
 
 import itertools
@@ -152,30 +153,40 @@ def _verdict(gap: float | None, rises: Sequence[float]) -> str:
 
 def differences(cases: Sequence[Case], metric: str) -> list[Difference]:
     """Return the paired differences of each factor's values against its first one, where there are pairs."""
-    values = {id(case): case.value(metric) for case in cases}
-    scored = [case for case in cases if values[id(case)] is not None]
+    scored = [case for case in cases if case.value(metric) is not None]
     noise = _seed_sd(scored, metric)
     found = []
     for factor in _factors(scored):
         levels = list({repr(case.factors.get(factor)): case.factors.get(factor) for case in scored}.items())
-        sides: dict[str, dict[tuple[int, str], float]] = {level: {} for level, _ in levels}
+        sides: dict[str, dict[tuple[int, str], Case]] = {level: {} for level, _ in levels}
         for case in scored:
             rest = case.seed, repr(sorted((k, repr(v)) for k, v in case.factors.items() if k != factor))
-            value = values[id(case)]
-            assert value is not None
-            sides[repr(case.factors.get(factor))][rest] = value
+            sides[repr(case.factors.get(factor))][rest] = case
+        base = sides[levels[0][0]]
         for level, value in levels[1:]:
-            base = sides[levels[0][0]]
-            of_seeds: dict[int, list[float]] = {}
-            for seed, rest in sides[level]:
-                if (seed, rest) in base:
-                    of_seeds.setdefault(seed, []).append(sides[level][seed, rest] - base[seed, rest])
-            if of_seeds:
-                units = [statistics.fmean(pairs) for pairs in of_seeds.values()]
-                units = units if len(units) > 1 else next(iter(of_seeds.values()))
-                count = sum(map(len, of_seeds.values()))
-                found.append(Difference(factor, levels[0][1], value, count, len(of_seeds), *_interval(units), noise))
+            pairs_of: dict[int, list[tuple[Case, Case]]] = {}
+            for rest, case in sides[level].items():
+                if rest in base:
+                    pairs_of.setdefault(case.seed, []).append((case, base[rest]))
+            if pairs_of:
+                mean, low, high = _interval(_units(pairs_of, metric))
+                count = sum(map(len, pairs_of.values()))
+                found.append(Difference(factor, levels[0][1], value, count, len(pairs_of), mean, low, high, noise))
     return found
+
+
+def _units(pairs_of: dict[int, list[tuple[Case, Case]]], metric: str) -> list[float]:
+    """Return the differences that say something each: the mean of each seed; of a single seed its pairs, twins once."""
+
+    def by(pair: tuple[Case, Case]) -> float:
+        own, other = (case.value(metric) for case in pair)
+        assert own is not None and other is not None
+        return own - other
+
+    if len(pairs_of) > 1:
+        return [statistics.fmean(map(by, pairs)) for pairs in pairs_of.values()]
+    (pairs,) = pairs_of.values()
+    return list({repr([case.outcome.rows or id(case) for case in pair]): by(pair) for pair in pairs}.values())
 
 
 def _interval(units: Sequence[float]) -> tuple[float, float | None, float | None]:
@@ -214,7 +225,7 @@ def said(found: Difference, metric: str) -> str:
     size = f"{metric} {_signed(found.mean)}"
     pairs = f"{found.pairs} pair{'s' if found.pairs > 1 else ''}, {found.seeds} seed{'s' if found.seeds > 1 else ''}"
     if found.low is None or found.high is None:
-        return f"{what}: {size} ({pairs}); one pair says nothing of chance"
+        return f"{what}: {size} ({pairs}); that says nothing of chance"
     interval = f"[{_signed(found.low)}, {_signed(found.high)}], {pairs}"
     if found.seed_sd is not None and abs(found.mean) < found.seed_sd:
         return f"{what}: {size} {interval}: smaller than the seed spread of {_plain(found.seed_sd, 2)}"

@@ -29,7 +29,7 @@ DEFINITIONS = {
     "verdict": f"gap > {OVERFIT} overfit, > {MILD} mild; else underfit if val R² rose by > {STILL_RISING} in the last "
     "tenth of the epochs, or balanced",
     "difference": "between runs equal in all else and in the seed, mean over the pairs of a seed, then over seeds, "
-    f"{LEVEL:.0%} by Student's t over seeds; with one seed over its pairs",
+    f"{LEVEL:.0%} by Student's t over seeds; with one seed over its pairs, twins once",
 }
 MOST_BARS = 40
 
