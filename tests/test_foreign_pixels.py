@@ -1,6 +1,7 @@
 """Wavelengths and pixels of spectra of others: air and vacuum, smoothing, flux conserved, errors as they scatter."""
 
 from pathlib import Path
+from typing import Any
 
 import foreign_files as make
 import numpy as np
@@ -21,8 +22,8 @@ PIXELS = wavelength()
 LOW, HIGH = Target(PIXELS).needed
 
 
-def recipe(target: Target, **given: object) -> Recipe:
-    return Recipe(Choice("flux"), target, "A", True, False, True, **{"normalise": False, **given})  # type: ignore[arg-type]
+def recipe(target: Target, **given: Any) -> Recipe:
+    return Recipe(Choice("flux"), target, "A", True, False, True, **{"normalise": False, **given})
 
 
 # wavelengths

@@ -49,5 +49,8 @@ def test_gradients_are_exact() -> None:
     inputs = [value.requires_grad_() for value in values]
     pixels = torch.arange(0, len(wavelength()), 301)
     direction_BP = torch.randn(1, len(wavelength()), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    along = lambda step, *rest: noise(inputs[0].detach() + step * direction_BP, *rest)[:, pixels]  # noqa: E731
+
+    def along(step: torch.Tensor, mag_B: torch.Tensor, through_B: torch.Tensor) -> torch.Tensor:
+        return noise(inputs[0].detach() + step * direction_BP, mag_B, through_B)[:, pixels]
+
     assert torch.autograd.gradcheck(along, (torch.zeros(1, 1, dtype=torch.float64, requires_grad=True), *inputs[1:]))
