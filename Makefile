@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint format bench bench-gpu grid mlflow clean
+.PHONY: help setup demo test test-nightly check lint format bench bench-gpu grid mlflow clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -20,11 +20,14 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)  ## made spectra -> trained model -> test score and figure, in minutes on two CPU cores
 	$(BIN)/specvit train experiment=demo
 
-test: $(READY)  ## the whole test suite
-	$(BIN)/pytest -n 2
+test: $(READY)  ## the test suite, but for what only the night has time for
+	$(BIN)/pytest -n 2 -m "not nightly"
+
+test-nightly: $(READY)  ## simulated studies, hostile inputs, storms of kills: what takes minutes each
+	$(BIN)/pytest -n 2 -m nightly
 
 check: lint  ## lint, and the tests that take seconds: before every commit
-	$(BIN)/pytest -n 2 -m "not slow"
+	$(BIN)/pytest -n 2 -m "not slow and not nightly"
 
 lint: $(READY)  ## format, style, docstrings, types, and who may import whom
 	$(BIN)/ruff format --check .
