@@ -282,3 +282,59 @@ def test_errors_of_any_kind_come_along(kind: str, form: str, tmp_path: Path) -> 
         variance_P[p] = inside_X @ (error_X**2 * np.diff(bins)) / (right - left) ** 2
     np.testing.assert_allclose(error_NP[0], np.sqrt(variance_P) * 0.5 / raw_median(star), rtol=1e-4)
     assert labels["snr"][0] == pytest.approx(np.median(flux_NP[0] / error_NP[0]), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "unit", "kind"),
+    [
+        ("Z_IVAR", "", "inverse"),
+        ("flux_invvar_coadd", "", "inverse"),
+        ("B_WEIGHT", "", "inverse"),
+        ("varflux", "", "variance"),
+        ("FLUX_ERROR_2", "", "sigma"),
+        ("q", "erg / (s cm2 Angstrom)", "sigma"),
+        ("q", "erg2 / (s2 cm4 Angstrom2)", "variance"),
+        ("q", "s2 cm4 Angstrom2 / erg2", "inverse"),
+        ("ivar", "erg / (s cm2 Angstrom)", None),
+        ("q", "", None),
+    ],
+)
+def test_what_errors_are_is_read_from_name_and_unit_or_asked_for(
+    name: str, unit: str, kind: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wave_X = np.linspace(8400, 8800, 1000)
+    columns = {"wave": wave_X[None], "flux": np.ones((1, 1000)), name: np.full((1, 1000), 100.0), "log_g": np.ones(1)}
+    units = {"wave": "Angstrom", "flux": "erg / (s cm2 Angstrom)", name: unit}
+    make.fits_table(tmp_path / "set.fits", columns, units)
+    words = ["convert", str(tmp_path / "set.fits"), "OUT", "--error-name", name, "--wave", "keep", "--no-normalise"]
+    right = {"sigma": 100.0, "variance": 10.0, "inverse": 0.1}
+    for asked in (kind,) if kind else right:
+        words[2] = str(tmp_path / str(asked))
+        if kind is None:
+            assert data_cli.main(words) == 2
+            assert "; say which by --error-kind sigma|variance|inverse." in capsys.readouterr().err
+        assert data_cli.main([*words, *(() if kind else ("--error-kind", asked))]) == 0
+        (file,) = (tmp_path / str(asked)).glob("*/dataset.h5")
+        assert np.unique(open_shard(file).error.open()[:]) == pytest.approx([right[asked]])
+
+
+@pytest.mark.parametrize(
+    ("cards", "planes", "words"),
+    [
+        ({}, 3, "row 2 rises from pixel to pixel, as wavelengths do"),
+        ({"TELESCOP": "LAMOST"}, 5, "as LAMOST writes them"),
+        ({"HISTORY": "made by UVES_popler"}, 5, "as UVES_popler writes them"),
+        ({"NVISITS": 2}, 4, "as apStar has them"),
+    ],
+)
+def test_planes_of_one_star_are_not_taken_as_spectra(
+    cards: dict[str, object], planes: int, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flux_RX = np.random.default_rng(0).uniform(0.5, 1.0, (planes, 1000))
+    if not cards:
+        flux_RX[2] = np.linspace(8400, 8800, 1000)
+    make.fits_image(tmp_path / "star.fits", flux_RX, {"CRVAL1": 8400.0, "CDELT1": 0.4, "CUNIT1": "Angstrom", **cards})
+    given = ("--fill", "log_g=4.4", "--snr", "50", "--wave", "keep")
+    assert data_cli.main(["convert", str(tmp_path / "star.fits"), str(tmp_path / "out"), *given]) == 2
+    refusal = capsys.readouterr().err
+    assert words in refusal and f"has {planes} rows that are not a spectrum each" in refusal

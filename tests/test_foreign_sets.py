@@ -98,7 +98,9 @@ def test_a_third_column_is_an_error_only_if_said_to_be(tmp_path: Path, capsys: p
     assert data_cli.main(["convert", str(folder), str(tmp_path / "out"), *PATTERN, *ONE]) == 2
     said = capsys.readouterr().err
     assert "has no errors by a name known; it holds 1 (39000,) float64, 2 (39000,) float64, 3 (39000,)" in said
-    _, error_NP, _ = converted(folder, *PATTERN, "--error-name", "3")
+    assert data_cli.main(["convert", str(folder), str(tmp_path / "out"), *PATTERN, "--error-name", "3"]) == 2
+    assert "may be an error, a variance or an inverse variance; say which by --error-kind" in capsys.readouterr().err
+    _, error_NP, _ = converted(folder, *PATTERN, "--error-name", "3", "--error-kind", "sigma")
     assert np.ptp(error_NP) < 0.02 * error_NP.mean()
 
 

@@ -13,6 +13,14 @@ SIGMA_NAMES = ("error", "errors", "err", "sigma", "fluxerror", "fluxerr", "errfl
 SIGMA_NAMES += ("std", "unc", "stat", "errs")
 VARIANCE_NAMES = ("variance", "var", "fluxvar", "fluxvariance")
 INVERSE_NAMES = ("ivar", "invvar", "inversevariance", "fluxivar")
+PARTS_OF_NAMES = {
+    "inverse": ("ivar", "invvar", "inverse", "weight", "wgt"),
+    "variance": ("var",),
+    "sigma": ("err", "sig", "unc", "std"),
+}
+"""What a name such as Z_IVAR or flux_err_coadd has in it, by the kind of error; the first kind that fits counts."""
+POWERS = {"sigma": 1, "variance": 2, "inverse": -2}
+"""The unit of the error is that of the flux to this power."""
 LABEL_NAMES = {"teff": "T_eff", "logg": "log_g", "mh": "M_H", "am": "a_M", "cm": "C_M", "mag": "mag", "snr": "snr"}
 LABEL_NAMES |= {"redshift": "redshift"}
 """Names of labels without case and signs; what may mean two things, such as feh, is not among them."""
@@ -26,7 +34,7 @@ class Choice:
     wave: str | None = None
     error: str | None = None
     error_kind: str = "sigma"
-    """`sigma`, `variance` or `inverse`."""
+    """`sigma`, `variance` or `inverse`, see `POWERS`."""
     labels: dict[str, str] = field(default_factory=dict)
     """Label -> array, of a file with many spectra."""
     spectra: int | None = None
@@ -61,12 +69,16 @@ def choose(contents: Contents, options: Options) -> Choice:
         error = _array(contents, options.error_name, "--error-name", names, "the errors", beside=flux.name)
     check_shapes(contents, wave, flux, error)
     many = flux.shape[0] if len(flux.shape) == 2 else None
+    if flux.planes:
+        what = f"has {many} rows that are not a spectrum each ({flux.planes})"
+        remedy = "write flux, error and wavelength of a star as columns of a table, and convert that"
+        raise DataError(what, where=f"{contents.path}:{flux.name}", remedy=remedy)
     used = {array.name for array in (wave, flux, error) if array is not None}
     return Choice(
         flux=flux.name,
         wave=wave.name if wave else None,
         error=error.name if error else None,
-        error_kind=_kind(error.name) if error else "sigma",
+        error_kind=options.error_kind or _error_kind(contents, flux, error) if error else "sigma",
         labels=_labels(contents, options, many, used) if many is not None else {},
         spectra=many,
     )
@@ -143,9 +155,40 @@ def _culprit(array: Array) -> str:
     return ""
 
 
-def _kind(name: str) -> str:
-    short = plain(name)
-    return "variance" if short in VARIANCE_NAMES else "inverse" if short in INVERSE_NAMES else "sigma"
+def _error_kind(contents: Contents, flux: Array, error: Array) -> str:
+    """Return the kind of the errors by their name, or by their unit against that of the flux; raises `DataError`.
+
+    It is never guessed: an inverse variance read as an error is wrong in each pixel, and nothing shows it.
+    """
+    short = plain(error.name)
+    exact = {"sigma": SIGMA_NAMES, "variance": VARIANCE_NAMES, "inverse": INVERSE_NAMES}
+    named = next((kind for kind, names in exact.items() if short in names), None)
+    partly = (kind for kind, parts in PARTS_OF_NAMES.items() if any(part in short for part in parts))
+    named = named or next(partly, None)
+    by_unit = _kind_by_unit(flux.unit, error.unit)
+    if named and (by_unit or named) == named:
+        return named
+    if by_unit and not named:
+        return by_unit
+    unit = f" and its unit [{error.unit}] that of its {by_unit}" if by_unit else ""
+    what = f"has the name of a {named}{unit}" if named else "may be an error, a variance or an inverse variance"
+    remedy = f"say which by --error-kind {'|'.join(POWERS)}"
+    raise DataError(what, where=f"{contents.path}:{error.name}", remedy=remedy)
+
+
+def _kind_by_unit(flux: str, error: str) -> str | None:
+    """Return the kind whose unit is that of the flux to its power; None where units are missing or do not tell."""
+    try:
+        from astropy.units import Unit, dimensionless_unscaled
+    except ImportError:
+        return None
+    try:
+        of_flux, of_error = Unit(flux), Unit(error)
+    except (ValueError, TypeError):  # not a unit that astropy knows
+        return None
+    if not flux or not error or of_flux.is_equivalent(dimensionless_unscaled):
+        return None
+    return next((kind for kind, power in POWERS.items() if of_error.is_equivalent(of_flux**power)), None)
 
 
 def _labels(contents: Contents, options: Options, rows: int | None, used: set[str]) -> dict[str, str]:

@@ -57,6 +57,8 @@ class Array:
     """Whether rows in any order cost no more than rows in order."""
     row_step: int = 1
     """Rows that are unpacked together."""
+    planes: str = ""
+    """Why its rows are not spectra of a star each, "" where they may be."""
     stream: Callable[[], Iterator[np.ndarray]] | None = None
     """Gives all rows in order, for a file in which nothing can be looked up."""
 

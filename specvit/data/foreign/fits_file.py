@@ -17,6 +17,8 @@ from specvit.data.foreign.contents import UNPACKING, Array, Contents, damaged, s
 from specvit.errors import DataError
 
 AXIS = "wavelength of the header"
+MOST_PLANES, FEWEST_PIXELS = 16, 32
+"""An image of so few rows may be one star: its flux, errors, wavelengths and masks, a plane each."""
 DAMAGE = (OSError, ValueError, TypeError, KeyError, *UNPACKING)
 
 
@@ -84,7 +86,7 @@ def _fill(contents: Contents, units: Any) -> None:
         if hasattr(unit, "columns"):
             found += [(where, array) for array in _columns(contents.path, unit)]
         elif unit.shape and 0 not in unit.shape:
-            found += [(where, array) for array in _image(contents.path, where, unit)]
+            found += [(where, array) for array in _image(contents.path, where, unit, units[0].header)]
     names = [array.name for _, array in found]
     for where, array in found:
         name = array.name if names.count(array.name) == 1 else f"{where}/{array.name}"
@@ -112,17 +114,38 @@ def _ragged(path: Path, name: str, rows: Any) -> np.ndarray:
     raise DataError("has rows of differing lengths", where=f"{path}:{name}", remedy="pad them first")
 
 
-def _image(path: Path, where: str, unit: Any) -> Iterator[Array]:
+def _image(path: Path, where: str, unit: Any, primary: Any) -> Iterator[Array]:
     shape = unit.shape
     while len(shape) > 1 and shape[0] == 1:
         shape = shape[1:]
     scaled = "BSCALE" in unit.header or unit.header["BITPIX"] > 0
     base = np.dtype(np.float64) if scaled else np.dtype(f">f{-unit.header['BITPIX'] // 8}")
-    yield Array(where, shape, base, partial(_pixels, path, unit, shape), unit=str(unit.header.get("BUNIT", "")))
+    planes = _planes(unit, shape, primary) if len(shape) == 2 and shape[0] <= MOST_PLANES else ""
+    taken = partial(_pixels, path, unit, shape)
+    yield Array(where, shape, base, taken, unit=str(unit.header.get("BUNIT", "")), planes=planes)
     axis = header_wavelength(unit.header, shape[-1])
     if axis is not None:
         wave_X, spelled, medium = axis
         yield Array.held(AXIS, wave_X, unit=spelled, medium=medium, derived=True)
+
+
+def _planes(unit: Any, shape: tuple[int, ...], primary: Any) -> str:
+    """Return why the rows of an image are not spectra of a star each, "" where they may be.
+
+    LAMOST (www.lamost.org) keeps flux, inverse variance, wavelength and masks of one star in five rows; UVES_popler
+    (Murphy 2016) flux, error and continuum; APOGEE's apStar the two sums of a star's visits and the visits.
+    """
+    if "LAMOST" in str(primary.get("TELESCOP", "")):
+        return "flux, inverse variance, wavelength and masks of one star, as LAMOST writes them"
+    if "UVES_popler" in str(primary.get("HISTORY", "")) or any(key.startswith("UP_") for key in primary):
+        return "flux, error and continuum of one star, as UVES_popler writes them"
+    if "NVISITS" in primary:
+        return "sums of one star's visits, and the visits, as apStar has them"
+    if shape[1] >= FEWEST_PIXELS:
+        rises = (np.diff(unit.data.reshape(shape).astype(np.float64)) > 0).all(axis=1)
+        if rises.any():
+            return f"row {int(np.argmax(rises))} rises from pixel to pixel, as wavelengths do"
+    return ""
 
 
 def _pixels(path: Path, unit: Any, shape: tuple[int, ...], rows: Any) -> np.ndarray:

@@ -26,6 +26,8 @@ class Options:
     flux_name: str | None = None
     error_name: str | None = None
     """`none`: the source's errors are not used."""
+    error_kind: str | None = None
+    """`sigma`, `variance` or `inverse`; default: what name and unit of the errors say."""
     source_wave: str | None = None
     """A file with the wavelengths of all spectra."""
     unit: str | None = None

@@ -76,7 +76,8 @@ def make_recipe(
 def _read_from(contents: Contents, choice: Choice, options: Options) -> str:
     """Return a note of what is read as what."""
     read = f"flux from {choice.flux}, wavelengths from {choice.wave or Path(options.source_wave or '').name}"
-    return f"note: {contents.path.name}: {read}" + (f", errors from {choice.error}" if choice.error else "")
+    errors = {"sigma": "errors", "variance": "variances", "inverse": "inverse variances"}[choice.error_kind]
+    return f"note: {contents.path.name}: {read}" + (f", {errors} from {choice.error}" if choice.error else "")
 
 
 def _medium(wave: Array, options: Options, naming: Naming | None, notes: list[str], *, layout: bool) -> str:
