@@ -5,6 +5,7 @@ torch is imported only when there is something to compute, or weights to start f
 """
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,14 +53,16 @@ class Result:
     """Tells MLflow; it may still be at work."""
 
 
-def run(config: Config, pruner: Pruner | None = None, *, tells: bool = True) -> Result:
+def run(
+    config: Config, pruner: Pruner | None = None, *, tells: bool = True, asked: Callable[[], bool] | None = None
+) -> Result:
     """Make or finish the run of `config`; raises `SpecvitError` before a folder exists if it cannot be made.
 
     A `pruner` may end it as `pruned`; another command for the same run then goes on with it. `tells`: whether it tells
-    MLflow itself.
+    MLflow itself. `asked` is called every second, and stops the run as SIGTERM does once it returns True.
     """
     screen = Screen(config.tracking.progress)
-    with SignalStop().installed() as stop:
+    with SignalStop(asked).installed() as stop:
         located = locate(config, screen.making)
         folder, identity, splits, weights = located.folder, located.identity, located.splits, located.weights
         if _is_finished(folder, folder.state()) and not config.train.rerun:

@@ -86,20 +86,30 @@ def test_the_heartbeat_speaks_for_a_process_on_another_host(
     assert folder.state() == ("lost" if lost else state)
 
 
-@pytest.mark.parametrize("probe", [True, False])
+@pytest.mark.parametrize("writes", [True, False])
 @pytest.mark.parametrize(("beat", "lost"), [(0.0, False), (2 * HEARTBEAT_DEAD_SECONDS, True)])
 def test_a_heartbeat_is_as_old_as_the_clock_of_its_folder_says(
-    probe: bool, beat: float, lost: bool, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+    writes: bool, beat: float, lost: bool, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real, ours = time.time(), 86400.0  # this host's clock is a day ahead of the file server's
+    monkeypatch.setattr(heartbeat, "_ahead", {})
     folder.set_status("running", pid=1, host="another-host")
     folder.file(".heartbeat").touch()
-    os.utime(folder.file(".heartbeat"), times=(real - beat + (0.0 if probe else ours),) * 2)
+    os.utime(folder.file(".heartbeat"), times=(real - beat + (0.0 if writes else ours),) * 2)
     monkeypatch.setattr(heartbeat.time, "time", lambda: real + ours)
-    if not probe:
+    if not writes:
         monkeypatch.setattr(heartbeat.tempfile, "mkstemp", refuse)
+    assert heartbeat.is_fresh(folder.file(".heartbeat"), probe=True) is not lost  # as who wants to write asks
     assert folder.state() == ("lost" if lost else "running")
     assert {path.name for path in folder.path.iterdir()} == {"status.json", ".heartbeat"}
+
+
+def test_looking_at_a_run_of_another_host_needs_the_right_to_read_alone(folder: RunFolder) -> None:
+    folder.set_status("running", pid=1, host="another-host")
+    folder.file(".heartbeat").touch()
+    before = folder.path.stat().st_mtime_ns
+    assert folder.state() == "running"
+    assert folder.path.stat().st_mtime_ns == before
 
 
 def refuse(*_: object, **__: object) -> None:

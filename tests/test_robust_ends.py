@@ -4,7 +4,10 @@ import contextlib
 import errno
 import json
 import os
+import signal
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ import pytest
 import torch
 from harm import before_metrics
 from mounts import read_only, small_disk
+from studies import until
 from whole_runs import assert_same_run
 
 from specvit.config import ballast as ballasts
@@ -21,7 +25,7 @@ from specvit.config.build import build_config
 from specvit.config.compose import compose
 from specvit.config.folder import RunFolder
 from specvit.config.schema import Config
-from specvit.engine import checkpoint
+from specvit.engine import checkpoint, preempt
 from specvit.engine.failure import End, end_of, put_on_file
 from specvit.errors import DataError, FolderError, explain, os_fault
 from specvit.files import read_json
@@ -232,3 +236,15 @@ def test_a_refused_ballast_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(FolderError, match="the disk is full"), ballast(tmp_path):
         pass
     assert list(tmp_path.glob(".ballast")) == []
+
+
+def test_what_is_asked_for_elsewhere_stops_a_run_as_a_signal_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preempt, "LOOK_SECONDS", 0.01)
+    asked: list[bool] = []
+    with preempt.SignalStop(lambda: bool(asked)).installed() as stop, stop.deferred():
+        time.sleep(0.1)
+        assert not stop.requested()
+        asked.append(True)
+        until(stop.requested, "the stop", 5.0)
+    assert stop.received == signal.SIGTERM
+    assert "stop asked for" not in {thread.name for thread in threading.enumerate()}

@@ -178,7 +178,7 @@ class RunFolder:
         """Refuse a folder that another host writes: on many shared file systems a lock is not seen from here."""
         status = self.status()
         elsewhere = status.get("state") in ALIVE and status.get("host") != hostname()
-        if elsewhere and is_fresh(self.file(".heartbeat")):
+        if elsewhere and is_fresh(self.file(".heartbeat"), probe=True):
             requeued = status.get("job") is not None and status.get("job") == job_here()
             if requeued and stands_still(self.file(".heartbeat")):
                 return  # the same job on another node, and what it ran before has ended

@@ -1,7 +1,8 @@
 """A file touched every few seconds tells other hosts that a run lives, where they do not see its lock.
 
 Times are compared by the clock that stamps files in that folder, a file server's or ours, and never with another
-host's: a clock that jumps makes no run immortal.
+host's: a clock that jumps makes no run immortal. Only a process that writes there learns that clock; one that merely
+looks needs no right to write, and takes its own.
 """
 
 import contextlib
@@ -14,6 +15,8 @@ from pathlib import Path
 
 HEARTBEAT_SECONDS = 5.0
 HEARTBEAT_DEAD_SECONDS = 60.0
+_ahead: dict[int, float] = {}
+"""By how much a file system's clock is ahead of our monotonic one, by device."""
 
 
 @contextlib.contextmanager
@@ -36,10 +39,19 @@ def heartbeat(path: Path) -> Iterator[None]:
         thread.join()
 
 
-def is_fresh(path: Path) -> bool:
-    """Say whether `path` was touched within the last minute; one from the future was not."""
+def is_fresh(path: Path, *, probe: bool = False) -> bool:
+    """Say whether `path` was touched within the last minute; one from the future was not.
+
+    With `probe` a temporary file beside it tells the clock by which it is stamped.
+    """
     touched = _touched(path)
-    return touched is not None and abs(_now_in(path.parent) - touched) < HEARTBEAT_DEAD_SECONDS
+    if touched is None:
+        return False
+    if probe:
+        _learn_clock(path.parent)
+    ahead = _ahead.get(path.parent.stat().st_dev)
+    now = time.time() if ahead is None else time.monotonic() + ahead
+    return abs(now - touched) < HEARTBEAT_DEAD_SECONDS
 
 
 def stands_still(path: Path) -> bool:
@@ -57,14 +69,15 @@ def _touched(path: Path) -> float | None:
         return None
 
 
-def _now_in(folder: Path) -> float:
-    """Return the time by which files in `folder` are stamped; ours where nothing can be written there."""
+def _learn_clock(folder: Path) -> None:
+    """Note the time by which files in `folder` are stamped, unless nothing can be written there."""
     try:
         handle, name = tempfile.mkstemp(prefix=".probe.", suffix=".tmp", dir=folder)
     except OSError:
-        return time.time()
+        return
     try:
-        return os.fstat(handle).st_mtime
+        stamp = os.fstat(handle)
+        _ahead[stamp.st_dev] = stamp.st_mtime - time.monotonic()
     finally:
         os.close(handle)
         with contextlib.suppress(OSError):  # the run's next process removes what ends in .tmp

@@ -1,21 +1,25 @@
 """Signals become a flag that the loop reads at a step boundary; outside the loop they stop the run at once."""
 
 import contextlib
+import os
 import signal
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
 from specvit.errors import Interrupted
 
+LOOK_SECONDS = 1.0
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class SignalStop:
     """Handles `SIGNALS` while installed; use `with SignalStop().installed() as stop`."""
 
-    def __init__(self) -> None:
-        """Nothing is installed yet."""
+    def __init__(self, asked: Callable[[], bool] | None = None) -> None:
+        """Nothing is installed yet. While it is, `asked()` is called every second; True is as good as a SIGTERM."""
+        self.asked = asked
         self.received: signal.Signals | None = None
         self._deferring = self._wholly = False
 
@@ -35,7 +39,8 @@ class SignalStop:
         ours = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
         before: dict[signal.Signals, Any] = {number: signal.signal(number, self._handle) for number in ours}
         try:
-            yield self
+            with _looking(self.asked) if self.asked else contextlib.nullcontext():
+                yield self
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -66,3 +71,23 @@ class SignalStop:
         self.received = signal.Signals(number)
         if insists or not self._deferring:
             raise Interrupted(self.received.name, number)
+
+
+@contextlib.contextmanager
+def _looking(asked: Callable[[], bool]) -> Iterator[None]:
+    """Send this process a SIGTERM from a thread once `asked()` is true; never after the block."""
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(LOOK_SECONDS):
+            if asked():
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+
+    thread = threading.Thread(target=look, daemon=True, name="stop asked for")
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()

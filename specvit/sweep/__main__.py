@@ -2,7 +2,6 @@
 
 import os
 import shlex
-import signal
 import sys
 import time
 from argparse import Namespace
@@ -159,28 +158,17 @@ def _cancel(study: StudyFolder, names: list[str]) -> int:
 
 
 def _stop(study: StudyFolder, trial: Trial, *, alone: bool) -> bool:
-    """Send the run's process a signal; say whether that was possible."""
+    """Ask for a run to be stopped; say whether a worker of this study has it, which looks for that every second."""
     status = trial.run.status()
-    job = status.get("job")
-    if job and job in read_diary(study).job_of_slot.values() and study.is_claimed(trial.number):
-        if alone:
-            study.ask_cancel(trial.number)
-        return queue.cancel([job], signal="TERM")  # to the run: its job ends, or goes on with others, by itself
-    if status.get("host") != hostname():
-        print(f"{trial.name} is at work on {status.get('host')}; cancel it there", file=sys.stderr)
-        return False
     if not study.is_claimed(trial.number):
-        print(f"{trial.name} is made outside of this study; cancel it there", file=sys.stderr)
+        here = status.get("host") == hostname()
+        place = "made outside of this study" if here else f"at work on {status.get('host')}"
+        print(f"{trial.name} is {place}; cancel it there", file=sys.stderr)
         return False
     if alone:
         study.ask_cancel(trial.number)
-    try:
-        os.kill(int(status["pid"]), signal.SIGTERM)
-    except ProcessLookupError:  # it has just ended
-        return False
-    except PermissionError:
-        print(f"{trial.name} is at work as another user; cancel it as that one", file=sys.stderr)
-        return False
+    elif (job := status.get("job")) and job in read_diary(study).job_of_slot.values():
+        queue.cancel([job], signal="TERM")  # another node may see the study's mark a minute later
     return True
 
 

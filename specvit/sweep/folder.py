@@ -117,11 +117,12 @@ class StudyFolder:
 
     def write_trial(self, trial: Trial) -> None:
         """Write a trial, and the link to its run."""
-        plain = {**asdict(trial), "folder": os.path.relpath(trial.folder, self.path)}  # both may be moved together
+        folder = os.path.realpath(trial.folder)  # either may lie behind a link, where ".." leads elsewhere
+        plain = {**asdict(trial), "folder": os.path.relpath(folder, self.path.resolve())}  # both may be moved together
         write_json(self._trial_file(trial.number), plain)
-        link = self.file("runs") / Path(trial.folder).name
+        link = self.file("runs") / Path(folder).name
         with contextlib.suppress(FileExistsError):
-            link.symlink_to(os.path.relpath(trial.folder, link.parent))
+            link.symlink_to(os.path.relpath(folder, link.parent.resolve()))
 
     def remove_trials_from(self, number: int) -> None:
         """Remove the trials of this number and above, which a changed definition does not have."""
@@ -163,8 +164,12 @@ class StudyFolder:
         return state if state in FAILED and state != "pruned" else WAITING
 
     def ask_cancel(self, number: int) -> None:
-        """Have the worker take the next signal as meant for this trial alone."""
+        """Have the worker that has this trial stop it, and go on with others."""
         self._claim_file(number).with_suffix(".cancel").touch()
+
+    def is_to_stop(self, number: int) -> bool:
+        """Say whether a trial at work is to stop, alone or with the whole study."""
+        return self._claim_file(number).with_suffix(".cancel").exists() or self.is_cancelled
 
     def take_cancel(self, number: int) -> bool:
         """Say whether a trial was to be cancelled, and forget it."""
@@ -213,7 +218,12 @@ class StudyFolder:
 
     def _read(self, path: Path) -> Trial | None:
         plain = read_json(path)
-        return Trial(**{**plain, "folder": os.path.normpath(self.path / plain["folder"])}) if plain else None
+        return Trial(**{**plain, "folder": self._place(plain["folder"])}) if plain else None
+
+    def _place(self, folder: str) -> str:
+        """Return a run's folder, whole. Studies behind a link once had it relative to the link."""
+        real, by_link = (os.path.normpath(path / folder) for path in (self.path.resolve(), self.path))
+        return by_link if os.path.isdir(os.path.dirname(by_link)) and not os.path.isdir(os.path.dirname(real)) else real
 
     def _trial_file(self, number: int) -> Path:
         return self.path / "trials" / f"{number:04d}.json"

@@ -13,7 +13,7 @@ from typing import Any
 
 from specvit.config.build import build_config
 from specvit.config.folder import ALIVE, DONE, RunFolder, job_here
-from specvit.errors import FolderError, SpecvitError
+from specvit.errors import FolderError, Interrupted, SpecvitError
 from specvit.files import locked
 from specvit.run import Result, run
 from specvit.sweep.folder import CANCELLED, REFUSED, SETTLED, StudyFolder, Trial, died, now, stops_at_one_step
@@ -97,8 +97,11 @@ def _make(study: StudyFolder, slot: int, source: Source, trial: Trial) -> int:
     study.write_trial(replace(trial, end=None))
     study.note("begins", slot=slot, trial=trial.number, run=trial.name, job=job_here())
     started = time.monotonic()
-    made = _run(study, source, trial)
-    signal = (made.result.signal if made.result else None) or 0
+    try:
+        made = _run(study, source, trial)
+        signal = (made.result.signal if made.result else None) or 0
+    except Interrupted as stop:  # before the run had a folder
+        made, signal = Made("preempted", settled=False), stop.signal_number
     if study.take_cancel(trial.number) and signal:  # meant for this run, not for the worker
         _cancel(trial.run)
         made, signal = Made("cancelled", {"cause": CANCELLED}), 0
@@ -140,7 +143,7 @@ def _run(study: StudyFolder, source: Source, trial: Trial) -> Made:
         config = build_config(trial.config)
         tags = {**config.tracking.tags, STUDY_TAG: study.about()["key"]}
         config = replace(config, tracking=replace(config.tracking, tags=tags))
-        result = run(config, source.pruner(trial), tells=False)
+        result = run(config, source.pruner(trial), tells=False, asked=lambda: study.is_to_stop(trial.number))
     except FolderError as problem:
         print(f"specvit: {problem}", file=sys.stderr, flush=True)
         if (state := trial.run.state()) in ALIVE:  # somebody else took the run in this moment
@@ -159,6 +162,8 @@ def _run(study: StudyFolder, source: Source, trial: Trial) -> Made:
 
 
 def _cancel(run: RunFolder) -> None:
+    if not run.state():
+        return
     with contextlib.suppress(FolderError), run.claimed():
         run.set_status("cancelled", cause=CANCELLED)
 
