@@ -24,7 +24,6 @@ from specvit.data.stamps import file_stamps
 from specvit.engine import checkpoint
 from specvit.engine.device import resolve_device, set_up_torch
 from specvit.engine.loop import predict
-from specvit.engine.stopping import PLATEAU_R2
 from specvit.engine.task import Regression
 from specvit.errors import ConfigError, Diverged, Pruned
 from specvit.job import Job
@@ -101,7 +100,7 @@ def describe_model(config: Config, splits: Splits) -> list[str]:
 
 
 def train(job: Job) -> str:
-    """Fit the model of one run and return the final state; raises `DataError`, `Diverged` and `Pruned`."""
+    """Fit the model of one run; return "completed" or "early_stopped", raise `DataError`, `Diverged` or `Pruned`."""
     config, splits, folder, screen = job.config, job.splits, job.folder, job.screen
     device = resolve_device(config.train)
     set_up_torch(config.train, None, screen)
@@ -126,8 +125,6 @@ def train(job: Job) -> str:
     if not math.isfinite(row["val_loss"]):
         raise Diverged("the validation loss is not finite")
     _save(fit, model, best)
-    if not row["val_r2"] > PLATEAU_R2:
-        return "plateau"
     return "early_stopped" if early else "completed"
 
 

@@ -19,10 +19,12 @@ from specvit.config.rules import check_fits
 from specvit.config.schema import Config, NetworkConfig, effective_level
 from specvit.config.siblings import note_of_other_data
 from specvit.config.tracking_uri import resolve_uri
+from specvit.config.verdict import Verdict, verdict
 from specvit.data.splits import Splits, open_splits
 from specvit.engine.failure import End, end_of, put_on_file
 from specvit.engine.preempt import SignalStop
 from specvit.engine.remedy import remedy_for
+from specvit.errors import Diverged
 from specvit.files import read_json
 from specvit.job import Job
 from specvit.locate import locate
@@ -133,8 +135,8 @@ def _guarded(job: Job) -> Result:
             folder.record_attempt(event="start", commit=commit(), job=job_id)
             courier = _courier(config, folder, screen) if job.tells else None
             with stop.immediate():
-                state = _train_and_test(job)
-            end = End(state, remedy=remedy_for(state, config))
+                found = _train_and_test(job)
+            end = End(found.state, found.cause, remedy_for(found.state, config))
         except BaseException as problem:  # a library's sys.exit() is an end, too
             end = end_of(problem, config, folder)
         end = put_on_file(end, folder)
@@ -151,27 +153,31 @@ def _courier(config: Config, folder: RunFolder, screen: Screen) -> Courier | Non
     return Courier(folder, uri)
 
 
-def _train_and_test(job: Job) -> str:
+def _train_and_test(job: Job) -> Verdict:
+    """Train, judge and test; raises `Diverged` for a run that exploded, which has no test scores."""
     from specvit import fitting, pipeline, score
     from specvit.tracking.files import read_metrics
     from specvit.trained import load_trained
 
     config, splits, folder = job.config, job.splits, job.folder
     is_network = isinstance(config.model, NetworkConfig)
-    state = pipeline.train(job) if is_network else fitting.train(job)
+    ended = pipeline.train(job) if is_network else fitting.train(job)
     job.stop.raise_if_requested()
+    rows = read_metrics(folder.path)
+    found = verdict(ended, rows)
+    if found.state == "diverged":
+        raise Diverged(found.cause)
     device = pipeline.resolve_device(config.train)
     trained = load_trained(folder.file("best.ckpt"), config, device)
     scored = score.score(trained, splits.test, "test", device)
-    rows = read_metrics(folder.path)
     monitor = config.train.early_stopping.monitor if is_network else "val_loss"
     best = next(row[monitor] for row in rows if row["epoch"] == trained.epoch)
-    facts = {"run_id": folder.run_id, "state": state, "data": config.data.kind, "epochs": rows[-1]["epoch"]}
+    facts = {"run_id": folder.run_id, "state": found.state, "data": config.data.kind, "epochs": rows[-1]["epoch"]}
     facts |= {"best_epoch": trained.epoch, f"best_{monitor}": best, "test_rows": len(splits.test)}
     facts |= {"noise_level": effective_level(config.noise), "seed": config.train.seed}
     score.write_scored(scored, folder.path, split="test", summary=facts)
     _draw(scored, rows, folder, job.screen, steps="epoch" if is_network else "trees")
-    return state
+    return found
 
 
 def _draw(scored: Any, rows: list[dict[str, Any]], folder: RunFolder, screen: Screen, *, steps: str) -> None:
@@ -210,6 +216,8 @@ def _banner(config: Config, folder: RunFolder, before: str, lines: list[str], sc
 def _farewell(end: End, folder: RunFolder, summary: dict[str, Any], screen: Screen) -> None:
     if end.state in DONE:
         screen.say(f"{end.state}: {summary_line(summary)}  {folder.path}")
+        if end.cause:
+            screen.say(f"note: {end.cause}")
     elif end.state == "preempted":
         saved = "saved, the same command goes on"
         goes_on = saved if _can_go_on(folder) else "nothing to save yet, the same command starts again"

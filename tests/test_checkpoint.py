@@ -111,7 +111,7 @@ def test_is_finite_looks_into_everything(bad: float) -> None:
 
 
 def test_state_comes_back_from_its_plain_form() -> None:
-    state = TrainState(5, 0.25, 2, 3, 0.5, 1, 0.1, "plateau")
+    state = TrainState(5, 0.25, 2, 3, 0.5, 1, "completed")
     state.start_sums(task=5, norms=4, device=CPU)
     for value in state.sums.values():
         value += 3.0

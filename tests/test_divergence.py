@@ -121,5 +121,5 @@ def test_a_run_whose_monitor_was_never_finite_has_diverged_and_says_so(tmp_path:
 def test_a_run_whose_monitor_was_finite_once_ends_as_usual(tmp_path: Path) -> None:
     run = toy_run(tmp_path, opt=dataclasses.replace(FREE, lr=0.05), epochs=4)
     run.val = Blinking(range(2, 99))
-    assert run.fit() == "plateau"
+    assert run.fit() == "completed"
     assert checkpoint.load(tmp_path / "best.ckpt")["epoch"] == 1

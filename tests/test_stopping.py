@@ -1,4 +1,4 @@
-"""The best epoch, early stopping, and what a run ends as."""
+"""The best epoch and early stopping."""
 
 import dataclasses
 import math
@@ -12,7 +12,7 @@ from specvit.config.schema import EarlyStoppingConfig, OptConfig
 from specvit.engine import checkpoint
 from specvit.engine.loop import Keeper, evaluate
 from specvit.engine.state import TrainState
-from specvit.engine.stopping import final_state, note_validation, stops_early
+from specvit.engine.stopping import note_validation, stops_early
 
 
 def noted(
@@ -59,33 +59,12 @@ def test_plateau_schedule_lowers_the_rate_after_its_patience_and_counts_anew() -
     assert noted([1.0] * 9, **(flat | {"lr_sch": "cosine"}))[1].plateau_factor == 1.0
 
 
-@pytest.mark.parametrize(
-    ("r2", "early", "expected"),
-    [
-        (0.9, False, "completed"),
-        (0.9, True, "early_stopped"),
-        (0.01, False, "plateau"),
-        (0.01, True, "plateau"),
-        (math.nan, True, "plateau"),
-        (None, True, "early_stopped"),
-        (None, False, "completed"),
-    ],
-)
-def test_plateau_outranks_early_stopped(r2: float | None, early: bool, expected: str) -> None:
-    assert final_state(TrainState(last_val_r2=r2), early=early) == expected
-
-
 def test_fit_stops_early_after_patience_epochs(tmp_path: Path) -> None:
     rule = EarlyStoppingConfig(monitor="val_accuracy", mode="max", patience=3)
     run = toy_run(tmp_path, opt=dataclasses.replace(FREE, lr=1e-30), epochs=50, early_stopping=rule, task="cls")
     assert run.fit() == "early_stopped"
     assert [row["epoch"] for row in run.recorder.rows] == [1, 2, 3, 4]
     assert checkpoint.load(run.keeper.last)["state"]["ended"] == "early_stopped"
-
-
-def test_run_that_learnt_nothing_ends_as_plateau(tmp_path: Path) -> None:
-    run = toy_run(tmp_path, opt=dataclasses.replace(FREE, lr=1e-30), early_stopping=EarlyStoppingConfig(patience=1))
-    assert run.fit() == "plateau"
 
 
 class LookAtBest(StopAfter):

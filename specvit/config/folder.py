@@ -29,12 +29,13 @@ from pathlib import Path
 from typing import Any
 
 from specvit.config.heartbeat import heartbeat, is_fresh, stands_still
+from specvit.config.verdict import EXPLODED_REMEDY, LEARNT, verdict
 from specvit.errors import FolderError, explain, os_fault
 from specvit.files import is_locked, locked, read_json, read_json_lines, remove_leftovers, write_json, write_text
 
 FORMAT = 1
 ALIVE = ("queued", "running", "requeued")
-DONE = ("completed", "early_stopped", "plateau")
+DONE = (*LEARNT, "plateau")
 RESUMABLE = ("preempted", "timeout", "lost")
 FAILED = ("diverged", "oom", "crashed", "cancelled", "pruned")
 STATES = ALIVE + DONE + RESUMABLE + FAILED
@@ -57,9 +58,13 @@ class RunFolder:
         return self.path / name
 
     def status(self) -> dict[str, Any]:
-        """Return the last written status, or where that is damaged what other records say; empty if there is no run."""
+        """Return the last written status, or where that is damaged what other records say; empty if there is no run.
+
+        A `plateau` without a cause is an older specvit's, which judged by the last epoch: it is judged again.
+        """
         found = read_json(self.file("status.json"))
-        return found if isinstance(found, dict) and found.get("state") in STATES else self._status_by_records()
+        status = found if isinstance(found, dict) and found.get("state") in STATES else self._status_by_records()
+        return self._judged_again(status) if status.get("state") == "plateau" and not status.get("cause") else status
 
     def attempts(self) -> list[dict[str, Any]]:
         """Return the lines of `attempts.jsonl`, oldest first, without one that was cut off in writing."""
@@ -168,6 +173,14 @@ class RunFolder:
         last = (self.attempts() or [{}])[-1]
         known = {name: last[name] for name in ("pid", "host", "cause") if name in last}
         return {**known, "state": last["state"] if last.get("state") in STATES else "running"}
+
+    def _judged_again(self, status: dict[str, Any]) -> dict[str, Any]:
+        rows = read_json_lines(self.file("metrics.jsonl"))
+        if not rows:
+            return status
+        found = verdict("plateau", rows)
+        remedies = {"plateau": status.get("remedy", ""), "diverged": EXPLODED_REMEDY}
+        return {**status, "state": found.state, "cause": found.cause, "remedy": remedies.get(found.state, "")}
 
     def _writer_lives(self, status: dict[str, Any]) -> bool:
         if status.get("host") == hostname():

@@ -20,7 +20,7 @@ from specvit.engine.optimizer import Optimizer
 from specvit.engine.precision import autocast
 from specvit.engine.schedule import Schedule
 from specvit.engine.state import TrainState
-from specvit.engine.stopping import final_state, note_validation, stops_early
+from specvit.engine.stopping import note_validation, stops_early
 from specvit.engine.writer import Writer, copied
 from specvit.errors import Diverged, Pruned
 from specvit.quantities import Batch
@@ -53,6 +53,8 @@ class Learner:
             step_loss += self._forward_backward(
                 flux_BP, target, seeding.key(self.train.seed, "dropout", state.step, number), state
             )
+        if state.step == 0:
+            state.sums["first"] = torch.where(torch.isfinite(step_loss), step_loss, 0.0).double().reshape(1)
         optimizer = cast("torch.optim.Optimizer", self.optimizer)  # what the scaler needs of one, ours has
         self.scaler.unscale_(optimizer)
         norms = self.optimizer.gradient_norms()
@@ -137,7 +139,7 @@ class Ports:
 
 
 def fit(learner: Learner, state: TrainState, train: TrainView, val: EvalView, opt: OptConfig, ports: Ports) -> str:
-    """Train from `state` to the end and return the final state's name.
+    """Train from `state` to the end and return "completed" or "early_stopped".
 
     Returns "interrupted" when `ports.stop` asked for it, with everything saved. Raises `Diverged`, `Pruned`, also with
     everything saved, and `OSError` where a checkpoint could not be written.
@@ -176,7 +178,7 @@ def _fit(learner: Learner, state: TrainState, train: TrainView, val: EvalView, o
             state.clear_epoch_sums()
             early = stops_early(state, settings.early_stopping)
             if early or epoch == settings.epochs:
-                state.ended = final_state(state, early=early)
+                state.ended = "early_stopped" if early else "completed"
                 if state.best_epoch == 0:
                     raise Diverged(f"{settings.early_stopping.monitor} was not finite in any epoch")
             if best:
@@ -236,4 +238,5 @@ def _train_row(learner: Learner, state: TrainState, epoch: int) -> dict[str, Any
         **{f"train_{name}": value for name, value in learner.task.running_scores(sums["task"]).items()},
         **dict(zip(names, norms, strict=True)),
         "skipped_steps": int(sums["skipped"].item()),
+        **({"first_step_loss": sums["first"].item() or None} if epoch == 1 and "first" in sums else {}),
     }

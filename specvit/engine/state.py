@@ -17,10 +17,10 @@ class TrainState:
     epochs_since_best: int = 0
     plateau_factor: float = 1.0
     plateau_epochs: int = 0
-    last_val_r2: float | None = None
     ended: str | None = None
     sums: dict[str, Tensor] = field(default_factory=dict)
-    """Sums over the steps of the current epoch: `task`, `loss`, `norms`, `steps`; and `skipped`, `bad` over the run."""
+    """Sums over the steps of the current epoch: `task`, `loss`, `norms`, `steps`; and `skipped`, `bad` over the run;
+    `first` is the loss of the first step, 0 if that was not finite."""
 
     def start_sums(self, *, task: int, norms: int, device: torch.device) -> None:
         """Make the sums for the first time; a resumed run has them already."""

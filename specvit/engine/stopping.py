@@ -1,12 +1,9 @@
-"""Decisions at the end of an epoch: is it the best so far, lower the rate, stop early, call it a plateau."""
+"""Decisions at the end of an epoch: is it the best so far, lower the rate, stop early."""
 
 import math
 
 from specvit.config.schema import EarlyStoppingConfig, OptConfig
 from specvit.engine.state import TrainState
-
-PLATEAU_R2 = 0.02
-"""A run whose validation R2 ends at or below this has not learnt anything; it ends as `plateau`."""
 
 
 def note_validation(
@@ -14,7 +11,6 @@ def note_validation(
 ) -> bool:
     """Take an epoch's validation scores (`val_...`) into the state and return whether they are the best so far."""
     value = scores[rule.monitor]
-    state.last_val_r2 = scores.get("val_r2")
     better = math.isfinite(value) and (
         state.best_value is None or (value < state.best_value if rule.mode == "min" else value > state.best_value)
     )
@@ -36,10 +32,3 @@ def stops_early(state: TrainState, rule: EarlyStoppingConfig) -> bool:
         if reached:
             return True
     return rule.patience is not None and state.epochs_since_best >= rule.patience
-
-
-def final_state(state: TrainState, *, early: bool) -> str:
-    """Return how a finished run ended; `plateau` outranks `early_stopped`."""
-    if state.last_val_r2 is not None and not state.last_val_r2 > PLATEAU_R2:
-        return "plateau"
-    return "early_stopped" if early else "completed"

@@ -6,9 +6,10 @@ from datetime import datetime
 from typing import Any
 
 from specvit.config.folder import ALIVE, RunFolder
+from specvit.config.verdict import LEARNT_R2
 from specvit.sweep.results import Outcome
 
-LEARNT_R2, PATIENT_EPOCHS = 0.02, 5
+PATIENT_EPOCHS = 5
 """A validation R2 up to this after so many epochs is worth a look; networks may take longer to get off the ground."""
 SLOWER, LATE = 3.0, 3.0
 """An epoch that took so many times the usual one, or is overdue by as many, is worth a look."""

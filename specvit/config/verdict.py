@@ -1,0 +1,95 @@
+"""The one definition of how a run ended: whether it learnt, learnt nothing, or exploded.
+
+A run judges itself by this when it ends; whoever reads a run that an older specvit recorded judges it by the same.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Row = dict[str, Any]
+
+LEARNT = ("completed", "early_stopped")
+"""States of a run that came to its end and learnt something; one that came there without is a `plateau`."""
+LEARNT_R2 = 0.02
+"""A run whose validation R² exceeds this in no epoch has learnt nothing."""
+EXPLODED = 2.0
+"""A run that has learnt nothing has exploded if its loss ends above so many times that with which it began."""
+EXPLODED_REMEDY = "try a quarter of its opt.lr"
+"""For a run that an older specvit recorded as `plateau`; a newer one records overrides to paste."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The state of a run, and one sentence with its numbers; "" where there is nothing to say."""
+
+    state: str
+    cause: str = ""
+
+
+def verdict(state: str, rows: Sequence[Row]) -> Verdict:
+    """Return how a run with these rows of `metrics.jsonl` ended; only one that came to its end is judged.
+
+    The best epoch decides, since its weights are the ones that are tested: with validation R² above `LEARNT_R2` in any
+    epoch, for any label, the run has learnt. One that has not is `diverged` if it exploded, else `plateau`. Where there
+    is no R² (classes, or a label that is the same in all validation rows) it has learnt if its training loss fell at
+    all, and is never `plateau`.
+    """
+    if state not in (*LEARNT, "plateau") or not rows:
+        return Verdict(state)
+    ended = "completed" if state == "plateau" else state
+    scores = [(r2, row.get("epoch")) for row in rows if (r2 := _r2(row)) is not None]
+    best, epoch = max(scores, key=lambda pair: pair[0], default=(None, None))
+    if best is not None and best > LEARNT_R2:
+        return Verdict(ended, _collapse(best, epoch, rows[-1]))
+    losses = [loss for row in rows if (loss := _finite(row.get("train_loss"))) is not None]
+    fell = best is None and any(loss < losses[0] for loss in losses)
+    at_best = "" if best is None else f"; val R² was {best:.4g} at best"
+    if not fell and (explosion := _explosion(rows)):
+        return Verdict("diverged", f"it exploded: {explosion}{at_best}")
+    if best is None:
+        return Verdict(ended)
+    return Verdict("plateau", f"it learnt nothing: val R² was {best:.4g} at best, not above {LEARNT_R2:g}")
+
+
+def _explosion(rows: Sequence[Row]) -> str:
+    """Return how the loss ended far above that with which training began, or "".
+
+    It began with the first epoch's mean. Since a run may explode within that, it also began with the first step's loss,
+    which is one batch's, so that R² below -1 (a squared error above twice that of predicting the mean) has to bear it
+    out; older versions have R² alone on file. Rows of models that are fitted in one go have no learning rate.
+    """
+    first, last = rows[0], rows[-1]
+    if "train_loss" not in last:  # templates are not trained
+        return ""
+    before, after, r2 = _finite(first.get("train_loss")), _finite(last["train_loss"]), _r2(last)
+    at_step_1 = _finite(first.get("first_step_loss")) or 0.0
+    which = f"in the last epoch ({last.get('epoch')})"
+    if after is None or _finite(last.get("val_loss", 0.0)) is None:
+        return f"the {'training' if after is None else 'validation'} loss {which} is not finite"
+    if before is not None and after > EXPLODED * before:
+        return f"the training loss was {before:.4g} in the first epoch and {after:.4g} {which}"
+    if "lr" in last and r2 is not None and r2 < 1 - EXPLODED and after > EXPLODED * at_step_1:
+        return f"val R² is {r2:.4g} and the training loss {after:.4g} {which}"
+    return ""
+
+
+def _collapse(best: float, epoch: Any, last: Row) -> str:
+    """Return a note on a run that had learnt and lost it again, "" for one that has not."""
+    r2 = _r2(last)
+    if r2 is not None and r2 > LEARNT_R2:
+        return ""
+    ended = "not finite" if r2 is None else f"{r2:.4g}"
+    course = f"val R² was {best:.4g} in epoch {epoch} and {ended} in the last ({last.get('epoch')})"
+    return f"it collapsed: {course}; the weights of its best epoch are kept"
+
+
+def _r2(row: Row) -> float | None:
+    """Return the best validation R² over the labels, None where none is finite."""
+    values = [_finite(value) for name, value in row.items() if name.startswith("val_r2")]
+    return max((value for value in values if value is not None), default=None)
+
+
+def _finite(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
