@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from specvit.analysis.ablation import combinations, differences, said, stuck, ta
 from specvit.analysis.cases import Case, _independent, _joined, cases_in
 from specvit.config.build import build_config
 from specvit.config.compose import compose
-from specvit.config.schema import Config
+from specvit.config.schema import Config, LightGBMConfig, NoiseConfig
 from specvit.run import run
 from specvit.sweep.definition import Definition, definition_of
 from specvit.sweep.results import Outcome
@@ -105,17 +106,33 @@ def test_runs_without_a_partner_are_in_no_pair() -> None:
 
 
 @pytest.mark.parametrize(
-    ("train", "val", "verdict"),
+    ("train", "val", "test", "verdict", "among_trees", "under_bound"),
     [
-        ([0.5] * 20 + [0.9], [0.5] * 20 + [0.7], "overfit"),
-        ([0.5] * 20 + [0.75], [0.5] * 20 + [0.7], "mild"),
-        ([0.5] * 20 + [0.7], [0.5] * 20 + [0.7], "underfit"),
-        ([0.7] * 21, [0.7] * 21, "balanced"),
+        (0.9, 0.7, 0.7, "strongly overfit", "strongly overfit", "strongly overfit"),
+        (0.78, 0.7, 0.7, "mildly overfit", "mildly overfit", "mildly overfit"),
+        (0.77, 0.7, 0.7, "balanced", "balanced", "balanced"),
+        (0.5, 0.5, 0.5, "balanced", "underfit", "balanced"),  # trees have .6
+        (0.4, 0.4, 0.4, "balanced", "underfit", "underfit"),  # half of the bound is .45
     ],
 )
-def test_verdicts(train: list[float], val: list[float], verdict: str) -> None:
-    (found,) = combinations([case({"p": 1}, rows=epochs(train, val))], "test_r2")
-    assert found.verdict == verdict
+def test_verdicts_are_rules_on_the_gap_and_against_trees_and_the_bound(
+    train: float, val: float, test: float, verdict: str, among_trees: str, under_bound: str
+) -> None:
+    own = case({"p": 1}, r2=test, rows=epochs([0.0, train], [0.0, val]))
+    assert [one.verdict for one in combinations([own], "test_r2")] == [verdict]
+    assert [one.verdict for one in combinations([own], "test_r2", {own.run_id: 0.9})] == [under_bound]
+    noisier = replace(CONFIG, noise=NoiseConfig(noise_level=2.0))
+    for config, expected in ((CONFIG, among_trees), (noisier, verdict)):  # trees on other rows are no measure
+        trees = replace(case({"p": 2}, r2=0.6), config=replace(config, model=LightGBMConfig()))
+        assert combinations([own, trees], "test_r2")[0].verdict == expected
+
+
+@pytest.mark.parametrize("state", ["plateau", "diverged", "pruned", "preempted", "running", "waiting", "crashed"])
+def test_runs_that_did_not_finish_or_learn_get_no_verdict_and_are_in_no_gap(state: str) -> None:
+    bad = case({"p": 1}, 1, state=state, rows=epochs([0.0, 0.9], [0.0, 0.1]))
+    good = case({"p": 1}, 2, rows=epochs([0.0, 0.7], [0.0, 0.7]))
+    (alone,), (both,) = combinations([bad], "test_r2"), combinations([bad, good], "test_r2")
+    assert (alone.gap, alone.verdict, both.gap, both.verdict) == (None, "", 0.0, "balanced")
 
 
 def test_steps_to_leave_the_plateau() -> None:

@@ -15,6 +15,8 @@ from sklearn.metrics import mean_absolute_error, r2_score
 from test_baselines import settings
 
 from specvit.analysis.__main__ import main
+from specvit.analysis.cases import cases_in
+from specvit.analysis.fit_verdict import bounds_of
 from specvit.analysis.runs import by_test_set, finished_runs
 from specvit.analysis.series import series_of
 from specvit.config.build import build_config
@@ -146,6 +148,11 @@ def test_published_points_and_ceilings_lie_under_the_figure(runs: Path, capsys: 
     assert main(words) == 0
     whole = written(Path("here"))
     assert [point["r2"] for point in whole["reference"]] == [0.44] and whole["limit_at_most"] == 0.995
+    cases, _ = cases_in([runs])
+    assert bounds_of([runs], cases) == {}, "the verdict on a setting takes a bound from the folder alone"
+    (runs / "ceiling").mkdir()
+    shutil.move("ceiling.json", runs / "ceiling")
+    assert bounds_of([runs], cases) == {case.run_id: 0.995 for case in cases}
     assert "note" not in capsys.readouterr().out
     from PIL import Image
 

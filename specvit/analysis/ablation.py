@@ -9,7 +9,7 @@ pairs, twins once.
 import itertools
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,15 +17,12 @@ import numpy as np
 from scipy import stats
 
 from specvit.analysis.cases import Case
-from specvit.sweep.results import Outcome, lower_is_better
+from specvit.analysis.fit_verdict import fit_verdict, gap_of, trees_of
+from specvit.sweep.results import lower_is_better
 
 LEVEL = 0.95
 MOST_VALUES = 8
 """Of a factor, in a table; a search may try a number a run."""
-OVERFIT, MILD = 0.10, 0.03
-"""Training less validation R² of the tested epoch above which the verdict is overfit, or mild."""
-STILL_RISING = 0.01
-"""What the last tenth of the epochs adds to validation R² above which a run that does not overfit is underfit."""
 
 
 @dataclass(frozen=True)
@@ -114,41 +111,23 @@ def _tally(factor: str, value: Any, cases: Sequence[Case]) -> Tally:
     return Tally(factor, value, len(cases), len(done), sum(case.failed for case in cases), dict(how), mean)
 
 
-def combinations(cases: Sequence[Case], metric: str) -> list[Combination]:
-    """Return the runs put together by all factors but the seed, in the order in which they were found."""
+def combinations(cases: Sequence[Case], metric: str, bounds: Mapping[str, float] | None = None) -> list[Combination]:
+    """Return the runs put together by all factors but the seed, in the order in which they were found.
+
+    `bounds`: the greatest possible test R² by run id, where it is known.
+    """
+    trees = trees_of(cases)
     groups: dict[str, list[Case]] = {}
     for case in cases:
         groups.setdefault(repr(case.factors), []).append(case)
-    return [_combination(group, metric) for group in groups.values()]
+    verdicts = {key: fit_verdict(group, trees, bounds or {}) for key, group in groups.items()}
+    return [_combination(group, metric, verdicts[key]) for key, group in groups.items()]
 
 
-def _combination(group: list[Case], metric: str) -> Combination:
+def _combination(group: list[Case], metric: str, verdict: str) -> Combination:
     values = [value for case in group if (value := case.value(metric)) is not None]
     escapes = tuple(case.escape_step for case in group if case.trains_by_steps)
-    gaps = [gap for case in group if (gap := _gap(case.outcome)) is not None]
-    gap = statistics.fmean(gaps) if gaps else None
-    rises = [_last_rise(case.outcome) for case in group if case.outcome.rows]
-    return Combination(group[0].factors, tuple(group), tuple(values), escapes, gap, _verdict(gap, rises))
-
-
-def _gap(outcome: Outcome) -> float | None:
-    row = outcome.best_row
-    train, val = row.get("train_r2"), row.get("val_r2")
-    return train - val if isinstance(train, float) and isinstance(val, float) else None
-
-
-def _last_rise(outcome: Outcome) -> float:
-    values = [row["val_r2"] for row in outcome.rows if isinstance(row.get("val_r2"), float)]
-    before = values[: max(1, len(values) * 9 // 10)]
-    return max(values, default=0.0) - max(before, default=0.0)
-
-
-def _verdict(gap: float | None, rises: Sequence[float]) -> str:
-    if gap is None:
-        return ""
-    if gap > MILD:
-        return "overfit" if gap > OVERFIT else "mild"
-    return "underfit" if statistics.fmean(rises) > STILL_RISING else "balanced"
+    return Combination(group[0].factors, tuple(group), tuple(values), escapes, gap_of(group), verdict)
 
 
 def differences(cases: Sequence[Case], metric: str) -> list[Difference]:

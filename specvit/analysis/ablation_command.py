@@ -6,6 +6,7 @@ from pathlib import Path
 from specvit.analysis.ablation import combinations, differences, tallies
 from specvit.analysis.ablation_report import Ablation, draw_ablation, write_ablation
 from specvit.analysis.cases import cases_in, check_metric, metric_of
+from specvit.analysis.fit_verdict import bounds_of
 from specvit.tracking.figures import attempt
 
 
@@ -19,7 +20,7 @@ def ablation(options: argparse.Namespace) -> int:
         metric,
         ", ".join(folder.name for folder in options.folder),
         tallies(cases),
-        combinations(cases, metric),
+        combinations(cases, metric, bounds_of(options.folder, cases)),
         differences(cases, metric),
     )
     out.mkdir(parents=True, exist_ok=True)

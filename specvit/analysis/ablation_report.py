@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from specvit import __version__
-from specvit.analysis.ablation import LEVEL, MILD, OVERFIT, STILL_RISING, Combination, Difference, Tally, said, stuck
+from specvit.analysis.ablation import LEVEL, Combination, Difference, Tally, said, stuck
 from specvit.analysis.figure import DPI
+from specvit.analysis.fit_verdict import MILD, SHARE_OF_BOUND, STRONG
 from specvit.analysis.report import csv_text, figure, table
 from specvit.files import write_atomic, write_json, write_text
 from specvit.provenance import commit
@@ -26,8 +27,9 @@ DEFINITIONS = {
     "sd": "standard deviation over seeds",
     "escape": "first step off the plateau ({}), as far as epochs show; mean over the runs that have one",
     "gap": "train R² less val R² in the tested epoch; training rows as the loop saw them, with dropout and fresh noise",
-    "verdict": f"gap > {OVERFIT} overfit, > {MILD} mild; else underfit if val R² rose by > {STILL_RISING} in the last "
-    "tenth of the epochs, or balanced",
+    "verdict": f"of the runs that finished: strongly overfit from a gap of {STRONG:.2f} on, mildly from {MILD:.2f} on; "
+    "else underfit if test R² is below that of a LightGBM run here on the same rows, or below "
+    f"{SHARE_OF_BOUND} of the test set's van Trees bound, where either is known; else balanced",
     "difference": "between runs equal in all else and in the seed, mean over the pairs of a seed, then over seeds, "
     f"{LEVEL:.0%} by Student's t over seeds; with one seed over its pairs, twins once",
 }
