@@ -123,10 +123,10 @@ def findings(found: dict[str, Any], config: SlurmConfig, checkpoint_bytes: int) 
     if not config.gpus_per_job:
         yield "note", "no GPU was asked for (hydra.launcher.gpus_per_job=0)"
     elif found["gpu"]:
-        yield "ok", f"GPU: {found['gpu']}"
+        yield "ok", f"GPU: {found['gpu']}; a kernel ran on it, and torch has kernels for {' '.join(found['kernels'])}"
     else:
-        seen = f"CUDA_VISIBLE_DEVICES is {found['visible']!r}"
-        yield "FAIL", f"torch sees no GPU ({seen}); see partition and extra, and whether this torch is built for CUDA"
+        seen = f"CUDA_VISIBLE_DEVICES is {found['visible']!r}, see partition and extra"
+        yield "FAIL", f"no GPU that works ({seen}): {found['gpu_fault']}"
     if found["scontrol"]:
         yield "ok", "a job can put itself into the queue again"
     else:

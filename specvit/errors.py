@@ -17,6 +17,21 @@ _OS_FAULTS = {
 }
 
 
+_MEMORY_WORDS = (
+    "can't allocate memory",
+    "cannot allocate memory",
+    "out of memory",
+    "alloc_failed",
+    "cublas_status_not_initialized",
+    "nvml_success == r",
+    "could not execute a primitive",
+)
+"""What torch, the CUDA libraries and oneDNN (the last one) say when memory is short.
+
+cuBLAS has no room for its handle; NVML cannot tell torch what is free on a MIG slice, and torch takes that for its bug.
+"""
+
+
 class SpecvitError(Exception):
     """A fault of the input or the environment, never of our own code.
 
@@ -35,6 +50,10 @@ class SpecvitError(Exception):
 
 class ConfigError(SpecvitError):
     """A key, value or combination that cannot be a run; `where` is the dotted key."""
+
+
+class DeviceError(ConfigError):
+    """A GPU that this process was given, and that computes nothing."""
 
 
 class DataError(SpecvitError):
@@ -91,3 +110,10 @@ def explain(fault: OSError, where: str) -> tuple[str, str]:
     assert fault.errno is not None
     cause, remedy = _OS_FAULTS[fault.errno]
     return cause.format(where=where).removesuffix(" ()"), remedy
+
+
+def is_out_of_memory(problem: BaseException) -> bool:
+    """Return whether memory, the device's or the host's, was short."""
+    text = str(problem).lower()
+    by_name = isinstance(problem, MemoryError) or type(problem).__name__ == "OutOfMemoryError"  # the latter is torch's
+    return by_name or any(words in text for words in _MEMORY_WORDS)

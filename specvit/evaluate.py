@@ -80,7 +80,7 @@ def _evaluate(config: Config, folder: Path, file: str | None, levels: list[float
     """
     screen = Screen("lines")
     device = resolve_device(dataclasses.replace(config.train, device=device_name))
-    set_up_torch(config.train, None, screen)
+    set_up_torch(config.train, None, screen, device)
     spectra = open_spectra([Path(file)], -1, where="--data") if file else open_split(config.data, "test", screen.making)
     trained = load_trained(folder / "best.ckpt", config, device)
     trained.check_pixels(spectra)

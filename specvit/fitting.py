@@ -22,7 +22,7 @@ from specvit.data.resident import EvalData
 from specvit.data.splits import Splits, split_manifest
 from specvit.data.stamps import file_stamps
 from specvit.engine import checkpoint
-from specvit.engine.device import resolve_device, set_up_torch
+from specvit.engine.device import hardware, resolve_device, set_up_torch
 from specvit.engine.loop import predict
 from specvit.engine.task import Regression
 from specvit.errors import ConfigError, Diverged, Pruned
@@ -103,11 +103,14 @@ def train(job: Job) -> str:
     """Fit the model of one run; return "completed" or "early_stopped", raise `DataError`, `Diverged` or `Pruned`."""
     config, splits, folder, screen = job.config, job.splits, job.folder, job.screen
     device = resolve_device(config.train)
-    set_up_torch(config.train, None, screen)
+    if isinstance(config.model, LightGBMConfig):  # it reads rows on the host
+        device = torch.device("cpu")
+    set_up_torch(config.train, None, screen, device)
+    maker = {**made_by(), **hardware(device)}
     folder.cut_back(0)
     facts = {"device": str(device), "precision": "32", "threads": torch.get_num_threads()}
     folder.note_progress(step=0, **facts)
-    folder.record_attempt(event="ready", step=0, **facts, made_by=made_by(), files=file_stamps(config.data, splits))
+    folder.record_attempt(event="ready", step=0, **facts, made_by=maker, files=file_stamps(config.data, splits))
     screen.say(f"device {device}; {len(splits.train):,} training spectra, each with one noise")
     flux_norm = fit_flux_norm(splits.train, config.data.flux_norm, config.noise).to(device)
     task = build_task(config, splits.coder)
@@ -142,7 +145,7 @@ def _save(fit: Fit, model: dict[str, Any], best: int) -> None:
         "flux_mean_P": fit.flux_norm.mean_P.cpu(),
         "flux_scale": fit.flux_norm.scale,
         "wave_P": torch.from_numpy(job.splits.train.wave_P),
-        "made_by": made_by(),
+        "made_by": {**made_by(), **hardware(fit.device)},
         "epoch": best,
         "step": best,
         "model": model,

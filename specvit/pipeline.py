@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from specvit.config.build import to_plain
-from specvit.config.folder import RunFolder
 from specvit.config.schema import Config, NetworkConfig
 from specvit.data.finite import check_view
 from specvit.data.labels import coder_to_dict
@@ -21,10 +20,10 @@ from specvit.data.resident import Store, TrainData
 from specvit.data.splits import Splits, is_made
 from specvit.data.stamps import file_stamps, note_of_changes
 from specvit.engine import checkpoint
-from specvit.engine.device import resolve_device, set_up_torch
+from specvit.engine.device import hardware, resolve_device, set_up_torch
 from specvit.engine.loop import Keeper, Learner, Ports, fit
 from specvit.engine.optimizer import build_optimizer
-from specvit.engine.precision import build_scaler, resolve_precision
+from specvit.engine.precision import build_scaler, has_bf16, resolve_precision
 from specvit.engine.recovery import faults_of_best, find_start
 from specvit.engine.schedule import build_schedule
 from specvit.engine.state import TrainState
@@ -33,7 +32,7 @@ from specvit.job import Job
 from specvit.models import Network, ViT, build_model
 from specvit.models.cost import cost_of
 from specvit.provenance import changes, made_by
-from specvit.tracking.console import ProgressTracker, Screen
+from specvit.tracking.console import ProgressTracker
 from specvit.tracking.files import FileTracker, StatusTracker, Trackers
 from specvit.trained import Weights, build_task, encoded, eval_data, fill
 
@@ -68,11 +67,12 @@ def _train(job: Job) -> tuple[str, str]:
     config, splits, folder, screen = job.config, job.splits, job.folder, job.screen
     device, epoch_steps = resolve_device(config.train), _epoch_steps(config, splits)
     start = find_start(folder, epoch_steps)
-    changed = _say_what_changed(config, splits, folder, screen, start.saved)
+    maker = {**made_by(), **hardware(device)}
+    changed = _say_what_changed(job, start.saved, maker)
     if start.note:
         screen.say(start.note)
-    set_up_torch(config.train, start.saved["threads"] if start.saved else None, screen)
-    learner, state, keeper, flux_norm = _build(job, device, start.saved)
+    set_up_torch(config.train, start.saved["threads"] if start.saved else None, screen, device)
+    learner, state, keeper, flux_norm = _build(job, device, start.saved, maker)
     train_data = _train_data(config, splits, flux_norm, device)
     facts = {"device": str(device), "precision": learner.precision, "threads": torch.get_num_threads()}
     folder.note_progress(step=state.step, **facts)
@@ -80,6 +80,8 @@ def _train(job: Job) -> tuple[str, str]:
     screen.say(f"device {device}, precision {learner.precision}")
     if learner.precision == "16-mixed" and device.type == "cpu":
         screen.say("note: 16-mixed is slow on a CPU; train.precision=auto takes what is fast here")
+    if learner.precision == "bf16-mixed" and device.type == "cuda" and not has_bf16(device):
+        screen.say("note: this GPU only emulates bf16, slowly; train.precision=16-mixed is fast here")
     screen.say(f"{len(splits.train):,} training spectra, {train_data.place}; {epoch_steps} steps an epoch")
     for note in train_data.notes(state.step):
         screen.say(note)
@@ -103,18 +105,16 @@ def _train(job: Job) -> tuple[str, str]:
     return ended, faults_of_best(folder, state, epoch_steps) if state.ended else ""
 
 
-def _say_what_changed(
-    config: Config, splits: Splits, folder: RunFolder, screen: Screen, saved: dict[str, Any] | None
-) -> dict[str, Any]:
+def _say_what_changed(job: Job, saved: dict[str, Any] | None, maker: dict[str, str]) -> dict[str, Any]:
     """Say what is not as it was when the run was saved, and return what its attempts are to remember."""
-    stamps = file_stamps(config.data, splits)
+    stamps = file_stamps(job.config.data, job.splits)
     notes = []
     if saved:
-        notes += changes(saved.get("made_by", {}), made_by())
-        notes += [note] if (note := note_of_changes(folder.attempts(), stamps)) else []
+        notes += changes(saved.get("made_by", {}), maker)
+        notes += [note] if (note := note_of_changes(job.folder.attempts(), stamps)) else []
     for note in notes:
-        screen.say(note)
-    return {"made_by": made_by(), "files": stamps, **({"changed": notes} if notes else {})}
+        job.screen.say(note)
+    return {"made_by": maker, "files": stamps, **({"changed": notes} if notes else {})}
 
 
 def _train_data(config: Config, splits: Splits, flux_norm: FluxNorm, device: torch.device) -> "TrainData | MadeData":
@@ -162,7 +162,7 @@ def check_weights(config: Config, splits: Splits, weights: Weights) -> None:
 
 
 def _build(
-    job: Job, device: torch.device, saved: dict[str, Any] | None
+    job: Job, device: torch.device, saved: dict[str, Any] | None, maker: dict[str, str]
 ) -> tuple[Learner, TrainState, Keeper, FluxNorm]:
     """Build model, optimizer and state, and fill them from a checkpoint where there is one."""
     config, splits, weights, folder = job.config, job.splits, job.weights, job.folder
@@ -197,6 +197,7 @@ def _build(
         learner.optimizer.load_state_dict(saved["optimizer"])
         learner.scaler.load_state_dict(saved["scaler"])
     if config.train.compile:
+        torch._dynamo.reset()  # it keeps eight variants of a function, some of them of other runs of this process
         model.compile()
     constants = {
         "run_id": folder.run_id,
@@ -207,7 +208,7 @@ def _build(
         "wave_P": torch.from_numpy(splits.train.wave_P),
         "precision": precision,
         "threads": torch.get_num_threads(),
-        "made_by": made_by(),
+        "made_by": maker,
     }
     return learner, state, Keeper(folder.file("last.ckpt"), folder.file("best.ckpt"), constants), flux_norm
 

@@ -1,4 +1,4 @@
-"""Which code makes a run: specvit's version, a digest of its sources, its commit if it has one, and torch's version."""
+"""What makes a run: specvit's version, a digest of its sources, its commit if it has one, torch's version, the GPU."""
 
 import functools
 import hashlib
@@ -20,13 +20,14 @@ def made_by() -> dict[str, str]:
 
 
 def changes(before: dict[str, str], now: dict[str, str]) -> list[str]:
-    """Return what is to be said about a run that goes on under other code than that which saved it."""
-    names = {"code": "specvit's code", "torch": "torch"}
-    differing = [name for name in names if before.get(name, now[name]) != now[name]]
+    """Return what is to be said about a run that goes on under other code, or elsewhere, than it was saved."""
+    names = {"code": "specvit's code", "torch": "torch", "device": "the device", "cuda": "CUDA", "cudnn": "cuDNN"}
+    shared = [name for name in names if name in before.keys() & now.keys()]
     return [
-        f"note: {names[name]} changed since this run's last checkpoint ({before[name]} → {now[name]}); "
-        "its last bits may differ from an unbroken run"
-        for name in differing
+        f"note: {names[name]} changed since this run's last checkpoint ({before[name]} → {now[name]}); its "
+        f"{'noise, dropout masks and ' if name == 'device' else ''}last bits may differ from an unbroken run"
+        for name in shared
+        if before[name] != now[name]
     ]
 
 

@@ -13,6 +13,7 @@ from specvit.config.schema import TrainConfig, ViTConfig
 from specvit.engine import device
 from specvit.models import build_model
 
+CPU = torch.device("cpu")
 HEAVY = "torch._dynamo torch._inductor mlflow optuna submitit sklearn scipy matplotlib.pyplot transformers lightning"
 
 
@@ -63,11 +64,11 @@ def test_threads_are_the_share_of_this_process(
 def test_threads_that_are_asked_for_or_were_begun_with_are_taken(eight_cores: Path) -> None:
     before, settings, screen = torch.get_num_threads(), TrainConfig(threads=2, keep_memory=False), Silent()
     try:
-        device.set_up_torch(settings, None, screen)
+        device.set_up_torch(settings, None, screen, CPU)
         assert torch.get_num_threads() == 2
-        device.set_up_torch(settings, 1, screen)
+        device.set_up_torch(settings, 1, screen, CPU)
         assert torch.get_num_threads() == 1
-        device.set_up_torch(replace(settings, threads=None), None, screen)
+        device.set_up_torch(replace(settings, threads=None), None, screen, CPU)
         assert torch.get_num_threads() == 8
     finally:
         torch.set_num_threads(before)
@@ -77,7 +78,8 @@ def test_threads_that_are_asked_for_or_were_begun_with_are_taken(eight_cores: Pa
 def test_determinism_is_set_as_configured_without_filling_new_tensors(deterministic: bool) -> None:
     before = torch.get_num_threads()
     try:
-        device.set_up_torch(TrainConfig(deterministic=deterministic, threads=1, keep_memory=False), None, Silent())
+        train = TrainConfig(deterministic=deterministic, threads=1, keep_memory=False)
+        device.set_up_torch(train, None, Silent(), CPU)
         assert torch.are_deterministic_algorithms_enabled() == deterministic
         assert not torch.utils.deterministic.fill_uninitialized_memory
     finally:

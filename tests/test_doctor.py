@@ -36,11 +36,13 @@ def test_what_the_doctor_is_told(words: list[str], code: int, said: str, tmp_pat
 
 
 def test_the_doctor_judges_what_a_job_saw() -> None:
-    seen = {"python": "p", "torch": "2", "import_seconds": 1.0, "gpu": None, "visible": "0", "lock_seen": False}
-    seen |= {"host": "n1", "save_seconds": 20.0, "scontrol": False}
+    seen = {"python": "p", "torch": "2", "import_seconds": 1.0, "gpu": None, "gpu_fault": "x", "visible": "0"}
+    seen |= {"host": "n1", "save_seconds": 20.0, "scontrol": False, "lock_seen": False}
     slow = list(doctor.findings(seen, SlurmConfig(signal_seconds=60), 10**7))
     assert [kind for kind, _ in slow] == ["ok", "FAIL", "FAIL", "note", "FAIL"]
-    seen |= {"gpu": "NVIDIA H200", "lock_seen": True, "scontrol": True}
+    assert slow[1][1].endswith("(CUDA_VISIBLE_DEVICES is '0', see partition and extra): x")
+    seen |= {"gpu": "NVIDIA H200 (sm_90, 132 multiprocessors)", "kernels": ["sm_80", "sm_90"]}
+    seen |= {"lock_seen": True, "scontrol": True}
     fast = list(doctor.findings(seen, SlurmConfig(), 10**7))
     assert [kind for kind, _ in fast] == ["ok"] * 5
     assert fast[-1][1] == "a checkpoint of 10 MB is saved there in 20.0 s; a job has 120 s to do so"

@@ -18,8 +18,10 @@ from specvit import provenance
 from specvit.config.build import build_config
 from specvit.config.compose import compose
 from specvit.config.folder import RunFolder
+from specvit.config.schema import TrainConfig
 from specvit.data.shards import open_shard, read_labels
 from specvit.data.stamps import note_of_changes
+from specvit.engine.device import hardware, resolve_device
 from specvit.quantities import FLUX
 from specvit.run import Result, run
 from specvit.tracking import files as trackers
@@ -29,6 +31,7 @@ pytestmark = pytest.mark.slow
 
 SETTINGS = ("train.epochs=4", "train.threads=1")
 CPU = torch.device("cpu")
+HERE = hardware(resolve_device(TrainConfig()))
 
 
 @pytest.fixture
@@ -74,7 +77,7 @@ def test_nothing_changed_means_no_note(stopped: Result, tiny: list[str], sets: P
     assert train(tiny, sets).exit_code == 0
     assert notes_of(capsys.readouterr().out) == []
     ready = [attempt for attempt in RunFolder(stopped.folder, "").attempts() if attempt["event"] == "ready"]
-    assert [attempt["made_by"] for attempt in ready] == [provenance.made_by()] * 2
+    assert [attempt["made_by"] for attempt in ready] == [{**provenance.made_by(), **HERE}] * 2
     assert set(ready[0]["files"]) == {str(path.resolve()) for path in sets.rglob("dataset.h5")}
     assert all("changed" not in attempt for attempt in ready)
 
@@ -119,25 +122,42 @@ def test_several_changed_files_are_one_note_and_moved_ones_are_none() -> None:
 
 @pytest.mark.parametrize(
     ("changed", "text"),
-    [("code", "specvit's code changed since this run's last checkpoint (0123 → "), ("torch", "torch changed since")],
+    [
+        ("code", "specvit's code changed since this run's last checkpoint (0123 → "),
+        ("torch", "torch changed since"),
+        ("device", "the device changed since this run's last checkpoint (0123 → "),
+    ],
 )
 def test_other_code_is_noted_kept_on_file_and_goes_on(
     changed: str, text: str, stopped: Result, tiny: list[str], sets: Path, capsys: Any
 ) -> None:
     path = stopped.folder / "last.ckpt"
     content = torch.load(path)
-    assert content["made_by"] == provenance.made_by()
+    assert content["made_by"] == {**provenance.made_by(), **HERE}
     content["made_by"] = {**content["made_by"], changed: "0123"}
     torch.save(content, path)
     assert train(tiny, sets).exit_code == 0
     (note,) = notes_of(capsys.readouterr().out)
     assert note.startswith(f"note: {text}")
-    assert note.endswith("its last bits may differ from an unbroken run")
+    assert note.endswith("last bits may differ from an unbroken run")
+    assert ("its noise, dropout masks and" in note) == (changed == "device")
     assert RunFolder(stopped.folder, "").attempts()[-2]["changed"] == [note]
 
 
 def test_a_checkpoint_that_does_not_know_its_code_goes_on_silently() -> None:
     assert provenance.changes({}, {"specvit": "1", "code": "a", "torch": "2"}) == []
+
+
+def test_another_card_cuda_or_cudnn_is_noted_and_a_record_without_them_is_not() -> None:
+    before = {"device": "A100 (sm_80, 108 multiprocessors)", "cuda": "12.8", "cudnn": "91002"}
+    (note,) = provenance.changes(before, {**before, "device": "H100 (sm_90, 132 multiprocessors)"})
+    assert note.startswith(
+        "note: the device changed since this run's last checkpoint (A100 (sm_80, 108 multiprocessors"
+    )
+    found = provenance.changes(before, {**before, "cuda": "13.0", "cudnn": "92000"})
+    assert [line.split(" changed")[0] for line in found] == ["note: CUDA", "note: cuDNN"]
+    assert provenance.changes({"torch": "2"}, {**before, "torch": "2"}) == []
+    assert len(provenance.changes(before, {"device": "cpu"})) == 1
 
 
 def test_the_digest_is_of_names_and_contents_of_all_sources(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from specvit.data.memory import JOBS_PER_GPU
+from specvit.engine import gpus
 from specvit.errors import ConfigError
 from specvit.launch.slots import LauncherConfig, Slot, plan_slots, read_launcher, start, visible_gpus
 
@@ -76,6 +78,23 @@ def test_without_the_variable_the_driver_says_it(gpus: int | None, code: int, na
     if gpus is not None:
         install(machine, gpus, code)
     assert visible_gpus() == names
+
+
+def test_slices_of_a_gpu_are_listed_in_its_place(machine: Path) -> None:
+    install(machine, gpus=0)
+    lines = ["GPU 0: NVIDIA A100 (UUID: GPU-0f)", "  MIG 3g.40gb     Device  0: (UUID: MIG-a1)"]
+    lines += ["  MIG 3g.40gb     Device  1: (UUID: MIG-b2)", "GPU 1: NVIDIA A100 (UUID: GPU-1f)"]
+    listed = "\n".join(f"echo '{line}'" for line in lines)
+    (machine / "nvidia-smi").write_text(NVIDIA_SMI.format(lines=listed, code=0))
+    assert visible_gpus() == ["MIG-a1", "MIG-b2", "1"]
+
+
+def test_a_driver_that_hangs_is_not_waited_for(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(machine, gpus=1)
+    (machine / "nvidia-smi").write_text("#!/bin/sh\nexec sleep 60\n")
+    monkeypatch.setattr(gpus, "ANSWER_SECONDS", 0.2)
+    with pytest.raises(ConfigError, match=r"nvidia-smi: did not answer within 0 seconds; .*CUDA_VISIBLE_DEVICES=0"):
+        visible_gpus()
 
 
 # slots
@@ -163,6 +182,11 @@ def test_a_worker_sees_its_share_and_nothing_else(gpus: tuple[str, ...] | None, 
     assert worker.wait() == 0
     assert log.read_text() == f"earlier\n{seen} 3 True\n"
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "as it was"
+
+
+def test_a_worker_knows_how_many_share_its_gpu() -> None:
+    assert [slot.environment()[JOBS_PER_GPU] for slot in plan("0,1", jobs_per_gpu=3)] == ["3"] * 6
+    assert JOBS_PER_GPU not in plan("")[0].environment()
 
 
 def test_a_worker_reads_nothing_from_the_terminal(tmp_path: Path) -> None:

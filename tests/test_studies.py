@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from studies import LOCAL, Study, until
 from whole_runs import assert_same_run
@@ -237,6 +238,20 @@ def test_a_run_that_kills_its_process_again_and_again_is_left_alone(study, tmp_p
     driver.send_signal(signal.SIGTERM)
     driver.communicate(timeout=60)
     assert "its process died 3 times" in (toy.folder.trials()[0].end or {})["cause"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this GPU works")
+def test_a_slot_whose_gpu_cannot_be_used_takes_no_trial(study, monkeypatch: pytest.MonkeyPatch) -> None:
+    toy = study({"grids": [{}], "seeds": [1, 2]})
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    code, said = toy.run(launcher=["hydra/launcher=local"])
+    assert code == 1
+    assert "slot 0 is left empty: train.device: there is a GPU (CUDA_VISIBLE_DEVICES=0), but torch" in said
+    assert set(toy.states().values()) == {"waiting"}
+    assert ([event["code"] for event in toy.events("worker ends")], toy.events("begins")) == ([3], [])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    code, said = toy.run()
+    assert code == 0, said
 
 
 def test_another_definition_under_the_same_name_is_refused_and_can_extend_it(study, tmp_path: Path) -> None:

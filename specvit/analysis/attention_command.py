@@ -62,7 +62,7 @@ def _one_set(found: TestSet, options: argparse.Namespace, out: Path) -> None:
 
     first = found.runs[0].config
     device = resolve_device(dataclasses.replace(first.train, device=options.device))
-    set_up_torch(first.train, None, Screen("lines"))
+    set_up_torch(first.train, None, Screen("lines"), device)
     spectra = open_split(first.data, "test", lambda *_: None)
     if split_manifest(first.data, "test", spectra) != found.runs[0].identity["data"]["test"]:
         remedy = "put the spectra back that the runs were tested on"

@@ -1,9 +1,11 @@
-"""How much memory of the host there is to take."""
+"""How much memory there is to take: of the host, and which part of a GPU's."""
 
 import contextlib
 from pathlib import Path
 
 GROUPS = Path("/sys/fs/cgroup")
+JOBS_PER_GPU = "SPECVIT_JOBS_PER_GPU"
+"""Environment variable of a worker that has a GPU: how many workers share it."""
 
 
 def free_memory() -> int:

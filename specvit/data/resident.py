@@ -3,6 +3,7 @@
 Legend: N rows of a view, B rows of a step, P pixels.
 """
 
+import os
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,11 +16,11 @@ from specvit.config.schema import DataConfig, NoiseConfig, effective_level
 from specvit.data.advice import beyond_memory, chunked_note
 from specvit.data.ahead import ReadAhead
 from specvit.data.finite import check_rows
-from specvit.data.memory import free_memory
+from specvit.data.memory import JOBS_PER_GPU, free_memory
 from specvit.data.noise import FluxNorm, evaluation_noise, sigma_of, with_training_noise
 from specvit.data.order import epoch_order
 from specvit.data.views import Spectra, SpectraView
-from specvit.errors import DataError
+from specvit.errors import DataError, is_out_of_memory
 from specvit.quantities import Batch
 
 EVAL_BATCH = 256
@@ -41,8 +42,9 @@ class Store:
         self.arrays: tuple[Tensor, Tensor] | None = None
         wanted = data.resident == "auto" and (device.type != "cpu" or not spectra.contiguous)
         size = 2 * len(spectra) * spectra.num_pixels * torch.finfo(self.dtype).bits // 8
+        self.note = ""
         if wanted and size <= SHARE_OF_FREE * _free_bytes(device):
-            self.arrays = self._load()
+            self.arrays = self._load_if_it_fits()
 
     @property
     def place(self) -> str:
@@ -75,6 +77,18 @@ class Store:
         """Return `host` in page-locked memory, from which a copy to the device does not block."""
         flux_BP, error_BP = self.host(index_B)
         return flux_BP.pin_memory(), error_BP.pin_memory()
+
+    def _load_if_it_fits(self) -> tuple[Tensor, Tensor] | None:
+        """Return flux and error on the device, or None where another process has taken its free memory meanwhile."""
+        try:
+            return self._load()
+        except Exception as problem:
+            if not is_out_of_memory(problem):
+                raise
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()  # what was copied so far: the exception held it until here
+        self.note = f"note: the spectra no longer fit on {self.device}, whose memory others use, too"
+        return None
 
     def _load(self) -> tuple[Tensor, Tensor]:
         shape = (len(self.spectra), self.spectra.num_pixels)
@@ -138,11 +152,12 @@ class TrainData:
 
     def notes(self, step: int) -> list[str]:
         """Return what the user is to know about where the spectra lie: what a step costs, and what is cheaper."""
+        notes = [self.store.note] if self.store.note else []
         if self._mapped:
-            return beyond_memory(self.store.spectra, self._free, self.order)
+            return notes + beyond_memory(self.store.spectra, self._free, self.order)
         if self.store.arrays is None:
-            return [chunked_note(self.store.spectra, self._rows(step)[0])]
-        return []
+            return [*notes, chunked_note(self.store.spectra, self._rows(step)[0])]
+        return notes
 
     def _rows(self, step: int) -> tuple[np.ndarray, Tensor]:
         """Return the view rows of a step, on the host and on the device; an epoch's order is copied there once."""
@@ -236,8 +251,8 @@ def signal_to_noise(spectra: SpectraView, noise: NoiseConfig) -> np.ndarray:
 
 
 def _free_bytes(device: torch.device) -> int:
-    """Return the device's free memory."""
+    """Return the device's free memory, of a GPU that workers share this one's part."""
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + cached
+        return (torch.cuda.mem_get_info(device)[0] + cached) // int(os.environ.get(JOBS_PER_GPU, 1))
     return free_memory()

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from specvit.engine.failure import is_out_of_memory
-from specvit.errors import CheckpointError, os_fault
+from specvit.errors import CheckpointError, is_out_of_memory, os_fault
 from specvit.files import write_atomic
 
 FORMAT = 1

@@ -2,6 +2,7 @@
 
 import contextlib
 import signal
+import sys
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,16 +11,16 @@ from specvit.config.ballast import free_ballast
 from specvit.config.folder import RunFolder, job_here
 from specvit.config.schema import Config
 from specvit.engine.remedy import remedy_for
-from specvit.errors import Diverged, Interrupted, Pruned, SpecvitError, explain, os_fault
-
-MEMORY_WORDS = (
-    "can't allocate memory",
-    "cannot allocate memory",
-    "out of memory",
-    "alloc_failed",
-    "could not execute a primitive",
+from specvit.errors import (
+    DeviceError,
+    Diverged,
+    Interrupted,
+    Pruned,
+    SpecvitError,
+    explain,
+    is_out_of_memory,
+    os_fault,
 )
-"""What torch, the CUDA libraries and oneDNN (the last one) say when memory is short."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ def end_of(problem: BaseException, config: Config, folder: RunFolder) -> End:
         return End("preempted", _why_stopped(problem), code=128 + problem.signal_number)
     if isinstance(problem, KeyboardInterrupt):  # where a library has put its own handler in place of ours
         return End("preempted", "stopped by Ctrl-C", code=130)
+    if isinstance(problem, DeviceError):
+        return End("lost", str(problem), code=1)
     if isinstance(problem, SpecvitError | Diverged):
         state = "diverged" if isinstance(problem, Diverged) else "crashed"
         return End(state, str(problem), remedy_for(state, config), code=1)
@@ -47,9 +50,23 @@ def end_of(problem: BaseException, config: Config, folder: RunFolder) -> End:
     fault = os_fault(problem)
     if fault is not None:
         return End("crashed", *explain(fault, _place_of(fault, folder.path)), code=1)
-    state = "oom" if is_out_of_memory(problem) else "crashed"
     trace = "".join(traceback.format_exception(problem))
+    if gpu_fault := _gpu_fault(config):
+        cause = f"this GPU does not work: {gpu_fault}, after {sentence_of(problem)}"
+        return End("lost", cause, "try again; if it fails there again, use another GPU", trace, code=1)
+    state = "oom" if is_out_of_memory(problem) else "crashed"
     return End(state, sentence_of(problem), remedy_for(state, config), trace, code=1)
+
+
+def _gpu_fault(config: Config) -> str:
+    """Return what the run's GPU says where an error has ended it for this process, and "" where it still computes."""
+    torch = sys.modules.get("torch")
+    if torch is None or config.train.device == "cpu" or not torch.cuda.is_initialized():
+        return ""
+    from specvit.engine.device import fault_of
+
+    fault = fault_of(torch.device("cuda" if config.train.device == "auto" else config.train.device))
+    return "" if fault and is_out_of_memory(RuntimeError(fault)) else fault
 
 
 def _why_stopped(stop: Interrupted) -> str:
@@ -67,7 +84,8 @@ def put_on_file(end: End, folder: RunFolder) -> End:
     free_ballast(folder.path)
     try:
         folder.set_status(end.state, cause=end.cause, remedy=end.remedy, traceback=end.trace)
-        folder.record_attempt(event="end", state=end.state, cause=end.cause)
+        if end.state != "lost":  # a study counts it among the deaths over this run
+            folder.record_attempt(event="end", state=end.state, cause=end.cause)
     except OSError as problem:
         if end.code:
             return end
@@ -85,13 +103,6 @@ def sentence_of(problem: BaseException) -> str:
     if isinstance(problem, SpecvitError | Diverged):
         return str(problem)
     return f"{type(problem).__name__}: {str(problem).splitlines()[0] if str(problem) else 'no message'}"
-
-
-def is_out_of_memory(problem: BaseException) -> bool:
-    """Say whether memory, the device's or the host's, was short."""
-    text = str(problem).lower()
-    by_name = isinstance(problem, MemoryError) or type(problem).__name__ == "OutOfMemoryError"  # the latter is torch's
-    return by_name or any(words in text for words in MEMORY_WORDS)
 
 
 def _place_of(fault: OSError, folder: Path) -> str:

@@ -13,10 +13,15 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     if precision != "auto":
         return precision
     if device.type == "cuda":
-        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32"
+        return "bf16-mixed" if has_bf16(device) else "32"
     if device.type == "cpu":
         return "bf16-mixed" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "32"
     return "32"
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Return whether a CUDA device computes in bf16; older ones emulate it, slowly."""
+    return torch.cuda.get_device_properties(device).major >= 8
 
 
 def autocast(precision: str, device: torch.device) -> Any:

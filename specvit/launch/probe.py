@@ -27,6 +27,17 @@ def main(words: list[str]) -> int:
     import torch
 
     facts |= {"import_seconds": round(time.monotonic() - started, 1), "torch": torch.__version__}
-    facts["gpu"] = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    from specvit.config.schema import TrainConfig
+    from specvit.engine.device import hardware, resolve_device
+    from specvit.errors import ConfigError
+
+    try:
+        gpu = hardware(resolve_device(TrainConfig(device="cuda")))
+        facts |= {
+            "gpu": f"{gpu['device']}, CUDA {gpu['cuda']}, cuDNN {gpu['cudnn']}",
+            "kernels": torch.cuda.get_arch_list(),
+        }
+    except ConfigError as problem:
+        facts |= {"gpu": None, "gpu_fault": str(problem).removeprefix("train.device: ")}
     write_json(folder / FOUND, facts)
     return 0

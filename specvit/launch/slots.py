@@ -1,8 +1,6 @@
 """Slots of this machine: which GPUs and how many CPU threads each worker gets, within what this process was given."""
 
-import itertools
 import os
-import shutil
 import subprocess
 from collections.abc import Iterable, Set
 from dataclasses import dataclass, fields
@@ -10,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from specvit.config.spelling import nearest
+from specvit.data.memory import JOBS_PER_GPU
+from specvit.engine.gpus import visible_gpus
 from specvit.errors import ConfigError
 
 KINDS = ("inprocess", "local")
-HIDDEN = ("", "-1", "NoDevFiles")
-"""Values in CUDA_VISIBLE_DEVICES that hide this GPU and all after it."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +37,15 @@ class Slot:
     number: int
     gpus: tuple[str, ...] | None
     threads: int
+    sharers: int = 1
+    """Workers on its GPU, itself among them."""
 
     def environment(self) -> dict[str, str]:
         """Return the environment of this slot's worker."""
         own = dict(os.environ)
         if self.gpus is not None:
             own["CUDA_VISIBLE_DEVICES"] = ",".join(self.gpus)
+            own[JOBS_PER_GPU] = str(self.sharers)
         own["OMP_NUM_THREADS"] = str(self.threads)
         return own
 
@@ -117,20 +118,7 @@ def plan_slots(config: LauncherConfig, devices: Set[str], *, limit: int | None =
         shares = [() if gpus else None] * count
     count = min(count, limit or count)
     threads = config.cpus_per_job or max(1, cores // count)
-    return [Slot(number, share, threads) for number, share in enumerate(shares[:count])]
-
-
-def visible_gpus() -> list[str]:
-    """Return the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them. Needs no torch."""
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if given is not None:
-        names = (name.strip() for name in given.split(","))
-        return list(itertools.takewhile(lambda name: name not in HIDDEN, names))  # as CUDA reads it
-    if shutil.which("nvidia-smi") is None:
-        return []
-    listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=False)
-    count = sum(line.startswith("GPU ") for line in listed.stdout.splitlines()) if listed.returncode == 0 else 0
-    return [str(number) for number in range(count)]
+    return [Slot(number, share, threads, config.jobs_per_gpu) for number, share in enumerate(shares[:count])]
 
 
 def start(words: list[str], slot: Slot, log: Path) -> "subprocess.Popen[bytes]":

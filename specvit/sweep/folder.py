@@ -39,6 +39,8 @@ LOOK_SECONDS = 0.05
 """How long a claim waits: somebody who only looks whether there is one holds its lock for a moment."""
 WAITING = "waiting"
 CANCELLED = "cancelled by `specvit sweep cancel`"
+BROKEN_GPU = 3
+"""Exit code of a worker whose GPU does not work; the trial it had stays open."""
 SETTLED = (*DONE, *FAILED, REFUSED)
 
 

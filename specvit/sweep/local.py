@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from specvit.errors import Interrupted
 from specvit.launch.slots import LauncherConfig, Slot, plan_slots, start
-from specvit.sweep.folder import StudyFolder
+from specvit.sweep.folder import BROKEN_GPU, StudyFolder
 from specvit.sweep.order import Order
 from specvit.sweep.plan import relative
 from specvit.sweep.watch import Watch
@@ -72,6 +72,11 @@ class LocalSlots:
     def _note_end(self, slot: Slot, code: int) -> None:
         """A worker that ends by itself has found nothing open; one that died is started again."""
         if code == 0 and self._has("worker ends", slot):
+            self.ended.add(slot.number)
+            return
+        if code == BROKEN_GPU and not self._has("begins", slot):
+            fault = self.study.events("GPU fails", slot.number)[-1]["cause"]
+            print(f"slot {slot.number} is left empty: {fault}", flush=True)
             self.ended.add(slot.number)
             return
         self.deaths[slot.number] = 0 if self._has("ends", slot) else self.deaths.get(slot.number, 0) + 1

@@ -4,6 +4,7 @@ Its imports are paid once: from the second trial on a run costs what it computes
 """
 
 import contextlib
+import gc
 import sys
 import time
 import traceback
@@ -13,10 +14,22 @@ from typing import Any
 
 from specvit.config.build import build_config
 from specvit.config.folder import ALIVE, DONE, RunFolder, job_here
-from specvit.errors import FolderError, Interrupted, SpecvitError
+from specvit.config.schema import TrainConfig
+from specvit.engine.gpus import given_by
+from specvit.errors import DeviceError, FolderError, Interrupted, SpecvitError
 from specvit.files import locked
 from specvit.run import Result, run
-from specvit.sweep.folder import CANCELLED, REFUSED, SETTLED, StudyFolder, Trial, died, now, stops_at_one_step
+from specvit.sweep.folder import (
+    BROKEN_GPU,
+    CANCELLED,
+    REFUSED,
+    SETTLED,
+    StudyFolder,
+    Trial,
+    died,
+    now,
+    stops_at_one_step,
+)
 from specvit.sweep.source import Queue, Source, is_over
 from specvit.tracking.record import STUDY_TAG
 
@@ -27,11 +40,11 @@ BUSY_SECONDS = 2.0
 STOPS = 5
 """So many jobs may come to their limit over one run, without a step, before it is left alone."""
 DEATHS = 3
-"""So many processes may die over one run, without a word and without a step, before it is left alone."""
+"""So many processes, or their GPUs, may die over one run, without a step, before it is left alone."""
 
 
 def work(study: StudyFolder, slot: int, *, trial: int | None = None, patience: float = LOOK_SECONDS) -> int:
-    """Make trials until nothing is left to do; return the exit code, 128 + n after signal n.
+    """Make trials until nothing is left to do; return the exit code, 128 + n after signal n, or `BROKEN_GPU`.
 
     `trial`: only this one. `patience`: seconds for an older worker to leave the slot; one on a node that SLURM has
     given up may still be ending.
@@ -43,7 +56,8 @@ def work(study: StudyFolder, slot: int, *, trial: int | None = None, patience: f
         study.note("worker starts", slot=slot, job=job_here())
         note_missing_ends(study)
         source = open_source(study, about, trial)
-        code = _work(study, slot, source)
+        fault = _gpu_fault(study)
+        code = _leave_gpu(study, slot, fault) if fault else _work(study, slot, source)
         study.note("worker ends", slot=slot, code=code)
         return code
 
@@ -71,14 +85,43 @@ def _work(study: StudyFolder, slot: int, source: Source) -> int:
     while not is_over(study, study.about()):
         with source.claimed() as trial:
             if trial is not None:
-                number = _make(study, slot, source, trial)
-                if number:
-                    return 128 + number
+                code = _make(study, slot, source, trial)
+                if code:
+                    return code
+                _free_memory()
                 continue
         if not source.others_at_it():
             break
         time.sleep(BUSY_SECONDS)
     return 0
+
+
+def _gpu_fault(study: StudyFolder) -> str:
+    """Return why the GPU that this process was given cannot be used; "" where it can, or no trial needs one."""
+    if not given_by() or {trial.config["train"]["device"] for trial in study.trials()} == {"cpu"}:
+        return ""
+    from specvit.engine.device import resolve_device
+
+    try:
+        resolve_device(TrainConfig(device="cuda"))
+    except DeviceError as problem:
+        return str(problem)
+    return ""
+
+
+def _leave_gpu(study: StudyFolder, slot: int, fault: str) -> int:
+    """Leave all trials to workers with a GPU that works; of this process each would fail in a second."""
+    print(f"specvit: {fault}", file=sys.stderr, flush=True)
+    study.note("GPU fails", slot=slot, cause=fault, job=job_here())
+    return BROKEN_GPU
+
+
+def _free_memory() -> None:
+    """Give a trial's GPU memory back to other workers: a compiled model is a cycle, and torch keeps what it had."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 @dataclass(frozen=True)
@@ -92,7 +135,7 @@ class Made:
 
 
 def _make(study: StudyFolder, slot: int, source: Source, trial: Trial) -> int:
-    """Make one trial and tell its end; return the signal that stopped it, or 0."""
+    """Make one trial and tell its end; return the exit code if no other is to follow, else 0."""
     study.take_cancel(trial.number)  # one that came too late for an earlier try
     study.write_trial(replace(trial, end=None))
     study.note("begins", slot=slot, trial=trial.number, run=trial.name, job=job_here())
@@ -109,8 +152,10 @@ def _make(study: StudyFolder, slot: int, source: Source, trial: Trial) -> int:
         made = late
     seconds = round(time.monotonic() - started, 3)
     _record(study, slot, source, _where_it_lies(trial, made.result), made, seconds)
+    if made.state == "lost" and not made.settled:  # no end, as if the process had died
+        return _leave_gpu(study, slot, made.facts["cause"])
     study.note("ends", slot=slot, trial=trial.number, state=made.state, seconds=seconds, job=job_here())
-    return signal
+    return 128 + signal if signal else 0
 
 
 def _where_it_lies(trial: Trial, result: Result | None) -> Trial:
@@ -139,11 +184,15 @@ def _run(study: StudyFolder, source: Source, trial: Trial) -> Made:
     try:
         if died(trial.run) >= DEATHS:
             cause = f"its process died {DEATHS} times without a word: killed from outside, or the memory was short"
+            if of_gpu := trial.run.status().get("cause"):
+                cause = f"{DEATHS} times: {of_gpu}"
             return Made("lost", {"cause": cause})
         config = build_config(trial.config)
         tags = {**config.tracking.tags, STUDY_TAG: study.about()["key"]}
         config = replace(config, tracking=replace(config.tracking, tags=tags))
         result = run(config, source.pruner(trial), tells=False, asked=lambda: study.is_to_stop(trial.number))
+    except DeviceError as problem:
+        return Made("lost", {"cause": str(problem)}, settled=False)
     except FolderError as problem:
         print(f"specvit: {problem}", file=sys.stderr, flush=True)
         if (state := trial.run.state()) in ALIVE:  # somebody else took the run in this moment
