@@ -14,13 +14,26 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from damage import Damage, array, as_folder, cut, replace, set_at, table
+from damage import (
+    Damage,
+    array,
+    as_folder,
+    change_attribute,
+    cut,
+    damage_chunk,
+    packed_by_blosc,
+    replace,
+    replaced,
+    set_at,
+    table,
+)
+from hostile import Canary
 from mounts import read_only
 from planted import At, Fail, Stop
 from whole_runs import STEADY, only_run, state_of
 
 from specvit.data.inspect import inspect_file
-from specvit.quantities import ERROR, FLUX, WAVE
+from specvit.quantities import ERROR, FLUX, PARAMS, WAVE
 
 REFUSED: dict[str, Damage] = {
     "missing": Path.unlink,
@@ -49,6 +62,14 @@ REFUSED: dict[str, Damage] = {
     "infinite label": table(lambda t: t.assign(log_g=t.log_g.where(t.index != 6, np.inf))),
     "label missing": table(lambda t: t.drop(columns="log_g")),
     "labels as a series": table(lambda t: t["log_g"]),
+    "names that run code": lambda path: change_attribute(
+        path, PARAMS, "non_index_axes", Canary(path.parent / "canary")
+    ),
+    "labels as objects": table(lambda t: t.assign(name="HD 1"), format="fixed"),
+    "link to nothing": replaced(lambda file: file.__setitem__(FLUX, h5py.ExternalLink("gone.h5", "/flux"))),
+    "values outside": replaced(lambda file: file.create_dataset(FLUX, (64, 256), "f4", external=Path("/etc/hostname"))),
+    "packed by blosc": packed_by_blosc,
+    "damaged chunk": lambda path: damage_chunk(path, FLUX, chunk=1),
     "label of text": table(lambda t: t.assign(log_g="dwarf")),
 }
 SPLITS = itertools.cycle(["file_path", "val_path", "test_path"])
@@ -71,6 +92,7 @@ def test_refused(
     sentence = refused([*tiny, f"data.{key}={path}"])
     promised.kept(state="refused", said=sentence)
     assert str(path) in sentence or fault == "label of text"
+    assert not path.with_name("canary").exists()
 
 
 TOGETHER: dict[str, tuple[Callable[[np.ndarray], np.ndarray], str]] = {

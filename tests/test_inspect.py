@@ -6,6 +6,7 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+from damage import damage_chunk, packed_by_blosc, table
 
 from specvit.data import __main__ as data_cli
 from specvit.data.inspect import inspect_file, inspect_files
@@ -131,3 +132,40 @@ def test_a_file_that_changed_is_scanned_again_and_an_unchanged_one_is_not(sound:
 def test_a_missing_file_is_one_sentence(capsys) -> None:
     assert data_cli.main(["inspect", "nowhere.h5"]) == 2
     assert capsys.readouterr().err.strip() == "specvit: nowhere.h5: is not there; check the path."
+
+
+@pytest.mark.parametrize("name", [FLUX, ERROR])
+def test_rows_of_a_damaged_chunk_are_named_with_the_filter_and_the_others_checked(
+    sound: Path, name: str, capsys
+) -> None:
+    change(sound, FLUX, 11, 0.5)
+    damage_chunk(sound, name, chunk=1)
+    assert data_cli.main(["inspect", str(sound)]) == 1
+    text = capsys.readouterr().out
+    assert f"FAULT: {name}: damaged, cannot be read (deflate) in 4 row(s): 4, 5, 6, 7\n" in text
+    assert "FAULT: flux is the same in every pixel in 1 row(s): 11" in text
+    assert text.count("FAULT") == 2
+
+
+def test_a_filter_that_is_not_installed_is_named_with_the_remedy(sound: Path, capsys) -> None:
+    packed_by_blosc(sound)
+    assert data_cli.main(["inspect", str(sound)]) == 1
+    text = capsys.readouterr().out
+    assert f"FAULT: {FLUX}: is packed by the filter blosc (32001), which `pip install hdf5plugin` brings" in text
+
+
+def test_labels_of_the_layout_that_a_file_does_not_have_are_a_note(sound: Path, capsys) -> None:
+    table(lambda labels: labels[["log_g", "T_eff"]])(sound)
+    assert data_cli.main(["inspect", str(sound)]) == 0
+    text = capsys.readouterr().out
+    assert "note: labels of the layout that it does not have: M_H, a_M, C_M, mag, redshift, snr\n  no fault" in text
+
+
+def test_a_report_on_linked_values_is_not_kept(sound: Path, write_set, tmp_path: Path) -> None:
+    other = write_set(tmp_path / "other", 12)
+    with h5py.File(sound, "r+") as file:
+        del file[FLUX]
+        file[FLUX] = h5py.ExternalLink("../other/dataset.h5", FLUX)
+    assert inspect_files([sound])[0].faults == []
+    change(other, FLUX, 3, np.nan)
+    assert inspect_files([sound])[0].faults == ["flux is not finite in 1 row(s): 3"]

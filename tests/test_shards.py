@@ -1,5 +1,6 @@
 """Files of spectra: their layouts, their order, and what tells two sets apart."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from toy_data import PIXELS, ROWS
 
 from specvit.data.shards import find_files, write_shard
 from specvit.data.views import Spectra, open_spectra
+from specvit.errors import DataError
+from specvit.quantities import FLUX
 
 
 def test_a_written_file_is_read_by_pandas_and_h5py_at_the_documented_paths(write_set: Any, tmp_path: Path) -> None:
@@ -114,3 +117,91 @@ def test_a_further_column_does_not_rename_a_run_unless_it_is_the_label(
     wider = open_spectra([tmp_path / "a.h5"], -1)
     assert wider.manifest(("log_g",)) == spectra.manifest(("log_g",))
     assert wider.manifest(("age",)) != spectra.manifest(("log_g",))
+
+
+def _raw(file: h5py.File, folder: Path) -> None:
+    flux = file[FLUX][()]
+    (folder / "raw.bin").write_bytes(flux.tobytes())
+    del file[FLUX]
+    file.create_dataset(FLUX, flux.shape, flux.dtype, external=[(folder / "raw.bin", 0, flux.nbytes)])
+
+
+def _virtual(file: h5py.File, folder: Path, source: str = "flux.h5", rows: int = ROWS) -> None:
+    layout = h5py.VirtualLayout((ROWS, PIXELS), np.float32)
+    layout[:rows] = h5py.VirtualSource(source, "flux", (ROWS, PIXELS))[:rows]
+    del file[FLUX]
+    file.create_virtual_dataset(FLUX, layout)
+
+
+def _linked(link: Any) -> Callable[[h5py.File, Path], None]:
+    def change(file: h5py.File, folder: Path) -> None:
+        del file[FLUX]
+        file[FLUX] = link
+
+    return change
+
+
+@pytest.fixture
+def linked(tmp_path: Path, write_set: Any) -> Callable[[Callable[[h5py.File, Path], None]], Path]:
+    """Return a function that changes a set beside flux.h5, which holds its flux behind other values."""
+    path = write_set(tmp_path, ROWS)
+    with h5py.File(path) as file, h5py.File(tmp_path / "flux.h5", "w") as other:
+        other["before"], other["flux"] = np.ones(1000), file[FLUX][()]
+
+    def change(with_file: Callable[[h5py.File, Path], None]) -> Path:
+        with h5py.File(path, "r+") as file:
+            with_file(file, tmp_path)
+        return path
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _linked(h5py.ExternalLink("flux.h5", "/flux")),
+        _virtual,
+        lambda file, folder: file.move(FLUX, "elsewhere") or _linked_to_itself(file),
+    ],
+    ids=["another file", "virtual", "elsewhere in the file"],
+)
+def test_links_lead_to_the_right_bytes(change: Any, linked: Any, spectra: Spectra) -> None:
+    flux_BP, error_BP = open_spectra([linked(change)], -1).gather(np.arange(ROWS))
+    expected, expected_error = spectra.gather(np.arange(ROWS))
+    np.testing.assert_array_equal(flux_BP, expected)
+    np.testing.assert_array_equal(error_BP, expected_error)
+
+
+def _linked_to_itself(file: h5py.File) -> None:
+    file[FLUX] = h5py.SoftLink("/elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (_linked(h5py.ExternalLink("gone.h5", "/flux")), f"{FLUX}: links to gone.h5 (/flux), which cannot be opened"),
+        (_linked(h5py.ExternalLink("flux.h5", "/no")), f"{FLUX}: links to flux.h5 (/no), which cannot be opened"),
+        (_linked(h5py.SoftLink("/no")), f"{FLUX}: is missing"),
+        (_raw, "raw.bin, which is not an HDF5 file and is not read"),
+        (lambda file, folder: _virtual(file, folder, "gone.h5"), "takes values from gone.h5, which is not there"),
+        (lambda file, folder: _virtual(file, folder, rows=79), "has sources for 20224 of its 20480 values"),
+    ],
+)
+def test_links_to_nothing_and_to_what_is_no_hdf5_are_refused(change: Any, expected: str, linked: Any) -> None:
+    with pytest.raises(DataError) as refused:
+        open_spectra([linked(change)], -1)
+    assert expected in str(refused.value)
+
+
+def test_a_linked_file_is_named_where_it_is_cut_off_and_not_taken_twice(linked: Any, tmp_path: Path) -> None:
+    path = linked(_linked(h5py.ExternalLink("flux.h5", "/flux")))
+    cut = tmp_path / "flux.h5"
+    whole = cut.read_bytes()
+    view = open_spectra([path], -1)
+    cut.write_bytes(whole[:-4000])
+    with pytest.raises(DataError, match=str(cut)):
+        view.gather(np.arange(ROWS))
+    cut.write_bytes(whole)
+    shutil.copy(path, tmp_path / "other.h5")
+    with pytest.raises(DataError, match=r"other\.h5: is named twice"):
+        open_spectra([path, tmp_path / "other.h5"], -1)

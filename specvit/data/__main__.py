@@ -103,6 +103,8 @@ def _inspect(files: list[Path]) -> int:
         report.faults += [fault] if fault else []
         if line:
             print(f"  {line}")
+        for note in report.notes:
+            print(f"  {note}")
         for fault in report.faults:
             print(f"  FAULT: {fault}")
         print("  no fault found" if not report.faults else f"  {len(report.faults)} fault(s)")

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from specvit.data.hdf5 import unreadable
 from specvit.data.order import BLOCK_ROWS, WINDOW_BLOCKS, epoch_order
-from specvit.data.shards import unreadable
 from specvit.data.views import Spectra
 from specvit.errors import DataError
 

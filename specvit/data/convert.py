@@ -12,7 +12,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from specvit.data.shards import Array2D, Shard, fill_shard, open_file, open_shard, read_labels, unreadable
+from specvit.data.hdf5 import open_file, unreadable
+from specvit.data.shards import Array2D, Shard, fill_shard, open_shard, read_labels
+from specvit.data.tables import find_tables
 from specvit.errors import DataError
 from specvit.quantities import ERROR, FLUX, WAVE
 
@@ -69,8 +71,8 @@ def convert(conversion: Conversion, report: Report) -> None:
 
     def fill(file: h5py.File) -> None:
         nonlocal done
-        for array in (source.flux, source.error):
-            written = file.create_dataset(array.name, (array.rows, array.pixels), np.float32)
+        for name, array in ((FLUX, source.flux), (ERROR, source.error)):
+            written = file.create_dataset(name, (array.rows, array.pixels), np.float32)
             for rows, pixels, values_bp in _pieces(array):
                 written[rows, pixels] = values_bp
                 before, done = done, done + values_bp.nbytes
@@ -94,17 +96,15 @@ def _look_at(source: Path, target: Path) -> Conversion:
     shard = open_shard(source)
     size = 8 * shard.rows * shard.flux.pixels + int(read_labels(shard).memory_usage(deep=True).sum()) + SPARE_BYTES
     with open_file(source) as file:
-        return Conversion(shard, target, size, tuple(_further(file)))
+        return Conversion(shard, target, size, _further(file))
 
 
-def _further(group: h5py.Group) -> Iterator[str]:
-    """Yield the datasets of a file that are neither arrays nor in a table of pandas."""
-    for name in group:
-        item = group.get(name)
-        if isinstance(item, h5py.Group) and "pandas_type" not in item.attrs:
-            yield from _further(item)
-        elif isinstance(item, h5py.Dataset) and str(item.name).lstrip("/") not in (WAVE, FLUX, ERROR):
-            yield str(item.name).lstrip("/")
+def _further(file: h5py.File) -> tuple[str, ...]:
+    """Return the datasets of a file that are neither arrays of the layout nor in a table of pandas."""
+    names: list[str] = []
+    file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
+    known = (WAVE, FLUX, ERROR, *(f"{table}/" for table in find_tables(file)))
+    return tuple(name for name in names if not name.startswith(known))
 
 
 def _check_space(conversions: list[Conversion], target: Path) -> None:

@@ -6,6 +6,7 @@ Legend: N rows, P pixels, B rows of a chunk.
 
 import contextlib
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -15,12 +16,13 @@ from typing import Any
 import h5py
 import numpy as np
 
-from specvit.data.shards import Array2D, Shard, check_wave, open_array, open_dataset, open_file, read_labels
+from specvit.data.hdf5 import filter_of, open_dataset, open_file
+from specvit.data.shards import Array2D, Shard, check_wave, open_array, read_labels, read_wave
 from specvit.errors import DataError
 from specvit.files import cache_dir, read_json, write_json
 from specvit.quantities import ERROR, FLUX, LABELS, WAVE
 
-INSPECT_VERSION = 1
+INSPECT_VERSION = 2
 CHUNK_ROWS = 2048
 NAMED_ROWS = 5
 """How many bad rows a fault names."""
@@ -34,8 +36,12 @@ class Report:
     columns: list[tuple[str, str, str, str, str]] = field(default_factory=list)
     """Rows of the table: name, shape, type, unit, range."""
     faults: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What a user should know, though the file can be used."""
+    linked: bool = False
+    """Whether values lie in other files: a report on them is not kept, since this file does not change with them."""
     digests: list[str] = field(default_factory=list)
-    """A digest of each spectrum, to find the same one twice."""
+    """A digest of each spectrum, to find the same one twice; "" for one that cannot be read."""
 
 
 def inspect_files(paths: Sequence[Path]) -> list[Report]:
@@ -48,7 +54,7 @@ def inspect_files(paths: Sequence[Path]) -> list[Report]:
             row, where = twins[0]
             report.faults.append(f"{len(twins)} spectra stand in another file, too: row {row} is {where}")
         name = Path(report.path).parent.name + "/" + Path(report.path).name
-        seen |= {digest: f"{name} row {row}" for row, digest in enumerate(report.digests)}
+        seen |= {digest: f"{name} row {row}" for row, digest in enumerate(report.digests) if digest}
     return reports
 
 
@@ -80,8 +86,10 @@ def _cached(path: Path) -> Report:
     place = cache_dir() / "inspect" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
     known = read_json(place)
     if known:
-        return Report(str(path), [tuple(row) for row in known["columns"]], known["faults"], known["digests"])
+        return Report(**known | {"path": str(path), "columns": [tuple(row) for row in known["columns"]]})
     report = inspect_file(path)
+    if report.linked:
+        return report
     with contextlib.suppress(OSError):  # a cache that cannot be written costs time only
         place.parent.mkdir(parents=True, exist_ok=True)
         write_json(place, asdict(report))
@@ -94,11 +102,12 @@ def _check_layout(path: Path, report: Report) -> tuple[Array2D | None, Array2D |
     with open_file(path) as file:
         for name in found:
             try:
-                found[name] = open_array(file, path, name)
+                found[name] = array = open_array(file, path, name)
+                report.linked |= array.path != path or open_dataset(file, path, name).is_virtual
             except DataError as problem:
                 report.faults.append(_shorten(problem, path))
         try:
-            wave_P = np.asarray(open_dataset(file, path, WAVE)[()], dtype=np.float64)
+            wave_P = read_wave(file, path)
             report.columns.append((WAVE, str(wave_P.shape), "float", "Å vacuum", _span(wave_P)))
             flux = found[FLUX]
             check_wave(wave_P, flux.pixels if flux else len(wave_P), path)
@@ -131,24 +140,30 @@ def _check_labels(shard: Shard, report: Report) -> None:
             report.faults += _bad_rows(f"label {name} is outside {known.low:g} to {known.high:g} {known.unit}", outside)
     missing = [name for name in LABELS if name not in table]
     if missing:
-        report.faults.append(f"labels that the layout has are missing: {', '.join(missing)}")
+        report.notes.append(f"note: labels of the layout that it does not have: {', '.join(missing)}")
 
 
 def _check_values(
     array: Array2D, name: str, report: Report, faults: Callable[[np.ndarray], dict[str, np.ndarray]]
 ) -> None:
     """Scan an array chunk by chunk; `faults` returns a row mask for each kind of fault."""
-    masks: dict[str, list[np.ndarray]] = {}
+    full = FLUX if name == "flux" else ERROR
+    masks: dict[str, np.ndarray] = {}
+    damaged_N = np.ones(array.rows, dtype=bool)
     low, high = np.inf, -np.inf
-    for values_BP in _chunks_of(array):
+    for start, values_BP in _chunks_of(array):
+        damaged_N[start : start + len(values_BP)] = False
         for what, bad_B in faults(values_BP).items():
-            masks.setdefault(what, []).append(bad_B)
+            masks.setdefault(what, np.zeros(array.rows, dtype=bool))[start : start + len(bad_B)] = bad_B
         finite = values_BP[np.isfinite(values_BP)]
         if finite.size:
             low, high = min(low, float(finite.min())), max(high, float(finite.max()))
-    for what, parts in masks.items():
-        report.faults += _bad_rows(f"{name} {what}", np.concatenate(parts))
-    full = FLUX if name == "flux" else ERROR
+    if damaged_N.any():
+        with open_file(array.path) as file:
+            packed = filter_of(open_dataset(file, array.path, array.name)) or "stored without a filter"
+        report.faults += _bad_rows(f"{full}: damaged, cannot be read ({packed})", damaged_N)
+    for what, bad_N in masks.items():
+        report.faults += _bad_rows(f"{name} {what}", bad_N)
     report.columns = [(*row[:4], f"{low:.4g} … {high:.4g}") if row[0] == full else row for row in report.columns]
 
 
@@ -172,23 +187,33 @@ def _in_all_pixels(mask_BP: np.ndarray) -> np.ndarray:
 def _check_duplicates(flux: Array2D, report: Report) -> None:
     seen: dict[str, int] = {}
     twins: list[tuple[int, int]] = []
-    for values_BP in _chunks_of(flux):
-        for values_P in values_BP:
+    report.digests = [""] * flux.rows
+    for start, values_BP in _chunks_of(flux):
+        for row, values_P in enumerate(values_BP, start):
             digest = hashlib.blake2b(values_P.tobytes(), digest_size=12).hexdigest()
-            row = len(report.digests)
             if digest in seen:
                 twins.append((row, seen[digest]))
             seen.setdefault(digest, row)
-            report.digests.append(digest)
+            report.digests[row] = digest
     if twins:
         named = ", ".join(f"{row} = {first}" for row, first in twins[:NAMED_ROWS])
         report.faults.append(f"{len(twins)} rows repeat the flux of an earlier one: {named}")
 
 
-def _chunks_of(array: Array2D) -> Iterator[np.ndarray]:
+def _chunks_of(array: Array2D) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield an array piece by piece, each with its first row; rows of chunks that cannot be unpacked are left out."""
     opened: Any = array.open()
+    high = (getattr(opened, "chunks", None) or (array.rows,))[0]
     for start in range(0, array.rows, CHUNK_ROWS):
-        yield np.asarray(opened[start : start + CHUNK_ROWS])
+        stop = min(start + CHUNK_ROWS, array.rows)
+        try:
+            yield start, np.asarray(opened[start:stop])
+            continue
+        except OSError:
+            edges = sorted({start, stop, *range(start - start % high + high, stop, high)})
+        for first, last in itertools.pairwise(edges):
+            with contextlib.suppress(OSError):
+                yield first, np.asarray(opened[first:last])
 
 
 def _bad_rows(what: str, bad_N: np.ndarray) -> list[str]:

@@ -1,7 +1,7 @@
 """HDF5 shards in the simulator's layout: opened and checked cheaply, never loaded whole. Written here, too.
 
 Arrays that lie contiguously in the file are memory-mapped, so several runs on a host share the page cache and hold
-no copy; chunked or compressed ones are read through HDF5. The label table is read by pandas (PyTables), and never
+no copy; chunked or compressed ones are read through HDF5. The label table is written by pandas (PyTables), and never
 while h5py has the same file open: the two libraries do not share a file handle well.
 """
 
@@ -9,7 +9,7 @@ import contextlib
 import glob
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from typing import Any
 import h5py
 import numpy as np
 
+from specvit.data.hdf5 import open_dataset, open_file
+from specvit.data.tables import label_table, read_table
 from specvit.errors import DataError, explain, os_fault
 from specvit.quantities import ERROR, FLUX, PARAMS, WAVE
 
@@ -28,7 +30,9 @@ class Array2D:
     """A float array (rows, pixels) inside an HDF5 file; `offset` in bytes if it lies contiguously."""
 
     path: Path
+    """The file that holds its values: that of the shard, or the one that a link there leads to."""
     name: str
+    """Its path in that file."""
     rows: int
     pixels: int
     dtype: np.dtype[Any]
@@ -62,6 +66,11 @@ class Shard:
         """Number of spectra."""
         return self.flux.rows
 
+    @property
+    def source(self) -> tuple[Path, str]:
+        """The file that holds the flux and the path in it: two shards that link to one source are the same spectra."""
+        return self.flux.path.resolve(), self.flux.name
+
 
 def find_files(patterns: Sequence[str], *, root: str | None, where: str) -> list[Path]:
     """Return the files of paths and globs under `root` (None: the working directory), each pattern's in natural order.
@@ -93,7 +102,7 @@ def open_shard(path: Path) -> Shard:
     """Return a file as a shard after checking layout, shapes and length; raises `DataError`."""
     with open_file(path) as file:
         flux, error = open_array(file, path, FLUX), open_array(file, path, ERROR)
-        wave_P = np.asarray(open_dataset(file, path, WAVE)[()], dtype=np.float64)
+        wave_P = read_wave(file, path)
     if (flux.rows, flux.pixels) != (error.rows, error.pixels):
         what = f"has shape {error.rows, error.pixels} but the flux has {flux.rows, flux.pixels}"
         raise DataError(what, where=f"{path}:{ERROR}", remedy="both need one value a pixel")
@@ -101,45 +110,13 @@ def open_shard(path: Path) -> Shard:
     return Shard(path=path, flux=flux, error=error, wave_P=wave_P)
 
 
-@contextlib.contextmanager
-def open_file(path: Path) -> Iterator[h5py.File]:
-    """Open an HDF5 file for reading; what fails in it becomes a `DataError` naming the file."""
-    if path.is_dir():
-        raise DataError("is a folder, not an HDF5 file", where=str(path), remedy="name the file in it")
-    with _opened(path) as file:
-        try:
-            yield file
-        except OSError as problem:
-            raise unreadable(problem, path) from problem
-
-
-def _opened(path: Path) -> h5py.File:
-    """Return an HDF5 file, open for reading; raises `DataError`."""
-    try:
-        return h5py.File(path, "r")
-    except OSError as problem:
-        raise unreadable(problem, path) from problem
-
-
-def unreadable(problem: Exception, path: Path) -> DataError:
-    """Return what HDF5 could not do with a file as one sentence."""
-    if "unable to lock file" in str(problem):
-        remedy = "wait for it; where no process has it open, set HDF5_USE_FILE_LOCKING=FALSE"
-        return DataError("is being written by another process", where=str(path), remedy=remedy)
-    if fault := os_fault(problem):
-        cause, remedy = explain(fault, str(path))
-        return DataError(cause, remedy=remedy)
-    reason = "is truncated" if "truncated" in str(problem) else f"is not a readable HDF5 file ({_short(problem)})"
-    return DataError(reason, where=str(path), remedy="copy or make it again")
-
-
 def open_shards(paths: Sequence[Path]) -> list[Shard]:
     """Open several files as one index; raises `DataError` if one is named twice or their wavelengths differ."""
-    resolved = [path.resolve() for path in paths]
-    if len(set(resolved)) < len(resolved):
-        twice = next(p for i, p in enumerate(paths) if resolved[i] in resolved[:i])
-        raise DataError("is named twice", where=str(twice), remedy="name each shard once")
     shards = [open_shard(path) for path in paths]
+    sources = [shard.source for shard in shards]
+    if len(set(sources)) < len(sources):
+        twice = next(p for i, p in enumerate(paths) if sources[i] in sources[:i])
+        raise DataError("is named twice", where=str(twice), remedy="name each shard once")
     first = shards[0]
     for shard in shards[1:]:
         if not same_wavelengths(shard.wave_P, first.wave_P):
@@ -155,24 +132,8 @@ def same_wavelengths(one_P: np.ndarray, other_P: np.ndarray) -> bool:
 
 def read_labels(shard: Shard) -> Any:
     """Return the label table of a shard as a pandas DataFrame with one row a spectrum; raises `DataError`."""
-    import pandas as pd
-
-    try:
-        table: Any = pd.read_hdf(shard.path)
-    except (ValueError, KeyError, OSError, AttributeError, RuntimeError) as problem:
-        if "unable to lock file" in str(problem):
-            raise unreadable(problem, shard.path) from problem
-        what = f"has no label table that pandas can read ({_short(problem)})"
-        raise DataError(
-            what, where=str(shard.path), remedy=f"write one with DataFrame.to_hdf(FILE, key='{PARAMS}')"
-        ) from problem
-    if not isinstance(table, pd.DataFrame):
-        what = f"holds a {type(table).__name__}, not a table of labels"
-        raise DataError(what, where=str(shard.path), remedy="write a DataFrame with one column a label")
-    if len(table) != shard.rows:
-        what = f"has {len(table)} label rows but {shard.rows} spectra"
-        raise DataError(what, where=f"{shard.path}:{PARAMS}", remedy="make the file again")
-    return table.reset_index(drop=True)
+    with open_file(shard.path) as file:
+        return read_table(label_table(file, shard.path), shard.path, shard.rows)
 
 
 def write_shard(path: Path, *, wave_P: np.ndarray, flux_NP: np.ndarray, error_NP: np.ndarray, labels: Any) -> None:
@@ -215,22 +176,9 @@ def fill_shard(path: Path, fill: Callable[[h5py.File], None], *, wave_P: np.ndar
 
 def _can_be_read_back(path: Path, labels: Any) -> bool:
     """Say whether the labels are in the file: where the disk is full PyTables leaves zeros, and raises nothing."""
-    import pandas as pd
-
-    try:
-        found: Any = pd.read_hdf(path)
-    except (ValueError, KeyError, OSError, AttributeError, RuntimeError):
-        return False
-    return found.equals(labels)
-
-
-def open_dataset(file: h5py.File, path: Path, name: str) -> h5py.Dataset:
-    """Return a dataset by its path in the file; raises `DataError` if it is not there."""
-    found = file.get(name)
-    if not isinstance(found, h5py.Dataset):
-        remedy = "`specvit data inspect FILE` shows what it holds; docs/data.md has the layout"
-        raise DataError("is missing", where=f"{path}:{name}", remedy=remedy)
-    return found
+    with contextlib.suppress(DataError), open_file(path) as file:
+        return read_table(label_table(file, path), path).equals(labels.reset_index(drop=True))
+    return False
 
 
 def open_array(file: h5py.File, path: Path, name: str) -> Array2D:
@@ -244,10 +192,21 @@ def open_array(file: h5py.File, path: Path, name: str) -> Array2D:
             f"has type {dataset.dtype}, not a floating-point type", where=where, remedy="store it as float32"
         )
     rows, pixels = dataset.shape
+    own = Path(dataset.file.filename)  # where a link leads: the offset counts from the start of that file
     offset = dataset.id.get_offset() if dataset.chunks is None else None
-    if offset is not None and offset + dataset.nbytes > path.stat().st_size:
+    if offset is not None and offset + dataset.nbytes > own.stat().st_size:
+        where = f"{own}:{dataset.name}"
         raise DataError("reaches beyond the end of the file, which is truncated", where=where, remedy="copy it again")
-    return Array2D(path=path, name=name, rows=rows, pixels=pixels, dtype=dataset.dtype, offset=offset)
+    return Array2D(path=own, name=str(dataset.name), rows=rows, pixels=pixels, dtype=dataset.dtype, offset=offset)
+
+
+def read_wave(file: h5py.File, path: Path) -> np.ndarray:
+    """Return wavelengths, float64, not checked yet; raises `DataError` for what is not one row of numbers."""
+    dataset = open_dataset(file, path, WAVE)
+    if dataset.ndim != 1 or dataset.dtype.kind not in "fiu":
+        what = f"has shape {dataset.shape} and type {dataset.dtype}"
+        raise DataError(what, where=f"{path}:{WAVE}", remedy="store one wavelength a pixel as float64")
+    return np.asarray(dataset[()], dtype=np.float64)
 
 
 def check_wave(wave_P: np.ndarray, pixels: int, path: Path) -> None:
@@ -266,7 +225,3 @@ def check_wave(wave_P: np.ndarray, pixels: int, path: Path) -> None:
 def _natural(name: str) -> list[Any]:
     """Sort key that puts train_200k_2 before train_200k_10."""
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
-
-
-def _short(problem: Exception) -> str:
-    return str(problem).splitlines()[0][:120] if str(problem) else type(problem).__name__

@@ -116,10 +116,10 @@ def _check_monitor_is_defined(config: Config, val: SpectraView) -> None:
 
 def _check_no_overlap(train: SpectraView, val: SpectraView, test: SpectraView) -> None:
     """Refuse a file that serves two splits: its spectra would be trained on and scored."""
-    used: dict[Path, str] = {}
+    used: dict[tuple[Path, str], str] = {}
     for name, view in (("training", train), ("validation", val), ("test", test)):
         for shard in view.shards:
-            other = used.setdefault(shard.path.resolve(), name)
+            other = used.setdefault(shard.source, name)
             if other != name:
                 what = f"serves as {other} and as {name} set"
                 raise DataError(what, where=str(shard.path), remedy="give each split files of its own")

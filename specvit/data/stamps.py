@@ -9,7 +9,9 @@ from specvit.data.splits import SPLITS, Splits, is_made
 def file_stamps(data: DataConfig, splits: Splits) -> dict[str, list[int]]:
     """Return size in bytes and time of change in ns of every file that specvit has not made itself."""
     given = [getattr(splits, split) for split in SPLITS if not is_made(data, split)]
-    facts = {shard.path.resolve(): shard.path.stat() for view in given for shard in view.shards}
+    shards = [shard for view in given for shard in view.shards]
+    paths = {path.resolve() for shard in shards for path in (shard.path, shard.flux.path, shard.error.path)}
+    facts = {path: path.stat() for path in sorted(paths)}
     return {str(path): [found.st_size, found.st_mtime_ns] for path, found in facts.items()}
 
 

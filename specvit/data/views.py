@@ -12,7 +12,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from specvit import seeding
-from specvit.data.shards import Shard, open_shards, read_labels, unreadable
+from specvit.data.hdf5 import unreadable
+from specvit.data.shards import Shard, open_shards, read_labels
 from specvit.errors import DataError
 from specvit.quantities import LABELS
 
@@ -158,11 +159,11 @@ class Spectra:
         for shard in np.unique(shard_B):
             where_b = np.flatnonzero(shard_B == shard)
             local_b = rows_B[where_b] - self.starts[shard]
-            try:
-                flux_BP[where_b] = _take(self._array(int(shard), "flux"), local_b)
-                error_BP[where_b] = _take(self._array(int(shard), "error"), local_b)
-            except OSError as problem:
-                raise unreadable(problem, self.shards[shard].path) from problem
+            for name, values_BP in (("flux", flux_BP), ("error", error_BP)):
+                try:
+                    values_BP[where_b] = _take(self._array(int(shard), name), local_b)
+                except OSError as problem:
+                    raise unreadable(problem, getattr(self.shards[shard], name).path) from problem
         return flux_BP, error_BP
 
     def expect_random_reads(self) -> None:

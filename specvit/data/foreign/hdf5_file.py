@@ -3,8 +3,8 @@
 Shape suffixes: B rows asked for.
 """
 
+import contextlib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,46 +13,46 @@ import h5py
 import numpy as np
 
 from specvit.data.foreign.contents import Array, Contents
-from specvit.data.shards import open_file, unreadable
+from specvit.data.hdf5 import open_dataset, open_file
+from specvit.data.tables import read_table
 
 MOST_SPAN_BYTES = 256 * 2**20
 """Most that is read in one go of a chunked array to pick rows from it."""
 
 
-@contextmanager
+@contextlib.contextmanager
 def opened(path: Path, wanted: tuple[str, ...] | None = None) -> Iterator[Contents]:
     """Give the arrays of an HDF5 file, of tables of pandas those `wanted` only if that is not None; raises `DataError`.
 
-    pandas reads a table whole.
+    A table of pandas is read whole.
     """
     contents = Contents(path)
-    tables: list[str] = []
-    with open_file(path) as file:  # closed again before pandas reads it: the two share no file well
-        for array in _walk(path, file, tables):
-            contents.add(array)
-    for name in tables:
-        if wanted is not None and not any(each.startswith(f"{name}/") for each in wanted):
-            continue
-        for array in _table(path, name):
+    with open_file(path) as file:
+        for array in _walk(path, file, "", wanted, set()):
             contents.add(array)
     yield contents
 
 
-def _walk(path: Path, group: h5py.Group, tables: list[str]) -> Iterator[Array]:
-    """Yield the arrays of a group and of those in it; tables of pandas go into `tables` by name."""
+def _walk(
+    path: Path, group: h5py.Group, prefix: str, wanted: tuple[str, ...] | None, seen: set[Any]
+) -> Iterator[Array]:
+    """Yield the arrays of a group and of those in it, named from `prefix`; each group once, though links circle."""
     for key in group:
-        item = group.get(key)
-        if isinstance(item, h5py.Group):
-            if "pandas_type" in item.attrs:
-                tables.append(str(item.name).lstrip("/"))
-            else:
-                yield from _walk(path, item, tables)
+        item, name = group.get(key), f"{prefix}{key}"
+        if isinstance(item, h5py.Group) and item.id not in seen:
+            seen.add(item.id)
+            if "pandas_type" not in item.attrs:
+                yield from _walk(path, item, f"{name}/", wanted, seen)
+            elif wanted is None or any(each.startswith(f"{name}/") for each in wanted):
+                table = read_table(item, path)
+                yield from (Array.held(f"{name}/{column}", table[column].to_numpy()) for column in table)
         elif isinstance(item, h5py.Dataset) and item.shape is not None:
-            yield from _datasets(path, item)
+            with contextlib.suppress(TypeError):  # a type that numpy lacks
+                yield from _datasets(path, name, item)
 
 
-def _datasets(path: Path, item: h5py.Dataset) -> Iterator[Array]:
-    name, unit = str(item.name).lstrip("/"), _text(item.attrs.get("unit", item.attrs.get("units", "")))
+def _datasets(path: Path, name: str, item: h5py.Dataset) -> Iterator[Array]:
+    unit = _text(item.attrs.get("unit", item.attrs.get("units", "")))
     chunks: dict[str, Any] = {"mapped": item.chunks is None, "row_step": item.chunks[0] if item.chunks else 1}
     if item.dtype.fields:
         for field, (inner, *_) in item.dtype.fields.items():
@@ -62,30 +62,14 @@ def _datasets(path: Path, item: h5py.Dataset) -> Iterator[Array]:
     yield Array(name, item.shape, item.dtype, partial(_take, path, name, ""), unit=unit, **chunks)
 
 
-def _table(path: Path, name: str) -> Iterator[Array]:
-    """Yield the columns of a table of pandas; nothing for what pandas cannot read."""
-    import pandas as pd
-
-    try:
-        table: Any = pd.read_hdf(path, name)
-    except (ValueError, KeyError, OSError, AttributeError, TypeError, RuntimeError):
-        return
-    if isinstance(table, pd.DataFrame):
-        for column in table.columns:
-            yield Array.held(f"{name}/{column}", table[column].to_numpy())
-
-
 def _take(path: Path, name: str, field: str, rows: Any) -> np.ndarray:
     """Return rows of a dataset, a slice or numbers in any order; raises `DataError`."""
     with open_file(path) as file:
-        item: Any = file[name]
-        item = item.fields(field) if field else item
-        try:
-            if rows is None or isinstance(rows, slice):
-                return np.asarray(item[()] if rows is None else item[rows])
-            return _rows(item, file[name], np.asarray(rows))
-        except OSError as problem:
-            raise unreadable(problem, path) from problem
+        dataset = open_dataset(file, path, name)
+        item: Any = dataset.fields(field) if field else dataset
+        if rows is None or isinstance(rows, slice):
+            return np.asarray(item[()] if rows is None else item[rows])
+        return _rows(item, dataset, np.asarray(rows))
 
 
 def _rows(item: Any, dataset: Any, rows_B: np.ndarray) -> np.ndarray:
