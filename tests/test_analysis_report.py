@@ -58,6 +58,22 @@ def test_one_page_has_everything_and_needs_nothing(study: StudyFolder, capsys: p
     assert "still open" in page.text and "How to repeat it" in page.text
 
 
+@pytest.mark.parametrize(
+    ("metrics", "sentence"),
+    [
+        (None, "test_r2, on test rows that no choice has seen\n"),
+        ({"val_r2": "maximize"}, "test_r2, on test rows that no choice has seen\n"),
+        ({"test_r2": "maximize"}, "test_r2, on test rows by which the search chose its settings\n"),
+    ],
+)
+def test_a_report_says_whether_a_choice_has_seen_the_test_rows(
+    metrics: dict[str, str] | None, sentence: str, study: StudyFolder
+) -> None:
+    study.create(**{**study.about(), "metrics": metrics})
+    main(["report", str(study.path), "--metric", "test_r2", "--out", "out"])
+    assert f"- metric: {sentence}" in Path("out/report.md").read_text()
+
+
 def test_the_markdown_says_the_same(study: StudyFolder) -> None:
     main(["report", str(study.path)])
     text = (study.path / "report" / "report.md").read_text()

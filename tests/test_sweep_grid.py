@@ -178,7 +178,8 @@ def test_a_search_is_tried_from_its_start_point(tmp_path: Path) -> None:
     ("right", "wrong", "words"),
     [
         ("val_r2", "val_r", "search.metrics.val_r: is a metric that no run has; did you mean val_r2?"),
-        ("val_r2", "test_r2", "search.metrics.test_r2: is a metric that no epoch has, to prune by"),
+        ("val_r2", "train_seconds", "search.metrics.train_seconds: is a metric that no epoch has, to prune by"),
+        ("val_r2", "test_r2", "search.metrics.test_r2: would choose settings by the test rows"),
         ("tokenizer: [c1d, sw]", "tokenizer: [c1d, swe]", "model/tokenizer: has no option 'swe'"),
         ("model.num_hidden_layers", "model.layers", "model.layers: unknown key"),
         ("when: {model/tokenizer: sw}", "when: {model/tokenizer: s}", "model/tokenizer: has no option 's'"),
@@ -192,10 +193,18 @@ def test_a_search_with_a_typo_never_starts(right: str, wrong: str, words: str, t
     assert words in str(refusal.value)
 
 
-def test_a_search_without_a_pruner_may_ask_for_test_scores(tmp_path: Path) -> None:
-    text = SEARCH.replace("{val_r2: maximize}", "{test_mae: minimize, train_seconds: minimize}")
-    text = text.replace("{name: median, n_startup_trials: 3, warmup_steps: 100}", "none")
-    assert try_space(study(text), {}, StudyFolder(tmp_path / "toy"), compose).run_id
+def test_a_search_without_a_pruner_may_ask_for_figures_of_the_whole_run_but_never_for_test_scores(
+    tmp_path: Path,
+) -> None:
+    text = SEARCH.replace("{name: median, n_startup_trials: 3, warmup_steps: 100}", "none")
+
+    def tried(metrics: str) -> str:
+        asked = study(text.replace("{val_r2: maximize}", metrics))
+        return try_space(asked, {}, StudyFolder(tmp_path / "toy"), compose).run_id
+
+    assert tried("{val_mae: minimize, train_seconds: minimize}")
+    with pytest.raises(ConfigError, match=r"search\.metrics\.test_mae: .*; search by val_mae"):
+        tried("{val_r2: maximize, test_mae: minimize}")
 
 
 def test_what_a_search_varies_cannot_be_typed(tmp_path: Path) -> None:

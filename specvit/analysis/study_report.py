@@ -89,7 +89,9 @@ def _design(about: dict[str, Any], cases: Sequence[Case], metric: str) -> Iterat
     count = " or ".join(tests) or "not yet known"
     yield f"- data: {made}; {count} test rows; noise level {effective_level(first.noise):g}"
     yield "- S/N of a spectrum: median over pixels of flux / error, divided by the noise level"
-    of_rows = ", on test rows that no choice has seen" if metric.startswith("test_") else ""
+    seen = any(name.startswith("test_") for name in about.get("metrics") or {})  # a search by an older specvit
+    choice = "by which the search chose its settings" if seen else "that no choice has seen"
+    of_rows = f", on test rows {choice}" if metric.startswith("test_") else ""
     yield f"- metric: {metric}{', see escape below' if metric == ESCAPED else of_rows}"
 
 

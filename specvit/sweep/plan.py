@@ -98,13 +98,17 @@ def try_space(definition: Definition, typed: Settings, study: StudyFolder, compo
 
 
 def _check_metrics(search: Search, config: dict[str, Any]) -> None:
-    """Raise `ConfigError` for a metric that no trial would have, or by which none could be pruned."""
+    """Raise `ConfigError` for a metric of the test set, that no trial would have, or by which none could be pruned."""
     names = CLASSIFICATION_METRICS if config["model"]["task_type"] == "cls" else REGRESSION_METRICS
     labels = ("", *(f"_{label}" for label in config["data"]["param"]))
     of_epochs = ["train_loss", *(f"val_{name}{label}" for name in names for label in labels)]
-    of_runs = [f"test_{name}{label}" for name in names for label in labels]
-    known = of_epochs if search.pruner != "none" else [*of_epochs, *of_runs, "train_seconds", "epochs", "best_epoch"]
+    of_runs = ["train_seconds", "epochs", "best_epoch"]
+    known = of_epochs if search.pruner != "none" else [*of_epochs, *of_runs]
     for metric in search.metrics:
+        if metric.startswith("test_"):
+            what = "would choose settings by the test rows, which then tell nothing of unseen spectra"
+            remedy = f"search by {metric.replace('test_', 'val_', 1)}"
+            raise ConfigError(what, where=f"search.metrics.{metric}", remedy=remedy)
         if metric not in known:
             what = "is a metric that no epoch has, to prune by" if metric in of_runs else "is a metric that no run has"
             remedy = f"{nearest(metric, known)}docs/scores.md lists them"
