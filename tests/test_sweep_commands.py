@@ -105,10 +105,10 @@ def test_the_table_is_printed_in_three_forms(study: StudyFolder, sweep: Sweep) -
 
 def test_why_of_a_study_is_why_of_each_failure(study: StudyFolder, sweep: Sweep) -> None:
     code, said, _ = sweep("why", "toy")
-    assert (code, said.count("cause:")) == (0, 1)
+    assert (code, said.count("cause:")) == (0, 1) and said.endswith("\n4 runs: 1 finished, 1 failed, 2 open\n")
     assert said.startswith("toy-aaaa0001: crashed\ncause: it broke\n")
     study.ask_again(study.trials()[1])
-    assert sweep("why", "toy")[1] == "no run of toy failed\n"
+    assert sweep("why", "toy")[1] == "no run of toy failed\n4 runs: 1 finished, 3 open\n"
 
 
 def test_why_of_a_run_knows_its_trial(study: StudyFolder, sweep: Sweep) -> None:

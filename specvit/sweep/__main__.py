@@ -16,7 +16,7 @@ from specvit.files import is_locked
 from specvit.launch import queue
 from specvit.sweep.folder import CANCELLED, WAITING, StudyFolder, Trial, now
 from specvit.sweep.jobs import jobs_in_queue, jobs_of_trials, read_diary, waiting_jobs
-from specvit.sweep.source import failed_states
+from specvit.sweep.source import failed_states, groups_said
 from specvit.sweep.table import render, table_rows
 from specvit.sweep.watch import status_lines
 from specvit.sweep.why import diff_lines, find_run, why_lines
@@ -106,18 +106,24 @@ def _why(name: str, studies: Path, runs: Path) -> int:
     study = StudyFolder((studies / name).absolute())
     if not study.file("study.json").exists():
         return _print(why_lines(*find_run(name, studies, runs)))
-    failed = [trial for trial in study.trials() if study.state(trial) in failed_states()]
+    states = [(trial, study.state(trial)) for trial in study.trials()]
+    failed = [trial for trial, state in states if state in failed_states()]
     if not failed:
         print(f"no run of {study.name} failed")
     for trial in failed:
         _print([*why_lines(trial.run, trial), ""])
-    return 0
+    unlearnt = (trial for trial, state in states if state == "plateau")
+    _print(f"{trial.name}: plateau: {trial.run.status().get('cause') or 'cause unknown'}" for trial in unlearnt)
+    return _print([groups_said(state for _, state in states)])
 
 
 def _retry(study: StudyFolder, names: list[str]) -> int:
-    chosen = [trial for trial in _chosen(study, names) if study.state(trial) in failed_states()]
+    states = [(trial, study.state(trial)) for trial in _chosen(study, names)]
+    chosen = [trial for trial, state in states if state in failed_states()]
     for trial in chosen:
         study.ask_again(trial)
+    if unlearnt := sum(state == "plateau" for _, state in states):
+        print(f"{unlearnt} learnt nothing, which another try would not change")
     if not chosen:
         print("nothing failed")
         return 0

@@ -26,7 +26,7 @@ from specvit.sweep.folder import StudyFolder, Trial
 from specvit.sweep.local import LocalSlots
 from specvit.sweep.order import Order
 from specvit.sweep.plan import plan_grid, relative, take_code, take_snapshot, try_space
-from specvit.sweep.source import failed_states, is_over
+from specvit.sweep.source import failed_states, groups_said, is_over
 from specvit.sweep.table import render, table_rows
 
 ASKED = "SPECVIT_COST_AGREED"
@@ -205,6 +205,8 @@ def _conclude(study: StudyFolder, code: int) -> int:
     for trial in failed[:3]:
         cause = (trial.end or {}).get("cause") or trial.run.status().get("cause", "cause unknown")
         print(f"failed: {trial.name}: {cause}")
+    if failed or "plateau" in states:
+        print(groups_said(states))
     if failed:
         print(f"`specvit sweep why {study.name}` says more; sweep.retry=true tries failed runs again")
     left = forecast.is_work_left(study)

@@ -2,10 +2,12 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
 from specvit.config.folder import ALIVE, DONE, FAILED
+from specvit.config.verdict import LEARNT
 from specvit.scores.ports import Pruner
 from specvit.sweep.folder import StudyFolder, Trial
 
@@ -107,3 +109,24 @@ def is_over(study: StudyFolder, about: dict[str, Any]) -> str:
 def failed_states() -> tuple[str, ...]:
     """Return the states in which a trial counts as failed."""
     return (*(state for state in FAILED if state != "pruned"), "refused", "lost", "timeout")
+
+
+GROUPS = ("finished", "learnt nothing", "failed", "pruned", "open")
+"""What states count as; open is what waits, runs, or was stopped to go on."""
+
+
+def group_of(state: str) -> str:
+    """Return what a trial's state counts as, in all tables and sentences: one of `GROUPS`."""
+    if state in LEARNT:
+        return "finished"
+    if state == "plateau":
+        return "learnt nothing"
+    return "pruned" if state == "pruned" else "failed" if state in failed_states() else "open"
+
+
+def groups_said(states: Iterable[str]) -> str:
+    """Return how many runs count as what: `14 runs: 5 finished, 2 learnt nothing, 4 failed, 2 pruned, 1 open`."""
+    counts = Counter(map(group_of, states))
+    total = counts.total()
+    parts = ", ".join(f"{counts[name]} {name}" for name in GROUPS if counts[name])
+    return f"{total} run{'s' if total != 1 else ''}: {parts}"

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from specvit.config.folder import ALIVE, DONE
+from specvit.config.verdict import LEARNT
 from specvit.launch.queue import ClusterJob
 from specvit.sweep.definition import Table
 from specvit.sweep.folder import WAITING, StudyFolder, Trial
@@ -74,7 +75,7 @@ def end_line(trial: Trial, state: str, metric: str, table: Table) -> str:
 
 
 def status_lines(study: StudyFolder) -> Iterator[str]:
-    """Yield the status of a study: counts, then one line for each trial that is at work or did not end well."""
+    """Yield the status of a study: counts, then one line for each trial that is at work, failed or learnt nothing."""
     about = study.about()
     slots = study.slots_at_work()
     workers = f"{len(slots)} worker{'s' if len(slots) != 1 else ''} at work" if slots else "no worker at work"
@@ -94,7 +95,7 @@ def status_lines(study: StudyFolder) -> Iterator[str]:
             yield f"  {trial.run.state():<13} {trial.name}  {job}"
         elif state in ALIVE:
             continue
-        elif state not in (*DONE, WAITING, "pruned"):
+        elif state not in (*LEARNT, WAITING, "pruned"):
             cause = (trial.end or {}).get("cause") or trial.run.status().get("cause", "cause unknown")
             yield f"  {state:<13} {trial.name}  {cause}"
     yield from best_lines(study, trials, metric_of(about), about)
@@ -125,7 +126,7 @@ def best_lines(study: StudyFolder, trials: list[Trial], metric: str, about: dict
     found = [
         (value, trial)
         for trial in trials
-        if study.state(trial) in DONE
+        if study.state(trial) in LEARNT
         and (value := value_of(outcome_of(trial.run), metric, Table(**about["table"]))) is not None
     ]
     if found:
