@@ -18,6 +18,7 @@ def process_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
 
     Raises `BrokenProcessPool` where one of them died, perhaps for lack of memory.
     """
+    os.environ["PYTHONSAFEPATH"] = "1"  # before they get our path, they would import from the working folder
     context, others = multiprocessing.get_context("spawn"), multiprocessing.active_children()
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
     try:

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from specvit.children import start
 from specvit.data.memory import JOBS_PER_GPU
 from specvit.engine import gpus
 from specvit.errors import ConfigError
-from specvit.launch.slots import LauncherConfig, Slot, plan_slots, read_launcher, start, visible_gpus
+from specvit.launch.slots import LauncherConfig, Slot, plan_slots, read_launcher, visible_gpus
 
 NVIDIA_SMI = """#!/bin/sh
 [ "$*" = --list-gpus ] || exit 9
@@ -178,7 +179,7 @@ def test_a_worker_sees_its_share_and_nothing_else(gpus: tuple[str, ...] | None, 
     code += "print(e['CUDA_VISIBLE_DEVICES'], e['OMP_NUM_THREADS'], os.getsid(0) == os.getpid())"
     log = tmp_path / "worker.log"
     log.write_text("earlier\n")
-    worker = start([sys.executable, "-S", "-c", code], Slot(0, gpus, 3), log)
+    worker = start([sys.executable, "-S", "-c", code], log, Slot(0, gpus, 3).environment())
     assert worker.wait() == 0
     assert log.read_text() == f"earlier\n{seen} 3 True\n"
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "as it was"
@@ -195,7 +196,7 @@ def test_a_worker_reads_nothing_from_the_terminal(tmp_path: Path) -> None:
     kept = os.dup(0)
     os.dup2(source, 0)
     try:
-        worker = start([sys.executable, "-S", "-c", "print(repr(input()))"], Slot(0, None, 1), tmp_path / "worker.log")
+        worker = start([sys.executable, "-S", "-c", "print(repr(input()))"], tmp_path / "worker.log")
     finally:
         os.dup2(kept, 0)
         for number in (source, sink, kept):

@@ -89,7 +89,7 @@ def test_what_is_left_open_is_left_to_the_cluster() -> None:
     assert (bare["time"], bare["signal_delay_s"], bare["additional_parameters"]) == (240, 120, {"requeue": True})
     full = parameters(read_slurm({"partition": "gpu", "memory": "16G", "requeue": False, "setup": ["x"],
                                   "extra": {"exclude": "n7"}}), "name")  # fmt: skip
-    assert (full["partition"], full["mem"], full["gpus_per_node"], full["setup"][-1]) == ("gpu", "16G", 1, "x")
+    assert (full["partition"], full["mem"], full["gpus_per_node"], full["setup"][2]) == ("gpu", "16G", 1, "x")
     assert full["additional_parameters"] == {"no-requeue": True, "exclude": "n7"}
 
 

@@ -174,18 +174,22 @@ def test_a_search_replaces_a_dead_worker_and_needs_no_more_than_there_is_to_do(
 
 
 def test_a_single_run_goes_where_the_launcher_says(cluster_study, cluster: slurm.Cluster, tmp_path: Path, tiny) -> None:
-    where = f"{sys.executable} -c 'import specvit; print(specvit.__file__)'"
+    (tmp_path / "clone" / "specvit").mkdir(parents=True)
+    (tmp_path / "clone" / "specvit" / "__init__.py").write_text("raise SystemExit('other code')\n")
+    (tmp_path / "statistics.py").write_text("raise SystemExit('the file of the folder')\n")
     words = [*tiny, "train.threads=1", *JOBS, "hydra.launcher.snapshot_code=true", "hydra.launcher.gpus_per_job=1"]
     words.append("train.device=cpu")  # the cluster's GPUs are none
-    words += [f'hydra.launcher.setup=["{where}"]']
-    done = subprocess.run([sys.executable, "-m", "specvit.train", *words], cwd=tmp_path, capture_output=True, text=True)
+    words += [f"hydra.launcher.setup=['export PYTHONPATH={tmp_path / 'clone'}']"]
+    command = [sys.executable, "-P", "-m", "specvit.train", *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     (folder,) = (tmp_path / "outputs").iterdir()
     (log,) = (tmp_path / "multirun").glob("*/jobs/*/*log.out")
     (start,) = [row for row in read_json_lines(folder / "attempts.jsonl") if row["event"] == "start"]
     assert start["job"] == log.parent.name
     (copy,) = (tmp_path / "multirun").glob("*/code/*/specvit/__init__.py")
-    assert str(copy) in log.read_text()
+    (ready,) = [row for row in read_json_lines(folder / "attempts.jsonl") if row["event"] == "ready"]
+    assert ready["made_by"]["code"] == copy.parent.parent.name
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,11 @@
 """Slots of this machine: which GPUs and how many CPU threads each worker gets, within what this process was given."""
 
 import os
-import subprocess
 from collections.abc import Iterable, Set
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
+from specvit.children import python_environment
 from specvit.config.spelling import nearest
 from specvit.data.memory import JOBS_PER_GPU
 from specvit.engine.gpus import visible_gpus
@@ -42,7 +41,7 @@ class Slot:
 
     def environment(self) -> dict[str, str]:
         """Return the environment of this slot's worker."""
-        own = dict(os.environ)
+        own = python_environment()
         if self.gpus is not None:
             own["CUDA_VISIBLE_DEVICES"] = ",".join(self.gpus)
             own[JOBS_PER_GPU] = str(self.sharers)
@@ -119,16 +118,3 @@ def plan_slots(config: LauncherConfig, devices: Set[str], *, limit: int | None =
     count = min(count, limit or count)
     threads = config.cpus_per_job or max(1, cores // count)
     return [Slot(number, share, threads, config.jobs_per_gpu) for number, share in enumerate(shares[:count])]
-
-
-def start(words: list[str], slot: Slot, log: Path) -> "subprocess.Popen[bytes]":
-    """Start a worker's process in its slot. In a session of its own: Ctrl-C is its driver's to pass on."""
-    with open(log, "ab") as stream:
-        return subprocess.Popen(
-            words,
-            env=slot.environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=stream,
-            stderr=stream,
-            start_new_session=True,
-        )

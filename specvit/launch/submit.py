@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from specvit.children import shell_exports
 from specvit.errors import ConfigError
 from specvit.launch.slurm_config import SlurmConfig
 
@@ -58,17 +59,26 @@ def _leave(number: int, frame: object) -> None:
     sys.exit(128 + number)
 
 
-def submit(config: SlurmConfig, folder: Path, name: str, calls: list[Call], *, at_once: int | None = None) -> list[str]:
+def submit(
+    config: SlurmConfig,
+    folder: Path,
+    name: str,
+    calls: list[Call],
+    *,
+    at_once: int | None = None,
+    code: Path | None = None,
+) -> list[str]:
     """Submit jobs, several as one array of which `at_once` run together; return their ids.
 
-    `folder` takes scripts and logs and must be seen by all nodes. Raises `ConfigError` with what sbatch said.
+    `folder` takes scripts and logs and must be seen by all nodes; `code` holds a copy of specvit to be run, else jobs
+    run this one. Raises `ConfigError` with what sbatch said.
     """
     import submitit
     from submitit.core.utils import FailedJobError
 
     try:
         executor = submitit.SlurmExecutor(folder, max_num_timeout=EVER, python=config.python)
-        executor.update_parameters(**parameters(config, name), array_parallelism=at_once or len(calls))
+        executor.update_parameters(**parameters(config, name, code), array_parallelism=at_once or len(calls))
         with contextlib.redirect_stderr(io.StringIO()), executor.batch():  # submitit prints what sbatch said, too
             jobs = [executor.submit(call) for call in calls]
     except (FailedJobError, RuntimeError, subprocess.SubprocessError, OSError) as problem:
@@ -76,7 +86,7 @@ def submit(config: SlurmConfig, folder: Path, name: str, calls: list[Call], *, a
     return [job.job_id for job in jobs]
 
 
-def parameters(config: SlurmConfig, name: str) -> dict[str, Any]:
+def parameters(config: SlurmConfig, name: str, code: Path | None = None) -> dict[str, Any]:
     """Return what submitit is told; what the user left open is not mentioned."""
     threads = [f"export {name}=${{SLURM_CPUS_PER_TASK:-1}}" for name in ("OMP_NUM_THREADS", "SRUN_CPUS_PER_TASK")]
     asked: dict[str, Any] = {
@@ -90,7 +100,7 @@ def parameters(config: SlurmConfig, name: str) -> dict[str, Any]:
         "gpus_per_node": config.gpus_per_job or None,
         "mem": config.memory,
         "signal_delay_s": config.signal_seconds,
-        "setup": [*threads, *config.setup],
+        "setup": [*threads, *config.setup, *shell_exports(code)],  # last: what is set up must not bring other code
         "stderr_to_stdout": True,
         "additional_parameters": {"requeue" if config.requeue else "no-requeue": True, **config.extra},
     }

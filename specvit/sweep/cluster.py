@@ -147,7 +147,9 @@ class ClusterSlots:
         calls = [self._call(slot) for slot in slots]
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # one in between would lose the job's number
         try:
-            jobs = submit(self._settings(), self.study.file("jobs") / "%j", self.name, calls, at_once=self.limit)
+            code = code_folder(self.study) if self.config.snapshot_code else None
+            place = self.study.file("jobs") / "%j"
+            jobs = submit(self.config, place, self.name, calls, at_once=self.limit, code=code)
             for slot, job in zip(slots, jobs, strict=True):
                 self.study.note("submitted", file=JOBS, slot=slot, job=job)
         finally:
@@ -162,13 +164,6 @@ class ClusterSlots:
         words = ["work", str(self.study.path), "--slot", str(slot), "--patience", str(OLDER_WORKER_SECONDS)]
         words += ["--trial", str(slot)] if self.about["kind"] == "grid" else []
         return Call("specvit.sweep.__main__", tuple(words), self.config.requeue)
-
-    def _settings(self) -> SlurmConfig:
-        """Return what jobs ask for; a copy of the code comes before the installed one, and before this folder's."""
-        if not self.config.snapshot_code:
-            return self.config
-        code = f'export PYTHONSAFEPATH=1 PYTHONPATH="{code_folder(self.study)}${{PYTHONPATH:+:$PYTHONPATH}}"'
-        return replace(self.config, setup=(code, *self.config.setup))
 
     def _judge_ended(self, ended: dict[int, str], diary: Diary, there: dict[str, ClusterJob]) -> set[int]:
         """Take note of jobs that are over; return the slots of those of which it is too early to say."""

@@ -8,12 +8,11 @@ import contextlib
 import itertools
 import json
 import os
-import subprocess
-import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
 
+from specvit.children import python_command, python_environment, start
 from specvit.config.folder import DONE
 from specvit.config.many import Composer
 from specvit.errors import ConfigError, FolderError
@@ -189,9 +188,8 @@ def _start_courier(study: StudyFolder) -> None:
     """Have one process tell MLflow about all runs of the study; it outlives this command, and knows when to end."""
     tracking = next((trial.config["tracking"] for trial in study.trials()), None)
     if tracking is None or tracking["live"]:
-        with contextlib.suppress(OSError), open(study.file("tracking.log"), "ab") as log:
-            words = [sys.executable, "-m", "specvit.track", "study", str(study.path)]
-            subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+        with contextlib.suppress(OSError):
+            start(python_command("specvit.track", "study", str(study.path)), study.file("tracking.log"))
 
 
 def _conclude(study: StudyFolder, code: int) -> int:
@@ -219,16 +217,8 @@ def _conclude(study: StudyFolder, code: int) -> int:
 def _detach(study: StudyFolder, order: Order) -> int:
     """Give the command again in the background."""
     log = study.file("driver.log")
-    words = [sys.executable, "-m", "specvit.train", *(word for word in order.words if "sweep.detach" not in word)]
-    with open(log, "ab") as stream:
-        process = subprocess.Popen(
-            words,
-            env={**os.environ, ASKED: "1"},
-            stdin=subprocess.DEVNULL,
-            stdout=stream,
-            stderr=stream,
-            start_new_session=True,
-        )
+    words = python_command("specvit.train", *(word for word in order.words if "sweep.detach" not in word))
+    process = start(words, log, {**python_environment(), ASKED: "1"})
     print(f"study {study.name} started in the background: process {process.pid}, log {relative(log)}")
     print(f"watch it with `specvit sweep status {study.name} --watch`")
     return 0

@@ -3,12 +3,12 @@
 import contextlib
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 
+from specvit.children import python_command, start
 from specvit.errors import Interrupted
-from specvit.launch.slots import LauncherConfig, Slot, plan_slots, start
+from specvit.launch.slots import LauncherConfig, Slot, plan_slots
 from specvit.sweep.folder import BROKEN_GPU, StudyFolder
 from specvit.sweep.order import Order
 from specvit.sweep.plan import relative
@@ -63,9 +63,10 @@ class LocalSlots:
                 continue
             if slot.number in self.study.slots_at_work():
                 continue  # a worker that an earlier command started
-            words = [sys.executable, "-m", "specvit.sweep", "work", str(self.study.path), "--slot", str(slot.number)]
+            words = python_command("specvit.sweep", "work", str(self.study.path), "--slot", str(slot.number))
             self.started[slot.number] = time.time()
-            self.workers[slot.number] = start(words, slot, self.study.file("workers") / f"{slot.number}.log")
+            log = self.study.file("workers") / f"{slot.number}.log"
+            self.workers[slot.number] = start(words, log, slot.environment())
             if self.received:  # in this very moment
                 self.workers[slot.number].send_signal(signal.SIGTERM)
 

@@ -9,10 +9,10 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
+from specvit.children import python_command, start
 from specvit.config.folder import ALIVE, RunFolder
 from specvit.errors import TrackingError
 from specvit.files import locked
@@ -38,12 +38,9 @@ class Courier:
         self.folder, self.uri = folder, uri
         self.problem = ""
         self.process: subprocess.Popen[bytes] | None = None
-        words = [sys.executable, "-m", "specvit.track", "follow", str(folder.path), "--uri", uri]
+        words = python_command("specvit.track", "follow", str(folder.path), "--uri", uri)
         try:
-            with open(folder.file(LOG), "ab") as log:
-                self.process = subprocess.Popen(
-                    words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-                )
+            self.process = start(words, folder.file(LOG))
         except OSError as problem:
             self.problem = f"its process did not start ({problem})"
 
