@@ -2,6 +2,8 @@
 
 import errno
 
+from specvit.urls import hide_secrets
+
 _FREE = "free some space there, then the same command goes on"
 _WAIT = "see to the disk or the file server, then the same command goes on"
 _OS_FAULTS = {
@@ -45,7 +47,7 @@ class SpecvitError(Exception):
         """Join the parts that are given into one sentence."""
         self.what, self.where, self.remedy = what, where, remedy
         sentence = ": ".join(part for part in (where, what) if part) + (f"; {remedy}" if remedy else "")
-        super().__init__(sentence if sentence.endswith(("?", ".")) else f"{sentence}.")
+        super().__init__(hide_secrets(sentence if sentence.endswith(("?", ".")) else f"{sentence}."))
 
 
 class ConfigError(SpecvitError):

@@ -2,6 +2,8 @@
 
 import csv
 import re
+import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from handmade import mixed_study
 
 from specvit.analysis.__main__ import main
 from specvit.analysis.archive import unpack
+from specvit.sweep.folder import command_of
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 ARCHIVES = sorted(RESULTS.glob("*/runs.tar.xz"))
@@ -47,8 +50,6 @@ def test_published_tables_are_those_of_the_archive(
 
 
 def test_archives_are_small_and_name_no_machine() -> None:
-    import tarfile
-
     assert ARCHIVES
     for archive in ARCHIVES:
         assert archive.stat().st_size < 3e6
@@ -76,6 +77,27 @@ def test_an_archive_has_all_that_the_tables_need(tmp_path: Path, monkeypatch: py
     assert main(["ablation", str(unpacked), "--out", "after"]) == 0
     rows, before = lines_of(Path("after/ablation.csv")), lines_of(Path("before/ablation.csv"))
     assert [(row["run_ids"], row["test_r2"]) for row in rows] == [(row["run_ids"], row["test_r2"]) for row in before]
+
+
+def test_what_is_shared_of_an_older_study_has_no_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    study = mixed_study(tmp_path)
+    storage, uri = "postgresql://user:SEC'RET@host/db", "https://host/?access_token=SECRET"
+    command = ["specvit", "train", "sweeps=toy", f"sweep.storage={storage}"]
+    about = study.about()
+    study.create(**{**about, "storage": storage, "command": command, "typed": {"tracking.uri": uri}})
+    for trial in study.trials():
+        study.write_trial(replace(trial, config={**trial.config, "tracking": {"uri": uri}}))
+        if (file := trial.run.file("config.yaml")).exists():
+            file.write_text(f"{file.read_text()}\n# tracking.uri={uri}\n")
+    assert main(["archive", str(study.path), "packed.tar.xz"]) == 0
+    with tarfile.open("packed.tar.xz") as packed:
+        members = [stream.read().decode() for member in packed if (stream := packed.extractfile(member))]
+    assert len(members) > 10 and not [text for text in members if "RET" in text]
+    assert "sweeps=toy" in members[0] and "host/db" not in members[0]
+    assert "sweep.storage=postgresql://***" in command_of(study) and "RET" not in command_of(study)
 
 
 def test_a_wrong_name_is_refused(

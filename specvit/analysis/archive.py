@@ -11,6 +11,7 @@ from typing import Any
 from specvit.errors import FolderError
 from specvit.files import write_atomic
 from specvit.sweep.folder import StudyFolder
+from specvit.urls import hide_secrets
 
 RUN_FILES = (
     "run.json",
@@ -65,12 +66,16 @@ def _members(study: StudyFolder) -> Iterator[tuple[str, bytes]]:
             path = trial.run.file(name)
             if path.exists():
                 content = _plain(path) if name.endswith(".json") else path.read_bytes()
+                content = hide_secrets(content.decode()).encode() if name.endswith(".yaml") else content
                 yield f"outputs/{trial.run.path.name}/{name}", content
 
 
 def _plain(path: Path) -> bytes:
-    return _dumped({name: value for name, value in json.loads(path.read_text()).items() if name not in WHERE})
+    value = {name: value for name, value in json.loads(path.read_text()).items() if name not in WHERE}
+    if "command" in value:
+        value["command"] = [word for word in value["command"] if "://" not in word]
+    return _dumped(value)
 
 
 def _dumped(value: Any) -> bytes:
-    return (json.dumps(value, indent=1) + "\n").encode()
+    return (hide_secrets(json.dumps(value, indent=1)) + "\n").encode()

@@ -1,6 +1,5 @@
 """The parts of a study's report, as markdown: what was asked, what came out, how runs ended, cost, how to repeat it."""
 
-import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -14,7 +13,7 @@ from specvit.config.folder import DONE
 from specvit.config.schema import effective_level
 from specvit.provenance import commit
 from specvit.sweep.definition import ESCAPED
-from specvit.sweep.folder import StudyFolder
+from specvit.sweep.folder import StudyFolder, command_of
 
 MOST_CAUSES = 30
 Parts = dict[str, str]
@@ -121,7 +120,7 @@ def _cost(study: StudyFolder, cases: Sequence[Case]) -> Iterator[str]:
 
 
 def _repeat(study: StudyFolder, about: dict[str, Any]) -> Iterator[str]:
-    yield f"    {shlex.join(map(str, about.get('command') or ['specvit', 'train', f'sweeps={study.name}']))}"
+    yield f"    {command_of(study)}"
     yield ""
     yield f"specvit {__version__}" + (f", commit {commit()} (of this report)" if commit() else "")
     yield "Runs that have finished are taken as they are; the same command goes on with the others."

@@ -1,7 +1,6 @@
 """`python -m specvit.sweep status|table|why|diff|retry|cancel`: what became of each run of a study. Loads no torch."""
 
 import os
-import shlex
 import sys
 import time
 from argparse import Namespace
@@ -14,7 +13,7 @@ from specvit.entry import Parser, user_facing
 from specvit.errors import ConfigError
 from specvit.files import is_locked
 from specvit.launch import queue
-from specvit.sweep.folder import CANCELLED, WAITING, StudyFolder, Trial, now
+from specvit.sweep.folder import CANCELLED, WAITING, StudyFolder, Trial, command_of, now
 from specvit.sweep.jobs import jobs_in_queue, jobs_of_trials, read_diary, waiting_jobs
 from specvit.sweep.source import failed_states, groups_said
 from specvit.sweep.table import render, table_rows
@@ -130,13 +129,8 @@ def _retry(study: StudyFolder, names: list[str]) -> int:
     print(f"{len(chosen)} run{'s' if len(chosen) != 1 else ''} will be tried again")
     on_cluster = (study.about().get("launcher") or {}).get("kind") == "slurm"  # where each job makes its own run
     served = is_locked(study.file("driver.lock")) if on_cluster else study.slots_at_work()
-    print("a worker takes them up" if served else f"start them with: {_command(study)}")
+    print("a worker takes them up" if served else f"start them with: {command_of(study)}")
     return 0
-
-
-def _command(study: StudyFolder) -> str:
-    """Return the study's own command, to be pasted."""
-    return shlex.join(study.about()["command"])
 
 
 def _cancel(study: StudyFolder, names: list[str]) -> int:
@@ -159,7 +153,9 @@ def _cancel(study: StudyFolder, names: list[str]) -> int:
                     kept += 1
     waiting = f", {kept} waiting kept from it" if kept else ""
     print(f"{stopped} at work told to stop, saving what they have{waiting}")
-    print(f"`specvit sweep retry {study.name}` takes them up again" if names else f"it goes on with: {_command(study)}")
+    print(
+        f"`specvit sweep retry {study.name}` takes them up again" if names else f"it goes on with: {command_of(study)}"
+    )
     return 0
 
 

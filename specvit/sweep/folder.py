@@ -21,6 +21,7 @@ Locks are `flock`: the kernel lets go of them when their process dies, however i
 import contextlib
 import json
 import os
+import shlex
 import time
 import uuid
 from collections.abc import Iterator
@@ -31,6 +32,7 @@ from typing import Any
 from specvit.config.folder import ALIVE, DONE, FAILED, RunFolder, hostname
 from specvit.errors import FolderError
 from specvit.files import is_locked, locked, read_json, read_json_lines, write_json
+from specvit.urls import hide_secrets
 
 FORMAT = 1
 REFUSED = "refused"
@@ -235,6 +237,12 @@ class StudyFolder:
 
     def _claim_file(self, number: int) -> Path:
         return self.path / "claims" / f"{number:04d}.lock"
+
+
+def command_of(study: StudyFolder) -> str:
+    """Return the command that starts the study and goes on with it, to be pasted."""
+    words = study.about().get("command") or ["specvit", "train", f"sweeps={study.name}"]
+    return shlex.join(hide_secrets(str(word)) for word in words)  # older studies may have a password there
 
 
 def died(run: RunFolder) -> int:

@@ -13,6 +13,7 @@ import yaml
 from specvit.config.spelling import nearest
 from specvit.errors import ConfigError
 from specvit.sweep.reading import valued
+from specvit.urls import holds_secret
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,12 @@ def split_options(overrides: list[str]) -> tuple[SweepOptions, list[str]]:
     if options.name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._=+-]*", options.name):
         what = f"{options.name!r} cannot be a folder's name"
         raise ConfigError(what, where="sweep.name", remedy="use letters, digits and . _ = + -")
+    if options.storage is not None and holds_secret(options.storage):
+        what = "holds a password or token, which would stand in the study's record and reports"
+        remedy = (
+            "leave it out: PostgreSQL takes it from PGPASSWORD or ~/.pgpass, MySQL from ?read_default_file=~/.my.cnf"
+        )
+        raise ConfigError(what, where="sweep.storage", remedy=remedy)
     return options, others
 
 

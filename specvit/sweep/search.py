@@ -28,6 +28,7 @@ from specvit.sweep.results import outcome_of, value_of
 from specvit.sweep.samplers import build_pruner, build_sampler, quiet
 from specvit.sweep.space import Search, encoded, suggest
 from specvit.sweep.storage import open_storage
+from specvit.urls import hide_secrets
 
 LOCK = "ask.lock"
 RETRY_OF, REFUSED_BY = "retry_of", "refused"
@@ -211,7 +212,8 @@ class TrialPruner:
 
     @staticmethod
     def _note(row: dict[str, Any], problem: Exception) -> str:
-        print(f"note: the study's storage did not take epoch {row['epoch']} ({type(problem).__name__}: {problem})")
+        reason = hide_secrets(f"{type(problem).__name__}: {problem}")
+        print(f"note: the study's storage did not take epoch {row['epoch']} ({reason})")
         return ""
 
 
