@@ -55,7 +55,7 @@ grid: $(READY)  ## after a change of the physics: synthesise the packaged grid o
 
 mlflow: $(READY)  ## MLflow UI over the recorded runs, on loopback: http://127.0.0.1:5000
 	$(BIN)/specvit track sync outputs
-	MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=true $(BIN)/mlflow ui --host 127.0.0.1 --backend-store-uri sqlite:///$(CURDIR)/mlflow.db
+	MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=true $(BIN)/mlflow ui --host 127.0.0.1 --backend-store-uri "sqlite:///$$(realpath outputs/..)/mlflow.db"
 
 clean:  ## remove .venv and caches; runs and made spectra stay
 	rm -rf .venv build dist .pytest_cache .ruff_cache .import_linter_cache

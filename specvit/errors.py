@@ -76,6 +76,10 @@ class TrackingError(SpecvitError):
     exit_code = 1
 
 
+class TrackingRefused(TrackingError):
+    """MLflow will never take it as it is; another try is of no use."""
+
+
 class Diverged(Exception):
     """Training broke down: the loss, the gradients or the weights are no longer finite."""
 

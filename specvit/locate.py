@@ -8,6 +8,7 @@ from typing import Any
 from specvit.config.folder import RunFolder, find_folder
 from specvit.config.identity import default_name, identity_of, run_id
 from specvit.config.schema import Config
+from specvit.config.tracking_uri import check_names, resolve_uri
 from specvit.data.splits import Splits, manifest, needs_files, open_splits
 from specvit.errors import CheckpointError, ConfigError
 
@@ -27,7 +28,7 @@ class Located:
 def locate(config: Config, report: Callable[[str, int, int], None], splits: Splits | None = None) -> Located:
     """Return where the run of `config` lies; raises `SpecvitError` for data or weights that cannot be read.
 
-    `splits` are its data where they have been opened already.
+    So it does for a record that MLflow would never take. `splits` are its data where they have been opened already.
     """
     weights, digest = _initial_weights(config)
     if splits is None and needs_files(config.data):
@@ -35,6 +36,9 @@ def locate(config: Config, report: Callable[[str, int, int], None], splits: Spli
     identity = identity_of(config, manifest(config.data, splits), digest)
     name = config.tracking.name or default_name(config)
     folder = find_folder(Path(config.tracking.folder), run_id(identity), name)
+    check_names(config.tracking.experiment, config.tracking.tags)
+    if config.tracking.live:
+        resolve_uri(config.tracking.uri, folder.path)
     return Located(folder, identity, splits, weights)
 
 

@@ -1,14 +1,18 @@
 """MLflow is brought to what run folders say: whole, once, and again after anything that may befall it."""
 
 import shutil
+import subprocess
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from handmade import write_lines
 
+from specvit.children import python_command, python_environment
 from specvit.config.folder import RunFolder
+from specvit.config.tracking_uri import check_names
 from specvit.errors import TrackingError
 from specvit.files import locked, read_json, read_json_lines, write_json
 from specvit.track import main, runs_in
@@ -67,6 +71,34 @@ def test_a_finished_run_is_told_whole(folder: RunFolder, server: Server) -> None
     assert files == {"config.yaml", "summary.json", "status.json", "attempts.jsonl", "log.txt", "figures"}
     figures = {file.path for file in server.client.list_artifacts(told.info.run_id, "figures")}
     assert figures == {f"figures/{path.name}" for path in folder.file("figures").iterdir()}
+
+
+def test_names_at_the_limits_are_taken_and_labels_of_any_spelling_are_told(folder: RunFolder, server: Server) -> None:
+    tags = {"k" * 250: "1", "a b/c:d-e.f": "2", "ä": "3"}
+    check_names("e" * 256, tags)
+    tracked(folder, experiment="e" * 256, tags=tags)
+    rows = [{**row, "val_r2_a+b": 0.5} for row in read_json_lines(folder.file("metrics.jsonl"))]
+    write_lines(folder.file("metrics.jsonl"), rows)
+    assert server.sync(folder) == "sent"
+    (told,) = runs_of(server, "e" * 256)
+    assert tags.items() <= told.data.tags.items()
+    assert told.data.metrics["val_r2_a_b"] == 0.5
+
+
+def test_what_mlflow_will_never_take_is_tried_once(folder: RunFolder, server: Server) -> None:
+    tracked(folder, experiment="", tags={})
+    words = python_command("specvit.track", "follow", str(folder.path), "--uri", server.uri)
+    done = subprocess.run(words, env=python_environment(), capture_output=True, text=True, timeout=100)
+    assert done.returncode == 1
+    (line,) = done.stdout.splitlines()
+    assert "Invalid experiment name" in line
+
+
+def tracked(folder: RunFolder, **settings: Any) -> None:
+    """Give a run other settings of its record."""
+    config = yaml.safe_load(folder.file("config.yaml").read_text())
+    config["tracking"] |= settings
+    folder.file("config.yaml").write_text(yaml.safe_dump(config))
 
 
 def test_an_experiment_opens_as_one_about_training(folder: RunFolder, server: Server) -> None:

@@ -10,7 +10,7 @@ import yaml
 
 from specvit.config.build import build_config, to_plain
 from specvit.config.folder import RunFolder
-from specvit.config.tracking_uri import artifact_folder, check_uri, resolve_uri
+from specvit.config.tracking_uri import artifact_folder, check_names, check_uri, resolve_uri
 from specvit.errors import ConfigError
 from specvit.files import write_json
 from specvit.tracking.record import fingerprint_of, read_record
@@ -164,3 +164,20 @@ def test_a_uri_that_cannot_work_or_tells_a_secret_is_refused(uri: str, said: str
         build_config({**BUILTIN, "tracking": {"uri": uri}})
     assert refusal.value.where == "tracking.uri"
     assert "secret" not in str(refusal.value)
+
+
+def test_names_that_mlflow_would_refuse_are_refused_first() -> None:
+    for name in ("", " ", "x" * 257):
+        with pytest.raises(ConfigError, match=r"tracking\.experiment: "):
+            check_names(name, {})
+    for tag in ("a+b", "", "k" * 251, "specvit.record", "mlflow.runName", "/a", "a//b", "a/", "../a", "."):
+        with pytest.raises(ConfigError, match=r"tracking\.tags"):
+            check_names("specvit", {tag: "1"})
+
+
+def test_a_folder_whose_name_a_database_url_misreads_is_refused() -> None:
+    for name in ("a?b", "a%20b"):
+        with pytest.raises(ConfigError, match=r"tracking\.uri: would be /data/a.*misreads"):
+            resolve_uri(None, Path("/data") / name / "outputs" / "run-1")
+    for name in ("a b", "a#b", "a;b", "a&b", "a%b", "ä"):
+        assert resolve_uri(None, Path("/data") / name / "outputs" / "run-1") == f"sqlite:////data/{name}/mlflow.db"

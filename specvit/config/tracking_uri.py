@@ -1,6 +1,8 @@
-"""Where MLflow's database or server is: the default, sqlite paths made absolute, and what cannot be one."""
+"""Where MLflow's database or server is: the default, sqlite paths made absolute; and what MLflow would never take."""
 
+import posixpath
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from specvit.errors import ConfigError
@@ -9,6 +11,29 @@ from specvit.urls import holds_secret
 SCHEMES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql", "databricks")
 DATABASE = "mlflow.db"
 ARTIFACTS = "mlartifacts"
+STUDY_TAG = "specvit.study"
+"""The key of the study that made the run; its name is in the tag `study`."""
+NAME_CHARACTERS, KEY_CHARACTERS = 256, 250
+"""MLflow's limits of an experiment's name and a tag's, as its tables have them."""
+
+
+def check_names(experiment: str, tags: Iterable[str]) -> None:
+    """Raise `ConfigError` for an experiment or tags of the user's that MLflow would refuse, or that specvit sets."""
+    if not experiment.strip() or len(experiment) > NAME_CHARACTERS:
+        what = f"has {len(experiment)} characters" if experiment.strip() else "is empty"
+        remedy = f"give a name of 1 to {NAME_CHARACTERS} characters, or leave it out"
+        raise ConfigError(what, where="tracking.experiment", remedy=remedy)
+    for name in tags:
+        where = f"tracking.tags.{name[:60]}"
+        if name.startswith(("specvit.", "mlflow.")) and name != STUDY_TAG:
+            raise ConfigError("is a name that specvit or MLflow sets itself", where=where, remedy="take another")
+        if len(name) > KEY_CHARACTERS:
+            what, remedy = f"has {len(name)} characters", f"MLflow takes {KEY_CHARACTERS}"
+            raise ConfigError(what, where=where, remedy=remedy)
+        is_path = posixpath.normpath(name) == name and not name.startswith(("/", "..")) and name != "."
+        if not re.fullmatch(r"[/\w.\- :]+", name) or not is_path:
+            remedy = "use letters, digits, spaces and _ . - : / (not at an end)"
+            raise ConfigError("is a name that MLflow does not take", where=where, remedy=remedy)
 
 
 def check_uri(uri: str | None) -> None:
@@ -58,5 +83,5 @@ def artifact_folder(uri: str, experiment: str) -> str | None:
     file = sqlite_file(uri)
     if file is None:
         return None
-    safe = re.sub(r"[^A-Za-z0-9._-]", "_", experiment)
+    safe = re.sub(r"[^A-Za-z0-9._-]", "_", experiment)[:200]  # what a folder can be called
     return (file.parent / ARTIFACTS / safe).as_uri()

@@ -7,14 +7,14 @@ so it outlives driver and workers, and a run that is killed is told as what it i
 import os
 import time
 
-from specvit.config.tracking_uri import resolve_uri
-from specvit.errors import TrackingError
+from specvit.config.tracking_uri import STUDY_TAG, resolve_uri
+from specvit.errors import TrackingError, TrackingRefused
 from specvit.files import is_locked, locked
 from specvit.sweep.folder import StudyFolder, Trial
 from specvit.sweep.jobs import jobs_in_queue
 from specvit.tracking.courier import PATIENCE_SECONDS, RETRY_SECONDS, live_quietly
 from specvit.tracking.mlflow import Server
-from specvit.tracking.record import STUDY_TAG, fingerprint_of
+from specvit.tracking.record import fingerprint_of
 
 POLL_SECONDS = 1.0
 TAKE_OVER_SECONDS = 30.0
@@ -79,6 +79,9 @@ class _Courier:
             try:
                 self._server(trial).sync(trial.run, self.tags)
                 self.told[trial.number] = fingerprint
+            except TrackingRefused as problem:  # of this run; the others' records are their own
+                self.told[trial.number] = fingerprint
+                print(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {trial.name}: {problem}", flush=True)
             except (TrackingError, OSError) as problem:
                 self.servers.clear()
                 print(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {problem}", flush=True)

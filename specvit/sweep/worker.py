@@ -15,6 +15,7 @@ from typing import Any
 from specvit.config.build import build_config
 from specvit.config.folder import ALIVE, DONE, RunFolder, job_here
 from specvit.config.schema import TrainConfig
+from specvit.config.tracking_uri import STUDY_TAG
 from specvit.engine.gpus import given_by
 from specvit.errors import DeviceError, FolderError, Interrupted, SpecvitError
 from specvit.files import locked
@@ -31,7 +32,6 @@ from specvit.sweep.folder import (
     stops_at_one_step,
 )
 from specvit.sweep.source import Queue, Source, is_over
-from specvit.tracking.record import STUDY_TAG
 
 LOOK_SECONDS = 1.0
 """Somebody who only looks whether a slot is taken holds its lock for a moment."""

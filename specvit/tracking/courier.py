@@ -14,7 +14,7 @@ from pathlib import Path
 
 from specvit.children import python_command, start
 from specvit.config.folder import ALIVE, RunFolder
-from specvit.errors import TrackingError
+from specvit.errors import TrackingError, TrackingRefused
 from specvit.files import locked
 from specvit.tracking.mlflow import Server
 from specvit.tracking.record import fingerprint_of
@@ -99,7 +99,7 @@ def _deliver(folder: RunFolder, uri: str, patience: float) -> int:
                 failures += 1
                 with contextlib.suppress(OSError):  # the log may lie on the disk that is full
                     print(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {problem}", flush=True)
-                if ended and time.monotonic() - ended > patience:
+                if isinstance(problem, TrackingRefused) or (ended and time.monotonic() - ended > patience):
                     return 1
                 time.sleep(pause)
                 continue

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from specvit.config.folder import DONE, FAILED, RunFolder
-from specvit.config.tracking_uri import artifact_folder, sqlite_file
-from specvit.errors import TrackingError
+from specvit.config.tracking_uri import STUDY_TAG, artifact_folder, sqlite_file
+from specvit.errors import TrackingError, TrackingRefused
 from specvit.files import locked
-from specvit.tracking.record import STUDY_TAG, Point, Record, read_record
+from specvit.tracking.record import Point, Record, read_record
 
 BATCH_POINTS, BATCH_PARAMS = 1000, 100
 """What MLflow takes in one call."""
@@ -228,7 +228,7 @@ def mlflow_status(state: str) -> str:
 
 @contextlib.contextmanager
 def explained(uri: str) -> Iterator[None]:
-    """Turn whatever goes wrong with MLflow into a `TrackingError` that names it."""
+    """Turn whatever goes wrong with MLflow into a `TrackingError` that names it; a `TrackingRefused` is for good."""
     try:
         yield
     except TrackingError:
@@ -239,6 +239,9 @@ def explained(uri: str) -> Iterator[None]:
         if "out-of-date database schema" in str(problem):
             remedy = f"bring it up to date with `mlflow db upgrade {uri}`, then `specvit track sync`"
         what = f"MLflow did not take the record ({type(problem).__name__}: {reason})"
+        if getattr(problem, "error_code", "") == "INVALID_PARAMETER_VALUE":
+            remedy = "the run folder has everything; see tracking.* in docs/mlflow.md"
+            raise TrackingRefused(what, where=uri, remedy=remedy) from problem
         raise TrackingError(what, where=uri, remedy=remedy) from problem
 
 

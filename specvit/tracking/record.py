@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,6 +13,7 @@ from typing import Any
 import yaml
 
 from specvit.config.folder import ALIVE, RunFolder
+from specvit.config.tracking_uri import KEY_CHARACTERS
 from specvit.files import read_json, read_json_lines
 
 WATCHED = ("metrics.jsonl", "timing.jsonl", "status.json", "summary.json", "config.yaml")
@@ -22,8 +24,6 @@ _MADE = {
     "builtin": "built-in spectra, made by specvit from a physical model",
     "synth": "synthetic spectra, made by specvit as it trained, from a physical model",
 }
-STUDY_TAG = "specvit.study"
-"""The key of the study that made the run; its name is in the tag `study`."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def _numbers(values: dict[str, Any], prefix: str | tuple[str, ...] = ("test_", "
     for name, value in values.items():
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if is_number and name.startswith(prefix) and math.isfinite(value):
-            yield name, float(value)
+            yield re.sub(r"[^/\w.\- :]", "_", name)[:KEY_CHARACTERS], float(value)  # of labels MLflow takes no others
 
 
 def _flat(section: dict[str, Any], before: str = "") -> Iterator[tuple[str, str]]:
