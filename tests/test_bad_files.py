@@ -9,11 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from damage import table
 
+from specvit.data.finite import check_view
 from specvit.data.shards import find_files
+from specvit.data.views import open_spectra
 from specvit.train import main as train_main
 
 CLASSES = ["model.task_type=cls", "loss=ce", "train.early_stopping.monitor=val_accuracy"]
@@ -38,6 +41,27 @@ SETS: dict[str, tuple[dict[str, Any], list[str], list[str]]] = {
     "constant validation label": ({}, ["data.val_samples=1"], ["val_r2 is undefined", "monitor=val_mae"]),
     "batch larger than the set": ({}, ["train.batch_size=65"], ["one step takes 65 spectra", "has 64"]),
     "steps larger than the set": ({}, ["train.accumulate=5"], ["one step takes 80 spectra", "has 64"]),
+    "a class without rows": (
+        {},
+        [*CLASSES, "data.class_edges=[10,20]"],
+        ["leaves a class without training"],
+    ),
+    "an empty class between": (
+        {},
+        [*CLASSES, "data.class_edges=[2,2.000001]"],
+        ["(log_g < 2: ", ", 2 to 2.000001: 0, ≥ 2.000001: ", "choose edges between the values of the label"],
+    ),
+    "subnormal label": ({"log_g": np.arange(64) * 1e-310}, [], ["label log_g: varies by 6.3e-309", "another unit"]),
+    "label with a slash": (
+        {},
+        ["data.param=[T_eff,'[Fe/H]']"],
+        ["'[Fe/H]' cannot", "--columns NAME='[Fe/H]'"],
+    ),
+    "label of dots": ({}, ["data.param='..'"], ["data.param: '..' cannot be part of folder and metric names"]),
+    "label with a line break": ({}, ["data.param=\"'a\\nb'\""], ["cannot be part of folder and metric names"]),
+    "label that is a formula": ({}, ["data.param=\"'=1+1'\""], ["=1+1", "cannot be part of folder and metric names"]),
+    "label without an end": ({}, [f"data.param={'x' * 300}"], ["cannot be part of folder and metric names"]),
+    "label without a name": ({}, ["data.param=[log_g,'']"], ["'' cannot be part of folder and metric names"]),
     "no classes": ({}, CLASSES, ["label log_g: is no column of class numbers", "data.class_edges"]),
 }
 
@@ -51,6 +75,34 @@ def test_a_set_that_cannot_be_trained_on_is_refused(
     sentence = refused([*tiny, f"data.file_path={path}", *overrides])
     for text in texts:
         assert text in sentence
+
+
+@pytest.mark.parametrize("name", ["flux", "error"])
+@pytest.mark.parametrize(
+    ("factor", "storage", "expected"),
+    [
+        (1e-8, "float16", "row 0: {} is mostly below 6.1e-05, which float16 turns into zeros"),
+        (1e-46, "float32", "{}: holds spectra that are too faint for float32"),
+    ],
+)
+def test_spectra_that_would_become_zeros_are_refused(
+    name: str, factor: float, storage: str, expected: str, tmp_path: Path, write_set: Any, tiny: list[str], refused: Any
+) -> None:
+    path, place = write_set(tmp_path / "faint", 64), f"dataset/arrays/{name}/value"
+    with h5py.File(path, "r+") as file:
+        values = file[place][()]
+        del file[place]
+        file[place] = values.astype(np.float64 if storage == "float32" else np.float32) * factor
+    sentence = refused([*tiny, f"data.val_path={path}", f"data.storage={storage}"])
+    assert expected.format(name) in sentence
+    assert "multiply flux and error by one factor" in sentence
+
+
+def test_faint_pixels_among_others_are_no_fault(tmp_path: Path, write_set: Any) -> None:
+    path = write_set(tmp_path / "dips", 8)
+    with h5py.File(path, "r+") as file:
+        file["dataset/arrays/flux/value"][:, :100] = 1e-7
+    check_view(open_spectra([path], -1), "float16")
 
 
 def test_a_class_that_training_never_saw_is_refused(

@@ -1,5 +1,6 @@
 """Built-in spectra are the same in every layout and made once."""
 
+import os
 import subprocess
 import sys
 import time
@@ -182,3 +183,22 @@ def test_processes_that_want_builtin_spectra_at_once_make_each_file_once(tmp_pat
     assert longer[1] == first[1] and longer[2] != first[2]
     assert (last.stat().st_ino, last.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
     np.testing.assert_array_equal(read(Path(longer[2]))[0][1], rows[5])
+
+
+def test_a_cached_file_with_other_values_is_made_again_and_one_that_was_only_copied_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SPECVIT_CACHE", str(tmp_path))
+    monkeypatch.setattr(builtin, "ROUND_UP", 1)
+    (path,) = builtin.builtin_files(3, seed=0, split="val", report=silent)
+    whole = read(path)
+    os.utime(path, (1, 1))
+    before = path.stat().st_ino
+    assert builtin.builtin_files(3, seed=0, split="val", report=silent) == [path]
+    assert (path.stat().st_ino, capsys.readouterr().err) == (before, "")
+    with h5py.File(path, "r+") as file:
+        file["dataset/arrays/flux/value"][1] = 1.0
+    assert builtin.builtin_files(3, seed=0, split="val", report=silent) == [path]
+    assert capsys.readouterr().err == f"note: {path} is not as it was made and is made again\n"
+    for made, first in zip(read(path), whole, strict=True):
+        np.testing.assert_array_equal(made, first)

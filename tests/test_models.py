@@ -1,6 +1,7 @@
 """The network: tokenizers, attention, positions, pools, cost, and what a prediction may depend on."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from specvit.config.schema import ViTConfig
+from specvit.config.schema import CNNConfig, ViTConfig
 from specvit.errors import ConfigError
 from specvit.models import ViT, build_model
 from specvit.models.block import Attention
@@ -274,3 +275,29 @@ def test_cost_equals_counted_parameters_and_flops(changes: dict) -> None:
     queries = sum(1 if block is model.blocks[-1] and cost.num_prefix_tokens else length for block in model.blocks)
     attention = 4 * length * queries * 16
     assert counter.get_total_flops() in (rows * cost.forward_flops, rows * (cost.forward_flops - attention))
+
+
+@pytest.mark.parametrize(
+    ("model", "pixels", "unread"),
+    [
+        (config(patch_size=64, stride_size=64), 2000, 16),
+        (config(patch_size=64, stride_size=60), 2000, 16),
+        (config(patch_size=50, stride_size=50), 2000, 0),
+        (CNNConfig(channels=(4, 4), kernel_size=3, pool_size=4), 2000, 0),
+        (CNNConfig(channels=(4, 4), kernel_size=3, pool_size=4), 2015, 10),
+    ],
+)
+def test_pixels_that_are_not_read_are_counted_and_said(model: Any, pixels: int, unread: int) -> None:
+    """A pixel that is read changes an output, one that is not changes none."""
+    network = build_model(model, num_pixels=pixels, num_outputs=1, seed=0).eval()
+    cost = cost_of(network)
+    assert cost.unread_pixels == unread
+    said = f"note: the last {unread} pixels of each spectrum fill no patch and are not read"
+    assert (said in cost.lines()) == (unread > 0)
+    flux_BP = torch.randn(1, pixels, generator=torch.Generator().manual_seed(1)).repeat(3, 1)
+    flux_BP[1, pixels - unread :] += 100.0
+    flux_BP[2, pixels - unread - 1] += 100.0
+    with torch.no_grad():
+        first, same, other = network(flux_BP)[:, 0].tolist()
+    assert same == pytest.approx(first, abs=1e-7)
+    assert abs(other - first) > 1e-5

@@ -23,6 +23,9 @@ CLASSIFICATION_METRICS = ("loss", "accuracy", "balanced_accuracy")
 LOWER_IS_BETTER = ("loss", "mae", "rmse", "mae_norm", "p90")
 HIGHER_IS_BETTER = ("r2", "accuracy", "balanced_accuracy")
 
+MOST_NAME_BYTES = 80
+"""Longest name of a label: two of them stand in the name of a run folder, which has 255 bytes at most."""
+
 
 def check_together(config: Config) -> None:
     """Raise `ConfigError` for a combination that no run could use."""
@@ -81,6 +84,12 @@ def _check_vit(model: ViTConfig) -> None:
 def _check_data(data: DataConfig) -> None:
     if len(set(data.param)) != len(data.param):
         raise ConfigError(f"names a label twice: {', '.join(data.param)}", where="data.param", remedy="name each once")
+    for name in data.param:  # it becomes part of the run folder's name and of metrics, in MLflow, too
+        if len(name.encode()) > MOST_NAME_BYTES or not re.fullmatch(r"\w([\w. -]*[\w-])?", name):
+            shown = repr(name[:MOST_NAME_BYTES])
+            what = f"{shown} cannot be part of folder and metric names: letters, digits, _ - . can"
+            remedy = f"rename the column, as `specvit data convert FILE NEW --columns NAME={shown}` does"
+            raise ConfigError(what, where="data.param", remedy=remedy)
     _check_score_names(data.param)
     for name in ("num_samples", "val_samples", "test_samples"):
         if getattr(data, name) == 0:

@@ -7,11 +7,13 @@ rows are always computed in the same pieces, each by one thread.
 Shape suffixes: N rows of a shard, B rows of a piece, S columns of a star, P pixels.
 """
 
+import contextlib
+import hashlib
 import os
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ import h5py
 import numpy as np
 
 from specvit.data.shards import fill_shard
-from specvit.files import cache_dir, locked, remove_leftovers
+from specvit.files import cache_dir, locked, read_json, remove_leftovers, write_json
 from specvit.quantities import ERROR, FLUX, LABELS
 
 GENERATOR_VERSION = 3
@@ -58,7 +60,11 @@ def builtin_files(rows: int, *, seed: int, split: str, report: Report, max_redsh
     if not all(_holds(path, rows_of) for path, rows_of in wanted.items()):
         with locked(folder / ".lock"):
             missing = {path: rows_of for path, rows_of in wanted.items() if not _holds(path, rows_of)}
+            for path in filter(Path.exists, missing):
+                print(f"note: {path} is not as it was made and is made again", file=sys.stderr, flush=True)
             make_shards(missing, seed=seed, split=split, report=report, max_redshift=max_redshift)
+            for path in missing:
+                write_json(path.with_name("made.json"), _stamp(path) | {"digest": _digest(path)})
     return list(wanted)
 
 
@@ -113,7 +119,7 @@ def _overlap(number: int, rows: range) -> tuple[slice, slice]:
     return slice(start - first, stop - first), slice(start - rows.start, stop - rows.start)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _one_thread_each(workers: int) -> Iterator[Callable[[int, str, range, float], Iterator[Piece]]]:
     """Give a function that makes pieces in order on threads in which torch computes alone, some of them ahead.
 
@@ -151,10 +157,32 @@ def _table(stars_NS: np.ndarray) -> Any:
 
 
 def _holds(path: Path, rows: range) -> bool:
-    """Say whether a cached shard is there with at least these rows."""
+    """Say whether a cached shard is there with at least these rows, and as it was made.
+
+    A file that was touched or copied since is digested once more; those of older versions have no digest.
+    """
+    record = path.with_name("made.json")
     try:
         with h5py.File(path, "r") as file:
             flux = file[FLUX]
-            return isinstance(flux, h5py.Dataset) and flux.shape[0] >= len(rows)
+            whole = isinstance(flux, h5py.Dataset) and flux.shape[0] >= len(rows)
+        made = read_json(record) or _stamp(path)
+        if whole and made != made | _stamp(path):
+            if made.get("digest") != _digest(path):
+                return False
+            with contextlib.suppress(OSError):  # a cache that cannot be written is digested each time
+                write_json(record, made | _stamp(path))
+        return whole
     except (OSError, KeyError):
         return False
+
+
+def _stamp(path: Path) -> dict[str, Any]:
+    """Return size in bytes and time of change in ns."""
+    facts = path.stat()
+    return {"size": facts.st_size, "mtime": facts.st_mtime_ns}
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "blake2b").hexdigest()

@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 
 from specvit.data.hdf5 import open_file, unreadable
-from specvit.data.shards import Array2D, Shard, fill_shard, open_shard, read_labels
+from specvit.data.shards import Array2D, Shard, as_float32, fill_shard, open_shard, read_labels
 from specvit.data.tables import find_tables
 from specvit.errors import DataError
 from specvit.quantities import ERROR, FLUX, WAVE
@@ -132,5 +132,4 @@ def _pieces(array: Array2D) -> Iterator[tuple[slice, slice, np.ndarray]]:
                 values_bp = opened[here]
             except OSError as problem:
                 raise unreadable(problem, array.path) from problem
-            with np.errstate(over="ignore"):  # becomes infinite, as in a run, which then refuses the row
-                yield *here, values_bp.astype(np.float32, copy=False)
+            yield *here, as_float32(values_bp, f"{array.path}:{array.name}")  # as a run would read and refuse it

@@ -10,6 +10,7 @@ import shlex
 import numpy as np
 import torch
 
+from specvit.data.shards import faint_rows
 from specvit.data.views import SpectraView
 from specvit.errors import DataError
 
@@ -28,9 +29,23 @@ def check_rows(
     lowest_error, highest_error = (bound.item() for bound in torch.aminmax(torch.from_numpy(error_BP)))
     # A NaN is both minimum and maximum then, and fails every comparison.
     if lowest_flux > -math.inf and highest_flux <= highest and lowest_error >= 0 and highest_error <= highest:
+        if storage == "float16":
+            _refuse_faint(spectra, index_B, flux_BP, error_BP)
         return
     for name, values_BP, lowest in (("flux", flux_BP, -math.inf), ("error", error_BP, 0.0)):
         _refuse_first(spectra, index_B, name, values_BP, (lowest, highest), storage)
+
+
+def _refuse_faint(spectra: SpectraView, index_B: np.ndarray, flux_BP: np.ndarray, error_BP: np.ndarray) -> None:
+    """Raise `DataError` for the first row most of whose values float16 would turn into zeros or rough steps."""
+    lowest = torch.finfo(torch.float16).smallest_normal
+    for name, values_BP in (("flux", flux_BP), ("error", error_BP)):
+        rows = np.flatnonzero(faint_rows(values_BP, lowest))
+        if len(rows):
+            what = f"{name} is mostly below {lowest:.1e}, which float16 turns into zeros or a few steps"
+            where = spectra.describe_row(int(index_B[rows[0]]))
+            remedy = "set data.storage=float32, or multiply flux and error by one factor"
+            raise DataError(what, where=where, remedy=remedy)
 
 
 def check_view(spectra: SpectraView, storage: str) -> None:

@@ -81,12 +81,16 @@ TargetCoder = LabelScaler | ClassCoder
 def fit_scaler(labels_NK: np.ndarray, names: tuple[str, ...], kind: str) -> LabelScaler:
     """Return the scaler of training labels: `standard` (mean, std), `minmax` (to 0..1) or `none`.
 
-    Raises `DataError` for a label that is constant.
+    Raises `DataError` for a label that is constant, or whose variance float64 cannot hold.
     """
     spread_K = labels_NK.max(axis=0) - labels_NK.min(axis=0)
-    if (spread_K == 0).any():
-        name = names[int(np.argmin(spread_K))]
-        raise DataError("is the same in every training row", where=f"label {name}", remedy="choose another data.param")
+    for name, spread in zip(names, spread_K.tolist(), strict=True):
+        if spread == 0:
+            what = "is the same in every training row"
+            raise DataError(what, where=f"label {name}", remedy="choose another data.param")
+        if not 1e-150 < spread < 1e150:
+            what = f"varies by {spread:.3g} over the training rows, which float64 cannot square"
+            raise DataError(what, where=f"label {name}", remedy="give it in another unit")
     offset_K, scale_K = np.zeros(len(names)), np.ones(len(names))
     if kind == "standard":
         offset_K, scale_K = labels_NK.mean(axis=0), labels_NK.std(axis=0)
@@ -96,9 +100,18 @@ def fit_scaler(labels_NK: np.ndarray, names: tuple[str, ...], kind: str) -> Labe
 
 
 def fit_classes(labels_NK: np.ndarray, names: tuple[str, ...], edges: tuple[float, ...] | None) -> ClassCoder:
-    """Return the coder of training labels: bins between `edges`, or the distinct values of an integer column."""
+    """Return the coder of training labels: bins between `edges`, or the distinct values of an integer column.
+
+    Raises `DataError` for a class without training rows and for a column that is not one of class numbers.
+    """
     if edges:
-        return ClassCoder(names, edges=edges)
+        coder = ClassCoder(names, edges=edges)
+        rows_K = np.bincount(coder.encode(labels_NK), minlength=coder.num_classes)
+        if not rows_K.all():
+            counts = ", ".join(f"{name}: {rows}" for name, rows in zip(coder.class_names, rows_K, strict=True))
+            what = f"leaves a class without training rows ({names[0]} {counts})"
+            raise DataError(what, where="data.class_edges", remedy="choose edges between the values of the label")
+        return coder
     values = np.unique(labels_NK[:, 0])
     if (values != values.astype(np.int64)).any() or not 2 <= len(values) <= 1000:
         what = "is no column of class numbers"

@@ -3,6 +3,8 @@
 import contextlib
 from pathlib import Path
 
+from specvit.errors import DataError
+
 GROUPS = Path("/sys/fs/cgroup")
 JOBS_PER_GPU = "SPECVIT_JOBS_PER_GPU"
 """Environment variable of a worker that has a GPU: how many workers share it."""
@@ -19,6 +21,13 @@ def free_memory() -> int:
     folder = GROUPS / own.removeprefix("0::").lstrip("/")
     groups = [folder, *folder.parents]
     return int(min([available, *(room_in(group) for group in groups[: groups.index(GROUPS) + 1])]))
+
+
+def refuse_beyond_memory(num_bytes: int, where: str) -> None:
+    """Raise `DataError` for what takes more memory than there is."""
+    if num_bytes > free_memory():
+        what = f"would take {num_bytes / 1e9:.3g} GB of memory"
+        raise DataError(what, where=where, remedy="make it again, or in smaller files")
 
 
 def room_in(group: Path) -> float:

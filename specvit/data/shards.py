@@ -209,6 +209,21 @@ def read_wave(file: h5py.File, path: Path) -> np.ndarray:
     return np.asarray(dataset[()], dtype=np.float64)
 
 
+def faint_rows(values_BP: np.ndarray, lowest: float) -> np.ndarray:
+    """Say which rows (B,) have more values between 0 and `lowest`, either way, than beyond it."""
+    size_BP = np.abs(values_BP)
+    return np.asarray(((size_BP > 0) & (size_BP < lowest)).sum(axis=1) > (size_BP >= lowest).sum(axis=1))
+
+
+def as_float32(values_BP: np.ndarray, where: str) -> np.ndarray:
+    """Return values as float32, too large ones infinite; raises `DataError` for rows that it would turn into zeros."""
+    if values_BP.dtype.itemsize > 4 and faint_rows(values_BP, float(np.finfo(np.float32).tiny)).any():
+        what = "holds spectra that are too faint for float32, most of their values below 1.2e-38"
+        raise DataError(what, where=where, remedy="multiply flux and error by one factor")
+    with np.errstate(over="ignore"):
+        return values_BP.astype(np.float32, copy=False)
+
+
 def check_wave(wave_P: np.ndarray, pixels: int, path: Path) -> None:
     """Raise `DataError` unless the wavelengths are one a pixel, finite and rising."""
     where = f"{path}:{WAVE}"

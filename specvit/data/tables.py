@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 
 from specvit.data.hdf5 import at, open_dataset, short
-from specvit.data.memory import free_memory
+from specvit.data.memory import refuse_beyond_memory
 from specvit.errors import DataError
 from specvit.quantities import PARAMS
 
@@ -131,8 +131,7 @@ def _checked(group: h5py.Group, name: str, path: Path, rows: int | None) -> h5py
         raise DataError(what, where=where, remedy=f"drop columns that are not numbers, or {REWRITE}")
     if rows is not None and item.shape[:1] != (rows,):
         _refuse_rows(item.shape[0], rows, at(path, str(group.name)))
-    if item.nbytes > free_memory():
-        raise DataError(f"would take {item.nbytes / 1e9:.0f} GB of memory", where=where, remedy="make the file again")
+    refuse_beyond_memory(item.nbytes, where)
     return item
 
 

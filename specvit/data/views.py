@@ -13,7 +13,7 @@ import numpy as np
 
 from specvit import seeding
 from specvit.data.hdf5 import unreadable
-from specvit.data.shards import Shard, open_shards, read_labels
+from specvit.data.shards import Shard, as_float32, open_shards, read_labels
 from specvit.errors import DataError
 from specvit.quantities import LABELS
 
@@ -161,9 +161,10 @@ class Spectra:
             local_b = rows_B[where_b] - self.starts[shard]
             for name, values_BP in (("flux", flux_BP), ("error", error_BP)):
                 try:
-                    values_BP[where_b] = _take(self._array(int(shard), name), local_b)
+                    taken_bP = _take(self._array(int(shard), name), local_b)
                 except OSError as problem:
                     raise unreadable(problem, getattr(self.shards[shard], name).path) from problem
+                values_BP[where_b] = as_float32(taken_bP, f"{self.shards[shard].path}, {name}")
         return flux_BP, error_BP
 
     def expect_random_reads(self) -> None:

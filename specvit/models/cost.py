@@ -16,6 +16,8 @@ class Cost:
     num_prefix_tokens: int
     forward_flops: int
     training_flops: int
+    unread_pixels: int
+    """Pixels at the red end that reach no token, or no feature of a CNN."""
 
     def lines(self) -> list[str]:
         """Return the printed summary."""
@@ -24,7 +26,10 @@ class Cost:
         tokens = f"{self.num_tokens} tokens" + (f" + {self.num_prefix_tokens} CLS" if self.num_prefix_tokens else "")
         tokens = f"{tokens}; " if self.num_tokens else ""
         flops = f"{self.forward_flops / 1e9:.3f} GFLOP forward, {self.training_flops / 1e9:.3f} training a spectrum"
-        return [f"{total:,} parameters: {parts}", f"{tokens}{flops}"]
+        lines = [f"{total:,} parameters: {parts}", f"{tokens}{flops}"]
+        if self.unread_pixels:
+            lines.append(f"note: the last {self.unread_pixels} pixels of each spectrum fill no patch and are not read")
+        return lines
 
 
 def cost_of(model: Network) -> Cost:
@@ -41,6 +46,12 @@ def _cost_of_cnn(model: CNN) -> Cost:
             stages.append(2 * pixels * layer.weight.numel())
         elif isinstance(layer, nn.MaxPool1d):
             pixels //= model.pool_size
+    end = pixels  # pixels up to which the last stage looks, followed back through pools and convolutions
+    for layer in reversed(model.stages):
+        if isinstance(layer, nn.Conv1d):
+            end += layer.kernel_size[0] // 2
+        elif isinstance(layer, nn.MaxPool1d):
+            end *= model.pool_size
     forward = sum(stages) + 2 * (model.hidden.weight.numel() + model.head.weight.numel())
     return Cost(
         parameters={name: sum(p.numel() for p in part) for name, part in model.parts().items()},
@@ -48,6 +59,7 @@ def _cost_of_cnn(model: CNN) -> Cost:
         num_prefix_tokens=0,
         forward_flops=forward,
         training_flops=3 * forward - stages[0],
+        unread_pixels=max(0, model.num_pixels - end),
     )
 
 
@@ -74,4 +86,5 @@ def _cost_of_vit(model: ViT) -> Cost:
         num_prefix_tokens=model.num_prefix_tokens,
         forward_flops=forward,
         training_flops=3 * forward - tokenizer,
+        unread_pixels=model.unread_pixels,
     )

@@ -22,6 +22,7 @@ class ViT(nn.Module):
         super().__init__()
         width = config.hidden_size
         self.num_tokens = num_tokens(num_pixels, config.patch_size, config.stride_size)
+        self.unread_pixels = num_pixels - (self.num_tokens - 1) * config.stride_size - config.patch_size
         sizes = {"patch_size": config.patch_size, "stride_size": config.stride_size, "hidden_size": width}
         self.tokenizer = TOKENIZERS[config.proj_fn](**sizes)
         self.pool = build_pool(config.pool, width)

@@ -6,6 +6,7 @@ Shape suffixes: B rows asked for.
 import bz2
 import gzip
 import lzma
+import math
 import re
 import zlib
 from collections.abc import Callable, Iterator
@@ -75,14 +76,14 @@ class Array:
     @property
     def num_bytes(self) -> int:
         """Bytes of all its rows, unpacked."""
-        return self.dtype.itemsize * int(np.prod(self.shape))
+        return self.dtype.itemsize * math.prod(self.shape)
 
     def pieces(self) -> Iterator[np.ndarray]:
         """Yield all rows in order, some at a time."""
         if self.stream is not None:
             yield from self.stream()
             return
-        rows = max(1, PIECE_BYTES // max(1, self.dtype.itemsize * int(np.prod(self.shape[1:]))))
+        rows = max(1, PIECE_BYTES // max(1, self.dtype.itemsize * math.prod(self.shape[1:])))
         rows = -(-rows // self.row_step) * self.row_step
         for start in range(0, self.shape[0], rows):
             yield self.take(slice(start, start + rows))
@@ -125,7 +126,7 @@ class Contents:
         if name in self.arrays:
             return self.arrays[name]
         low = name.lower()
-        alike = [key for key in self.arrays if low in (key.lower(), key.lower().rpartition("/")[2])]
+        alike = [key for key in self.arrays if f"/{key.lower()}".endswith(f"/{low}")]
         if len(alike) == 1:
             return self.arrays[alike[0]]
         what = f"has {'several arrays' if alike else 'no array'} called {name!r} ({option}); {self.listing()}"

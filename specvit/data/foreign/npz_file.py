@@ -1,5 +1,6 @@
 """NPZ: the arrays of a file of numpy, gone through without holding a whole one in memory."""
 
+import math
 import struct
 import zipfile
 import zlib
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from specvit.data.foreign.contents import PIECE_BYTES, Array, Contents, damaged
+from specvit.data.memory import refuse_beyond_memory
 
 DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, ValueError, KeyError)
 
@@ -36,6 +38,9 @@ def _arrays(path: Path, archive: zipfile.ZipFile, member: str) -> Iterator[Array
     """Yield the array of a member, or those of its fields; nothing for Python objects."""
     with archive.open(member) as stream:
         shape, _, dtype = _head(stream)
+        whole = archive.getinfo(member).file_size - stream.tell()
+    if not dtype.hasobject and math.prod(shape) * dtype.itemsize != whole:
+        raise ValueError(f"{member} claims shape {shape} and has {whole} bytes of values")
     name = member.removesuffix(".npy")
     for field, (inner, *_) in (dtype.fields or {"": (dtype,)}).items():
         base, more = inner.subdtype or (inner, ())
@@ -50,6 +55,7 @@ def _arrays(path: Path, archive: zipfile.ZipFile, member: str) -> Iterator[Array
 def _take(path: Path, name: str, field: str, rows: Any) -> np.ndarray:
     try:
         with np.load(path, allow_pickle=False) as arrays:
+            refuse_beyond_memory(arrays.zip.getinfo(f"{name}.npy").file_size, f"{path}:{name}")
             values = arrays[name][field] if field else arrays[name]
     except DAMAGE as problem:
         raise damaged(path, problem) from problem

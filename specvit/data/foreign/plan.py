@@ -21,11 +21,14 @@ from specvit.data.foreign.sources import find_sources, wave_file_of
 from specvit.data.foreign.spectrum import Recipe
 from specvit.data.foreign.split import shards_of
 from specvit.data.foreign.unpack import bytes_of, is_needed
+from specvit.data.memory import refuse_beyond_memory
 from specvit.data.shards import open_shard, read_labels
 from specvit.errors import ConfigError, DataError
 from specvit.quantities import ERROR, FLUX, LABELS, WAVE
 
 LAYOUT = {WAVE, FLUX, ERROR}
+ROW_BYTES = 100
+"""Memory that the plan takes for a spectrum, beside its labels."""
 FILES_A_PIECE, ROWS_A_PIECE = 16, 512
 """Most spectra that are made together, from single files and from tables: what a kill may cost each worker."""
 PIECE_BYTES = 64 * 2**20
@@ -205,6 +208,7 @@ def _of_tables(
                 raise DataError(what, where=str(path), remedy="convert files of one form at a time")
             if is_needed(contents, own, 1 if options.split is not None else piece_rows):
                 to_unpack[number] = bytes_of(contents, own)
+            refuse_beyond_memory(ROW_BYTES * (sum(counts) + own.spectra), str(path))
             tables.append(None if layout else labels_from_contents(contents, own))
             counts.append(own.spectra)
         if layout:
