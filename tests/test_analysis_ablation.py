@@ -49,12 +49,14 @@ def test_runs_are_counted_by_factor() -> None:
         case({"p": 32, "lr": 0.2}, state="diverged", r2=None),
         case({"p": 32, "lr": 0.3}, state="waiting", r2=None),
         case({"p": 32, "lr": 0.3}, state="preempted", r2=None),
+        case({"p": 32, "lr": 0.3}, state="pruned", r2=None),
     ]
     found = {(tally.factor, tally.value): tally for tally in tallies(cases)}
     whole, wide = found["all", ""], found["p", "32"]
-    assert (whole.total, whole.finished, whole.failed, whole.rate, whole.minutes) == (6, 2, 2, 0.5, 3.0)
-    assert (wide.total, wide.finished, wide.failed, wide.rate, wide.minutes) == (4, 0, 2, 0.0, None)
-    assert wide.how == {"plateau": 1, "diverged": 1, "waiting": 1, "preempted": 1}
+    assert (whole.total, whole.finished, whole.rate, whole.minutes) == (7, 2, 0.5, 3.0)
+    assert (whole.unlearnt, whole.failed, whole.pruned, whole.open) == (1, 1, 1, 2)
+    assert (wide.total, wide.finished, wide.unlearnt, wide.rate, wide.minutes) == (5, 0, 1, 0.0, None)
+    assert wide.how == {"plateau": 1, "diverged": 1, "waiting": 1, "preempted": 1, "pruned": 1}
     assert found["lr", "0.3"].rate is None
 
 

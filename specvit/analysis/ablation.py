@@ -19,6 +19,7 @@ from scipy import stats
 from specvit.analysis.cases import Case
 from specvit.analysis.fit_verdict import fit_verdict, gap_of, trees_of
 from specvit.sweep.results import lower_is_better
+from specvit.sweep.source import GROUPS, group_of
 
 LEVEL = 0.95
 MOST_VALUES = 8
@@ -27,20 +28,23 @@ MOST_VALUES = 8
 
 @dataclass(frozen=True)
 class Tally:
-    """How the runs with one value of a factor ended; `minutes` is the mean of those that finished."""
+    """How the runs with one value of a factor ended, see `group_of`; `minutes` is the mean of those that finished."""
 
     factor: str
     value: Any
     total: int
     finished: int
+    unlearnt: int
     failed: int
+    pruned: int
+    open: int
     how: dict[str, int]
     minutes: float | None
 
     @property
     def rate(self) -> float | None:
-        """Share of the runs that have ended which finished."""
-        ended = self.finished + self.failed
+        """Share of the runs that came to an end of their own which finished."""
+        ended = self.finished + self.unlearnt + self.failed
         return self.finished / ended if ended else None
 
 
@@ -108,7 +112,9 @@ def _tally(factor: str, value: Any, cases: Sequence[Case]) -> Tally:
     minutes = [case.minutes for case in done if case.minutes]
     how = Counter(case.state for case in cases if not case.finished)
     mean = statistics.fmean(minutes) if minutes else None
-    return Tally(factor, value, len(cases), len(done), sum(case.failed for case in cases), dict(how), mean)
+    groups = Counter(group_of(case.state) for case in cases)
+    finished, unlearnt, failed, pruned, still_open = (groups[name] for name in GROUPS)
+    return Tally(factor, value, len(cases), finished, unlearnt, failed, pruned, still_open, dict(how), mean)
 
 
 def combinations(cases: Sequence[Case], metric: str, bounds: Mapping[str, float] | None = None) -> list[Combination]:

@@ -7,6 +7,7 @@ from specvit.analysis.ablation import combinations, differences, tallies
 from specvit.analysis.ablation_report import Ablation, draw_ablation, write_ablation
 from specvit.analysis.cases import cases_in, check_metric, metric_of
 from specvit.analysis.fit_verdict import bounds_of
+from specvit.sweep.source import groups_said
 from specvit.tracking.figures import attempt
 
 
@@ -27,8 +28,6 @@ def ablation(options: argparse.Namespace) -> int:
     write_ablation(found, out)
     for name in ("ablation.png", "ablation.pdf"):
         attempt(out / name, lambda path: draw_ablation(found, path), print)
-    whole = found.tallies[0]
-    counts = f"{whole.total} runs: {whole.finished} finished, {whole.failed} failed"
-    print("\n".join([*notes, counts, *found.sentences]))
+    print("\n".join([*notes, groups_said(case.state for case in cases), *found.sentences]))
     print(f"written: {out}", flush=True)
     return 0

@@ -16,13 +16,15 @@ from specvit.files import write_atomic, write_json, write_text
 from specvit.provenance import commit
 from specvit.sweep.definition import ESCAPED
 from specvit.sweep.results import lower_is_better
+from specvit.sweep.source import GROUPS
 from specvit.tracking.figures import canvas
 from specvit.tracking.files import finite_or_none
 
 Row = dict[str, Any]
 DEFINITIONS = {
-    "finished": "completed or early_stopped; plateau and all other ends are failed; open: waiting, running, to go on",
-    "rate": "finished of those that have ended",
+    "finished": "completed or early_stopped; learnt nothing: plateau; failed: diverged, oom, crashed, cancelled, "
+    "refused, or given up as lost or timeout; pruned: by a search; open: waiting, running, to go on",
+    "rate": "finished of those that finished, learnt nothing or failed",
     "minutes": "mean wall clock of training and validation of finished runs",
     "sd": "standard deviation over seeds",
     "escape": "first step off the plateau ({}), as far as epochs show; mean over the runs that have one",
@@ -139,7 +141,7 @@ def setting_table(combined: Sequence[Combination], metric: str) -> list[list[str
 
 def tally_table(tallies: Sequence[Tally]) -> list[list[str]]:
     """Return the cells of a table with a line a value of a factor."""
-    head = ["factor", "value", "total", "finished", "failed", "open", "rate", "minutes", "how else"]
+    head = ["factor", "value", "total", *GROUPS, "rate", "minutes", "how else"]
     return [head, *map(_tally_cells, tallies)]
 
 
@@ -147,8 +149,8 @@ def _tally_cells(tally: Tally) -> list[str]:
     rate = "" if tally.rate is None else f"{tally.rate:.0%}"
     minutes = "" if tally.minutes is None else f"{tally.minutes:.1f}"
     how = ", ".join(f"{count} {state or 'waiting'}" for state, count in tally.how.items())
-    still = tally.total - tally.finished - tally.failed
-    counts = (str(count) for count in (tally.total, tally.finished, tally.failed, still))
+    groups = (tally.finished, tally.unlearnt, tally.failed, tally.pruned, tally.open)
+    counts = (str(count) for count in (tally.total, *groups))
     return [tally.factor, str(tally.value), *counts, rate, minutes, how]
 
 
@@ -171,10 +173,12 @@ def draw_ablation(found: Ablation, path: Path) -> None:
     bars.set(xlabel=f"{found.metric}: mean and standard deviation over seeds, each seed a dot")
     for place, tally in enumerate(reversed(rates[:MOST_BARS])):
         shares.barh(place, tally.finished, color="tab:green", alpha=0.6, height=0.7)
-        shares.barh(place, tally.failed, left=tally.finished, color="tab:red", alpha=0.6, height=0.7)
+        shares.barh(place, tally.unlearnt, left=tally.finished, color="tab:orange", alpha=0.6, height=0.7)
+        ends = tally.finished + tally.unlearnt
+        shares.barh(place, tally.failed, left=ends, color="tab:red", alpha=0.6, height=0.7)
     names = [textwrap.shorten(f"{tally.factor}={tally.value}", 44) for tally in reversed(rates[:MOST_BARS])]
     shares.set_yticks(range(len(names)), names, fontsize=7)
-    shares.set(xlabel="runs that finished (green) and failed (red)")
+    shares.set(xlabel="runs that finished (green), learnt nothing (orange), failed (red)")
     for axis in (bars, shares):
         axis.grid(alpha=0.25, axis="x")
     kind = path.suffix.removeprefix(".")

@@ -10,14 +10,15 @@ import yaml
 
 from specvit.analysis.runs import runs_in
 from specvit.config.build import build_config
-from specvit.config.folder import ALIVE, DONE, RESUMABLE, RunFolder
+from specvit.config.folder import RESUMABLE, RunFolder
 from specvit.config.identity import flat, identity_of
 from specvit.config.schema import Config, NetworkConfig
 from specvit.config.spelling import nearest
 from specvit.errors import ConfigError, FolderError, SpecvitError
 from specvit.sweep.definition import ESCAPED, SEED, Definition, Table, definition_of
-from specvit.sweep.folder import StudyFolder
+from specvit.sweep.folder import WAITING, StudyFolder
 from specvit.sweep.results import Outcome, escape_step, outcome_of, value_of
+from specvit.sweep.source import group_of
 from specvit.sweep.table import factors_of
 
 ESCAPE = Table(metric=ESCAPED, of="val_r2", above=0.1)
@@ -25,8 +26,6 @@ ESCAPE = Table(metric=ESCAPED, of="val_r2", above=0.1)
 TEST_R2 = "test_r2"
 SPLITS, ENDS = ("test_", "val_", "train_"), ("_low", "_high", "_rows")
 """What the names of metrics begin with; those of ends of intervals, and counts, are not offered."""
-LEARNT = tuple(state for state in DONE if state != "plateau")
-OPEN = (*ALIVE, *RESUMABLE, "waiting", "")
 
 
 @dataclass(frozen=True)
@@ -59,12 +58,7 @@ class Case:
     @property
     def finished(self) -> bool:
         """Whether it came to its end and learnt something."""
-        return self.state in LEARNT
-
-    @property
-    def failed(self) -> bool:
-        """Whether it ended otherwise, on the plateau too; what waits, runs or was stopped to go on has not."""
-        return self.state not in (*LEARNT, *OPEN)
+        return group_of(self.state) == "finished"
 
     @property
     def minutes(self) -> float | None:
@@ -103,7 +97,8 @@ def cases_in(folders: Sequence[Path]) -> tuple[list[Case], list[str]]:
                 unreadable += 1
     varied = _varied([config for _, config in plain])
     for (run, config), factors in zip(plain, varied, strict=True):
-        found.setdefault(run.path, Case(run.run_id, factors, config.train.seed, run.state(), config, outcome_of(run)))
+        state = WAITING if (state := run.state()) in RESUMABLE else state  # as a study has it: it goes on
+        found.setdefault(run.path, Case(run.run_id, factors, config.train.seed, state, config, outcome_of(run)))
     if not found:
         where = ", ".join(map(str, folders))
         raise FolderError("holds no run", where=where, remedy="name a study in multirun/, or a folder of runs")

@@ -1,5 +1,6 @@
 """The parts of a study's report, as markdown: what was asked, what came out, how runs ended, cost, how to repeat it."""
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -9,13 +10,14 @@ from specvit.analysis.ablation import Tally
 from specvit.analysis.ablation_report import Ablation, setting_table, tally_table
 from specvit.analysis.cases import Case
 from specvit.analysis.report import table
-from specvit.config.folder import DONE
 from specvit.config.schema import effective_level
 from specvit.provenance import commit
 from specvit.sweep.definition import ESCAPED
 from specvit.sweep.folder import StudyFolder, command_of
+from specvit.sweep.source import group_of, groups_said
 
 MOST_CAUSES = 30
+NUMBER = re.compile(r"[-+]?\d[\d.]*(e[-+]?\d+)?")
 Parts = dict[str, str]
 
 
@@ -63,11 +65,8 @@ def whole(parts: Parts, figures: dict[str, str]) -> str:
 
 
 def _status(cases: Sequence[Case], tally: Tally) -> str:
-    states = Counter(case.state or "waiting" for case in cases)
-    counts = ", ".join(f"{count} {state}" for state, count in states.most_common())
-    still = tally.total - tally.finished - tally.failed
-    warning = f" **{still} are still open: these are not the last numbers.**" if still else ""
-    return f"{tally.total} runs: {counts}.{warning}"
+    warning = f" **{tally.open} are still open: these are not the last numbers.**" if tally.open else ""
+    return f"{groups_said(case.state for case in cases)}.{warning}"
 
 
 def _design(about: dict[str, Any], cases: Sequence[Case], metric: str) -> Iterator[str]:
@@ -95,17 +94,20 @@ def _design(about: dict[str, Any], cases: Sequence[Case], metric: str) -> Iterat
 
 
 def _failures(study: StudyFolder) -> Iterator[str]:
-    """Yield the failed runs by cause."""
-    causes: dict[tuple[str, str, str], list[str]] = {}
+    """Yield the runs that failed or learnt nothing by cause; causes that differ in their numbers alone are one."""
+    causes: dict[str, list[tuple[str, str]]] = {}
     for trial in study.trials():
         state = study.state(trial)
-        if (state in DONE and state != "plateau") or not (trial.end or trial.run.status().get("cause")):
+        if group_of(state) not in ("learnt nothing", "failed"):
             continue
         known = {**trial.run.status(), **{k: v for k, v in (trial.end or {}).items() if v}}
-        key = (state, str(known.get("cause") or "no cause on file"), str(known.get("remedy") or ""))
-        causes.setdefault(key, []).append(trial.name)
-    for (state, cause, remedy), names in list(causes.items())[:MOST_CAUSES]:
-        yield f"- **{state}**, {len(names)}: {cause}" + (f"; {remedy}" if remedy else "") + f" ({', '.join(names[:5])})"
+        remedy = f"; {known['remedy']}" if known.get("remedy") else ""
+        cause = f"{known.get('cause') or 'no cause on file'}{remedy}"
+        causes.setdefault(f"{state}: {NUMBER.sub('', cause)}", []).append((cause, trial.name))
+    for kind, runs in list(causes.items())[:MOST_CAUSES]:
+        example = "e.g. " if len({cause for cause, _ in runs}) > 1 else ""
+        names = ", ".join(name for _, name in runs[:5])
+        yield f"- **{kind.partition(':')[0]}**, {len(runs)}: {example}{runs[0][0]} ({names})"
     if len(causes) > MOST_CAUSES:
         yield f"- and {len(causes) - MOST_CAUSES} other causes"
 
