@@ -74,6 +74,19 @@ def test_goes_wrong_once(
     promised.whole(run, unbroken([*tiny, *STEADY]))
 
 
+def test_the_gpu_dies(promised: Any, trained: Any, unbroken: Any, tiny: list[str], tmp_path: Path) -> None:
+    arguments = [*tiny, *STEADY, f"tracking.folder={tmp_path / 'runs'}"]
+    error = Fail(RuntimeError("CUDA error: an illegal memory access was encountered"))
+    dead = Changed("specvit.engine.failure._gpu_fault", "CUDA error: unspecified launch failure".__add__, lasting=True)
+    ended = trained(arguments, At(STEP, error, call=31), dead)
+    assert ended.code == 1, ended.said
+    run = only_run(tmp_path / "runs")
+    promised.kept(state=state_of(run), said=ended.said)
+    again = trained(arguments)
+    assert "this run was lost before; going on" in again.said
+    promised.whole(run, unbroken([*tiny, *STEADY]))
+
+
 def test_a_bug_leaves_its_traceback(promised: Any, trained: Any, unbroken: Any, tiny: list[str], tmp_path) -> None:
     arguments = [*tiny, *STEADY, f"tracking.folder={tmp_path / 'runs'}"]
     ended = trained(arguments, At("specvit.score.predict", Fail(ZeroDivisionError("planted"))))
