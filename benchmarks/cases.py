@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import torch
 
-from specvit.config.schema import DataConfig, LossConfig, NoiseConfig, OptConfig, TrainConfig, ViTConfig
+from specvit.config.schema import DataConfig, LossConfig, NetworkConfig, NoiseConfig, OptConfig, TrainConfig, ViTConfig
 from specvit.data.labels import LabelScaler
 from specvit.data.made import MadeSpectra
 from specvit.data.made_batches import MadeData
@@ -21,7 +21,7 @@ from specvit.engine.precision import build_scaler, resolve_precision
 from specvit.engine.schedule import build_schedule
 from specvit.engine.state import TrainState
 from specvit.engine.task import Regression
-from specvit.models import build_model
+from specvit.models import ViT, build_model
 from specvit.quantities import ERROR, FLUX, NUM_PIXELS, WAVE
 
 SMALL = ViTConfig(
@@ -43,22 +43,28 @@ class Case:
     """A network, its batch and the number format of its forward pass."""
 
     name: str
-    model: ViTConfig
+    model: NetworkConfig
     batch_size: int
     precision: str = "auto"
+    optimizer: str = "AdamW"
+    accumulate: int = 1
+    checkpoint_blocks: bool = False
 
 
-def train_data(path: Path, batch_size: int, device: torch.device) -> TrainData:
-    """Return a real training view over a file of random spectra."""
-    rng = np.random.default_rng(0)
-    with h5py.File(path, "w") as file:
-        file[WAVE] = np.linspace(7100.0, 8850.0, NUM_PIXELS)
-        file[FLUX] = rng.normal(0.5, 0.05, (ROWS, NUM_PIXELS)).astype(np.float32)
-        file[ERROR] = np.full((ROWS, NUM_PIXELS), 0.05, dtype=np.float32)
-    store = Store(Spectra(open_shards([path]), np.arange(ROWS)), DataConfig(), device)
+def train_data(
+    path: Path, batch_size: int, device: torch.device, *, rows: int = ROWS, resident: str = "auto"
+) -> TrainData:
+    """Return a real training view over a file of random spectra, which is made if it is not there."""
+    if not path.exists():
+        rng = np.random.default_rng(0)
+        with h5py.File(path, "w") as file:
+            file[WAVE] = np.linspace(7100.0, 8850.0, NUM_PIXELS)
+            file[FLUX] = rng.normal(0.5, 0.05, (rows, NUM_PIXELS)).astype(np.float32)
+            file[ERROR] = np.full((rows, NUM_PIXELS), 0.05, dtype=np.float32)
+    store = Store(Spectra(open_shards([path]), np.arange(rows)), DataConfig(resident=resident), device)
     return TrainData(
         store=store,
-        targets=torch.randn(ROWS, 1, device=device),
+        targets=torch.randn(rows, 1, generator=torch.Generator().manual_seed(0)).to(device),
         flux_norm=FluxNorm(torch.full((NUM_PIXELS,), 0.5), 0.07).to(device),
         noise=NoiseConfig(),
         order="global",
@@ -83,15 +89,17 @@ def made_data(rows: int, device: torch.device) -> MadeData:
 
 def make_learner(case: Case, data: TrainData, device: torch.device) -> tuple[Learner, TrainState]:
     """Return a learner and its state as `specvit train` builds them."""
-    train = TrainConfig(batch_size=case.batch_size, precision=case.precision)
-    precision = resolve_precision(case.precision, device)
+    train = TrainConfig(batch_size=case.batch_size, precision=case.precision, accumulate=case.accumulate)
+    precision, opt = resolve_precision(case.precision, device), OptConfig(type=case.optimizer)
     model = build_model(case.model, num_pixels=NUM_PIXELS, num_outputs=1, seed=1).to(device)
+    if isinstance(model, ViT):
+        model.checkpoint_blocks = case.checkpoint_blocks
     learner = Learner(
         module=model,
         task=Regression(LossConfig(), ("log_g",), (0.0,), (1.0,)),
-        optimizer=build_optimizer(model, model.parts(), OptConfig()),
+        optimizer=build_optimizer(model, {name: part for name, part in model.parts().items() if part}, opt),
         scaler=build_scaler(precision, device),
-        schedule=build_schedule(OptConfig(), epochs=10**6, steps_per_epoch=data.steps_per_epoch),
+        schedule=build_schedule(opt, epochs=10**6, steps_per_epoch=data.steps_per_epoch),
         train=train,
         precision=precision,
         device=device,

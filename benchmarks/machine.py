@@ -10,6 +10,10 @@ from typing import Any
 
 import torch
 
+from specvit.config.schema import TrainConfig
+from specvit.engine.device import set_up_torch
+from specvit.engine.precision import resolve_precision
+
 
 def facts(device: torch.device, packages: tuple[str, ...] = ("torch", "numpy")) -> dict[str, Any]:
     """Return date, commit, hardware and versions, to stand above every result."""
@@ -41,6 +45,24 @@ def commit() -> str:
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return found.stdout.strip()
+
+
+class Printer:
+    """Takes what specvit has to say."""
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        print(text, flush=True)
+
+
+def set_up(device: torch.device) -> None:
+    """Set torch as `specvit train` does: threads, determinism, float32 without TF32."""
+    set_up_torch(TrainConfig(), None, Printer(), device)
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Return whether the device computes in bf16; where it is emulated, a step takes up to ten times as long."""
+    return resolve_precision("auto", device) == "bf16-mixed"
 
 
 def synchronize(device: torch.device) -> None:

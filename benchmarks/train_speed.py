@@ -9,7 +9,7 @@ weights, too, which makes it specvit's maths; specvit's step as shipped; the lea
 
 import argparse
 import json
-import os
+import math
 import statistics
 import tempfile
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from typing import Any
 
 import machine
 import torch
-from cases import REFERENCE, SMALL, Case, make_learner, train_data
+from cases import REFERENCE, ROWS, SMALL, Case, make_learner, train_data
 from lean import Flat, forward, lean_step
 
 from specvit.config.schema import ViTConfig
@@ -84,17 +84,21 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=8.0, help="a round's length for each way, at least")
     parser.add_argument("--sizes", default="small,real", help="which of the two networks")
+    parser.add_argument("--minutes", type=float, default=7.0, help="no way is begun after that")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    device = torch.device(options.device)
+    started, device = machine.now(), torch.device(options.device)
+    machine.set_up(device)
     record = machine.facts(device, ("torch", "numpy", *(("transformers", "lightning") if peer else ())))
     print(json.dumps(record), flush=True)
     record["agreement"] = {name: agreement(model, device) for name, model in (("small", SMALL), ("real", REFERENCE))}
     print(json.dumps(record["agreement"]), flush=True)
     sizes = [Case("small", SMALL, 128), Case("real", REFERENCE, 256 if device.type == "cuda" else 32)]
     wanted = [case for case in sizes if case.name in options.sizes.split(",")]
-    record["cases"] = [time_case(case, device, options.rounds, options.seconds) for case in wanted]
+    record["cases"] = []
+    for number, case in enumerate(wanted, 1):
+        until = started + 60 * options.minutes * number / len(wanted)
+        record["cases"].append(time_case(case, device, options.rounds, options.seconds, until))
     if options.json:
         options.json.write_text(json.dumps(record, indent=2) + "\n")
 
@@ -139,20 +143,42 @@ def apart(pairs: list[tuple[Any, Any]]) -> float:
     )
 
 
-def time_case(case: Case, device: torch.device, rounds: int, seconds: float) -> dict[str, Any]:
-    """Return spectra/s of each way, medians over interleaved rounds with their spread, and the ratios."""
+def time_case(
+    case: Case, device: torch.device, rounds: int, seconds: float, until: float = math.inf, rows: int = ROWS
+) -> dict[str, Any]:
+    """Return spectra/s of each way, medians over interleaved rounds with their spread, and the ratios.
+
+    A way that raises is left out, and so is what the device only emulates. None is begun after `until`.
+    """
+    ways, rates = ways_on(device), {}
+    timers: dict[str, Rate] = {}
+    left_out: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder:
-        data = train_data(Path(folder) / "speed.h5", case.batch_size, device)
-        ways = {**(PEERS if peer else {}), **OURS}
-        timers = {name: prepare(way, case, data, device) for name, way in ways.items()}
-        rates: dict[str, list[float]] = {name: [] for name in ways}
+        data = train_data(Path(folder) / "speed.h5", case.batch_size, device, rows=rows)
         for _ in range(rounds):
             for name, way in ways.items():
+                if name in left_out or machine.now() > until:
+                    continue
                 surroundings(way)
-                rates[name].append(timers[name](seconds))
-    row = {"case": case.name, "batch": case.batch_size, "rounds": rounds, **summary(rates)}
+                try:
+                    timers[name] = timers.get(name) or prepare(way, case, data, device)
+                    rates.setdefault(name, []).append(timers[name](seconds))
+                except Exception as problem:
+                    left_out[name] = f"{type(problem).__name__}: {problem}".splitlines()[0]
+    left_out |= {name: "no time left" for name in ways if name not in rates and name not in left_out}
+    measured = {name: values for name, values in rates.items() if name not in left_out}
+    row = {"case": case.name, "batch": case.batch_size, **summary(measured), "left_out": left_out}
     print(json.dumps(row), flush=True)
     return row
+
+
+def ways_on(device: torch.device) -> dict[str, Way]:
+    """Return the ways to be timed: in bf16 only where the device computes in it, which is said."""
+    ways = {**(PEERS if peer else {}), **OURS}
+    if machine.has_bf16(device):
+        return ways
+    print("bf16 is left out: this device only emulates it", flush=True)
+    return {name: way for name, way in ways.items() if way.precision != "bf16-mixed"}
 
 
 def summary(rates: dict[str, list[float]]) -> dict[str, Any]:
@@ -162,6 +188,7 @@ def summary(rates: dict[str, list[float]]) -> dict[str, Any]:
         name: round(medians[a] / medians[b], 2) for name, (a, b) in RATIOS.items() if a in medians and b in medians
     }
     return {
+        "rounds": max(map(len, rates.values()), default=0),
         "spectra_per_s": {name: round(value, 1) for name, value in medians.items()},
         "spread": {name: [round(min(values), 1), round(max(values), 1)] for name, values in rates.items()},
         "ratios": ratios,
@@ -169,8 +196,9 @@ def summary(rates: dict[str, list[float]]) -> dict[str, Any]:
 
 
 def surroundings(way: Way) -> None:
-    """Set allocator and determinism as this way's users have them."""
+    """Set allocator, determinism and TF32 as this way's users have them."""
     keep_memory(not way.stock_allocator)
+    torch.backends.cudnn.allow_tf32 = way.kind == "peer"
     torch.use_deterministic_algorithms(way.deterministic)
     flags: Any = torch.utils.deterministic
     flags.fill_uninitialized_memory = way.fill
