@@ -33,14 +33,14 @@ def main(arguments: list[str] | None = None) -> int:
         print("usage: specvit doctor --cluster [hydra/launcher=NAME hydra.launcher.KEY=VALUE ...] [model/size=NAME]")
         return 0 if {"-h", "--help"} & set(words) else 2
     overrides = composer.tidy([word for word in words if word != "--cluster"])
-    hydra = [text for text in overrides if text.lstrip("+").startswith(("hydra/", "hydra."))]
+    hydra, settings = composer.split_launcher(overrides)
     if not any(text.startswith("hydra/launcher=") for text in hydra):
         hydra.insert(0, "hydra/launcher=slurm")
     launcher = composer.compose_launcher(hydra)
     if launcher.get("kind") != "slurm":
         raise ConfigError("is no cluster", where="hydra/launcher", remedy="use slurm, or one of your own made from it")
     config = read_slurm(launcher)
-    model = composer.compose([text for text in overrides if text not in hydra])["model"]
+    model = composer.compose(settings)["model"]
     failed = False
     for kind, said in look(config, 3 * 4 * parameters(model)):  # weights and the optimizer's two averages
         print(f"{kind:<5} {said}", flush=True)

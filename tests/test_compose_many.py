@@ -24,7 +24,7 @@ LISTS = [
     ["data.val_samples=10", "data=builtin", "data/size=1k", "loss=ce", "model.task_type=cls", "data.class_edges=[2,3]"],
     ["data=synth", "data/size=100k", "data.endless=true", "data.max_redshift=0.0005"],
     ["data=velocity", "data.param=[redshift,log_g]", "data/size=1k"],
-    ["+tracking.tags.paper=one", "++tracking.tags.other=two", "++opt.lr=1", "hydra/launcher=local"],
+    ["+tracking.tags.paper=one", "++tracking.tags.other=two", "++opt.lr=1"],
     ["+tracking.tags={a:1}", "opt.lr=1", "opt.lr=2", "opt=sgd"],
     ["train=full", "train.early_stopping.patience=null", "train.precision=32", "noise=none"],
 ]
@@ -45,7 +45,8 @@ BAD = [
     ["opt.lr=interval(1,2)"],
     ["model/size=tiny,small"],
     ["experiment=null"],
-    ["hydra/launcher=locl"],
+    ["hydra/launcher=local"],
+    ["hydra.run.dir=a"],
     ["loss.name=${oc.env:NOT_SET_ANYWHERE}"],
     ["model/tokenizer=sw", "model.proj_fn=C1D"],
     ["model.proj_fn=SW", "model/tokenizer=c1d"],

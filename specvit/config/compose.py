@@ -1,20 +1,20 @@
 """The one door to Hydra's composer: overrides in, a resolved plain dict out, faults as one sentence.
 
-`python -m specvit.train` enters through `hydra.main` for its flags (`--help`, `--cfg`, `-m`, completion); everything
-else calls `compose`. Both pass `check_overrides` first, because Hydra itself lets `+new.key=1` through silently and
-says "Could not override" where "did you mean" would help.
+`python -m specvit.train` enters through `hydra.main` for `--help`, `--info` and completion; everything else calls
+`compose`. Both pass `check_overrides` first, because Hydra itself lets `+new.key=1` through silently and says "Could
+not override" where "did you mean" would help.
 """
 
 import contextlib
 import os
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # without it Hydra prints a trace and exits before we can explain
 
-import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -29,7 +29,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from specvit.config.kinds import refuse_foreign, settle
+from specvit.config.precedence import Replaced, replace_keys, replaced_keys, settings_of
 from specvit.config.schema import ViTConfig
+from specvit.config.sources import ConfFiles, refuse_hydra, without_settings
 from specvit.config.spelling import OLDER_OPTIONS, is_known, known_keys, nearest, suggest
 from specvit.errors import ConfigError
 
@@ -37,6 +39,8 @@ VERSION_BASE = "1.3"
 CONFIG_NAME = "config"
 LISTS = ("data.param", "data.file_path", "data.val_path", "data.test_path", "data.class_edges", "opt.betas")
 LISTS += ("model.channels", "model.alpha_range")
+PAIRS = ("opt.betas", "model.alpha_range")
+"""Keys of `LISTS` whose value is two numbers, so that one of them cannot be a value."""
 
 
 def conf_dir() -> Path:
@@ -53,47 +57,125 @@ def conf_folders() -> list[Path]:
 
 
 class UserConf(SearchPathPlugin):
-    """Lays a user's own `./conf` over the bundled one."""
+    """Has all files read by `ConfFiles`, and lays a user's own `./conf` over the bundled one."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        """Put `./conf` first, unless it is the bundled folder itself; raises `ConfigError` for another program's."""
-        own, *bundled = conf_folders()
-        if bundled and not _alone:
-            if (own / f"{CONFIG_NAME}.yaml").exists():
-                what = "specvit lays ./conf over its own files, and this one would replace them all"
-                remedy = "start specvit elsewhere, or keep your settings in conf/local.yaml and conf/experiment/"
-                raise ConfigError(what, where=str(own / f"{CONFIG_NAME}.yaml"), remedy=remedy)
-            search_path.prepend("user", f"file://{own}")
+        """Put our folders first; raises `ConfigError` for a `./conf` of another program."""
+        own, *bundled = _alone or conf_folders()
+        if bundled and (own / f"{CONFIG_NAME}.yaml").exists():
+            what = "specvit lays ./conf over its own files, and this one would replace them all"
+            remedy = "start specvit elsewhere, or keep your settings in conf/local.yaml and conf/experiment/"
+            raise ConfigError(what, where=str(own / f"{CONFIG_NAME}.yaml"), remedy=remedy)
+        for folder in reversed([own, *bundled]):
+            search_path.prepend("specvit", f"{ConfFiles.scheme()}://{folder}")
 
 
 def register() -> None:
     """Make Hydra look into the user's `./conf`; calling it again changes nothing."""
     if UserConf not in Plugins.instance().discover(SearchPathPlugin):
         Plugins.instance().register(UserConf)
+        Plugins.instance().register(ConfFiles)
 
 
-def compose(overrides: Sequence[str] = (), folder: Path | None = None) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Chosen:
+    """What group choices compose to, before single keys are set."""
+
+    config: DictConfig
+    replaced: list[Replaced]
+    """The keys of an experiment or conf/local.yaml that typed groups replaced."""
+    tokenizer: tuple[str, str | None] | None
+    """The typed `model/tokenizer`, and the `model.proj_fn` that it means."""
+
+
+def compose(
+    overrides: Sequence[str] = (), folder: Path | None = None, replaced: list[Replaced] | None = None
+) -> dict[str, Any]:
     """Return the resolved config of `overrides` as a plain dict; raises `ConfigError`.
 
-    `folder` takes the place of all configuration files, for a study's own copy of them.
+    `folder` takes the place of all configuration files, for a study's own copy of them. `replaced` gets the keys of an
+    experiment or conf/local.yaml that typed groups replaced.
     """
     overrides = tidy(overrides)
     with only(folder):
         check_overrides(overrides)
-        with composer(), explained(overrides):
-            return plain(hydra_compose(CONFIG_NAME, list(overrides)), overrides)
+        with composer() as loader:
+            names = all_groups(loader)
+        parsed = {text: parse_one(text) for text in overrides}
+        groups = [text for text, override in parsed.items() if is_choice(override, names)]
+        keys = [override for text, override in parsed.items() if text not in groups]
+        return set_keys(choose(groups), keys, overrides, replaced)
+
+
+def choose(groups: Sequence[str]) -> Chosen:
+    """Return what group choices compose to; a typed group wins over keys that experiments and conf/local.yaml set."""
+    with composer() as loader, explained(groups):
+        composed = hydra_compose(CONFIG_NAME, list(groups))
+        choices = {override.key_or_group: str(override.value()) for override in map(parse, groups)}
+        tokenizer = choices.get("model/tokenizer")
+        meant = settings_of(f"model/tokenizer/{tokenizer}", loader).get("model.proj_fn") if tokenizer else None
+        replaced: list[Replaced] = []
+        if disputed := replaced_keys(choices, loader):
+            with without_settings():
+                replaced = replace_keys(composed, disputed, hydra_compose(CONFIG_NAME, list(groups)))
+        return Chosen(composed, replaced, (tokenizer, meant) if tokenizer else None)
+
+
+def set_keys(
+    chosen: Chosen, keys: Sequence[Override], overrides: Sequence[str], replaced: list[Replaced] | None = None
+) -> dict[str, Any]:
+    """Return the resolved config of group choices with keys set, which changes `chosen.config`."""
+    with explained(overrides):
+        ConfigLoaderImpl._apply_overrides_to_config(list(keys), chosen.config)
+    if chosen.tokenizer:
+        refuse_disagreement(*chosen.tokenizer, chosen.config.model.proj_fn)
+    if replaced is not None:
+        typed = {override.key_or_group for override in keys}
+        replaced += [one for one in chosen.replaced if one.key not in typed and one not in replaced]
+    return plain(chosen.config, overrides)
+
+
+def split_launcher(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the overrides that say where runs are made, and the others; the sweeper that there is needs no choice."""
+    overrides = [text for text in overrides if text != "hydra/sweeper=basic"]
+    launcher = [text for text in overrides if text.lstrip("+").startswith(("hydra/", "hydra."))]
+    return launcher, [text for text in overrides if text not in launcher]
+
+
+def is_made_elsewhere(overrides: Sequence[str]) -> bool:
+    """Say whether a launcher is typed, or an experiment or conf/local.yaml has one other than the command's process."""
+    launcher, others = split_launcher(overrides)
+    experiments = [text for text in others if text.startswith("experiment=")]
+    local = any((folder / "local.yaml").exists() for folder in conf_folders())
+    if launcher or not (experiments or local):
+        return bool(launcher)
+    return compose_launcher(experiments) != {"kind": "inprocess"}
 
 
 def compose_launcher(overrides: Sequence[str]) -> dict[str, Any]:
-    """Return `hydra.launcher` as a plain dict, as `hydra/launcher=...` among the overrides chooses it.
+    """Return `hydra.launcher` as a plain dict, as overrides or the experiment among them choose and set it.
 
-    Its keys are taken as they are typed: whoever reads them knows what there is.
+    Its typed keys are taken as they are: whoever reads them knows what there is. Keys for another launcher are left
+    out where conf/local.yaml sets them, or an experiment for a launcher that a typed one replaces.
     """
-    forced = [f"++{text.lstrip('+')}" if text.lstrip("+").startswith("hydra.launcher.") else text for text in overrides]
+    keys = [f"++{text.lstrip('+')}" for text in overrides if text.lstrip("+").startswith("hydra.launcher.")]
+    groups = [text for text in overrides if not text.lstrip("+").startswith("hydra.launcher.")]
     with composer() as loader, explained(overrides):
         for text in overrides:
-            check_one(parse(text), loader)
-        composed = hydra_compose(CONFIG_NAME, forced, return_hydra_config=True)
+            check_one(parse_one(text), loader, of_run=False)
+        composed = hydra_compose(CONFIG_NAME, groups, return_hydra_config=True)
+        with without_settings():
+            own = hydra_compose(CONFIG_NAME, groups, return_hydra_config=True).hydra.launcher
+        others = [settings_of(f"hydra/launcher/{name}", loader) for name in loader.get_group_options("hydra/launcher")]
+        files = ["local"] if loader.repository.config_exists("local") else []
+        if any(text.startswith("hydra/launcher=") for text in groups):
+            files += [text.replace("=", "/") for text in groups if text.startswith("experiment=")]
+        for key in {key for file in files for key in settings_of(file, loader)}:
+            name = key.removeprefix("hydra.launcher.")
+            if name not in own and any(key in other for other in others):
+                OmegaConf.set_struct(composed.hydra, False)
+                composed.hydra.launcher.pop(name, None)
+        ConfigLoaderImpl._apply_overrides_to_config(list(map(parse, keys)), composed)
         found: Any = OmegaConf.to_container(composed.hydra.launcher, resolve=True)
         return found
 
@@ -125,12 +207,15 @@ def plain(composed: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
     return resolved
 
 
-def tidy(overrides: Sequence[str]) -> list[str]:
-    """Return overrides in which `data.param=a,b` is a list, as its user means, and not a sweep over two values."""
+def tidy(overrides: Sequence[str], *, grid: bool = False) -> list[str]:
+    """Return overrides in which `data.param=a,b` is a list, as its user means, and not a sweep over two values.
+
+    In a `grid` commas mean several runs, but where one of the values alone cannot be one.
+    """
     tidied = []
     for text in overrides:
         name, equals, value = text.partition("=")
-        listed = equals and name.lstrip("+") in LISTS and "," in value and value[0] not in "[(\"'"
+        listed = equals and name.lstrip("+") in (PAIRS if grid else LISTS) and "," in value and value[0] not in "[(\"'"
         tidied.append(f"{name}=[{value}]" if listed else text)
     return tidied
 
@@ -141,7 +226,9 @@ def check_overrides(overrides: Sequence[str]) -> None:
     with composer() as loader:
         for override in parsed:
             check_one(override, loader)
-    _check_tokenizer_agreement(list(overrides), parsed)
+    typed = {override.key_or_group: override.is_sweep_override() for override in parsed}
+    if "model.proj_fn" in typed and "model/tokenizer" in typed and (typed["model.proj_fn"] or typed["model/tokenizer"]):
+        raise ConfigError("cannot be swept beside model.proj_fn", where="model/tokenizer", remedy="sweep one of them")
 
 
 def parse(text: str) -> Override:
@@ -158,10 +245,28 @@ def parse(text: str) -> Override:
         raise ConfigError(f"cannot be read ({reason.strip()})", where=text, remedy=remedy) from error
 
 
-def check_one(override: Override, loader: ConfigLoaderImpl) -> None:
-    """Raise `ConfigError` for an override that names no known key or option."""
+def parse_one(text: str) -> Override:
+    """Return an override with one value taken apart; raises `ConfigError` for several."""
+    override = parse(text)
+    if override.is_sweep_override():
+        raise several_values(text)
+    return override
+
+
+def is_choice(override: Override, groups: Sequence[str]) -> bool:
+    """Say whether an override chooses a file of one of the `groups`."""
+    return override.key_or_group in groups and not isinstance(override.value(), dict)
+
+
+def check_one(override: Override, loader: ConfigLoaderImpl, *, of_run: bool = True) -> None:
+    """Raise `ConfigError` for an override that names no known key or option, or if it is `of_run` the launcher."""
     name = override.key_or_group
-    if name == "hydra" or (name.startswith(("hydra.", "hydra/")) and name != "hydra/launcher"):
+    if re.match(r"hydra\b", name):
+        refuse_hydra(name)
+        if of_run:
+            remedy = "type it on the command line, or choose it in an experiment"
+            raise ConfigError("says where runs are made, not what a run is", where=name, remedy=remedy)
+    if name.startswith("hydra.launcher."):
         return
     options = loader.get_group_options(name.replace(".", "/")) if name != "." else []
     if override.type == OverrideType.DEL:
@@ -209,35 +314,12 @@ def all_groups(loader: ConfigLoaderImpl, parent: str = "") -> list[str]:
     return found
 
 
-def _check_tokenizer_agreement(overrides: list[str], parsed: list[Override]) -> None:
-    """Refuse `model/tokenizer=sw` where a key makes it another: typed beside it, or set by conf/local.yaml."""
-    typed = {override.key_or_group: override for override in parsed}
-    if "model/tokenizer" not in typed:
-        return
-    group = typed["model/tokenizer"]
-    if "model.proj_fn" in typed and (group.is_sweep_override() or typed["model.proj_fn"].is_sweep_override()):
-        raise ConfigError("cannot be swept beside model.proj_fn", where="model/tokenizer", remedy="sweep one of them")
-    fixed = [text for text, override in zip(overrides, parsed, strict=True) if not override.is_sweep_override()]
-    for choice in map(str, choices_of(group)):
-        meant = meaning_of(choice)
-        with composer(), explained(overrides):
-            composed = hydra_compose(CONFIG_NAME, [*fixed, f"model/tokenizer={choice}"]).model.proj_fn
-        refuse_disagreement(choice, meant, composed)
-
-
-def meaning_of(tokenizer: str) -> str | None:
-    """Return what the file of a `model/tokenizer` sets `model.proj_fn` to, if it does."""
-    with composer() as loader, explained(()):
-        file = loader.repository.load_config(f"model/tokenizer/{tokenizer}")
-        return OmegaConf.select(file.config, "proj_fn") if file else None
-
-
 def refuse_disagreement(tokenizer: str, meant: str | None, composed: str) -> None:
     """Raise `ConfigError` where `model/tokenizer` means another `model.proj_fn` than was composed."""
     aliases = ViTConfig.__dataclass_fields__["proj_fn"].metadata["aliases"]
     if meant is not None and aliases.get(composed, composed) != meant:
         what = f"model/tokenizer={tokenizer} means model.proj_fn={meant}, but another setting makes it {composed}"
-        raise ConfigError(what, where="model.proj_fn", remedy="drop one of the two (also look into conf/local.yaml)")
+        raise ConfigError(what, where="model.proj_fn", remedy="drop one of the two")
 
 
 @contextlib.contextmanager
@@ -260,9 +342,6 @@ def explained(overrides: Sequence[str]) -> Iterator[None]:
     """Turn what Hydra and OmegaConf raise into one sentence."""
     try:
         yield
-    except yaml.YAMLError as error:
-        what = f"is no valid YAML ({' '.join(str(error).split())[:160]})"
-        raise ConfigError(what, where="configuration file", remedy="mend the line that it names") from error
     except (HydraException, OmegaConfBaseException) as error:
         raise _explain(error, overrides) from error
 

@@ -83,6 +83,15 @@ class Definition:
             grid["cells"] = list(grid["cells"].items())  # their order numbers the trials
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
+    def values_of(self, key: str) -> list[Any]:
+        """Return the values that a key or group has in any of the study's runs, as far as the study sets it."""
+        settings = [self.overrides, *(part for grid in self.grids for part in (grid.overrides, *grid.cells.values()))]
+        for axis in (axis for grid in self.grids for axis in grid.axes):
+            settings += [dict(zip(axis.keys, row, strict=True)) for row in axis.values]
+        for dimension in self.search.space if self.search else ():
+            settings += [dimension.settings(value) for value in dimension.examples()]
+        return [part[key] for part in settings if key in part]
+
 
 def read_definition(path: Path) -> Definition:
     """Return the study of a file; raises `ConfigError` naming file and key."""

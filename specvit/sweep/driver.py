@@ -15,6 +15,7 @@ from pathlib import Path
 from specvit.children import python_command, python_environment, start
 from specvit.config.folder import DONE
 from specvit.config.many import Composer
+from specvit.config.precedence import replaced_lines
 from specvit.errors import ConfigError, FolderError
 from specvit.files import locked
 from specvit.launch.slots import LauncherConfig, plan_slots
@@ -83,16 +84,19 @@ def prepare(study: StudyFolder, order: Order) -> list[Trial]:
     """Return a grid's trials, or one example of a search's, all checked; nothing is written. Raises `ConfigError`."""
     definition, options = order.definition, order.options
     _refuse_change(study, order)
+    compose = Composer()
     if definition.search is None:
-        trials = plan_grid(definition, order.typed, study, Composer())
+        trials = plan_grid(definition, order.typed, study, compose)
     else:
-        trials = [try_space(definition, order.typed, study, Composer())]
+        trials = [try_space(definition, order.typed, study, compose)]
         if options.extend and study.file("study.json").exists():
             from specvit.sweep.search import check_same_space
 
             check_same_space(study, definition)
     if isinstance(order.launcher, LauncherConfig) and order.launcher.kind == "local":
         plan_slots(order.launcher, {t.config["train"]["device"] for t in trials}, limit=options.max_parallel)
+    for line in replaced_lines(compose.replaced):
+        print(line, flush=True)
     return trials
 
 

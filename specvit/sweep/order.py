@@ -30,22 +30,16 @@ class Order:
     """The command line, to be given again in the background."""
 
 
-def order_of(name: str | None, overrides: list[str], words: tuple[str, ...]) -> Order | None:
+def order_of(name: str | None, overrides: list[str], words: tuple[str, ...]) -> Order:
     """Return what a command line asks for: the study `name`, or without one a plain grid over the swept overrides.
 
-    None if it names a launcher or sweeper that is not ours, which Hydra then serves. Raises `ConfigError`.
+    Raises `ConfigError`.
     """
     overrides = [text for text in overrides if not text.startswith("sweeps=")]
     options, overrides = split_options(overrides)
-    hydra = [text for text in overrides if text.lstrip("+").startswith(("hydra/", "hydra."))]
-    overrides = [text for text in overrides if text not in hydra]
-    launcher = composer.compose_launcher(hydra)
-    if "_target_" in launcher or any(text.startswith("hydra/sweeper") for text in hydra):
-        if name is None:
-            return None
-        raise ConfigError("is not one of ours", where="hydra/launcher", remedy="use inprocess, local or slurm")
+    launcher, overrides = composer.split_launcher(overrides)
+    composer.compose_launcher(launcher)  # what is wrong with it is said first
     fixed, axes = parse_sweep(overrides)
-    read = read_slurm(launcher) if launcher.get("kind") == "slurm" else read_launcher(launcher)
     if name is not None:
         definition = read_definition(find_study(name))
         if axes:
@@ -59,7 +53,21 @@ def order_of(name: str | None, overrides: list[str], words: tuple[str, ...]) -> 
         definition = _plain_grid(fixed, axes)
     if definition.search is None:
         _refuse_search_options(options)
-    return Order(definition, _settings(fixed), options, read, words)
+    typed = _settings(fixed)
+    return Order(definition, typed, options, _launcher(launcher, definition, typed), words)
+
+
+def _launcher(typed: list[str], definition: Definition, settings: Settings) -> LauncherConfig | SlurmConfig:
+    """Return the launcher that is typed, or else the one that the experiment of all runs chooses."""
+    experiments = [str(settings["experiment"])] if "experiment" in settings else definition.values_of("experiment")
+    chosen = [composer.compose_launcher([*typed, f"experiment={name}"]) for name in dict.fromkeys(experiments)]
+    chosen = chosen or [composer.compose_launcher(typed)]
+    if any(launcher != chosen[0] for launcher in chosen):
+        what, remedy = "some choose another launcher than others", "type hydra/launcher=NAME, which holds for all runs"
+        raise ConfigError(what, where="experiment", remedy=remedy)
+    if "_target_" in chosen[0]:
+        raise ConfigError("is not one of ours", where="hydra/launcher", remedy="use inprocess, local or slurm")
+    return read_slurm(chosen[0]) if chosen[0].get("kind") == "slurm" else read_launcher(chosen[0])
 
 
 def _refuse_search_options(options: SweepOptions) -> None:
