@@ -1,13 +1,15 @@
 """What every entry point does with an error: one sentence on stderr and an exit code, no traceback."""
 
 import argparse
+import contextlib
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 from specvit.errors import ConfigError, Interrupted, SpecvitError, explain, os_fault
 from specvit.files import drop_unwritten
+from specvit.text import PrintableStream
 
 
 class Parser(argparse.ArgumentParser):
@@ -18,10 +20,22 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError(message, where=self.prog, remedy="--help shows what it takes")
 
 
+@contextlib.contextmanager
+def _printable_streams() -> Iterator[None]:
+    """Spell out control characters in all that is printed: names in files of others may hold some."""
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (s if s is None or hasattr(s, "unfiltered") else PrintableStream(s) for s in before)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+
+
 def user_facing(main: Callable[..., int]) -> Callable[..., int]:
     """Wrap an entry point so that a user's mistake ends in one sentence and a signal in its usual exit code."""
 
     @functools.wraps(main)
+    @_printable_streams()
     def wrapped(arguments: list[str] | None = None) -> int:
         try:
             return _flushed(main(arguments))

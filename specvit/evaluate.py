@@ -17,9 +17,11 @@ from specvit.data.views import open_spectra
 from specvit.engine.device import resolve_device, set_up_torch
 from specvit.entry import Parser, user_facing
 from specvit.errors import ConfigError, FolderError
-from specvit.files import write_atomic
+from specvit.files import write_text
 from specvit.scores.wording import bin_lines, rest_line, row_line
+from specvit.text import csv_text
 from specvit.tracking.console import Screen
+from specvit.tracking.files import finite_or_none
 from specvit.trained import load_trained
 
 ROWS_PRINTED = 50
@@ -115,10 +117,8 @@ def _short(level: float) -> str:
 
 def _write_table(rows: list[score.Row], path: Path, screen: Screen) -> None:
     """Write one line a level and label."""
-    import pandas as pd
-
     path.parent.mkdir(exist_ok=True)
-    write_atomic(path, lambda stream: pd.DataFrame(rows).to_csv(stream, index=False))
+    write_text(path, csv_text([finite_or_none(row) for row in rows]))
     screen.say(f"all levels: {path}")
 
 

@@ -15,6 +15,7 @@ from specvit.files import write_atomic, write_json
 from specvit.quantities import MAG_BIN_EDGES, SNR_BIN_EDGES, unit_of
 from specvit.scores.metrics import confusion_matrix
 from specvit.scores.tables import Row, class_rows, flat_scores, label_rows, rows_by
+from specvit.text import safe_cell
 from specvit.tracking.figures import attempt, draw_predictions
 from specvit.tracking.files import finite_or_none
 from specvit.tracking.score_figures import draw_bins, draw_confusion, draw_residuals
@@ -129,7 +130,9 @@ def _table(spectra: SpectraView, noise: Any) -> Any:
     import pandas as pd
 
     files, rows_N = spectra.origins()
-    table = pd.DataFrame({"file": [Path(name).parent.name + "/" + Path(name).name for name in files], "row": rows_N})
+    table = pd.DataFrame(
+        {"file": [safe_cell(f"{Path(name).parent.name}/{Path(name).name}") for name in files], "row": rows_N}
+    )
     table["snr"] = signal_to_noise(spectra, noise)
     labels = spectra.labels()
     table["mag"] = pd.to_numeric(labels["mag"], errors="coerce") if "mag" in labels else np.nan

@@ -146,3 +146,18 @@ def test_curves_of_all_runs_with_epochs(study: StudyFolder, capsys: pytest.Captu
 def test_a_metric_that_no_run_has_is_refused(study: StudyFolder, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", "toy", "--metric", "test_r3"]) == 2
     assert "--metric test_r3: is a metric that no run has; did you mean test_r2" in capsys.readouterr().err
+
+
+def test_names_and_questions_load_nothing_and_run_nothing(study: StudyFolder) -> None:
+    hostile = (
+        "![x](http://evil/x.png) [y](http://evil/y) <http://evil/z> <img src=http://evil/w> ![z](figures/../../q.png)"
+    )
+    about = {**study.about(), "question": f"{hostile}\n\n[r]: http://evil/r\n\n![r] [r]"}
+    study.create(**about)
+    assert main(["report", "toy", "--out", "out"]) == 0
+    text = Path("out/report.html").read_text()
+    page = Page(text)
+    assert page.asked and all(asked.startswith("data:image/png;base64,") for asked in page.asked)
+    assert "default-src 'none'" in text and "a" not in page.tags
+    assert "![x](http://evil/x.png)" in page.text and "<img src=http://evil/w>" in page.text
+    assert not re.search(r"(?<!\\)<|!\[[xzr]", Path("out/report.md").read_text().split("## ")[0])

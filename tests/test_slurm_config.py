@@ -50,7 +50,7 @@ def test_a_sites_own_file_lies_over_ours(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path)
     found = read_slurm(compose_launcher(["hydra/launcher=mycluster", "hydra.launcher.jobs=3"]))
     assert (found.partition, found.account, found.jobs, found.time) == ("gpu", "astro", 3, "4:00:00")
-    assert found.setup[0] == "module load cuda/12.6"
+    assert found.setup[-1] == "source /project/astro/venv/bin/activate"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 import statistics
 from pathlib import Path
 from typing import Any
@@ -240,3 +241,17 @@ def test_text_is_aligned(study: StudyFolder) -> None:
         "c1d              1,002     1   1,002  1,004  3/3",
         "sw               1,002         1,002  1,002  1/3   1 crashed, 1 waiting",
     ]
+
+
+def test_a_cell_named_as_a_formula_or_with_a_pipe_stays_a_name(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / "outputs" / f"toy-0000000{n}", "completed", summary={"test_r2": -0.5}) for n in (0, 1)]
+    names = ["=HYPERLINK(1)", "a|b\nc"]
+    study = make_study(tmp_path / "multirun" / "toy", runs, [{"cell": name, "train.seed": 1} for name in names])
+    assert [(row["cell"], row["test_r2"]) for row in read_csv(study)] == [
+        ("'=HYPERLINK(1)", "-0.5"),
+        (names[1], "-0.5"),
+    ]
+    assert [len(re.findall(r"(?<!\\)\|", line)) for line in render(*table_rows(study), "markdown").splitlines()] == [
+        8
+    ] * 4
+    assert len(render(*table_rows(study), "text").splitlines()) == 3

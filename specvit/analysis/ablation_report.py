@@ -11,12 +11,13 @@ from specvit import __version__
 from specvit.analysis.ablation import LEVEL, Combination, Difference, Tally, said, stuck
 from specvit.analysis.figure import DPI
 from specvit.analysis.fit_verdict import MILD, SHARE_OF_BOUND, STRONG
-from specvit.analysis.report import csv_text, figure, table
+from specvit.analysis.report import figure
 from specvit.files import write_atomic, write_json, write_text
 from specvit.provenance import commit
 from specvit.sweep.definition import ESCAPED
 from specvit.sweep.results import lower_is_better
 from specvit.sweep.source import GROUPS
+from specvit.text import csv_text, markdown_table
 from specvit.tracking.figures import canvas
 from specvit.tracking.files import finite_or_none
 
@@ -106,9 +107,9 @@ def _plain(found: Ablation, rows: list[Row]) -> Row:
 def _markdown(found: Ablation) -> Iterator[str]:
     yield f"# {found.where}"
     yield ""
-    yield from table(tally_table(found.tallies))
+    yield from markdown_table(tally_table(found.tallies))
     yield ""
-    yield from table(setting_table(found.combinations, found.metric))
+    yield from markdown_table(setting_table(found.combinations, found.metric))
     if found.sentences:
         yield ""
         yield from (f"- {sentence}." for sentence in found.sentences)

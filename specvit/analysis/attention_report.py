@@ -9,11 +9,12 @@ import numpy as np
 
 from specvit import __version__
 from specvit.analysis.features import FEATURES
-from specvit.analysis.report import about, csv_text, seeds_and_ids, table
+from specvit.analysis.report import about, seeds_and_ids
 from specvit.analysis.runs import Setting, TestSet
 from specvit.files import write_json, write_text
 from specvit.provenance import commit
 from specvit.quantities import unit_of
+from specvit.text import csv_text, markdown_table
 
 if TYPE_CHECKING:
     from specvit.analysis.gaze import Gaze
@@ -158,7 +159,7 @@ def _markdown(found: AttentionFindings, out: Path) -> Iterator[str]:
         for row in (row for row in rows if row["setting"] == one.setting.name):
             shares = [_percent(row[kind], row.get(f"{kind}_sd")) for kind in (*kinds, *best)]
             cells.append([row["feature"], _percent(row["pixels"], None), *shares])
-        yield from table([["feature", "pixels", *kinds, *best], *cells])
+        yield from markdown_table([["feature", "pixels", *kinds, *best], *cells])
         yield f"\nSeeds {seeds_and_ids(one.setting)['seeds']}, runs {seeds_and_ids(one.setting)['run_ids']}."
     yield ""
     yield from (f"- {name.capitalize()}: {meaning}." for name, meaning in DEFINITIONS.items())

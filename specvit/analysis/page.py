@@ -24,20 +24,32 @@ code, pre { background: #f4f4f4; border-radius: 3px; } pre { padding: .6rem; ove
   img { background: white; }
 }
 """
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+"""A browser loads nothing for the page, from nowhere."""
 
 
 def as_page(title: str, text: str, figures: Path) -> str:
-    """Return markdown as a whole HTML page, with the images that it names, relative to `figures`, inside it."""
+    """Return markdown as a whole HTML page, with the images that it names, relative to `figures`, inside it.
+
+    It asks for nothing else: links and other images stay text.
+    """
     from html import escape
 
     from markdown_it import MarkdownIt
 
-    reader = MarkdownIt("commonmark", {"html": False}).enable("table")
+    images = {f"figures/{path.name}": path.read_bytes() for path in figures.glob("figures/*.png")}
+
+    def image(renderer: object, tokens: Any, index: int, *_: object) -> str:
+        alt, source = escape(tokens[index].content), str(tokens[index].attrs["src"])
+        if source not in images:  # one that a name or question asks for
+            return f"![{alt}]({escape(source)})"
+        return f'<img src="data:image/png;base64,{base64.b64encode(images[source]).decode()}" alt="{alt}">'
+
+    reader = MarkdownIt("commonmark", {"html": False}).enable("table").disable(["link", "autolink", "reference"])
+    reader.add_render_rule("image", image)
     body = reader.render(text).replace("<table>", '<div class="wide"><table>').replace("</table>", "</table></div>")
-    for path in sorted(figures.glob("figures/*.png")):
-        data = base64.b64encode(path.read_bytes()).decode()
-        body = body.replace(f'src="figures/{path.name}"', f'src="data:image/png;base64,{data}"')
-    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+    head = f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+    head += '<meta name="viewport" content="width=device-width, initial-scale=1">'
     head += f"<title>{escape(title)}</title><style>{STYLE}</style>"
     return f"<!doctype html>\n<html>{head}\n<body>\n{body}</body></html>\n"
 

@@ -1,7 +1,5 @@
 """What `specvit analysis ceiling` found, as CSV, markdown and JSON; numbers with their runs, seeds and definitions."""
 
-import csv
-import io
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +14,7 @@ from specvit.files import write_json, write_text
 from specvit.provenance import commit
 from specvit.quantities import LABELS, unit_of
 from specvit.scores.wording import bin_name
+from specvit.text import csv_text, markdown_table
 from specvit.tracking.files import finite_or_none
 
 Row = dict[str, Any]
@@ -170,16 +169,18 @@ def _markdown(found: Findings) -> Iterator[str]:
     for by, title in (("all", "all stars"), ("snr", "S/N"), ("mag", "magnitude")):
         if found.of(by):
             yield ""
-            yield from table(_ceiling_table(found.of(by), title))
+            yield from markdown_table(_ceiling_table(found.of(by), title))
     if found.fixed:
         yield ""
-        yield from table(_ceiling_table(found.fixed, "magnitude, all stars at"))
+        yield from markdown_table(_ceiling_table(found.fixed, "magnitude, all stars at"))
     for by, title in (("snr", "R² by S/N"), ("mag", "R² by magnitude")):
         if found.of(by):
             yield ""
-            yield from table(_model_table(found, by, title))
+            yield from markdown_table(_model_table(found, by, title))
     yield ""
-    yield from table([["runs", "seeds", "run ids"], *([s.name, *seeds_and_ids(s).values()] for s, _ in found.models)])
+    yield from markdown_table(
+        [["runs", "seeds", "run ids"], *([s.name, *seeds_and_ids(s).values()] for s, _ in found.models)]
+    )
     yield ""
     for name, meaning in DEFINITIONS.items():
         yield f"- {CEILINGS.get(name, {'r2': 'R²', 'snr': 'S/N'}.get(name, name))}: {meaning}."
@@ -224,20 +225,3 @@ def figure(value: float | None, spread: float | None, *, whole: bool = False) ->
         return ""
     digits = ",.0f" if whole else ".3f"
     return f"{value:{digits}}" + (f" ± {spread:{digits}}" if spread is not None else "")
-
-
-def csv_text(rows: Sequence[Row], columns: Sequence[str] | None = None) -> str:
-    """Return rows as CSV with a header; without `columns` those of all rows, in the order in which they come up."""
-    stream = io.StringIO()
-    names = list(dict.fromkeys(name for row in rows for name in row)) if columns is None else columns
-    writer = csv.DictWriter(stream, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return stream.getvalue()
-
-
-def table(cells: list[list[str]]) -> Iterator[str]:
-    """Yield the lines of a markdown table."""
-    head, *body = cells
-    for line in (head, ["---"] * len(head), *body):
-        yield f"| {' | '.join(text.replace('|', chr(92) + '|') for text in line)} |"

@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from specvit import __version__
-from specvit.analysis.report import SNR, about, csv_text, figure, table
+from specvit.analysis.report import SNR, about, figure
 from specvit.analysis.scaling import SCORES, Growth, Line, Point, plain_law, said
 from specvit.config.identity import short_count
 from specvit.files import write_json, write_text
 from specvit.provenance import commit
 from specvit.quantities import unit_of
+from specvit.text import csv_text, markdown_table
 from specvit.tracking.files import finite_or_none
 
 Row = dict[str, Any]
@@ -104,17 +105,17 @@ def _markdown(found: Growth, reference: list[Row]) -> Iterator[str]:
     yield f"\n{found.test_set.said}; {len(found.test_set.runs[0].true_N):,} rows."
     for name, title in (("r2", "R²"), ("mae", "MAE"), ("rmse", "RMSE")):
         yield ""
-        yield from table(_table(found, name, title + (f", {unit}" if unit and name != "r2" else "")))
+        yield from markdown_table(_table(found, name, title + (f", {unit}" if unit and name != "r2" else "")))
     if laws := [line for line in found.lines if line.law]:
         yield ""
         head = ["law", "limit", "exponent"]
-        yield from table([head, *([line.series.name, *_law(line)] for line in laws)])
+        yield from markdown_table([head, *([line.series.name, *_law(line)] for line in laws)])
     yield ""
     yield from (f"- {said(pair)}." for pair in found.pairs)
     if reference:
         yield ""
         head = ["published", "rows", "R²"]
-        yield from table([head, *([p["name"], f"{p['rows']:,.0f}", f"{p['r2']:g}"] for p in reference)])
+        yield from markdown_table([head, *([p["name"], f"{p['rows']:,.0f}", f"{p['r2']:g}"] for p in reference)])
     yield ""
     head = ["series", "rows", "seeds", "best epochs", "run ids"]
     cells = [
@@ -122,7 +123,7 @@ def _markdown(found: Growth, reference: list[Row]) -> Iterator[str]:
         for line in found.lines
         for p in line.points
     ]
-    yield from table([head, *cells])
+    yield from markdown_table([head, *cells])
     yield ""
     yield f"- R²: {DEFINITIONS['r2']}; ±: {DEFINITIONS['sd']}; [ ]: {DEFINITIONS['interval']}."
     yield f"- Law: {DEFINITIONS['law']}; the limit is {found.limit:.3f} at most."

@@ -9,12 +9,12 @@ from specvit import __version__
 from specvit.analysis.ablation import Tally
 from specvit.analysis.ablation_report import Ablation, setting_table, tally_table
 from specvit.analysis.cases import Case
-from specvit.analysis.report import table
 from specvit.config.schema import effective_level
 from specvit.provenance import commit
 from specvit.sweep.definition import ESCAPED
 from specvit.sweep.folder import StudyFolder, command_of
 from specvit.sweep.source import group_of, groups_said
+from specvit.text import markdown_table
 
 MOST_CAUSES = 30
 NUMBER = re.compile(r"[-+]?\d[\d.]*(e[-+]?\d+)?")
@@ -36,8 +36,8 @@ def study_parts(
         "status": _status(cases, found.tallies[0]),
         "findings": "\n".join(f"- {sentence}." for sentence in sentences) or "Nothing can be compared yet.",
         "design": "\n".join(_design(about, cases, found.metric)),
-        "settings": "\n".join(table(setting_table(found.combinations, found.metric))),
-        "counts": "\n".join(table(tally_table(found.tallies))),
+        "settings": "\n".join(markdown_table(setting_table(found.combinations, found.metric))),
+        "counts": "\n".join(markdown_table(tally_table(found.tallies))),
         "failures": "\n".join(_failures(study)) or "None.",
         "cost": "\n".join(_cost(study, cases)),
         "repeat": "\n".join(_repeat(study, about)),
@@ -47,6 +47,7 @@ def study_parts(
 
 def whole(parts: Parts, figures: dict[str, str]) -> str:
     """Return the report as markdown; `figures` are paths by name, relative to it."""
+    parts = {name: text if name == "repeat" else _inert(text) for name, text in parts.items()}
     lines = [f"# {parts['name']}", "", f"**Question:** {parts['question']}", "", parts["status"]]
     for title, name in (("What came out", "findings"), ("Settings", "settings")):
         lines += ["", f"## {title}", "", parts[name]]
@@ -62,6 +63,11 @@ def whole(parts: Parts, figures: dict[str, str]) -> str:
     ):
         lines += ["", f"## {title}", "", parts[name]]
     return "\n".join(lines) + "\n"
+
+
+def _inert(text: str) -> str:
+    """Return markdown in which names and questions show no image and no HTML."""
+    return re.sub(r"(<|(?<=!)\[)", r"\\\1", text)
 
 
 def _status(cases: Sequence[Case], tally: Tally) -> str:

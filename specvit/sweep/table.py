@@ -3,8 +3,6 @@
 Read from run folders alone, without torch, mlflow or optuna.
 """
 
-import csv
-import io
 import statistics
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +12,7 @@ from specvit.errors import ConfigError
 from specvit.sweep.definition import SEED, Table
 from specvit.sweep.folder import StudyFolder, Trial
 from specvit.sweep.results import ESCAPED, lower_is_better, outcome_of, value_of
+from specvit.text import csv_lines, markdown_table
 
 
 @dataclass
@@ -82,12 +81,10 @@ def render(metric: str, rows: list[Row], style: str) -> str:
     head = [*factors, metric, "sd", "min", "max", "runs", "other"]
     body = [[*(_said(row.factors[key]) for key in factors), *_figures(row, exact=exact)] for row in rows]
     if style == "csv":
-        stream = io.StringIO()
-        csv.writer(stream, lineterminator="\n").writerows([head, *body])
-        return stream.getvalue().rstrip("\n")
+        return csv_lines([head, *body]).rstrip("\n")
     if style == "markdown":
-        lines = [head, ["---"] * len(head), *body]
-        return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+        return "\n".join(markdown_table([head, *body]))
+    body = [[" ".join(text.splitlines()) for text in cells] for cells in body]
     widths = [max(len(cells[n]) for cells in [head, *body]) for n in range(len(head))]
     return "\n".join(
         "  ".join(text.ljust(width) for text, width in zip(cells, widths, strict=True)).rstrip()

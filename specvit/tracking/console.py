@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from specvit.files import drop_unwritten
+from specvit.text import printable, unfiltered
 
 REFRESH_SECONDS = 0.5
 
@@ -59,13 +60,16 @@ class Screen:
 
     def __init__(self, style: str) -> None:
         """Nothing is shown yet."""
-        self.console = _PatientConsole(file=cast(IO[str], _PatientStream(sys.stdout)), highlight=False, soft_wrap=True)
+        self.console = _PatientConsole(
+            file=cast(IO[str], _PatientStream(unfiltered(sys.stdout))), highlight=False, soft_wrap=True
+        )
         self.style = ("bar" if self.console.is_terminal else "lines") if style == "auto" else style
         self.log: Path | None = None
         self._making_until = 0.0
 
     def say(self, text: str) -> None:
         """Print one line, and log it; neither can fail a run."""
+        text = printable(text)
         self.console.print(text, markup=False)
         if self.log is not None:
             with contextlib.suppress(OSError), open(self.log, "a") as stream:

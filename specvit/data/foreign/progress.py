@@ -4,6 +4,8 @@ import sys
 import time
 from typing import Any
 
+from specvit.text import unfiltered
+
 SECONDS = 10.0
 """Between two lines where there is no bar."""
 DOING = {"spectra": ("converting", "converted"), "MB": ("unpacking", "unpacked")}
@@ -47,12 +49,14 @@ class Progress:
             print(f"{finished} {done:,} of {total:,} {unit}{rest}", flush=True)
 
     def _show(self, done: int, total: int, *, begins: bool) -> None:
+        from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
         from rich.progress import Progress as Bar
 
         if self.bar is None:
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-            self.bar = Bar(*columns, TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn())
+            screen = Console(file=unfiltered(sys.stdout))
+            self.bar = Bar(*columns, TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn(), console=screen)
             self.bar.start()
         if begins:
             self.task = self.bar.add_task(self.unit, total=total)
