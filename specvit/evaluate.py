@@ -11,6 +11,7 @@ import yaml
 
 from specvit import score
 from specvit.config.build import build_config
+from specvit.config.folder import RunFolder
 from specvit.config.schema import Config, NoiseConfig, effective_level
 from specvit.data.splits import open_split
 from specvit.data.views import open_spectra
@@ -66,6 +67,7 @@ def read_levels(text: str) -> list[float]:
 
 def read_config(folder: Path) -> Config:
     """Return the configuration of a run folder; raises `FolderError`."""
+    RunFolder(folder, "").about()  # raises for a folder of another format
     try:
         return build_config(yaml.safe_load((folder / "config.yaml").read_text()))
     except OSError as problem:

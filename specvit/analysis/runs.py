@@ -125,7 +125,9 @@ def runs_in(folder: Path) -> Iterator[RunFolder]:
     if not folder.is_dir():
         raise FolderError("is no folder", where=str(folder), remedy="name a run folder, a study, or a folder of runs")
     if (folder / "study.json").exists():
-        for trial in StudyFolder(folder).trials():
+        study = StudyFolder(folder)
+        study.about()  # raises for a study of another format
+        for trial in study.trials():
             yield RunFolder(trial.run.path.resolve(), trial.run_id)
         return
     inside = [folder] if (folder / "run.json").exists() else sorted(folder.iterdir())

@@ -57,11 +57,22 @@ class RunFolder:
         """Return the path of a file in the folder."""
         return self.path / name
 
+    def about(self) -> dict[str, Any]:
+        """Return `run.json`, empty where there is none; raises `FolderError` for a folder of another format."""
+        found = read_json(self.file("run.json"))
+        found = found if isinstance(found, dict) else {}
+        if (version := found.get("format", FORMAT)) != FORMAT:
+            what = f"has format {version}, this specvit writes {FORMAT}"
+            raise FolderError(what, where=str(self.path), remedy="move it away, or use the specvit that made it")
+        return found
+
     def status(self) -> dict[str, Any]:
         """Return the last written status, or where that is damaged what other records say; empty if there is no run.
 
         A `plateau` without a cause is an older specvit's, which judged by the last epoch: it is judged again.
+        Raises `FolderError` for a folder of another format.
         """
+        self.about()
         found = read_json(self.file("status.json"))
         status = found if isinstance(found, dict) and found.get("state") in STATES else self._status_by_records()
         return self._judged_again(status) if status.get("state") == "plateau" and not status.get("cause") else status
@@ -101,11 +112,8 @@ class RunFolder:
             stream.write(("" if whole else "\n").encode() + line.encode())
 
     def create(self, identity: dict[str, Any], config_yaml: str) -> None:
-        """Write what never changes: the identity and the configuration. Refuses a folder of another format."""
-        found = read_json(self.file("run.json"), {})
-        if found and found.get("format") != FORMAT:
-            what = f"has format {found.get('format')}, this specvit writes {FORMAT}"
-            raise FolderError(what, where=str(self.path), remedy="move it away, or use the specvit that made it")
+        """Write what never changes: the identity and the configuration. Refuses a folder of another run."""
+        found = self.about()
         if found and found["identity"] != identity:
             what = "holds another run under the same id"
             raise FolderError(what, where=str(self.path), remedy="set another tracking.folder")
@@ -124,7 +132,7 @@ class RunFolder:
         A kill in between leaves a `lost` run that is still `to_forget`.
         """
         self.set_status("lost", to_forget=True)
-        self._write_about(read_json(self.file("run.json"))["identity"])
+        self._write_about(self.about()["identity"])
         for path in (*map(self.file, CHECKPOINTS + RESULTS), *self.path.glob("*.damaged")):
             path.unlink(missing_ok=True)
         shutil.rmtree(self.file("figures"), ignore_errors=True)

@@ -105,6 +105,7 @@ def _why(name: str, studies: Path, runs: Path) -> int:
     study = StudyFolder((studies / name).absolute())
     if not study.file("study.json").exists():
         return _print(why_lines(*find_run(name, studies, runs)))
+    study.about()  # raises for a study of another format
     states = [(trial, study.state(trial)) for trial in study.trials()]
     failed = [trial for trial, state in states if state in failed_states()]
     if not failed:

@@ -89,15 +89,16 @@ class StudyFolder:
         return self.path / name
 
     def about(self) -> dict[str, Any]:
-        """Return `study.json`; raises `FolderError` where there is no study."""
+        """Return `study.json`; raises `FolderError` where there is no study, or one of another format."""
         found = read_json(self.file("study.json"))
-        if not isinstance(found, dict) or found.get("format") != FORMAT:
-            other = isinstance(found, dict)
-            what = f"has format {found.get('format')}, this specvit reads {FORMAT}" if other else "is no study"
-            there = sorted(path.parent.name for path in self.path.parent.glob("*/study.json"))
-            remedy = f"there are {', '.join(there)}" if there else "start one with `specvit train sweeps=NAME`"
-            raise FolderError(what, where=str(self.path), remedy=remedy)
-        return found
+        if isinstance(found, dict):
+            if (version := found.get("format")) == FORMAT:
+                return found
+            what = f"has format {version}, this specvit reads {FORMAT}"
+            raise FolderError(what, where=str(self.path), remedy="move it away, or use the specvit that made it")
+        there = sorted(path.parent.name for path in self.path.parent.glob("*/study.json"))
+        remedy = f"there are {', '.join(there)}" if there else "start one with `specvit train sweeps=NAME`"
+        raise FolderError("is no study", where=str(self.path), remedy=remedy)
 
     def create(self, **facts: Any) -> None:
         """Write `study.json`; its key stays as it was."""

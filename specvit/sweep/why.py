@@ -126,7 +126,9 @@ def find_run(name: str, studies: Path, runs: Path) -> tuple[RunFolder, Trial | N
     for file in sorted(runs.glob(f"*{glob.escape(name)}*/run.json")):
         found[file.parent.name] = _run_in(file.parent), None
     for study in sorted(studies.glob("*/study.json")):
-        for trial in StudyFolder(study.parent.absolute()).trials():
+        there = StudyFolder(study.parent.absolute())
+        there.about()  # raises for a study of another format
+        for trial in there.trials():
             if name in trial.name:
                 found[trial.name] = trial.run, trial
     if len(found) == 1:
@@ -151,7 +153,7 @@ def _config(run: RunFolder) -> dict[str, Any]:
 
 
 def _data(run: RunFolder) -> Any:
-    return (read_json(run.file("run.json"), {}) or {}).get("identity", {}).get("data")
+    return run.about().get("identity", {}).get("data")
 
 
 def _scores(run: RunFolder) -> dict[str, Any]:

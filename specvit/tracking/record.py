@@ -63,7 +63,7 @@ class Record:
 def read_record(folder: RunFolder) -> Record:
     """Return what `folder` holds now; a run that was killed counts as `lost`."""
     fingerprint = fingerprint_of(folder)  # taken first: what is written meanwhile makes it differ the next time
-    about = read_json(folder.file("run.json"), {}) or {}
+    about = folder.about()
     config = yaml.safe_load(folder.file("config.yaml").read_text())
     status, state = folder.status(), folder.state()
     summary = read_json(folder.file("summary.json"), {}) or {}
