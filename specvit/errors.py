@@ -17,6 +17,8 @@ _OS_FAULTS = {
     errno.ENOSYS: ("this file system gives no locks ({where})", "name a folder on another file system"),
     errno.EMFILE: ("too many files are open ({where})", "type `ulimit -n 65536`, then the same command goes on"),
 }
+PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EROFS, errno.EMFILE)
+"""What comes and goes without any fault of a run: others would meet it, too, and the same run may not meet it again."""
 
 
 _MEMORY_WORDS = (
@@ -109,6 +111,12 @@ def os_fault(problem: BaseException | None) -> OSError | None:
         seen.append(problem)
         problem = problem.__cause__ or problem.__context__
     return None
+
+
+def passing_fault(problem: BaseException | None) -> OSError | None:
+    """Return the `os_fault` that is the cause of a problem if it is one that passes."""
+    fault = os_fault(problem)
+    return fault if fault is not None and fault.errno in PASSING else None
 
 
 def explain(fault: OSError, where: str) -> tuple[str, str]:

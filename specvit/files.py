@@ -1,9 +1,11 @@
 """Files that are either whole or absent, and locks that die with their process."""
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -46,22 +48,75 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path, default: Any = None) -> Any:
-    """Read JSON; a missing or damaged file gives `default`."""
+    """Read JSON; a missing or damaged file gives `default`. Raises `OSError` where a file cannot be read."""
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
+        return json.loads(read_text(path))
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return default
+
+
+def read_text(path: Path) -> str:
+    """Read text; a file server that fails for a moment (ESTALE, EIO) is asked again."""
+    for pause in (0.1, 0.3):
+        try:
+            return path.read_text(errors="replace")
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError):
+            raise
+        except OSError:
+            time.sleep(pause)
+    return path.read_text(errors="replace")
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """Return the objects of a file with one a line; none if it is missing, and without lines cut off in writing."""
     found = []
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        for line in path.read_text(errors="replace").splitlines():
+        for line in read_text(path).splitlines():
             with contextlib.suppress(ValueError):
                 value = json.loads(line)
                 found += [value] if isinstance(value, dict) else []
     return found
+
+
+def copy_folders(sources: dict[Path, str], target: Path) -> None:
+    """Copy folders to their places in `target`, later ones over earlier ones; `target` is whole or absent.
+
+    One writer at a time. Left out are compiled code and dead links, such as the locks of an editor.
+    """
+    temporary = target.with_name(f".{target.name}.tmp")
+    for leftover in (temporary, target.with_name(f".{target.name}.old")):
+        shutil.rmtree(leftover, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    for source, place in sources.items():
+        for folder, _, names in os.walk(source, followlinks=True):
+            if Path(folder).name == "__pycache__":
+                continue
+            inside = temporary / place / Path(folder).relative_to(source)
+            inside.mkdir(parents=True, exist_ok=True)
+            for name in names:
+                if os.path.isfile(os.path.join(folder, name)):
+                    shutil.copyfile(os.path.join(folder, name), inside / name)
+    if target.exists():
+        os.replace(target, target.with_name(f".{target.name}.old"))
+    os.replace(temporary, target)
+    shutil.rmtree(target.with_name(f".{target.name}.old"), ignore_errors=True)
+
+
+def append_line(path: Path, record: dict[str, Any], *, durable: bool = False) -> None:
+    """Append `record` as one line of JSON, in one write, so that lines of several processes stay whole.
+
+    A last line that was cut off, by a full disk or a power failure, is ended first. `durable`: flush it to the disk.
+    Raises `OSError` where the line could not be written whole.
+    """
+    with open(path, "ab+", buffering=0) as stream:
+        size = stream.seek(0, os.SEEK_END)
+        stream.seek(max(0, size - 1))
+        torn = size > 0 and stream.read(1) != b"\n"
+        line = b"\n" * torn + json.dumps(record).encode() + b"\n"
+        if stream.write(line) != len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        if durable:
+            os.fsync(stream.fileno())
 
 
 def remove_leftovers(folder: Path) -> None:

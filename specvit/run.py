@@ -53,6 +53,8 @@ class Result:
     """The signal that came while it worked, if any; a grid goes no further then."""
     courier: Courier | None = None
     """Tells MLflow; it may still be at work."""
+    fault: OSError | None = None
+    """The passing fault of a disk or its server that ended it."""
 
 
 def run(
@@ -142,7 +144,7 @@ def _guarded(job: Job) -> Result:
         end = put_on_file(end, folder)
         summary = read_json(folder.file("summary.json"), {})
         _farewell(end, folder, summary, screen)
-    return Result(end.state, folder.path, summary, end.code, stop.received, courier)
+    return Result(end.state, folder.path, summary, end.code, stop.received, courier, end.fault)
 
 
 def _courier(config: Config, folder: RunFolder, screen: Screen) -> Courier | None:

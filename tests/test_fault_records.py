@@ -112,6 +112,7 @@ def test_a_run_goes_on_with(
 REFUSED: dict[str, Callable[[Path], Any]] = {
     "run.json of another format": change("run.json", format=99),
     "run.json of another run": change("run.json", identity={"another": "run"}),
+    "a copy beside it": lambda run: shutil.copytree(run, run.parent / f"backup-{run.name}"),
 }
 
 

@@ -1,5 +1,6 @@
 """Files that are whole or absent, and locks that die with their process."""
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 from processes import ready_process
 
-from specvit.files import locked, read_json, write_atomic, write_text
+from specvit.files import append_line, locked, read_json, read_json_lines, write_atomic, write_text
 
 LOCKER = """
 import sys, time
@@ -87,3 +88,33 @@ def test_a_missing_or_damaged_json_file_gives_the_default(content: bytes | None,
     if content is not None:
         (tmp_path / "a.json").write_bytes(content)
     assert read_json(tmp_path / "a.json", {"fresh": True}) == {"fresh": True}
+
+
+def test_a_line_after_one_that_was_cut_off_is_a_line_of_its_own(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    for torn in ("", '{"n": 0}', '{"n": 0}\n', '{"n": 0}\n{"n', "\n"):
+        file.write_text(torn)
+        append_line(file, {"n": 1})
+        append_line(file, {"n": 2}, durable=True)
+        assert read_json_lines(file)[-2:] == [{"n": 1}, {"n": 2}], torn
+
+
+def test_only_a_file_that_is_not_there_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, real, left = tmp_path / "a.json", Path.read_text, [2]
+    file.write_text('{"n": 1}')
+
+    def stale(self: Path, **named: object) -> str:
+        left[0] -= 1
+        if left[0] >= 0:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(self))
+        return real(self, **named)
+
+    monkeypatch.setattr(Path, "read_text", stale)
+    assert read_json(file) == {"n": 1}  # the server fails twice
+    left[0] = 3
+    with pytest.raises(OSError, match="Stale"):
+        read_json(file)
+    monkeypatch.setattr(Path, "read_text", real)
+    assert (read_json(tmp_path / "none", 7), read_json(file / "none", 7)) == (7, 7)
+    with pytest.raises(IsADirectoryError):
+        read_json(tmp_path)

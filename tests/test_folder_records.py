@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -108,11 +109,17 @@ def test_forgetting_leaves_only_what_names_the_run_and_its_history(folder: RunFo
     assert {path.name for path in folder.path.iterdir()} == {"run.json", "config.yaml", "attempts.jsonl"}
 
 
-def test_a_folder_is_found_by_its_id_whatever_its_name(folder: RunFolder) -> None:
+def test_a_folder_is_found_by_its_id_whatever_its_name_and_not_beside_a_copy(folder: RunFolder) -> None:
     root = folder.path.parent
     assert find_folder(root, RUN_ID, "another-name").path == folder.path
     renamed = folder.path.rename(root / f"best-so-far-{RUN_ID}")
     assert find_folder(root, RUN_ID, "toy").path == renamed
+    (root / f"notes-on-{RUN_ID}").mkdir()
+    renamed.joinpath("run.json").write_text("{}")
+    assert find_folder(root, RUN_ID, "toy").path == renamed
+    shutil.copytree(renamed, root / f"backup-{RUN_ID}")
+    with pytest.raises(FolderError, match=f"as backup-{RUN_ID} and best-so-far-{RUN_ID}; move all of these but one"):
+        find_folder(root, RUN_ID, "toy")
     new = find_folder(root, "ffff0000", "toy")
     assert (new.path, new.path.exists()) == (root / "toy-ffff0000", False)
     assert find_folder(root / "none", RUN_ID, "toy").path == root / "none" / f"toy-{RUN_ID}"

@@ -131,14 +131,6 @@ def test_without_a_timed_run_the_time_limits_stand_for_it(tmp_path: Path) -> Non
     assert budget.gpu_hours([], SlurmConfig()) == (0.0, "GPU-hours: none")
 
 
-def test_a_search_costs_what_it_has_not_asked_for_yet(tmp_path: Path) -> None:
-    trial = trials_of(tmp_path, 1, None)[0]
-    study = make_study(tmp_path / "multirun" / "search", [], kind="search", trials=20)
-    assert len(budget.open_trials(study, [trial])) == 20
-    with pytest.raises(ConfigError, match=r"would be about 80\.0"):
-        budget.confirm(study, SlurmConfig(max_gpu_hours=79), [trial])
-
-
 @pytest.mark.parametrize(
     ("extra", "gpus"),
     [({}, 1), ({"gres": "gpu:a100:2"}, 3), ({"gres": "gpu:3"}, 4), ({"gpus": 2}, 3), ({"gpus": "a100:4"}, 1 + 4),
@@ -161,14 +153,15 @@ def test_above_the_budget_somebody_has_to_agree(answer: str, taken: bool, tmp_pa
     monkeypatch.chdir(tmp_path)  # away from the runs of whoever tests
     trials_of(tmp_path, 3, None)
     study = StudyFolder(tmp_path / "multirun" / "toy")
-    budget.confirm(study, SlurmConfig(max_gpu_hours=12), [])
-    budget.confirm(study, SlurmConfig(max_gpu_hours=None), [])
+    trials = budget.open_trials(study, study.trials())
+    budget.confirm(SlurmConfig(max_gpu_hours=12), trials)
+    budget.confirm(SlurmConfig(max_gpu_hours=None), trials)
     monkeypatch.setattr(sys, "stdin", Terminal(answer))
     if taken:
-        budget.confirm(study, SlurmConfig(max_gpu_hours=11.5), [])
+        budget.confirm(SlurmConfig(max_gpu_hours=11.5), trials)
     else:
         with pytest.raises(ConfigError, match=r"would be about 12\.0, above 11\.5, so nothing was submitted"):
-            budget.confirm(study, SlurmConfig(max_gpu_hours=11.5), [])
+            budget.confirm(SlurmConfig(max_gpu_hours=11.5), trials)
     assert "submit? [y/N]" in capsys.readouterr().out
 
 
@@ -177,7 +170,7 @@ def test_without_a_terminal_nobody_can_agree(tmp_path: Path, monkeypatch) -> Non
     trials_of(tmp_path, 3, None)
     monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
     with pytest.raises(ConfigError, match=r"hydra\.launcher\.max_gpu_hours: would be about 12"):
-        budget.confirm(StudyFolder(tmp_path / "multirun" / "toy"), SlurmConfig(max_gpu_hours=0), [])
+        budget.confirm(SlurmConfig(max_gpu_hours=0), StudyFolder(tmp_path / "multirun" / "toy").trials())
 
 
 # which job makes which run

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import optuna
 import pytest
+from mounts import fill, small_disk
 from studies import Study, until
 
 from specvit.config.folder import RunFolder
@@ -214,3 +216,70 @@ def test_what_another_search_pruned_is_finished_here(study) -> None:
     curves = [[row["val_r2"] for row in outcome_of(trial.run).rows] for trial in toy.folder.trials()]
     told = optuna.load_study(study_name=None, storage=open_storage(toy.folder, None)).get_trials()
     assert [list(trial.intermediate_values.values()) for trial in told] == curves, "what it found there is told, too"
+
+
+def test_a_signal_reaches_the_workers_of_an_earlier_command(study, tmp_path: Path) -> None:
+    toy = study(SEEDS, {"train.epochs": 2000})
+    first = toy.start()
+    until(lambda: len(toy.events("worker starts")) == 2 and at_work(toy), "two workers")
+    first.kill()
+    first.wait()
+    diary = toy.folder.file("events.jsonl")
+    known = diary.read_text()
+    diary.write_text(known.replace('"born": "', '"born": "1'))  # as if their numbers had gone to other processes
+    code, said = stopped(toy, signal.SIGINT)
+    assert (code, said.count("the worker of an earlier command goes on")) == (130, 2), said
+    assert len(toy.workers()) == 2
+    diary.write_text(known)
+    code, said = stopped(toy, signal.SIGTERM)
+    assert code == 143, said
+    until(lambda: not toy.workers(), "they end", 10.0)
+    assert {trial.run.state() for trial in toy.folder.trials()} == {"preempted"}
+
+
+def test_a_second_ctrl_c_leaves_at_once(study) -> None:
+    toy = study(SEEDS, {"train.epochs": 2000})
+    driver = toy.start()
+    until(lambda: at_work(toy), "a run")
+    for pid in toy.workers():
+        os.kill(pid, signal.SIGSTOP)  # they cannot save just now
+    driver.send_signal(signal.SIGINT)
+    time.sleep(1.0)
+    assert driver.poll() is None
+    driver.send_signal(signal.SIGINT)
+    said, _ = driver.communicate(timeout=10)
+    assert driver.returncode == 130 and "Traceback" not in said, said
+    assert toy.workers()
+    for pid in toy.workers():
+        os.kill(pid, signal.SIGCONT)
+    until(lambda: not toy.workers(), "they save and end")
+    assert "preempted" in {trial.run.state() for trial in toy.folder.trials()}
+
+
+def stopped(toy: Study, number: signal.Signals) -> tuple[int, str]:
+    """Give the command, send it a signal when it looks after its slots, and return how it ended."""
+    driver = toy.start()
+    assert driver.stdout is not None
+    said = list(iter(lambda: driver.stdout.readline(), "2 slots: 1 CPU thread\n"))
+    driver.send_signal(number)
+    more, _ = driver.communicate(timeout=60)
+    return driver.returncode, "".join(said) + more
+
+
+def test_a_disk_that_is_full_for_a_while_costs_no_trial(study, tiny, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 20000) as disk:
+        toy = Study(disk, "toy", {**SEEDS, "seeds": [1, 2, 3, 4]}, [*tiny, "train.epochs=30"])
+        driver = toy.start(launcher=ONE_SLOT)
+        try:
+            until(lambda: at_work(toy), "the first run")
+            fill(disk / "filler")
+            until(lambda: not toy.workers(), "its worker stops")
+            time.sleep(5.0)
+            (disk / "filler").unlink()
+            said, _ = driver.communicate(timeout=240)
+        finally:
+            toy.close()
+        assert driver.returncode == 0, said
+        assert "the disk is full" in said and "its runs wait, and another try comes in 2 s" in said, said
+        assert done(toy) and len(toy.states()) == 4
+        assert "Traceback" not in said + toy.folder.file("workers/0.log").read_text()

@@ -31,7 +31,16 @@ from typing import Any
 from specvit.config.heartbeat import heartbeat, is_fresh, stands_still
 from specvit.config.verdict import EXPLODED_REMEDY, LEARNT, verdict
 from specvit.errors import FolderError, explain, os_fault
-from specvit.files import is_locked, locked, read_json, read_json_lines, remove_leftovers, write_json, write_text
+from specvit.files import (
+    append_line,
+    is_locked,
+    locked,
+    read_json,
+    read_json_lines,
+    remove_leftovers,
+    write_json,
+    write_text,
+)
 
 FORMAT = 1
 ALIVE = ("queued", "running", "requeued")
@@ -94,9 +103,8 @@ class RunFolder:
         """Write the status, keeping facts that are not given anew; a cause outlives only its own state."""
         assert state in STATES, state
         before = self.status()
-        kept = {
-            k: v for k, v in before.items() if k not in ("cause", "remedy", "traceback") or before.get("state") == state
-        }
+        of_state = ("cause", "remedy", "traceback", "passing")
+        kept = {k: v for k, v in before.items() if k not in of_state or before.get("state") == state}
         write_json(self.file("status.json"), {**kept, "state": state, "updated": _now(), **facts})
 
     def note_progress(self, **facts: Any) -> None:
@@ -106,10 +114,7 @@ class RunFolder:
 
     def record_attempt(self, **facts: Any) -> None:
         """Append one line to `attempts.jsonl`."""
-        line = json.dumps({"time": _now(), "pid": os.getpid(), "host": hostname(), **facts}) + "\n"
-        with open(self.file("attempts.jsonl"), "ab+") as stream:
-            whole = stream.tell() == 0 or (stream.seek(-1, os.SEEK_END) >= 0 and stream.read() == b"\n")
-            stream.write(("" if whole else "\n").encode() + line.encode())
+        append_line(self.file("attempts.jsonl"), {"time": _now(), "pid": os.getpid(), "host": hostname(), **facts})
 
     def create(self, identity: dict[str, Any], config_yaml: str) -> None:
         """Write what never changes: the identity and the configuration. Refuses a folder of another run."""
@@ -229,9 +234,16 @@ def job_here() -> str | None:
 
 
 def find_folder(root: Path, run_id: str, name: str) -> RunFolder:
-    """Return the folder of a run: the one whose name ends in its id, else a new `<name>-<id>` (not created)."""
-    there = sorted(root.glob(f"*-{run_id}")) if root.is_dir() else []
-    return RunFolder(there[0] if there else root / f"{name}-{run_id}", run_id)
+    """Return the folder of a run: the one whose name ends in its id, else a new `<name>-<id>` (not created).
+
+    Raises `FolderError` where several folders hold the run, such as a copy beside the original.
+    """
+    candidates = sorted(root.glob(f"*-{run_id}")) if root.is_dir() else []
+    runs = [path for path in candidates if (path / "run.json").exists()]
+    if len(runs) > 1:
+        what = f"holds run {run_id} {len(runs)} times, as {' and '.join(path.name for path in runs)}"
+        raise FolderError(what, where=str(root), remedy="move all of these but one elsewhere")
+    return RunFolder((runs or candidates or [root / f"{name}-{run_id}"])[0], run_id)
 
 
 def _step_of(line: str) -> float:

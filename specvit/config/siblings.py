@@ -13,7 +13,10 @@ def note_of_other_data(folder: RunFolder, identity: dict[str, Any]) -> str:
     for path in sorted(folder.path.parent.glob(f"{name}-*/run.json")):
         if path.parent == folder.path:
             continue
-        other = (read_json(path) or {}).get("identity", {})
+        try:
+            other = (read_json(path) or {}).get("identity", {})
+        except OSError:  # somebody else's, perhaps: the note is a courtesy
+            continue
         if _without_data(other) == _without_data(identity) and (words := _differences(other["data"], identity["data"])):
             found.append(f"{path.parent} has the same settings on other data ({words} differ)")
     return f"note: {found[-1]}; this is a new run" if found else ""

@@ -20,6 +20,7 @@ from specvit.errors import (
     explain,
     is_out_of_memory,
     os_fault,
+    passing_fault,
 )
 
 
@@ -32,6 +33,8 @@ class End:
     remedy: str = ""
     trace: str = ""
     code: int = 0
+    fault: OSError | None = None
+    """The fault of the disk or of its server, where that is the cause: it passes, and the run is tried again."""
 
 
 def end_of(problem: BaseException, config: Config, folder: RunFolder) -> End:
@@ -49,7 +52,7 @@ def end_of(problem: BaseException, config: Config, folder: RunFolder) -> End:
         return End("pruned", str(problem))
     fault = os_fault(problem)
     if fault is not None:
-        return End("crashed", *explain(fault, _place_of(fault, folder.path)), code=1)
+        return End("crashed", *explain(fault, _place_of(fault, folder.path)), code=1, fault=passing_fault(problem))
     trace = "".join(traceback.format_exception(problem))
     if gpu_fault := _gpu_fault(config):
         cause = f"this GPU does not work: {gpu_fault}, after {sentence_of(problem)}"
@@ -83,7 +86,8 @@ def put_on_file(end: End, folder: RunFolder) -> End:
     """
     free_ballast(folder.path)
     try:
-        folder.set_status(end.state, cause=end.cause, remedy=end.remedy, traceback=end.trace)
+        passing = {"passing": True} if end.fault else {}
+        folder.set_status(end.state, cause=end.cause, remedy=end.remedy, traceback=end.trace, **passing)
         if end.state != "lost":  # a study counts it among the deaths over this run
             folder.record_attempt(event="end", state=end.state, cause=end.cause)
     except OSError as problem:
@@ -91,7 +95,7 @@ def put_on_file(end: End, folder: RunFolder) -> End:
             return end
         fault = os_fault(problem)
         cause, remedy = explain(fault, str(folder.path)) if fault else (sentence_of(problem), "")
-        return End("crashed", f"its end could not be written: {cause}", remedy, code=1)
+        return End("crashed", f"its end could not be written: {cause}", remedy, code=1, fault=passing_fault(problem))
     if end.trace:
         with contextlib.suppress(OSError), open(folder.file("log.txt"), "a") as log:
             log.write(end.trace)

@@ -17,7 +17,7 @@ from specvit.sweep.folder import CANCELLED, WAITING, StudyFolder, Trial, command
 from specvit.sweep.jobs import jobs_in_queue, jobs_of_trials, read_diary, waiting_jobs
 from specvit.sweep.source import failed_states, groups_said
 from specvit.sweep.table import render, table_rows
-from specvit.sweep.watch import status_lines
+from specvit.sweep.watch import refused_lines, status_lines
 from specvit.sweep.why import diff_lines, find_run, why_lines
 
 WATCH_SECONDS = 2.0
@@ -110,6 +110,7 @@ def _why(name: str, studies: Path, runs: Path) -> int:
     failed = [trial for trial, state in states if state in failed_states()]
     if not failed:
         print(f"no run of {study.name} failed")
+    _print(refused_lines(study))
     for trial in failed:
         _print([*why_lines(trial.run, trial), ""])
     unlearnt = (trial for trial, state in states if state == "plateau")

@@ -12,14 +12,13 @@ from specvit.sweep.jobs import jobs_in_queue, jobs_of_trials
 from specvit.sweep.source import failed_states
 
 
-def open_trials(study: StudyFolder, planned: list[Trial]) -> list[Trial]:
-    """Return the trials for which jobs are still to be submitted; an example stands for those not asked for yet."""
-    about, trials = study.about(), study.trials()
-    settled = (*DONE, *ALIVE, "pruned", *failed_states())
-    there = jobs_of_trials(study, about, jobs_in_queue(study, about))
+def open_trials(study: StudyFolder, trials: list[Trial], *, retry: bool = False) -> list[Trial]:
+    """Return those of the trials for which jobs are still to be submitted; with `retry` also those that failed."""
+    settled = (*DONE, *ALIVE, "pruned", *(() if retry else failed_states()))
+    about = study.about() if study.file("study.json").exists() else None
+    there = jobs_of_trials(study, about, jobs_in_queue(study, about)) if about else {}
     at_work = {number for number, job in there.items() if job.alive}
-    left = [trial for trial in trials if study.state(trial) not in settled and trial.number not in at_work]
-    return left + planned[:1] * max(0, about["trials"] - len(trials))
+    return [trial for trial in trials if study.state(trial) not in settled and trial.number not in at_work]
 
 
 def gpu_hours(trials: list[Trial], config: SlurmConfig) -> tuple[float, str]:
@@ -42,9 +41,8 @@ def gpu_hours(trials: list[Trial], config: SlurmConfig) -> tuple[float, str]:
     return gpus * sum(hours), f"GPU-hours: about {gpus * sum(hours):.1f} by runs timed here; {through}"
 
 
-def confirm(study: StudyFolder, config: SlurmConfig, planned: list[Trial]) -> None:
-    """Say what the open trials cost; raises `ConfigError` where that is above the budget and nobody agrees."""
-    trials = open_trials(study, planned)
+def confirm(config: SlurmConfig, trials: list[Trial]) -> None:
+    """Say what open trials cost; raises `ConfigError` where that is above the budget and nobody agrees."""
     total, line = gpu_hours(trials, config)
     if config.gpus and trials:
         print(line, flush=True)

@@ -18,6 +18,7 @@ from specvit.config.many import Composer
 from specvit.config.precedence import replaced_lines
 from specvit.errors import ConfigError, FolderError
 from specvit.files import locked
+from specvit.launch import queue
 from specvit.launch.slots import LauncherConfig, plan_slots
 from specvit.launch.slurm_config import SlurmConfig
 from specvit.sweep import budget, forecast
@@ -28,6 +29,7 @@ from specvit.sweep.order import Order
 from specvit.sweep.plan import plan_grid, relative, take_code, take_snapshot, try_space
 from specvit.sweep.source import failed_states, groups_said, is_over
 from specvit.sweep.table import render, table_rows
+from specvit.sweep.watch import refused_lines
 
 ASKED = "SPECVIT_COST_AGREED"
 """In the environment of a command in the background: its cost was agreed to in the foreground."""
@@ -39,6 +41,7 @@ def drive(order: Order) -> int:
     planned = prepare(study, order)
     if order.options.dry_run:
         return _tell(study, order, planned)
+    check_start(study, order, planned)
     study.path.mkdir(parents=True, exist_ok=True)
     with locked(study.file("driver.lock"), seconds=1.0) as mine:
         if not mine:
@@ -46,8 +49,6 @@ def drive(order: Order) -> int:
             raise FolderError("another command drives this study", where=relative(study.path), remedy=remedy)
         _refuse_older_workers(study, order, planned)
         write(study, order, planned)
-        if isinstance(order.launcher, SlurmConfig) and not os.environ.pop(ASKED, None):
-            budget.confirm(study, order.launcher, planned)
         if not order.options.detach:
             return _drive(study, order)
     return _detach(study, order)
@@ -100,11 +101,45 @@ def prepare(study: StudyFolder, order: Order) -> list[Trial]:
     return trials
 
 
+def check_start(study: StudyFolder, order: Order, planned: list[Trial]) -> None:
+    """Refuse a study that could not start, before anything of it is written. Raises `ConfigError`."""
+    search, options, launcher = order.definition.search, order.options, order.launcher
+    if isinstance(launcher, SlurmConfig):
+        if not queue.here():
+            what = "needs SLURM's commands, and squeue is not on this machine"
+            raise ConfigError(what, where="hydra/launcher", remedy="log in to the cluster, or use local")
+        if not os.environ.pop(ASKED, None):
+            trials = study.trials() if search else [_as_recorded(study, trial) for trial in planned]
+            missing = order.count_trials(planned) - len(trials)
+            left = budget.open_trials(study, trials, retry=options.retry)
+            budget.confirm(launcher, left + planned * max(0, missing))
+    if search:
+        from specvit.sweep.search import check_storage
+
+        check_storage(study, search, options.storage)
+
+
+def _as_recorded(study: StudyFolder, planned: Trial) -> Trial:
+    """Return a trial as the study has it, with its end, if that is still the same run."""
+    recorded = study.trial(planned.number)
+    return recorded if recorded and recorded.run_id == planned.run_id else planned
+
+
 def write(study: StudyFolder, order: Order, planned: list[Trial]) -> None:
-    """Write or renew the study's record. Trials that are there keep their ends; `sweep.retry` asks for failed ones."""
+    """Write or renew the study. Trials that are there keep their ends; `sweep.retry` asks for failed ones.
+
+    `study.json` comes after what it speaks of: killed before that, a new study has not begun, and is written again.
+    """
     definition, options = order.definition, order.options
     search = definition.search
-    new = not study.file("study.json").exists()
+    study.make_folders()
+    if options.extend or not (study.file("study.json").exists() and study.file("conf").exists()):
+        take_snapshot(study)
+    if isinstance(order.launcher, SlurmConfig) and order.launcher.snapshot_code:
+        take_code(study)
+    for trial in [] if search else planned:
+        if _as_recorded(study, trial) is trial:
+            study.write_trial(trial)
     hours = options.hours or definition.budget.hours
     failures = options.failures or definition.budget.failures
     study.create(
@@ -115,7 +150,7 @@ def write(study: StudyFolder, order: Order, planned: list[Trial]) -> None:
         question=definition.question,
         table=asdict(definition.table),
         metrics=search.metrics if search else None,
-        trials=search.count(options.trials) if search else len(planned),
+        trials=order.count_trials(planned),
         deadline=time.time() + 3600 * hours if hours else None,
         failures=failures,
         storage=options.storage,
@@ -124,19 +159,13 @@ def write(study: StudyFolder, order: Order, planned: list[Trial]) -> None:
         command=["specvit", "train", *order.words],
     )
     study.file("cancelled").unlink(missing_ok=True)
-    if new or options.extend:
-        take_snapshot(study)
-    if isinstance(order.launcher, SlurmConfig) and order.launcher.snapshot_code:
-        take_code(study)
     if search:
-        from specvit.sweep.search import create
+        from specvit.sweep.search import Asker, create
 
         create(study, study.about(), definition)
+        for line in Asker(study, study.about()).restore_records():
+            print(line, flush=True)
     else:
-        for trial in planned:
-            before = study.trial(trial.number)
-            if before is None or before.run_id != trial.run_id:
-                study.write_trial(trial)
         study.remove_trials_from(len(planned))
     if options.retry:
         for trial in study.trials():
@@ -185,7 +214,8 @@ def _inprocess(study: StudyFolder) -> int:
     from specvit.sweep.worker import work
 
     taken = study.slots_at_work()  # by workers of an earlier command
-    return work(study, next(number for number in itertools.count() if number not in taken))
+    code = work(study, next(number for number in itertools.count() if number not in taken))
+    return 0 if code == os.EX_TEMPFAIL else code  # what waits is told below
 
 
 def _start_courier(study: StudyFolder) -> None:
@@ -213,7 +243,9 @@ def _conclude(study: StudyFolder, code: int) -> int:
         print(f"`specvit sweep why {study.name}` says more; sweep.retry=true tries failed runs again")
     left = forecast.is_work_left(study)
     if left and not code:
-        why = is_over(study, study.about()) or "its workers ended before it was through"
+        why = (
+            is_over(study, study.about()) or next(refused_lines(study), "") or "its workers ended before it was through"
+        )
         print(f"not finished: {why}; the same command goes on")
     return code or (1 if failed or left else 0)
 

@@ -19,19 +19,18 @@ Locks are `flock`: the kernel lets go of them when their process dies, however i
 """
 
 import contextlib
-import json
 import os
 import shlex
 import time
 import uuid
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from specvit.config.folder import ALIVE, DONE, FAILED, RunFolder, hostname
 from specvit.errors import FolderError
-from specvit.files import is_locked, locked, read_json, read_json_lines, write_json
+from specvit.files import append_line, is_locked, locked, read_json, read_json_lines, write_json
 from specvit.urls import hide_secrets
 
 FORMAT = 1
@@ -73,6 +72,9 @@ class Trial:
         return RunFolder(Path(self.folder), self.run_id)
 
 
+TRIAL_KEYS = {field.name for field in fields(Trial)} - {"end"}
+
+
 @dataclass(frozen=True)
 class StudyFolder:
     """Paths and records of one study; holding one creates nothing."""
@@ -100,11 +102,15 @@ class StudyFolder:
         remedy = f"there are {', '.join(there)}" if there else "start one with `specvit train sweeps=NAME`"
         raise FolderError("is no study", where=str(self.path), remedy=remedy)
 
-    def create(self, **facts: Any) -> None:
-        """Write `study.json`; its key stays as it was."""
-        before = read_json(self.file("study.json"), {})
+    def make_folders(self) -> None:
+        """Make the folders for what belongs to the study."""
         for name in ("trials", "claims", "slots", "workers", "runs"):
             self.file(name).mkdir(parents=True, exist_ok=True)
+
+    def create(self, **facts: Any) -> None:
+        """Write `study.json`; its key stays as it was."""
+        self.make_folders()
+        before = read_json(self.file("study.json"), {})
         key = before.get("key") or uuid.uuid4().hex
         started = before.get("started") or now()
         write_json(self.file("study.json"), {"format": FORMAT, "key": key, "started": started, **facts})
@@ -115,6 +121,14 @@ class StudyFolder:
             self._read(path) for path in sorted(self.file("trials").glob("*.json"), key=lambda path: int(path.stem))
         ]
         return [trial for trial in found if trial]
+
+    def lost_records(self, trials: list[Trial]) -> list[Path]:
+        """Return the files of trials that have begun, or that are there, without a record that can be read."""
+        files = {int(path.stem) for path in self.file("trials").glob("*.json")}
+        about, begun = self.about(), {event["trial"] for event in self.events("begins")}
+        if about.get("kind") == "grid":  # a changed definition may have had more
+            begun = {number for number in begun if number < about["trials"]}
+        return [self._trial_file(number) for number in sorted((files | begun) - {trial.number for trial in trials})]
 
     def trial(self, number: int) -> Trial | None:
         """Return one trial, if it is there."""
@@ -166,7 +180,7 @@ class StudyFolder:
             return state
         if trial.failed:
             return trial.end["state"] if trial.end else state
-        return state if state in FAILED and state != "pruned" else WAITING
+        return state if has_failed(trial.run, state) else WAITING
 
     def ask_cancel(self, number: int) -> None:
         """Have the worker that has this trial stop it, and go on with others."""
@@ -192,15 +206,13 @@ class StudyFolder:
         return [int(path.stem) for path in self.file("trials").glob("*.again")]
 
     def note(self, event: str, *, file: str = "events.jsonl", **facts: Any) -> None:
-        """Append to the study's diary; one write, so that several processes' lines stay whole."""
-        line = json.dumps({"time": round(time.time(), 3), "event": event, "host": hostname(), **facts}) + "\n"
-        with contextlib.suppress(OSError), open(self.file(file), "ab", buffering=0) as stream:
-            stream.write(line.encode())
+        """Append to the study's diary; raises `OSError` where that cannot be written."""
+        append_line(self.file(file), {"time": round(time.time(), 3), "event": event, "host": hostname(), **facts})
 
-    def events(self, kind: str, slot: int) -> list[dict[str, Any]]:
-        """Return what the diary has of a kind from one slot."""
+    def events(self, kind: str, slot: int | None = None) -> list[dict[str, Any]]:
+        """Return what the diary has of a kind, from one slot if it is given."""
         found = read_json_lines(self.file("events.jsonl"))
-        return [event for event in found if event.get("event") == kind and event.get("slot") == slot]
+        return [event for event in found if event.get("event") == kind and slot in (None, event.get("slot"))]
 
     def begun(self) -> dict[int, dict[str, Any]]:
         """Return the diary's last word on each trial that has begun, and not ended since."""
@@ -223,7 +235,8 @@ class StudyFolder:
 
     def _read(self, path: Path) -> Trial | None:
         plain = read_json(path)
-        return Trial(**{**plain, "folder": self._place(plain["folder"])}) if plain else None
+        whole = isinstance(plain, dict) and plain.keys() >= TRIAL_KEYS
+        return Trial(**{**plain, "folder": self._place(plain["folder"])}) if whole else None
 
     def _place(self, folder: str) -> str:
         """Return a run's folder, whole. Studies behind a link once had it relative to the link."""
@@ -244,6 +257,11 @@ def command_of(study: StudyFolder) -> str:
     """Return the command that starts the study and goes on with it, to be pasted."""
     words = study.about().get("command") or ["specvit", "train", f"sweeps={study.name}"]
     return shlex.join(hide_secrets(str(word)) for word in words)  # older studies may have a password there
+
+
+def has_failed(run: RunFolder, state: str) -> bool:
+    """Say whether a run's state is an end for all studies: not if the disk's fault ended it, or another study."""
+    return state in FAILED and state != "pruned" and not run.status().get("passing")
 
 
 def died(run: RunFolder) -> int:

@@ -33,8 +33,8 @@ def seconds_per_work(root: Path, kind: str = "vit") -> tuple[float, int] | None:
     found = []
     folders = sorted(root.glob("*/summary.json"), key=lambda path: path.stat().st_mtime, reverse=True)
     for path in folders[:TIMED_RUNS]:
-        outcome = outcome_of(RunFolder(path.parent, ""))
         try:
+            outcome = outcome_of(RunFolder(path.parent, ""))
             config = yaml.safe_load((path.parent / "config.yaml").read_text())
             if config["model"].get("kind", "vit") != kind:
                 continue
@@ -54,7 +54,7 @@ def tell(study: StudyFolder, order: "Order", trials: list[Trial]) -> list[Trial]
         print(f"question: {definition.question}")
     if definition.search is not None:
         one, search = trials[0], definition.search
-        count = search.count(order.options.trials)
+        count = order.count_trials(trials)
         done = sum(study.state(trial) in (*DONE, "pruned", *failed_states()) for trial in study.trials())
         over = ", ".join(dimension.key for dimension in search.space)
         print(f"{count} trials, {done} of them made, by {search.sampler} over {over}; for example:")

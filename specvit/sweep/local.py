@@ -1,6 +1,7 @@
 """Keeps the slots of this machine at work on a study, and passes signals on to their workers."""
 
 import contextlib
+import os
 import signal
 import subprocess
 import time
@@ -12,11 +13,14 @@ from specvit.launch.slots import LauncherConfig, Slot, plan_slots
 from specvit.sweep.folder import BROKEN_GPU, StudyFolder
 from specvit.sweep.order import Order
 from specvit.sweep.plan import relative
+from specvit.sweep.processes import stop_worker
 from specvit.sweep.watch import Watch
 
 POLL_SECONDS, NEWS_SECONDS = 0.2, 1.0
 GIVE_UP = 10
 """A slot is left empty after so many workers in a row that died there before they ended a run."""
+LONGEST_PAUSE_SECONDS = 15.0
+"""Between two tries of a slot whose disk is full: all of them together outlast two minutes."""
 
 
 class LocalSlots:
@@ -32,20 +36,27 @@ class LocalSlots:
         self.ended: set[int] = set()
         self.deaths: dict[int, int] = {}
         self.started: dict[int, float] = {}
+        self.pause: dict[int, float] = {}
+        """Until when a slot stays empty whose worker met a full disk, or another fault that passes."""
         self.received: signal.Signals | None = None
+        self.passed_on = False
+        self.not_ours: set[int] = set()
+        """Slots of workers that a signal could not be passed on to."""
 
     def run(self) -> int:
         """Keep the slots at work until nothing is open; return the exit code, 128 + n after signal n."""
         count = f"{len(self.slots)} slot{'s' if len(self.slots) > 1 else ''}"
-        print(f"{count}: {'; '.join(dict.fromkeys(map(str, self.slots)))}", flush=True)
-        watch, news = Watch(self.study), 0.0
         with self._signals():
+            print(f"{count}: {'; '.join(dict.fromkeys(map(str, self.slots)))}", flush=True)
+            watch, news = Watch(self.study), 0.0
             while True:
                 if time.monotonic() >= news:
                     watch.say_news()
                     news = time.monotonic() + NEWS_SECONDS
                 self._fill()
-                if not self.workers and not self._older_workers():
+                if self.received and not self.passed_on:
+                    self._pass_on()
+                if not self.workers and not self._older_workers() and (self.received or not self.pause):
                     break
                 time.sleep(POLL_SECONDS)
             watch.say_news()
@@ -61,6 +72,9 @@ class LocalSlots:
                 del self.workers[slot.number]
             if slot.number in self.workers or slot.number in self.ended or self.received:
                 continue
+            if time.monotonic() < self.pause.get(slot.number, 0.0):
+                continue
+            self.pause.pop(slot.number, None)
             if slot.number in self.study.slots_at_work():
                 continue  # a worker that an earlier command started
             words = python_command("specvit.sweep", "work", str(self.study.path), "--slot", str(slot.number))
@@ -81,7 +95,14 @@ class LocalSlots:
             self.ended.add(slot.number)
             return
         self.deaths[slot.number] = 0 if self._has("ends", slot) else self.deaths.get(slot.number, 0) + 1
-        if not self.received and not self.study.is_cancelled:
+        if code == os.EX_TEMPFAIL and not self.received:
+            seconds = min(2.0 ** self.deaths[slot.number], LONGEST_PAUSE_SECONDS)
+            self.pause[slot.number] = time.monotonic() + seconds
+            cause = (self.study.events("worker ends", slot.number) or [{}])[-1].get(
+                "cause", "a disk or file server fails"
+            )
+            print(f"slot {slot.number}: {cause}; its runs wait, and another try comes in {seconds:.0f} s", flush=True)
+        elif not self.received and not self.study.is_cancelled:
             how = f"by {signal.Signals(-code).name}" if code < 0 else f"with code {code}"
             log = relative(self.study.file("workers") / f"{slot.number}.log")
             print(f"the worker in slot {slot.number} ended {how}; its run goes on  {log}", flush=True)
@@ -91,19 +112,32 @@ class LocalSlots:
                 flush=True,
             )
             self.ended.add(slot.number)
+            self.pause.pop(slot.number, None)
 
     def _has(self, event: str, slot: Slot) -> bool:
         """Say whether the slot's last worker has noted such an event."""
         return any(found["time"] >= self.started[slot.number] for found in self.study.events(event, slot.number))
 
     def _older_workers(self) -> list[int]:
-        return [number for number in self.study.slots_at_work() if number not in self.workers]
+        return [n for n in self.study.slots_at_work() if n not in self.workers and n not in self.not_ours]
+
+    def _pass_on(self) -> None:
+        """Pass the signal on to workers of earlier commands; those that cannot be told go on, and this command ends."""
+        self.passed_on = True
+        print("workers save and end; Ctrl-C again leaves at once, and they end by themselves", flush=True)
+        for slot in self._older_workers():
+            if not stop_worker(self.study, slot):
+                self.not_ours.add(slot)
+                remedy = f"`specvit sweep cancel {self.study.name}` stops it"
+                print(f"slot {slot}: the worker of an earlier command goes on; {remedy}", flush=True)
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
         """Pass a signal on to the workers: they save, and this command ends when they have."""
 
         def handle(number: int, frame: object) -> None:
+            if self.received:  # somebody insists
+                raise Interrupted(self.received.name, int(self.received))
             self.received = signal.Signals(number)
             for worker in self.workers.values():
                 with contextlib.suppress(OSError):

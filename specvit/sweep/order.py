@@ -29,6 +29,12 @@ class Order:
     words: tuple[str, ...]
     """The command line, to be given again in the background."""
 
+    def count_trials(self, planned: Sequence[object]) -> int:
+        """Return how many trials there are to be: those planned of a grid, those that a search is to ask for."""
+        search = self.definition.search
+        base = {**self.definition.overrides, **self.typed}
+        return search.count(self.options.trials, base) if search else len(planned)
+
 
 def order_of(name: str | None, overrides: list[str], words: tuple[str, ...]) -> Order:
     """Return what a command line asks for: the study `name`, or without one a plain grid over the swept overrides.

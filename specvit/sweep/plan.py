@@ -1,7 +1,6 @@
 """A study's trials before they run: every point composed, checked and named, so that a typo costs no GPU-hour."""
 
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,11 +14,13 @@ from specvit.config.rules import CLASSIFICATION_METRICS, REGRESSION_METRICS
 from specvit.config.schema import Config
 from specvit.config.spelling import nearest
 from specvit.errors import ConfigError, DataError, SpecvitError
+from specvit.files import copy_folders
 from specvit.locate import locate
 from specvit.sweep.definition import Definition, Search
 from specvit.sweep.folder import StudyFolder, Trial
 from specvit.sweep.grid import Point, as_overrides, as_text, points_of, refuse_varied
 from specvit.sweep.reading import Settings, matches
+from specvit.sweep.space import FORBIDDEN
 
 SHOWN_FAULTS = 5
 TRIED_POINTS = 50
@@ -86,7 +87,7 @@ def try_space(definition: Definition, typed: Settings, study: StudyFolder, compo
                 settings |= dimension.settings(start.get(dimension.key, value))
         try:
             if any(matches({**base, **settings}, rule) for rule in search.forbid):
-                raise ConfigError("is forbidden by the study", where=", ".join(settings))
+                raise ConfigError(FORBIDDEN, where=", ".join(settings))
             trial = make_trial(Point({**base, **settings}, settings), 0, study, compose)
         except SpecvitError as problem:
             fault = fault or problem
@@ -142,11 +143,7 @@ def label_of(factors: Settings, cell: str = "") -> str:
 
 def take_snapshot(study: StudyFolder) -> None:
     """Copy the configuration files into the study: what is edited afterwards changes none of its trials."""
-    target = study.file("conf")
-    if target.exists():
-        shutil.rmtree(target)
-    for folder in reversed(composer.conf_folders()):
-        shutil.copytree(folder, target, dirs_exist_ok=True)
+    copy_folders({folder: "" for folder in reversed(composer.conf_folders())}, study.file("conf"))
 
 
 def code_folder(study: StudyFolder) -> Path:
@@ -159,9 +156,10 @@ def take_code(study: StudyFolder) -> None:
     target, source = code_folder(study), provenance.SOURCE
     if (target / provenance.COMMIT_FILE).exists():
         return
-    shutil.copytree(source, target / source.name, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
-    for name, folder in (("conf", composer.conf_dir()), ("sweeps", composer.conf_dir().parent / "sweeps")):
-        shutil.copytree(folder, target / source.name / name, dirs_exist_ok=True)
+    bundled = composer.conf_dir().parent
+    copy_folders(
+        {source: source.name, **{bundled / name: f"{source.name}/{name}" for name in ("conf", "sweeps")}}, target
+    )
     (target / provenance.COMMIT_FILE).write_text(f"{provenance.commit() or ''}\n")
 
 

@@ -6,9 +6,12 @@ depend on who asked before it died.
 """
 
 import contextlib
+import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -17,24 +20,25 @@ from optuna.trial import TrialState
 from specvit import seeding
 from specvit.config.folder import DONE
 from specvit.config.many import Composer
-from specvit.errors import ConfigError, SpecvitError
+from specvit.errors import ConfigError, SpecvitError, os_fault
 from specvit.files import locked
 from specvit.sweep.definition import Definition, definition_of
-from specvit.sweep.folder import StudyFolder, Trial
+from specvit.sweep.folder import REFUSED, StudyFolder, Trial
 from specvit.sweep.grid import Point
 from specvit.sweep.plan import make_trial
 from specvit.sweep.reading import Typed, matches
 from specvit.sweep.results import outcome_of, value_of
 from specvit.sweep.samplers import build_pruner, build_sampler, quiet
-from specvit.sweep.space import Search, encoded, suggest
-from specvit.sweep.storage import open_storage
+from specvit.sweep.space import FORBIDDEN, Search, encoded, suggest
+from specvit.sweep.storage import JOURNAL, open_storage
 from specvit.urls import hide_secrets
 
 LOCK = "ask.lock"
-RETRY_OF, REFUSED_BY = "retry_of", "refused"
-"""User attributes: of a trial that another try added, and of a point that cannot be a run; neither counts."""
+RETRY_OF, REFUSED_BY, REPEATS = "retry_of", "refused", "repeats"
+"""User attributes: of a trial that another try added, of a point that cannot be a run, of one that is the run of an
+earlier trial. None of them counts."""
 SURPLUS = 20
-"""So many points may be refused for each one wanted."""
+"""A worker ends after so many points without a new run for each trial wanted."""
 TOLD = {"pruned": TrialState.PRUNED}
 
 
@@ -57,6 +61,7 @@ class Asker:
             sampler=build_sampler(self.search, self.search.seed),
             pruner=build_pruner(self.search),
         )
+        self.useless_before = self._useless()
 
     @contextlib.contextmanager
     def claimed(self) -> Iterator[Trial | None]:
@@ -65,6 +70,14 @@ class Asker:
             with locked(self.study.file(LOCK)):
                 trial = self._again(held) or self._orphan(held) or self._ask(held)
             yield trial
+
+    def _hold(self, held: contextlib.ExitStack, number: int, find: Callable[[], Trial | None]) -> Trial | None:
+        """Return what `find` gives while this process has the trial's claim; without a trial the claim ends with it."""
+        with contextlib.ExitStack() as claim:
+            trial = find() if claim.enter_context(self.study.claim(number)) else None
+            if trial:
+                held.push(claim.pop_all())
+        return trial
 
     def others_at_it(self) -> bool:
         """Return False: each trial of a search is this study's own."""
@@ -99,6 +112,35 @@ class Asker:
             self._close(trial.number, told, values if told == TrialState.COMPLETE else None)
         return {"values": found} if complete else {"missing": [name for name, value in found.items() if value is None]}
 
+    def restore_records(self) -> Iterator[str]:
+        """Make up for what folder or storage have lost of trials that have ended; yield a note of each record."""
+        for frozen in self.optuna.get_trials(deepcopy=False):
+            counts = not {REFUSED_BY, REPEATS, RETRY_OF} & frozen.user_attrs.keys()
+            trial = self.study.trial(frozen.number)
+            if trial and trial.end and not frozen.state.is_finished():
+                with self.study.claim(frozen.number) as mine:
+                    _ = mine and self._take_over(frozen)
+            if trial or not counts or not frozen.state.is_finished():
+                continue
+            file = f"trials/{frozen.number:04d}.json"
+            try:
+                trial = self._trial_of(optuna.trial.FixedTrial(frozen.params), frozen.number)
+            except (SpecvitError, ValueError) as problem:
+                yield f"note: {file} is lost and cannot be written again ({problem}); put back a copy of it"
+                continue
+            name = frozen.user_attrs.get("run", trial.name)
+            folder = str(Path(trial.folder).with_name(name))
+            trial = replace(trial, name=name, run_id=name[-8:], folder=folder)
+            self.study.write_trial(replace(trial, end=self._end_of(frozen, trial)))
+            yield f"note: {file} was lost and is written again from Optuna's storage"
+
+    def _end_of(self, frozen: Any, trial: Trial) -> dict[str, Any]:
+        state, cause = trial.run.state(), trial.run.status().get("cause", "its record was lost")
+        if frozen.state == TrialState.COMPLETE:
+            return {"state": state or "completed", "values": dict(zip(self.search.metrics, frozen.values, strict=True))}
+        failed = "pruned" if frozen.state == TrialState.PRUNED else state or REFUSED
+        return {"state": failed, "cause": cause}
+
     def _close(self, number: int, told: TrialState, values: list[float] | None = None) -> None:
         try:
             self.optuna.tell(number, values, state=told)
@@ -121,61 +163,88 @@ class Asker:
         return next(trial for trial in self.optuna.get_trials(deepcopy=False) if trial.number == number)
 
     def _again(self, held: contextlib.ExitStack) -> Trial | None:
-        for number in self.study.asked_again():
-            if (trial := self.study.trial(number)) and held.enter_context(self.study.claim(number)):
-                return trial
-        return None
+        numbers = self.study.asked_again()
+        return next(filter(None, (self._hold(held, n, partial(self.study.trial, n)) for n in numbers)), None)
 
     def _orphan(self, held: contextlib.ExitStack) -> Trial | None:
-        for frozen in self.optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if not held.enter_context(self.study.claim(frozen.number)):
-                continue
-            trial = self.study.trial(frozen.number)
-            if trial and trial.end:  # its worker died before it could tell
-                self.study.write_trial(replace(trial, end=trial.end | self.tell(trial, trial.end["state"])))
-                continue
-            self.optuna.sampler = self._sampler(frozen.number)
-            if trial := trial or self._new(frozen.number, frozen._trial_id):
-                return trial
-        return None
+        running = self.optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        return next(filter(None, (self._hold(held, t.number, partial(self._take_over, t)) for t in running)), None)
+
+    def _take_over(self, frozen: Any) -> Trial | None:
+        """Return a trial whose worker died; None where only its end was still to be told."""
+        trial = self.study.trial(frozen.number)
+        if trial and trial.end:
+            self.study.write_trial(replace(trial, end=trial.end | self.tell(trial, trial.end["state"])))
+            return None
+        self.optuna.sampler = self._sampler(frozen.number)
+        return trial or self._new(frozen.number, frozen._trial_id)
 
     def _sampler(self, number: int) -> Any:
-        """Return the sampler of one trial: what it asks does not depend on what this process has asked before."""
-        return build_sampler(self.search, seeding.key(self.search.seed, "sampler", number))
+        """Return the sampler of one trial: what it asks does not depend on what this process has asked before.
+
+        After a point that was there already a random one follows: TPE may name its favourite again and again.
+        """
+        seed = seeding.key(self.search.seed, "sampler", number)
+        before = self._frozen(number - 1) if number else None
+        if before and REPEATS in before.user_attrs and self.search.sampler != "grid":
+            return optuna.samplers.RandomSampler(seed % 2**32)
+        return build_sampler(self.search, seed)
 
     def _ask(self, held: contextlib.ExitStack) -> Trial | None:
         """Return a new trial, or None when there are as many as wanted."""
         while True:
             there = self.optuna.get_trials(deepcopy=False)
             begun = [trial for trial in there if trial.state != TrialState.WAITING]
-            refused = sum(REFUSED_BY in trial.user_attrs for trial in begun)
-            counted = sum(not {REFUSED_BY, RETRY_OF} & trial.user_attrs.keys() for trial in begun)
-            if counted >= self.search.trials or refused > SURPLUS * self.search.trials:
+            counted = sum(not {REFUSED_BY, REPEATS, RETRY_OF} & trial.user_attrs.keys() for trial in begun)
+            if counted >= self.search.trials or self._useless() - self.useless_before > SURPLUS * self.search.trials:
                 return None
             if self.search.sampler == "grid" and len(begun) >= self.search.points:
                 return None
             self.optuna.sampler = self._sampler(len(begun))
             asked = self.optuna.ask()
-            held.enter_context(self.study.claim(asked.number))
-            if trial := self._new(asked.number, asked._trial_id):
+            if trial := self._hold(held, asked.number, partial(self._new, asked.number, asked._trial_id)):
                 return trial
 
+    def _useless(self) -> int:
+        """Return how many points gave no new run; those of earlier workers may have had a cause that is mended."""
+        return sum(bool({REFUSED_BY, REPEATS} & t.user_attrs.keys()) for t in self.optuna.get_trials(deepcopy=False))
+
     def _new(self, number: int, trial_id: int) -> Trial | None:
-        """Ask for the parameters of a running trial and record it; None if they cannot be a run."""
+        """Ask for the parameters of a running trial and record it; None if they cannot be a run, or are one already."""
         asked = optuna.trial.Trial(self.optuna, trial_id)
         try:
-            factors = suggest(asked, self.search.space)
-            settings = {**self.definition.overrides, **self.typed, **factors}
-            if any(matches(settings, rule) for rule in self.search.forbid):
-                raise ConfigError("is forbidden by the study", where=", ".join(factors))
-            trial = make_trial(Point(settings, factors), number, self.study, self.compose, self.known)
+            trial = self._trial_of(asked, number)
         except (SpecvitError, ValueError) as problem:  # the latter is Optuna's, for a space that has changed
-            asked.set_user_attr(REFUSED_BY, str(problem))
-            self._close(number, TrialState.FAIL)
-            return None
-        self.study.write_trial(trial)
+            if os_fault(problem):
+                raise
+            self.study.note("refused", trial=number, cause=str(problem))
+            return self._close_without_run(asked, REFUSED_BY, str(problem))
+        if (earlier := self._same_run(trial)) is not None:
+            return self._close_without_run(asked, REPEATS, earlier)
         asked.set_user_attr("run", trial.name)
+        self.study.write_trial(trial)
         return trial
+
+    def _trial_of(self, asked: Any, number: int) -> Trial:
+        """Return the trial of a point; raises `SpecvitError` where it cannot be a run."""
+        factors = suggest(asked, self.search.space)
+        settings = {**self.definition.overrides, **self.typed, **factors}
+        if any(matches(settings, rule) for rule in self.search.forbid):
+            raise ConfigError(FORBIDDEN, where=", ".join(factors))
+        return make_trial(Point(settings, factors), number, self.study, self.compose, self.known)
+
+    def _close_without_run(self, asked: Any, why: str, value: Any) -> None:
+        asked.set_user_attr(why, value)
+        self._close(asked.number, TrialState.FAIL)
+
+    def _same_run(self, trial: Trial) -> int | None:
+        """Return the number of an earlier trial that is the same run, if there is one."""
+        for frozen in self.optuna.get_trials(deepcopy=False):
+            if frozen.number != trial.number and frozen.user_attrs.get("run") == trial.name:
+                other = self.study.trial(frozen.number)
+                if other and os.path.realpath(other.folder) == os.path.realpath(trial.folder):
+                    return other.number
+        return None
 
 
 class TrialPruner:
@@ -217,29 +286,28 @@ class TrialPruner:
         return ""
 
 
+def check_storage(study: StudyFolder, search: Search, url: str | None) -> None:
+    """Refuse a sampler, pruner or storage that cannot be used; writes nothing. Raises `ConfigError`."""
+    quiet()
+    build_sampler(search, 0)
+    build_pruner(search)
+    if url is not None or study.file(JOURNAL).exists():
+        open_storage(study, url)
+
+
 def create(study: StudyFolder, about: dict[str, Any], definition: Definition) -> None:
-    """Make the storage's study, with its start points; once made it is left as it is. Raises `ConfigError`."""
+    """Make the storage's study, with its start points; once a trial has begun it is left as it is."""
     quiet()
     search = definition.search
     assert search is not None
-    build_sampler(search, 0)
-    build_pruner(search)
     with locked(study.file(LOCK)):
-        try:
-            made = optuna.create_study(
-                study_name=study_name(study, about),
-                storage=open_storage(study, about.get("storage")),
-                directions=["maximize" if way == "maximize" else "minimize" for way in search.metrics.values()],
-                load_if_exists=True,
-            )
-        except ImportError as problem:
-            what = f"needs a driver for such a database ({problem})"
-            remedy = "for PostgreSQL `pip install 'specvit[postgres]'`"
-            raise ConfigError(what, where="sweep.storage", remedy=remedy) from problem
-        except Exception as problem:
-            what = f"does not answer ({type(problem).__name__}: {' '.join(str(problem).split())[:200]})"
-            raise ConfigError(what, where="sweep.storage", remedy="see to it, or drop the key") from problem
-        if not made.get_trials(deepcopy=False):
+        made = optuna.create_study(
+            study_name=study_name(study, about),
+            storage=open_storage(study, about.get("storage")),
+            directions=["maximize" if way == "maximize" else "minimize" for way in search.metrics.values()],
+            load_if_exists=True,
+        )
+        if all(trial.state == TrialState.WAITING for trial in made.get_trials(deepcopy=False)):
             for point in search.start:
                 made.enqueue_trial({key: encoded(value) for key, value in point.items()}, skip_if_exists=True)
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from specvit.config.folder import ALIVE, DONE, FAILED
 from specvit.config.verdict import LEARNT
 from specvit.scores.ports import Pruner
-from specvit.sweep.folder import StudyFolder, Trial
+from specvit.sweep.folder import StudyFolder, Trial, has_failed
 
 
 class Source(Protocol):
@@ -90,7 +90,7 @@ def is_open(study: StudyFolder, trial: Trial) -> bool:
     if study.is_again(trial.number):
         return True
     state = trial.run.state()
-    return not trial.failed and state not in ALIVE + DONE and (state not in FAILED or state == "pruned")
+    return not trial.failed and state not in ALIVE + DONE and not has_failed(trial.run, state)
 
 
 def is_over(study: StudyFolder, about: dict[str, Any]) -> str:

@@ -1,11 +1,16 @@
 """What a search may choose: its dimensions, and how a trial is asked for one value of each. Needs no Optuna."""
 
+import itertools
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 from specvit.sweep.reading import Settings, matches
+
+FORBIDDEN = "is forbidden by the study"
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,23 @@ class Dimension:
         number = isinstance(value, int | float) and not isinstance(value, bool)
         return number and (self.low or 0.0) <= value <= (self.high or 0.0)
 
+    def values(self) -> list[Any] | None:
+        """Return all values that it may take; None where it is a number without a step."""
+        if self.choices is not None:
+            return list(self.choices)
+        step = self.step or (1 if self.whole else None)
+        if self.log or step is None or self.low is None or self.high is None:
+            return None
+        count = math.floor((self.high - self.low) / step + 1e-9) + 1
+        return [self.rounded(self.low + n * step) for n in range(count)]
+
+    def rounded(self, value: float) -> float:
+        """Return a number with as many decimals as low and step have: 0.1 + 2 · 0.1 is 0.3."""
+        if self.whole or self.step is None:
+            return value
+        exponents = (Decimal(repr(number)).as_tuple().exponent for number in (self.low, self.step))
+        return round(value, max(0, *(-exponent for exponent in exponents if isinstance(exponent, int))))
+
     def examples(self) -> list[Any]:
         """Return values to try: all choices, or both ends."""
         if self.choices is not None:
@@ -62,10 +84,26 @@ class Search:
     start: tuple[Settings, ...] = ()
     forbid: tuple[Settings, ...] = ()
 
-    def count(self, asked: int | None = None) -> int:
-        """Return how many trials there are to be, or as many as `asked`; a grid has no more than its points."""
+    def count(self, asked: int | None = None, base: Settings | None = None) -> int:
+        """Return how many trials there are to be, or as many as `asked`: no more than there are points.
+
+        `base` are the settings that all trials share.
+        """
         wanted = asked or self.trials
-        return min(wanted, self.points) if self.sampler == "grid" else wanted
+        if any(dimension.values() is None for dimension in self.space):
+            return wanted
+        return len(list(itertools.islice(self._points(base or {}, self.space), wanted)))
+
+    def _points(self, settings: Settings, space: tuple[Dimension, ...]) -> Iterator[Settings]:
+        """Yield the points that dimensions add to `settings`, without those that are forbidden."""
+        if not space:
+            if not any(matches(settings, rule) for rule in self.forbid):
+                yield settings
+            return
+        first, *others = space
+        choices = [first.settings(value) for value in first.values() or ()] if matches(settings, first.when) else [{}]
+        for added in choices:
+            yield from self._points(settings | added, tuple(others))
 
     @property
     def points(self) -> int:
@@ -90,7 +128,7 @@ def _suggest_one(trial: Any, dimension: Dimension) -> Any:
     assert low is not None and high is not None
     if dimension.whole:
         return trial.suggest_int(dimension.key, int(low), int(high), log=dimension.log, step=int(dimension.step or 1))
-    return trial.suggest_float(dimension.key, low, high, log=dimension.log, step=dimension.step)
+    return dimension.rounded(trial.suggest_float(dimension.key, low, high, log=dimension.log, step=dimension.step))
 
 
 def encoded(value: Any) -> Any:

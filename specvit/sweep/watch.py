@@ -2,6 +2,7 @@
 
 import re
 import time
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,11 +10,12 @@ from specvit.config.folder import ALIVE, DONE
 from specvit.config.verdict import LEARNT
 from specvit.launch.queue import ClusterJob
 from specvit.sweep.definition import Table
-from specvit.sweep.folder import WAITING, StudyFolder, Trial
+from specvit.sweep.folder import WAITING, StudyFolder, Trial, command_of
 from specvit.sweep.forecast import counts_line, forecast_of
 from specvit.sweep.health import verdict
 from specvit.sweep.jobs import jobs_in_queue, jobs_of_trials
 from specvit.sweep.results import lower_is_better, outcome_of, value_of
+from specvit.sweep.space import FORBIDDEN
 from specvit.sweep.work import NETWORKS
 
 VERDICT_SECONDS = 120.0
@@ -98,7 +100,19 @@ def status_lines(study: StudyFolder) -> Iterator[str]:
         elif state not in (*LEARNT, WAITING, "pruned"):
             cause = (trial.end or {}).get("cause") or trial.run.status().get("cause", "cause unknown")
             yield f"  {state:<13} {trial.name}  {cause}"
+    for path in study.lost_records(trials):
+        yield f"  {'record lost':<13} {path.parent.name}/{path.name}; `{command_of(study)}` writes it again"
+    yield from (f"  {line}" for line in refused_lines(study))
     yield from best_lines(study, trials, metric_of(about), about)
+
+
+def refused_lines(study: StudyFolder) -> Iterator[str]:
+    """Yield how many points of a search could not be runs, and why the most of them."""
+    causes = Counter(event["cause"] for event in study.events("refused") if FORBIDDEN not in event["cause"])
+    if causes:
+        (cause, count), *others = causes.most_common()
+        more = f" ({len(others)} other cause{'s' if len(others) > 1 else ''})" if others else ""
+        yield f"{causes.total()} point{'s' if count > 1 else ''} refused: {cause}{more}"
 
 
 def _state(study: StudyFolder, trial: Trial, jobs: dict[int, ClusterJob]) -> str:

@@ -5,6 +5,7 @@ Its imports are paid once: from the second trial on a run costs what it computes
 
 import contextlib
 import gc
+import os
 import sys
 import time
 import traceback
@@ -17,7 +18,7 @@ from specvit.config.folder import ALIVE, DONE, RunFolder, job_here
 from specvit.config.schema import TrainConfig
 from specvit.config.tracking_uri import STUDY_TAG
 from specvit.engine.gpus import given_by
-from specvit.errors import DeviceError, FolderError, Interrupted, SpecvitError
+from specvit.errors import DeviceError, FolderError, Interrupted, SpecvitError, explain, passing_fault
 from specvit.files import locked
 from specvit.run import Result, run
 from specvit.sweep.folder import (
@@ -31,6 +32,7 @@ from specvit.sweep.folder import (
     now,
     stops_at_one_step,
 )
+from specvit.sweep.processes import this_process
 from specvit.sweep.source import Queue, Source, is_over
 
 LOOK_SECONDS = 1.0
@@ -46,19 +48,30 @@ DEATHS = 3
 def work(study: StudyFolder, slot: int, *, trial: int | None = None, patience: float = LOOK_SECONDS) -> int:
     """Make trials until nothing is left to do; return the exit code, 128 + n after signal n, or `BROKEN_GPU`.
 
+    A disk that is full, or a file server that fails, is no trial's fault: trials wait, and this worker ends with
+    `os.EX_TEMPFAIL`.
+
     `trial`: only this one. `patience`: seconds for an older worker to leave the slot; one on a node that SLURM has
     given up may still be ending.
     """
     with locked(study.file("slots") / f"{slot}.lock", seconds=patience) as mine:
         if not mine:
             return 0  # a worker of an earlier driver still has this slot
-        about = study.about()
-        study.note("worker starts", slot=slot, job=job_here())
-        note_missing_ends(study)
-        source = open_source(study, about, trial)
-        fault = _gpu_fault(study)
-        code = _leave_gpu(study, slot, fault) if fault else _work(study, slot, source)
-        study.note("worker ends", slot=slot, code=code)
+        try:
+            study.note("worker starts", slot=slot, job=job_here(), **this_process())
+            note_missing_ends(study)
+            source = open_source(study, study.about(), trial)
+            fault = _gpu_fault(study)
+            code = _leave_gpu(study, slot, fault) if fault else _work(study, slot, source)
+            study.note("worker ends", slot=slot, code=code)
+        except Exception as problem:
+            if (disk_fault := passing_fault(problem)) is None:
+                raise
+            cause, remedy = explain(disk_fault, str(disk_fault.filename or study.path))
+            print(f"specvit: {cause}; {remedy}.", file=sys.stderr, flush=True)
+            with contextlib.suppress(OSError):
+                study.note("worker ends", slot=slot, code=os.EX_TEMPFAIL, cause=cause)
+            return os.EX_TEMPFAIL
         return code
 
 
@@ -193,21 +206,28 @@ def _run(study: StudyFolder, source: Source, trial: Trial) -> Made:
         result = run(config, source.pruner(trial), tells=False, asked=lambda: study.is_to_stop(trial.number))
     except DeviceError as problem:
         return Made("lost", {"cause": str(problem)}, settled=False)
-    except FolderError as problem:
-        print(f"specvit: {problem}", file=sys.stderr, flush=True)
-        if (state := trial.run.state()) in ALIVE:  # somebody else took the run in this moment
-            time.sleep(BUSY_SECONDS)
-            return Made(state, settled=False)
-        return Made(REFUSED, {"cause": str(problem), "remedy": problem.remedy})
-    except SpecvitError as problem:
-        print(f"specvit: {problem}", file=sys.stderr, flush=True)
-        return Made(REFUSED, {"cause": str(problem), "remedy": problem.remedy})
-    except Exception as problem:  # a bug, ours or a library's: it costs this trial
-        traceback.print_exception(problem)
-        return Made(REFUSED, {"cause": f"{type(problem).__name__}: {problem}", "traceback": traceback.format_exc()})
+    except Exception as problem:
+        if passing_fault(problem):
+            raise
+        return _refusal(trial, problem)
+    if result.fault:
+        raise result.fault
     status = RunFolder(result.folder, trial.run_id).status() if result.state not in DONE else {}
     facts = {name: status[name] for name in ("cause", "remedy") if status.get(name)}
     return Made(result.state, facts, result.state in SETTLED, result)
+
+
+def _refusal(trial: Trial, problem: Exception) -> Made:
+    """Return how a trial went that did not become a run, or that somebody else took in this moment."""
+    if not isinstance(problem, SpecvitError):  # a bug, ours or a library's: it costs this trial
+        traceback.print_exception(problem)
+        trace = "".join(traceback.format_exception(problem))
+        return Made(REFUSED, {"cause": f"{type(problem).__name__}: {problem}", "traceback": trace})
+    print(f"specvit: {problem}", file=sys.stderr, flush=True)
+    if isinstance(problem, FolderError) and (state := trial.run.state()) in ALIVE:
+        time.sleep(BUSY_SECONDS)
+        return Made(state, settled=False)
+    return Made(REFUSED, {"cause": str(problem), "remedy": problem.remedy})
 
 
 def _cancel(run: RunFolder) -> None:

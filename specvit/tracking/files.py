@@ -2,13 +2,13 @@
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from specvit.config.folder import RunFolder
+from specvit.files import append_line
 from specvit.scores.ports import Tracker
 
 
@@ -21,11 +21,13 @@ class FileTracker:
 
     def metrics(self, row: dict[str, Any]) -> None:
         """Append one epoch's scores."""
-        _append(self.folder / "metrics.jsonl", row)
+        # Durable, so that the checkpoint that follows never makes this row again.
+        append_line(self.folder / "metrics.jsonl", finite_or_none(row), durable=True)
 
     def timing(self, row: dict[str, Any]) -> None:
         """Append one epoch's wall-clock figures and the time of day, in seconds since 1970."""
-        _append(self.folder / "timing.jsonl", {**row, "time": round(time.time(), 3)})
+        timed = {**row, "time": round(time.time(), 3)}
+        append_line(self.folder / "timing.jsonl", finite_or_none(timed), durable=True)
 
     def progress(self, step: int, loss: Callable[[], float]) -> None:
         """Write nothing between epochs."""
@@ -86,10 +88,3 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 def finite_or_none(row: dict[str, Any]) -> dict[str, Any]:
     """Return `row` with NaN and infinities as None, which JSON can hold."""
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
-
-
-def _append(path: Path, row: dict[str, Any]) -> None:
-    with open(path, "a") as stream:
-        stream.write(json.dumps(finite_or_none(row)) + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())  # the checkpoint that follows is durable, and never makes this row again
