@@ -1,5 +1,9 @@
 """Searches by Optuna: exact counts whatever dies, trials taken over, pruning from the run, any sampler and storage."""
 
+import csv
+import json
+import re
+import signal
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -11,11 +15,18 @@ import postgres
 import pytest
 from studies import Study, until
 
+from specvit.analysis.__main__ import main as analysis
 from specvit.config.build import build_config
+from specvit.config.folder import STATES
 from specvit.run import run
+from specvit.sweep.__main__ import main as sweep
 from specvit.sweep.definition import SAMPLERS
+from specvit.sweep.folder import WAITING
 from specvit.sweep.results import outcome_of
+from specvit.sweep.source import GROUPS, group_of
 from specvit.sweep.storage import open_storage
+from specvit.tracking.mlflow import mlflow_status
+from specvit.tracking.record import read_record
 
 pytestmark = pytest.mark.slow
 
@@ -219,3 +230,69 @@ def _finished_in(database: Path) -> int:
     with sqlite3.connect(database) as connection:
         rows = connection.execute("SELECT count(*) FROM tags WHERE key = 'specvit.synced'").fetchone()
     return rows[0]
+
+
+def counted(said: str) -> dict[str, int]:
+    """Return the counts in a sentence such as `12 runs: 3 finished, 2 learnt nothing`, or `1 waiting, 3 completed`."""
+    found: Counter[str] = Counter()
+    for count, word in re.findall(r"(\d+) (learnt nothing|[a-z_]+)", said):
+        if word in (*GROUPS, *STATES, WAITING):
+            found[word if word in GROUPS else group_of(word)] += int(count)
+    return dict(found)
+
+
+def test_all_commands_count_the_runs_of_a_study_alike(
+    search, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Three runs are good, four explode, two learn nothing, two are pruned in epoch 5, and one is interrupted."""
+    settings = {"good": [3e-3, 8], "explodes": [10.0, 3], "learns nothing": [1e-9, 4], "pruned": [1e-9, 8]}
+    counts = {"good": 3, "explodes": 4, "learns nothing": 2, "pruned": 2}
+    points = [[*settings[name], seed] for name, count in counts.items() for seed in range(count)] + [[3e-3, 500, 0]]
+    keys = "opt.lr, train.epochs, train.seed"
+    section = {**ONE, "space": {keys: points}, "start": [{keys: point} for point in points], "trials": 11}
+    section["pruner"] = {"name": "median", "n_startup_trials": 3, "warmup_steps": 60}
+    toy = search(section, "opt.lr_sch=constant")
+    code, end = toy.run(launcher=[])
+    stopped = toy.start("sweep.trials=12", launcher=[])
+    until(lambda: toy.states().get(11) == "running", "the last run")
+    stopped.send_signal(signal.SIGINT)
+    stopped.communicate(timeout=60)
+    monkeypatch.chdir(tmp_path)
+
+    def said(command: Callable[[list[str]], int], *words: str) -> str:
+        assert command(list(words)) == 0
+        return capsys.readouterr().out
+
+    rows = csv.DictReader(said(sweep, "table", "toy", "--style", "csv").splitlines())
+    others = [(row["runs"].split("/"), row["other"]) for row in rows]
+    table = sum(
+        (Counter(counted(other)) for _, other in others), Counter({"finished": sum(int(n) for (n, _), _ in others)})
+    )
+    ablation = said(analysis, "ablation", "multirun/toy", "--metric", "test_r2")
+    records = [read_record(trial.run) for trial in toy.folder.trials()]
+    found = {
+        "status": counted(said(sweep, "status", "toy").splitlines()[0]),
+        "table": dict(table),
+        "why": counted(said(sweep, "why", "toy").splitlines()[-1]),
+        "ablation": counted(ablation.splitlines()[0]),
+        "report": counted(said(analysis, "report", "toy").splitlines()[0]),
+        "MLflow": dict(Counter(group_of(record.state) for record in records)),
+    }
+    right = {"finished": 3, "learnt nothing": 2, "failed": 4, "pruned": 2, "open": 1}
+    assert {name: counts for name, counts in found.items() if counts != right} == {}
+    assert (code, stopped.returncode) == (1, 130)
+    assert counted(end[end.rindex("11 runs:") :].splitlines()[0]) == {k: v for k, v in right.items() if k != "open"}
+    (tally, *_) = json.loads(Path("multirun/toy/ablation/ablation.json").read_text())["tallies"]
+    assert [tally[name] for name in ("finished", "unlearnt", "failed", "pruned", "open")] == list(right.values())
+    assert states(toy) == {"COMPLETE": 5, "FAIL": 4, "PRUNED": 2, "RUNNING": 1}
+    report = Path("multirun/toy/report/report.md").read_text()
+    assert (
+        "- **diverged**, 4: e.g. it exploded: " in report
+        and "- **plateau**, 2: " in report
+        and "**pruned**" not in report
+    )
+    assert Counter(mlflow_status(record.state) for record in records) == {"FINISHED": 5, "FAILED": 4, "KILLED": 3}
+    assert all("it exploded" in record.notes for record in records if record.state == "diverged")
+    assert "healthy" not in said(sweep, "why", "toy")
+    retried = said(sweep, "retry", "toy").splitlines()
+    assert retried[:2] == ["2 learnt nothing, which another try would not change", "4 runs will be tried again"]

@@ -71,7 +71,8 @@ def _inert(text: str) -> str:
 
 
 def _status(cases: Sequence[Case], tally: Tally) -> str:
-    warning = f" **{tally.open} are still open: these are not the last numbers.**" if tally.open else ""
+    still = f"{tally.open} {'is' if tally.open == 1 else 'are'} still open"
+    warning = f" **{still}: these are not the last numbers.**" if tally.open else ""
     return f"{groups_said(case.state for case in cases)}.{warning}"
 
 

@@ -5,7 +5,7 @@ from specvit.config.schema import Config, NetworkConfig, OptConfig, ViTConfig
 FITTED = {
     "diverged": "look at the spectra with `specvit data inspect FILE`; trees may want a smaller model.min_leaf_rows",
     "oom": "use a machine with more memory, or fewer rows (data.num_samples)",
-    "plateau": "it learnt nothing; more rows (data.num_samples) or less noise (noise.noise_level) would help",
+    "plateau": "more rows (data.num_samples) or less noise (noise.noise_level) would help",
 }
 """Remedies of models that are fitted in one go."""
 
@@ -38,7 +38,7 @@ def remedy_for(state: str, config: Config) -> str:
         advice += ["data.flux_norm=standard"] if config.data.flux_norm == "none" else []
         legacy = isinstance(config.model, ViTConfig) and config.model.init != "specvit"
         advice += ["model.init=specvit"] if legacy else []
-        return f"it learnt nothing; try {' '.join(advice)}, or more epochs"
+        return f"try {' '.join(advice)}, or more epochs"
     return ""
 
 

@@ -6,11 +6,12 @@ from datetime import datetime
 from typing import Any
 
 from specvit.config.folder import ALIVE, RunFolder
-from specvit.config.verdict import LEARNT_R2
+from specvit.config.verdict import LEARNT
+from specvit.config.verdict import verdict as how_ended
 from specvit.sweep.results import Outcome
 
 PATIENT_EPOCHS = 5
-"""A validation R2 up to this after so many epochs is worth a look; networks may take longer to get off the ground."""
+"""Nothing learnt after so many epochs is worth a look; networks may take longer to get off the ground."""
 SLOWER, LATE = 3.0, 3.0
 """An epoch that took so many times the usual one, or is overdue by as many, is worth a look."""
 
@@ -35,7 +36,7 @@ def _learning(rows: list[dict[str, Any]], losses: list[float]) -> str:
     if len(losses) >= PATIENT_EPOCHS and not min(losses[1:]) < losses[0]:
         return f"the training loss has not fallen in {len(losses)} epochs"
     scores = [row["val_r2"] for row in rows if row.get("val_r2") is not None]
-    if len(scores) >= PATIENT_EPOCHS and max(scores) <= LEARNT_R2:
+    if len(scores) >= PATIENT_EPOCHS and how_ended("completed", rows).state not in LEARNT:
         return f"val R² is {scores[-1]:.3f} after step {rows[-1]['step']}: nothing learnt yet"
     return ""
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from specvit.config.folder import DONE
+from specvit.config.verdict import LEARNT
 from specvit.errors import ConfigError
 from specvit.sweep.definition import SEED, Table
 from specvit.sweep.folder import StudyFolder, Trial
@@ -52,7 +53,7 @@ def table_rows(study: StudyFolder, metric: str | None = None, by: list[str] | No
             finished += 1
             row.run_ids.add(trial.run_id)
             names |= set(outcome.summary) | set(outcome.best_row)
-            if (value := value_of(outcome, metric, table)) is not None:
+            if state in LEARNT and (value := value_of(outcome, metric, table)) is not None:
                 row.values.append(value)
     if finished and not any(row.values for row in rows.values()) and metric != ESCAPED:
         known = sorted(name for name in names if isinstance(name, str) and name.startswith(("test_", "val_", "best_")))

@@ -33,7 +33,7 @@ def why_lines(run: RunFolder, trial: Trial | None = None) -> Iterator[str]:
     if remedy := end.get("remedy") or status.get("remedy"):
         yield f"remedy: {remedy}"
     yield from _job(run, state)
-    if state and state not in DONE and (found := verdict(run, outcome)):
+    if state and state not in (*DONE, "diverged") and (found := verdict(run, outcome)):
         yield f"health: {found}"
     yield from _curves(outcome)
     yield from _gradients(outcome)
