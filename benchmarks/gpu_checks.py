@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 import train_speed
-from cases import SMALL, Case, made_data, make_learner, train_data
+from cases import REFERENCE, SMALL, Case, made_data, make_learner, train_data
 from torch import Tensor
 
 from specvit.config.schema import CNNConfig, ViTConfig
@@ -266,7 +266,7 @@ def attention_kernels(ground: Ground) -> dict[str, Any]:
     for precision, deterministic in itertools.product(("16-mixed", "32"), (True, False)):
         torch.use_deterministic_algorithms(deterministic)
         try:
-            learner, state = ground.learner(ground.case(precision=precision))
+            learner, state = ground.learner(ground.case(REFERENCE, precision))
             run_steps(learner, state, ground.data, 2)
             with profile(activities=[ProfilerActivity.CUDA]) as profiled:
                 learner.step(ground.data.batch(state.step), state)

@@ -40,6 +40,8 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.pop(name, None)
     if not hasattr(config, "workerinput"):
         os.environ["SPECVIT_CACHE"] = tempfile.mkdtemp(prefix="specvit-tests-")
+    if not torch.cuda.is_available():  # a GPU that torch cannot use would refuse every run
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

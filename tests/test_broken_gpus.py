@@ -1,16 +1,20 @@
 """GPUs that are there and cannot be used, shown without one: what CUDA would say is put into torch's mouth."""
 
 import os
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from handmade import make_study
+from handmade import study as definition_of
 from test_compute import Silent
 
 from specvit.config.build import build_config
 from specvit.config.compose import compose
+from specvit.config.folder import RunFolder
 from specvit.config.schema import DataConfig, TrainConfig
 from specvit.data import resident
 from specvit.data.memory import JOBS_PER_GPU
@@ -22,7 +26,11 @@ from specvit.engine.loop import Learner
 from specvit.engine.precision import resolve_precision
 from specvit.errors import ConfigError, DeviceError, is_out_of_memory
 from specvit.files import read_json_lines
-from specvit.sweep.folder import StudyFolder
+from specvit.launch.slots import LauncherConfig
+from specvit.sweep.folder import BROKEN_GPU, StudyFolder
+from specvit.sweep.local import GIVE_UP, LocalSlots
+from specvit.sweep.options import SweepOptions
+from specvit.sweep.order import Order
 from specvit.train import main
 
 CUDA = torch.device("cuda:0")
@@ -280,3 +288,23 @@ def test_a_run_that_ends_its_gpu_each_time_is_left_alone_and_the_others_are_made
     assert first.end and first.end["state"] == "lost"
     assert first.end["cause"].startswith("3 times: this GPU does not work: CUDA error: an illegal memory access")
     assert second.run.state() in ("completed", "plateau")
+
+
+def test_a_slot_whose_worker_lost_its_gpu_gets_another_and_one_that_never_had_a_good_one_stays_empty(
+    tmp_path: Path, capsys: Any
+) -> None:
+    study = make_study(tmp_path / "multirun" / "toy", [RunFolder(tmp_path / "outputs" / "toy-00000000", "00000000")])
+    order = Order(definition_of("grids: [{}]"), {}, SweepOptions(), LauncherConfig(kind="local", slots=1), ())
+    slots = LocalSlots(study, order)
+    (slot,) = slots.slots
+    for death in range(GIVE_UP):
+        slots.started[0] = time.time() - 0.001
+        study.note("begins", slot=0, trial=0)
+        study.note("GPU fails", slot=0, cause="an illegal access")
+        assert slots.ended == set(), death
+        slots._note_end(slot, BROKEN_GPU)
+    assert slots.ended == {0} and "slot 0 is left empty: 10 workers in a row died there" in capsys.readouterr().out
+    fresh = LocalSlots(study, order)
+    fresh.started[0] = time.time() + 1.0
+    fresh._note_end(slot, BROKEN_GPU)
+    assert fresh.ended == {0} and "slot 0 is left empty: an illegal access" in capsys.readouterr().out

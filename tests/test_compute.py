@@ -4,14 +4,18 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partialmethod
 from pathlib import Path
 
 import pytest
 import torch
 
+from specvit.config.build import build_config
+from specvit.config.compose import compose
 from specvit.config.schema import TrainConfig, ViTConfig
 from specvit.engine import device
 from specvit.models import build_model
+from specvit.run import run
 
 CPU = torch.device("cpu")
 HEAVY = "torch._dynamo torch._inductor mlflow optuna submitit sklearn scipy matplotlib.pyplot transformers lightning"
@@ -126,3 +130,18 @@ def test_compiled_network_with_dropout_equals_the_plain_one_and_is_compiled_once
         outputs.append(found[1][0])
     assert not torch.equal(outputs[0], outputs[1])
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+
+
+@pytest.mark.nightly
+def test_compiled_runs_of_one_process_do_not_use_up_the_compilers_variants(
+    tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch._dynamo.config
+
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 4)
+    monkeypatch.setattr(torch._dynamo.config, "fail_on_recompile_limit_hit", True)
+    quick = partialmethod(torch.nn.Module.compile, backend="eager")  # variants are counted before code is generated
+    monkeypatch.setattr(torch.nn.Module, "compile", quick)
+    words = [*tiny, "train.compile=true", "train.epochs=1", "train.threads=1", f"tracking.folder={tmp_path}"]
+    for width in (16, 24, 32):
+        assert run(build_config(compose([*words, f"model.hidden_size={width}"]))).exit_code == 0
