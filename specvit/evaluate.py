@@ -73,7 +73,7 @@ def read_config(folder: Path) -> Config:
     except OSError as problem:
         remedy = "name a folder in outputs/"
         raise FolderError("is no run folder (no config.yaml)", where=str(folder), remedy=remedy) from problem
-    except yaml.YAMLError as problem:
+    except (yaml.YAMLError, ValueError, RecursionError) as problem:
         raise FolderError("has a damaged config.yaml", where=str(folder), remedy="train it again") from problem
 
 

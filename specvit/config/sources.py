@@ -49,7 +49,7 @@ class ConfFiles(FileConfigSource):
             raise ConfigError("is not UTF-8 text", where=file, remedy="save it as UTF-8") from error
         except RecursionError as error:
             raise ConfigError("is nested too deeply", where=file, remedy="mend the brackets in it") from error
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError) as error:  # the latter for a number of thousands of digits
             what = f"is no valid YAML ({' '.join(str(error).split())[:160]})"
             raise ConfigError(what, where=file, remedy="mend the line that it names") from error
         if not isinstance(found.config, DictConfig):

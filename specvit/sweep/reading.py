@@ -31,7 +31,10 @@ class _Loader(yaml.SafeLoader):
 
 def parsed(text: str) -> Any:
     """Return what YAML text says; raises `yaml.YAMLError`, for a key that stands twice, too."""
-    return yaml.load(text, _Loader)
+    try:
+        return yaml.load(text, _Loader)
+    except (ValueError, RecursionError) as problem:  # a number of thousands of digits, brackets in brackets in brackets
+        raise yaml.YAMLError(str(problem)) from problem
 
 
 def valued(plain: Any) -> Any:

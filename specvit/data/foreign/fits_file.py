@@ -45,7 +45,9 @@ def opened(path: Path) -> Iterator[Contents]:
 def _faults(path: Path) -> Iterator[None]:
     try:
         yield
-    except DAMAGE as problem:
+    except DataError:
+        raise
+    except Exception as problem:  # astropy has errors of its own for odd headers, which are no OSError or ValueError
         raise damaged(path, problem) from problem
 
 

@@ -2,6 +2,7 @@
 
 import math
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -16,7 +17,10 @@ from numpy.lib import format as npy
 from specvit.data.foreign.contents import PIECE_BYTES, Array, Contents, damaged
 from specvit.data.memory import refuse_beyond_memory
 
-DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, ValueError, KeyError)
+DAMAGE = (
+    *(zipfile.BadZipFile, zlib.error, struct.error, ValueError, KeyError),
+    *(RuntimeError, OverflowError, MemoryError, SyntaxError, tokenize.TokenError),  # a locked member; odd headers
+)
 
 
 @contextmanager
