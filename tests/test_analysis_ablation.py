@@ -1,6 +1,7 @@
 """`specvit analysis ablation`: counts, differences on the same seeds and verdicts, on runs whose answer is known."""
 
 import csv
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +13,10 @@ from handmade import mixed_study
 from scipy import stats
 
 from specvit.analysis.__main__ import main
-from specvit.analysis.ablation import combinations, differences, said, stuck, tallies
+from specvit.analysis.ablation import best_first, combinations, stuck, tallies
+from specvit.analysis.ablation_report import twins_said
 from specvit.analysis.cases import Case, _independent, _joined, cases_in
+from specvit.analysis.comparisons import differences, said
 from specvit.config.build import build_config
 from specvit.config.compose import compose
 from specvit.config.schema import Config, LightGBMConfig, NoiseConfig
@@ -155,8 +158,24 @@ def test_steps_to_leave_the_plateau_are_a_metric_like_any_other() -> None:
     assert [one.values for one in combined] == [(20.0, 20.0), (10.0, 10.0), (20.0,)]
     assert stuck(combined) == ["p=3: 1 of 2 runs left the plateau within 30 steps"]
     first, second = differences(cases, "escape_step")
-    assert (first.mean, first.pairs, second.mean, second.pairs) == (-10.0, 2, 0.0, 1)
-    assert said(first, "escape_step").endswith("better"), "fewer steps are better"
+    assert (first.mean, first.pairs, second.mean, second.pairs, second.horizon) == (-10.0, 2, 5.0, 2, 30.0)
+    assert said(first, "escape_step").endswith("may be chance"), "steps are known to the nearest look only"
+    assert said(second, "escape_step") == (
+        "p=3 against 1: escape_step +5 within 30 steps, 2 pairs, 2 seeds, "
+        "1 of 2 left the plateau with 3; 2 of 2 left the plateau with 1: 2 seeds are too few to test it"
+    )
+
+
+def test_steps_off_the_plateau_need_five_seeds_where_some_runs_never_left_it() -> None:
+    """All runs of one setting left at once, none of the other ever did."""
+
+    def said_of(seeds: int) -> str:
+        left, stuck = epochs([0.0], [0.5]), epochs([0.0] * 9, [0.0] * 9)
+        cases = [case({"p": 1}, seed, state="plateau", rows=stuck) for seed in range(seeds)]
+        cases += [case({"p": 2}, seed, rows=left) for seed in range(seeds)]
+        return said(*differences(cases, "escape_step"), "escape_step")
+
+    assert said_of(3).endswith("3 seeds are too few to test it") and said_of(5).endswith("better")
 
 
 def test_a_study_says_itself_what_its_metric_is_and_where_its_plateau_ends(
@@ -214,8 +233,80 @@ def test_twins_of_one_seed_are_no_evidence() -> None:
         return found
 
     twins, others = (differences(pairs_of(*records), "test_r2")[0] for records in ((0.1, 0.1), (0.1, 0.2)))
-    assert (twins.pairs, twins.low) == (2, None) and "says nothing of chance" in said(twins, "test_r2")
-    assert others.low == pytest.approx(others.mean)
+    assert (twins.pairs, twins.low) == (1, None) and "says nothing of chance" in said(twins, "test_r2")
+    assert others.pairs == 2
+
+
+def test_a_setting_that_explodes_on_two_of_three_seeds_does_not_win() -> None:
+    cases = [case({"lr": "low"}, seed, r2=0.5 + 0.001 * seed) for seed in (1, 2, 3)]
+    cases += [case({"lr": "high"}, 1, r2=0.6)]
+    cases += [case({"lr": "high"}, seed, state="diverged", r2=None) for seed in (2, 3)]
+    cases += [case({"lr": "higher"}, seed, state="plateau", r2=-14.0 - seed) for seed in (1, 2, 3)]
+    combined = combinations(cases, "test_r2")
+    assert [one.factors["lr"] for one in best_first(combined, "test_r2")] == ["low", "high", "higher"]
+    high = combined[1]
+    assert (high.score, high.mean, high.finished, len(high.cases)) == (pytest.approx(0.2), 0.6, 1, 3)
+    partly, _ = differences(cases, "test_r2")
+    (wholly,) = differences([one for one in cases if one.factors["lr"] != "high"], "test_r2")
+    assert partly.mean == pytest.approx(0.2 - 0.502) and partly.seed_sd == pytest.approx(0.001)
+    assert said(partly, "test_r2").endswith("3 seeds, 2 of 3 diverged with high, counted as R² 0: may be chance")
+    assert wholly.mean == pytest.approx(-0.502)
+    assert said(wholly, "test_r2").endswith("3 of 3 stayed on the plateau with higher, counted as R² 0: worse")
+
+
+def test_no_verdict_by_a_metric_that_a_failed_run_does_not_have() -> None:
+    def mae(lr: str, seed: int, value: float | None, state: str = "completed") -> Case:
+        one = case({"lr": lr}, seed, state=state, r2=None)
+        return replace(one, outcome=Outcome({"test_mae": value} if value else {}, [], []))
+
+    cases = [mae("low", seed, 0.2 + 0.001 * seed) for seed in (1, 2, 3)]
+    cases += [mae("high", 1, 0.1), mae("high", 2, 0.1), mae("high", 3, None, "oom")]
+    assert [one.factors["lr"] for one in best_first(combinations(cases, "test_mae"), "test_mae")] == ["low", "high"]
+    (found,) = differences(cases, "test_mae")
+    assert found.p is None and said(found, "test_mae").endswith(
+        "1 of 3 ran out of memory with high: no verdict, since a run that has not learnt has no test_mae"
+    )
+
+
+@pytest.mark.parametrize("state", ["running", "queued", "preempted", "timeout", "waiting", "", "pruned", "cancelled"])
+def test_a_run_that_has_not_ended_by_itself_is_compared_by_no_metric(state: str) -> None:
+    rows = epochs([0.0, 0.4], [0.0, 0.4])
+    cases = [case({"p": 1}, rows=rows), case({"p": 2}, state=state, r2=None, rows=rows)]
+    for metric in ("val_r2", "test_r2", "train_seconds", "escape_step"):
+        assert not differences(cases, metric) and not combinations(cases, metric)[1].ranked
+
+
+def test_a_word_needs_all_comparisons_of_a_table_where_an_interval_needs_one() -> None:
+    """Of eight settings that are all the same, one looks better than the first, by itself."""
+    rng = np.random.default_rng(16)
+    cases = [case({"p": p}, seed, r2=0.5 + 0.01 * rng.normal()) for p in range(8) for seed in range(5)]
+    found = differences(cases, "test_r2")
+    clear = [one for one in found if one.low is not None and one.high is not None and not one.low <= 0 <= one.high]
+    assert clear and all(one.p is not None and one.p > 0.05 for one in clear)
+    assert all(said(one, "test_r2").endswith("may be chance among 7 comparisons") for one in clear)
+
+
+def test_equal_runs_are_one_run_in_means_and_tests() -> None:
+    """C1D and SW without overlap; with overlap (stride 16) they are two."""
+    cases = []
+    for stride, tokenizer, patch, seed in itertools.product((32, 16), ("c1d", "sw"), (32, 64), (1, 2, 3)):
+        r2 = 0.5 + 0.1 * (patch == 64) + 0.013 * seed * patch / 32 + 0.003 * (stride == 16) * (1 + (tokenizer == "sw"))
+        cases.append(case({"s": stride, "t": tokenizer, "p": patch}, seed, r2=r2, rows=epochs([r2], [r2])))
+    by_factor = {one.factor: one for one in differences(cases, "test_r2")}
+    assert (by_factor["t"].pairs, by_factor["t"].twins) == (6, 6) and by_factor["t"].mean == pytest.approx(0.003)
+    assert "6 pairs, 3 seeds, 6 more of equal runs" in said(by_factor["t"], "test_r2")
+    assert by_factor["p"].pairs == 9, "of SW with overlap, C1D with it and either without it"
+    alone = [one for one in cases if one.factors["s"] == 32]
+    (twins, _) = differences(alone, "test_r2")
+    assert said(twins, "test_r2") == "t=sw against c1d: the same runs to the last digit as c1d" and twins.tests == 1
+    twice = [replace(one, factors={"t": f"{one.factors['t']} {one.factors['p']}"}) for one in alone]
+    again = differences(twice, "test_r2")[-1]
+    assert (again.like, again.pairs, again.tests) == ("c1d 64", 0, 1), (
+        "two values with the same runs are one comparison"
+    )
+    assert twins_said(combinations(alone, "test_r2")) == [
+        "6 of 12 runs equal another to the last digit and count once (s=32, t=sw, p=32 and s=32, t=c1d, p=32)"
+    ]
 
 
 def test_settings_that_one_axis_moves_together_are_one_factor() -> None:

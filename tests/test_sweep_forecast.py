@@ -1,13 +1,15 @@
 """What a study will cost: operations and parameters beside the real network's, disk, and hours by timed runs."""
 
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from handmade import config, ended, epochs, make_run, make_study, study, trial_of
 
+from specvit.config.build import build_config
 from specvit.config.folder import RunFolder
 from specvit.config.schema import ViTConfig
 from specvit.launch.slots import LauncherConfig
@@ -186,3 +188,22 @@ def test_a_dry_run_tells_what_it_would_do(tmp_path: Path, capsys: pytest.Capture
         "2 runs: 1 completed, 1 to do",
     ]
     assert said[4:] == forecast.cost_lines([waiting])
+
+
+@pytest.mark.parametrize(
+    ("init", "stride", "twins"),
+    [("specvit", 64, 4), ("legacy", 64, 2), ("legacy_positions", 64, 4), ("specvit", 32, 0)],
+)
+def test_twins_are_named_before_they_are_run(init: str, stride: int, twins: int, tmp_path: Path) -> None:
+    """And they are twins: networks that are built alike give the same outputs to the last bit."""
+    names = ["C1D", "SW", "linear"][: 3 if stride == 64 else 2]
+    models = [{**SIZES["demo"], "proj_fn": name, "stride_size": stride, "init": init} for name in names]
+    plans = [config(model=model, train={"seed": seed}) for seed in (1, 2) for model in models]
+    trials = [replace(trial_of(n, make_run(tmp_path / f"toy-0000000{n}"), {}), config=c) for n, c in enumerate(plans)]
+    line = forecast.twins_line(trials)
+    assert line.startswith(f"{twins} of 6 runs are twins of others: model.proj_fn ") if twins else line == ""
+    flux_BP = torch.randn(3, NUM_PIXELS, generator=torch.Generator().manual_seed(0))
+    configs = [build_config(trial.config) for trial in trials if trial.config["train"]["seed"] == 1]
+    built = [build_model(one.model, num_pixels=NUM_PIXELS, num_outputs=1, seed=1).eval()(flux_BP) for one in configs]
+    same = sum(any(torch.equal(one, other) for other in built[:n]) for n, one in enumerate(built))
+    assert not twins or 2 * same == twins, "with overlap they are equal at first only"

@@ -118,13 +118,14 @@ def test_less_of_an_error_is_better(metric: str, lower: bool) -> None:
 def test_a_row_is_one_setting_over_its_seeds(study: StudyFolder) -> None:
     metric, (c1d, sw) = table_rows(study)
     assert metric == "test_r2"
-    assert (c1d.factors, c1d.trials, c1d.values, c1d.states) == (
+    assert (c1d.factors, len(c1d.run_ids), c1d.values, c1d.states) == (
         {"model/tokenizer": "c1d"},
         3,
         [0.5, 0.7, 0.9],
         {"completed": 3},
     )
-    assert (sw.factors, sw.trials, sw.values) == ({"model/tokenizer": "sw"}, 3, [0.25])
+    assert (sw.factors, len(sw.run_ids), sw.values, sw.failed) == ({"model/tokenizer": "sw"}, 3, [0.25], 1)
+    assert sw.ranked == [0.25, 0.0], "a run that crashed counts as R² 0, one that waits does not count"
     assert sw.states == {"completed": 1, "crashed": 1, "waiting": 1}
 
 
@@ -136,7 +137,7 @@ def test_rows_may_be_grouped_by_other_factors(study: StudyFolder) -> None:
         ({"train.seed": 3}, [0.9]),
     ]
     _, rows = table_rows(study, by=["train.seed", "model/tokenizer"])
-    assert [row.trials for row in rows] == [1] * 6
+    assert [len(row.run_ids) for row in rows] == [1] * 6
 
 
 @pytest.mark.parametrize(
@@ -157,7 +158,7 @@ def test_what_no_run_has_is_refused(asked: tuple[Any, ...], words: str, study: S
 
 def test_a_run_that_has_not_escaped_has_no_value(study: StudyFolder) -> None:
     _, rows = table_rows(study, "escape_step")
-    assert [(row.values, row.trials) for row in rows] == [([20.0, 20.0], 3), ([], 3)]
+    assert [(row.values, len(row.run_ids)) for row in rows] == [([20.0, 20.0], 3), ([], 3)]
     study.create(**{**study.about(), "table": {"metric": "test_r2", "of": None, "above": None}})
     with pytest.raises(ConfigError, match="escape_step: needs a threshold"):
         table_rows(study, "escape_step")
@@ -169,7 +170,7 @@ def test_a_run_that_has_not_escaped_has_no_value(study: StudyFolder) -> None:
         ({"test_r2": "maximize"}, None, "c1d"),
         ({"test_r2": "minimize"}, None, "sw"),
         ({"test_r2": "minimize"}, "val_r2", "c1d"),
-        ({"test_r2": "maximize"}, "test_mae", "sw"),
+        ({"test_r2": "maximize"}, "test_mae", "c1d"),  # sw has the lesser error, where it did not crash
     ],
 )
 def test_a_search_has_its_best_first(metrics: dict, asked: str | None, best: str, study: StudyFolder) -> None:
@@ -217,7 +218,8 @@ def test_csv_parses_back_exactly(study: StudyFolder) -> None:
     assert (float(c1d["min"]), float(c1d["max"]), c1d["runs"], c1d["other"]) == (0.5, 0.9, "3/3", "")
     assert sw == {
         "model/tokenizer": "sw",
-        "test_r2": "0.25",
+        "test_r2": "0.125",
+        "of the finished": "0.25",
         "sd": "",
         "min": "0.25",
         "max": "0.25",
@@ -228,10 +230,10 @@ def test_csv_parses_back_exactly(study: StudyFolder) -> None:
 
 def test_markdown_has_one_cell_a_column(study: StudyFolder) -> None:
     assert render(*table_rows(study), "markdown").splitlines() == [
-        "| model/tokenizer | test_r2 | sd | min | max | runs | other |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-        "| c1d | 0.7 | 0.2 | 0.5 | 0.9 | 3/3 |  |",
-        "| sw | 0.25 |  | 0.25 | 0.25 | 1/3 | 1 crashed, 1 waiting |",
+        "| model/tokenizer | test_r2 | of the finished | sd | min | max | runs | other |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| c1d | 0.7 | 0.7 | 0.2 | 0.5 | 0.9 | 3/3 |  |",
+        "| sw | 0.125 | 0.25 |  | 0.25 | 0.25 | 1/3 | 1 crashed, 1 waiting |",
     ]
 
 

@@ -3,9 +3,8 @@
 import argparse
 from pathlib import Path
 
-from specvit.analysis.ablation import combinations, differences, tallies
-from specvit.analysis.ablation_report import Ablation, draw_ablation, write_ablation
-from specvit.analysis.cases import cases_in, check_metric, metric_of
+from specvit.analysis.ablation_report import ablation_of, draw_ablation, write_ablation
+from specvit.analysis.cases import cases_in, check_metric, is_search, metric_of
 from specvit.analysis.fit_verdict import bounds_of
 from specvit.sweep.source import groups_said
 from specvit.tracking.figures import attempt
@@ -17,13 +16,8 @@ def ablation(options: argparse.Namespace) -> int:
     metric = options.metric or metric_of(options.folder)
     check_metric(cases, metric)
     out = options.out or (options.folder[0] / "ablation" if len(options.folder) == 1 else Path("ablation"))
-    found = Ablation(
-        metric,
-        ", ".join(folder.name for folder in options.folder),
-        tallies(cases),
-        combinations(cases, metric, bounds_of(options.folder, cases)),
-        differences(cases, metric),
-    )
+    where = ", ".join(folder.name for folder in options.folder)
+    found = ablation_of(cases, metric, where, bounds_of(options.folder, cases), search=is_search(options.folder))
     out.mkdir(parents=True, exist_ok=True)
     write_ablation(found, out)
     for name in ("ablation.png", "ablation.pdf"):

@@ -17,7 +17,7 @@ from specvit.config.spelling import nearest
 from specvit.errors import ConfigError, FolderError, SpecvitError
 from specvit.sweep.definition import ESCAPED, SEED, Definition, Table, definition_of
 from specvit.sweep.folder import WAITING, StudyFolder
-from specvit.sweep.results import Outcome, escape_step, outcome_of, value_of
+from specvit.sweep.results import NOT_LEARNT, Outcome, escape_step, outcome_of, ranked_value, value_of
 from specvit.sweep.source import group_of
 from specvit.sweep.table import factors_of
 
@@ -59,6 +59,17 @@ class Case:
     def finished(self) -> bool:
         """Whether it came to its end and learnt something."""
         return group_of(self.state) == "finished"
+
+    @property
+    def unlearnt(self) -> bool:
+        """Whether it ended without having learnt, through no stop from outside."""
+        return self.state in NOT_LEARNT
+
+    def ranked(self, metric: str) -> float | None:
+        """Return what it counts for where settings are compared, see `ranked_value`; `escape_step` however it ended."""
+        if metric == ESCAPED:
+            return self.escape_step if self.finished or self.unlearnt else None
+        return ranked_value(self.value(metric), self.state, metric)
 
     @property
     def minutes(self) -> float | None:
@@ -109,6 +120,13 @@ def metric_of(folders: Sequence[Path]) -> str:
     """Return the metric of a study's own table, that of several folders or of plain runs being test R²."""
     study = len(folders) == 1 and (folders[0] / "study.json").exists()
     return (StudyFolder(folders[0]).about().get("table") or {}).get("metric") or TEST_R2 if study else TEST_R2
+
+
+def is_search(folders: Sequence[Path]) -> bool:
+    """Say whether all of the folders are studies that sample their settings."""
+    return all(
+        (folder / "study.json").exists() and StudyFolder(folder).about().get("kind") == "search" for folder in folders
+    )
 
 
 def check_metric(cases: Sequence[Case], metric: str) -> None:

@@ -3,9 +3,8 @@
 import argparse
 from pathlib import Path
 
-from specvit.analysis.ablation import combinations, differences, tallies
-from specvit.analysis.ablation_report import Ablation, draw_ablation
-from specvit.analysis.cases import Case, cases_in, check_metric, metric_of
+from specvit.analysis.ablation_report import Ablation, ablation_of, draw_ablation
+from specvit.analysis.cases import Case, cases_in, check_metric, is_search, metric_of
 from specvit.analysis.curves import draw_many
 from specvit.analysis.fit_verdict import bounds_of
 from specvit.analysis.page import as_page, fill
@@ -28,8 +27,8 @@ def report(options: argparse.Namespace) -> int:
     metric = options.metric or metric_of([study.path])
     cases, notes = cases_in([study.path])
     check_metric(cases, metric)
-    combined = combinations(cases, metric, bounds_of([study.path], cases))
-    found = Ablation(metric, study.name, tallies(cases), combined, differences(cases, metric))
+    bounds = bounds_of([study.path], cases)
+    found = ablation_of(cases, metric, study.name, bounds, search=is_search([study.path]))
     grown, allowed = _growth(study, cases, options.label)
     out = options.out or study.path / "report"
     figures = _draw(out, cases, found, grown, allowed)

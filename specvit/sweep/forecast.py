@@ -1,5 +1,6 @@
 """What a study will cost, before and while it runs: hours from runs that were timed, disk from the networks' sizes."""
 
+import json
 import statistics
 from collections import Counter
 from pathlib import Path
@@ -65,12 +66,39 @@ def tell(study: StudyFolder, order: "Order", trials: list[Trial]) -> list[Trial]
             print(f"  {trial.run.state() or 'to do':<14} {trial.name}  {_settings(trial)}")
         states = Counter(trial.run.state() or "to do" for trial in trials)
         print(f"{len(trials)} runs: {', '.join(f'{count} {state}' for state, count in states.items())}")
+        if said := twins_line(trials):
+            print(said)
         trials = [trial for trial in trials if trial.run.state() not in DONE]
     for line in cost_lines(trials):
         print(line)
     if trials and definition.search is not None:
         print("that is for trials that are all as large as this example")
     return trials
+
+
+def twins_line(trials: list[Trial]) -> str:
+    """Return how many runs are the same as others under another name of their tokenizer, "" if there are none.
+
+    Without overlap all tokenizers are one linear map with one initialisation, so that their runs agree to the last
+    digit; of the old initialisations C1D has another than the rest.
+    """
+    names: dict[str, list[str]] = {}
+    for trial in trials:
+        model = trial.config["model"]
+        if model.get("kind", "vit") == "vit" and model["stride_size"] == model["patch_size"]:
+            apart = model["proj_fn"] == "C1D" and model["init"] in ("legacy", "legacy_tokenizer")
+            one_map = {**model, "proj_fn": "C1D" if apart else "linear"}
+            rest = {name: part for name, part in trial.config.items() if name != "tracking"}
+            names.setdefault(json.dumps({**rest, "model": one_map}, sort_keys=True), []).append(model["proj_fn"])
+    groups = [group for group in names.values() if len(set(group)) > 1]
+    if not groups:
+        return ""
+    tokenizers = " and ".join(sorted({name for group in groups for name in group}))
+    twins = sum(len(group) - 1 for group in groups)
+    return (
+        f"{twins} of {len(trials)} runs are twins of others: model.proj_fn {tokenizers} are the same map without "
+        "overlap (model.stride_size = model.patch_size); a comparison counts them once"
+    )
 
 
 def cost_lines(trials: list[Trial]) -> list[str]:

@@ -4,10 +4,13 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from specvit.config.folder import RunFolder
+from specvit.config.folder import DONE, RunFolder
 from specvit.config.rules import LOWER_IS_BETTER
 from specvit.files import read_json, read_json_lines
 from specvit.sweep.definition import ESCAPED, Table
+
+NOT_LEARNT = ("plateau", "diverged", "oom", "crashed")
+"""Ends of runs that have not learnt: in a comparison their R² is 0. What somebody stopped is not judged."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,32 @@ def value_of(outcome: Outcome, metric: str, table: Table | None = None) -> float
         return escape_step(outcome, table) if table else None
     value = outcome.summary.get(metric, outcome.best_row.get(metric))
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def is_r2(metric: str) -> bool:
+    """Say whether a metric is an R² (of any split or label), which is 0 for a model that has learnt nothing."""
+    return metric.partition("_")[2].split("_")[0] == "r2"
+
+
+def ranked_value(value: float | None, state: str, metric: str) -> float | None:
+    """Return what a run counts for where settings are compared: `value` if it finished, R² 0 if it has not learnt.
+
+    None for a run that has not ended or was stopped, and for one that has not learnt under any other metric, which has
+    no value that stands for failure.
+    """
+    if state in NOT_LEARNT:
+        return 0.0 if is_r2(metric) else None
+    return value if state in DONE else None
+
+
+def rank(metric: str, mean: float | None, finished: int, failed: int, *, lower: bool) -> tuple[float, float]:
+    """Return by what settings are sorted, the best first.
+
+    By the mean where failed runs are in it (R²); else by the share of failed runs, then by the mean of the others.
+    """
+    if mean is None:
+        return 2.0, 0.0
+    return 0.0 if is_r2(metric) else failed / (finished + failed), mean if lower else -mean
 
 
 def lower_is_better(metric: str, asked: dict[str, str] | None = None) -> bool:

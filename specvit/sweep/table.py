@@ -10,21 +10,28 @@ from typing import Any
 from specvit.config.folder import DONE
 from specvit.config.verdict import LEARNT
 from specvit.errors import ConfigError
-from specvit.sweep.definition import SEED, Table
+from specvit.sweep.definition import ESCAPED, SEED, Table
 from specvit.sweep.folder import StudyFolder, Trial
-from specvit.sweep.results import ESCAPED, lower_is_better, outcome_of, value_of
+from specvit.sweep.results import NOT_LEARNT, is_r2, lower_is_better, outcome_of, rank, ranked_value, value_of
 from specvit.text import csv_lines, markdown_table
 
 
 @dataclass
 class Row:
-    """One setting of a study: its runs' values, seed by seed."""
+    """One setting of a study: its runs, each once, however often a study asks for it."""
 
     factors: dict[str, Any]
-    trials: int = 0
     values: list[float] = field(default_factory=list)
+    """Of the runs that finished, seed by seed."""
+    ranked: list[float] = field(default_factory=list)
+    """The same with R² 0 for each run that has not learnt."""
     states: dict[str, int] = field(default_factory=dict)
     run_ids: set[str] = field(default_factory=set)
+
+    @property
+    def failed(self) -> int:
+        """The number of runs that ended without having learnt."""
+        return sum(self.states.get(state, 0) for state in NOT_LEARNT)
 
 
 def table_rows(study: StudyFolder, metric: str | None = None, by: list[str] | None = None) -> tuple[str, list[Row]]:
@@ -46,22 +53,26 @@ def table_rows(study: StudyFolder, metric: str | None = None, by: list[str] | No
     for trial in trials:
         own = {key: value for key, value in factors_of(trial).items() if (key in by if by else key != SEED)}
         row = rows.setdefault(repr(own), Row({key: own.get(key) for key in (by or factors) if key != SEED or by}))
+        if trial.run_id in row.run_ids:  # a study may ask for the same run twice
+            continue
         state, outcome = study.state(trial), outcome_of(trial.run)
-        row.trials += 1
+        row.run_ids.add(trial.run_id)
         row.states[state] = row.states.get(state, 0) + 1
-        if state in DONE and trial.run_id not in row.run_ids:  # a search may ask for the same run twice
+        value = value_of(outcome, metric, table)
+        if (ranked := ranked_value(value, state, metric)) is not None:
+            row.ranked.append(ranked)
+        if state in DONE:
             finished += 1
-            row.run_ids.add(trial.run_id)
-            names |= set(outcome.summary) | set(outcome.best_row)
-            if state in LEARNT and (value := value_of(outcome, metric, table)) is not None:
+            names |= {k for k, v in {**outcome.summary, **outcome.best_row}.items() if isinstance(v, int | float)}
+            if value is not None and state in LEARNT:
                 row.values.append(value)
-    if finished and not any(row.values for row in rows.values()) and metric != ESCAPED:
-        known = sorted(name for name in names if isinstance(name, str) and name.startswith(("test_", "val_", "best_")))
+    if finished and metric not in names | {"train_seconds", ESCAPED}:
+        known = sorted(name for name in names if name.startswith(("test_", "val_", "best_")))
         raise ConfigError("is a metric that no finished run has", where=metric, remedy=f"there are {', '.join(known)}")
     found = list(rows.values())
     if asked:  # a search: the best first
-        sign = 1.0 if lower_is_better(metric, asked) else -1.0
-        found.sort(key=lambda row: sign * statistics.fmean(row.values) if row.values else float("inf"))
+        lower = lower_is_better(metric, asked)
+        found.sort(key=lambda row: rank(metric, _mean(row.ranked), len(row.values), row.failed, lower=lower))
     return metric, found
 
 
@@ -79,8 +90,9 @@ def render(metric: str, rows: list[Row], style: str) -> str:
     """Return the table as `text`, `csv` or `markdown`."""
     factors = list(rows[0].factors) if rows else []
     exact = style == "csv"
-    head = [*factors, metric, "sd", "min", "max", "runs", "other"]
-    body = [[*(_said(row.factors[key]) for key in factors), *_figures(row, exact=exact)] for row in rows]
+    failed = is_r2(metric) and any(row.failed for row in rows)
+    head = [*factors, metric, *(["of the finished"] if failed else []), "sd", "min", "max", "runs", "other"]
+    body = [[*(_said(row.factors[key]) for key in factors), *_figures(row, exact=exact, failed=failed)] for row in rows]
     if style == "csv":
         return csv_lines([head, *body]).rstrip("\n")
     if style == "markdown":
@@ -93,15 +105,19 @@ def render(metric: str, rows: list[Row], style: str) -> str:
     )
 
 
-def _figures(row: Row, *, exact: bool) -> list[str]:
-    """Return mean, standard deviation, extremes, count of values of all runs, and the states of those without one."""
+def _figures(row: Row, *, exact: bool, failed: bool) -> list[str]:
+    """Return the mean with R² 0 for failed runs, and if any row `failed` that of the finished; the rest is theirs."""
     show = repr if exact else (lambda value: f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}")
     values = row.values
-    mean = show(statistics.fmean(values)) if values else ""
+    means = [show(mean) if (mean := _mean(some)) is not None else "" for some in (row.ranked, values)]
     spread = show(statistics.stdev(values)) if len(values) > 1 else ""
     others = [f"{count} {state}" for state, count in row.states.items() if state != "completed"]
     ends = [show(min(values)), show(max(values))] if values else ["", ""]
-    return [mean, spread, *ends, f"{len(values)}/{row.trials}", ", ".join(others)]
+    return [*means[: 1 + failed], spread, *ends, f"{len(values)}/{len(row.run_ids)}", ", ".join(others)]
+
+
+def _mean(values: list[float]) -> float | None:
+    return statistics.fmean(values) if values else None
 
 
 def _said(value: Any) -> str:

@@ -1,0 +1,316 @@
+"""What each value of a factor changes against the first one, and which of the changes are more than chance.
+
+Runs are paired that are equal in all but one factor, seed by seed. The pairs of one seed share its start and its order
+of rows, so that only seeds are independent: pairs are averaged within their seed first. Runs that are equal to the last
+digit (C1D and SW where windows do not overlap) are one run. A run that has not learnt counts as R² 0; of other metrics
+it has no value, and no verdict is given. A run that has not ended is not compared.
+
+The interval of a difference is Student's over its own seeds (of one seed only: over its pairs), 95 % for that
+comparison alone. The words better and worse are for the whole table, of which 5 % may name one wrongly. They need an
+interval without 0, and Holm's p of .05 or less by the variance that all values of the factor have in common: the
+residual of settings by seeds (randomised blocks; Montgomery, Design and Analysis of Experiments, ch. 4). Where the runs
+of the base, which is in all comparisons, seem to scatter more than the others, Holm's p is by each comparison's own
+variance (pooling after a preliminary test: Bancroft, Biometrics 20, 427). How often this is wrong was simulated:
+docs/ablation.md.
+"""
+
+import itertools
+import math
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from scipy import special
+
+from specvit.analysis.cases import Case
+from specvit.analysis.survival import Pair, least_p, logrank_p, resolution, restricted_difference, time_of
+from specvit.sweep.definition import ESCAPED
+from specvit.sweep.results import is_r2, lower_is_better
+
+LEVEL = 0.95
+UNEQUAL = 0.5
+"""Level of the F test for a base that scatters more than the others: above the median. At .25 a base that scatters
+three times as much as seven others made 5.5 % of studies of three seeds false."""
+ENDS = {"plateau": "stayed on the plateau", "diverged": "diverged", "oom": "ran out of memory", "crashed": "crashed"}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What `value` of a factor changes against `base`, the rest and the seed being equal; `seed_sd` is the noise."""
+
+    factor: str
+    base: Any
+    value: Any
+    pairs: int
+    """Of different runs; `twins` more are of one and the same."""
+    seeds: int
+    mean: float | None
+    low: float | None
+    high: float | None
+    seed_sd: float | None
+    twins: int = 0
+    like: Any = None
+    """The value that has the same runs, where there is no other pair."""
+    p: float | None = None
+    """Among the `tests` of its table."""
+    tests: int = 0
+    failures: tuple[str, ...] = ()
+    horizon: float | None = None
+    """The steps up to which all runs were seen, where some never left the plateau; `mean` is of steps within it."""
+
+
+@dataclass(frozen=True)
+class _Match:
+    """The pairs of one value of a factor with the first: by seed, and in a seed by all other factors."""
+
+    value: Any
+    pairs_of: dict[int, dict[str, Pair]]
+    twins: int
+    like: Any
+
+    @property
+    def pairs(self) -> list[Pair]:
+        """All pairs."""
+        return [pair for by_rest in self.pairs_of.values() for pair in by_rest.values()]
+
+
+def differences(cases: Sequence[Case], metric: str, fewest_pairs: int = 1) -> list[Difference]:
+    """Return the paired differences of each factor's values against its first one, of `fewest_pairs` or more."""
+    ended = [case for case in cases if case.unlearnt or (case.finished and case.value(metric) is not None)]
+    if metric == ESCAPED:
+        ended = [case for case in cases if (case.unlearnt or case.finished) and case.trains_by_steps]
+    names = run_names(ended)
+    noise = seed_spread([case for case in ended if names[id(case)] == id(case)], metric)
+    tested = []
+    for factor in dict.fromkeys(itertools.chain.from_iterable(case.factors for case in ended)):
+        base, matches = _matches(ended, factor, names)
+        blank = Difference(factor, base, None, 0, 0, None, None, None, noise)
+        enough = [one for one in matches if len(one.pairs) + one.twins >= fewest_pairs]
+        tested += _compare(blank, enough, metric)
+    return _holm(tested)
+
+
+def run_names(cases: Iterable[Case]) -> dict[int, int]:
+    """Return for each case, by its `id`, the `id` of the first one with the same record: twins have one name."""
+    firsts: dict[str, int] = {}
+    names = {}
+    for case in cases:
+        values = [v for row in case.outcome.rows for k, v in row.items() if k.startswith(("train_", "val_"))]
+        measured = any(isinstance(value, float) and math.isfinite(value) for value in values)
+        names[id(case)] = firsts.setdefault(repr(case.outcome.rows), id(case)) if measured else id(case)
+    return names
+
+
+def seed_spread(cases: Sequence[Case], metric: str) -> float | None:
+    """Return the standard deviation over seeds, pooled over all settings; of R² that of the runs that finished."""
+    groups: dict[str, list[float]] = {}
+    for case in cases:
+        value = case.ranked(metric)
+        if value is not None and (case.finished or metric == ESCAPED):
+            groups.setdefault(repr(case.factors), []).append(value)
+    several = [values for values in groups.values() if len(values) > 1]
+    freedom = sum(len(values) - 1 for values in several)
+    squares = sum((len(values) - 1) * statistics.variance(values) for values in several)
+    return (squares / freedom) ** 0.5 if freedom else None
+
+
+def _matches(cases: Sequence[Case], factor: str, names: Mapping[int, int]) -> tuple[Any, list[_Match]]:
+    """Return a factor's first value and the pairs of each other one with it; equal pairs of a seed count once."""
+    levels = {repr(case.factors.get(factor)): case.factors.get(factor) for case in cases}
+    sides: dict[str, dict[tuple[int, str], Case]] = {level: {} for level in levels}
+    for case in cases:
+        rest = repr(sorted((k, repr(v)) for k, v in case.factors.items() if k != factor))
+        sides[repr(case.factors.get(factor))][case.seed, rest] = case
+    base, *others = levels
+    matches = []
+    seen: dict[frozenset[tuple[int, int, int]], Any] = {}
+    for level in others:
+        pairs_of: dict[int, dict[str, Pair]] = {}
+        known: set[tuple[int, int, int]] = set()
+        twins = 0
+        for (seed, rest), case in sides[level].items():
+            other = sides[base].get((seed, rest))
+            named = seed, names[id(case)], names[id(other)] if other else 0
+            if other is None or named in known:
+                continue
+            known.add(named)
+            if named[1] == named[2]:
+                twins += 1
+            else:
+                pairs_of.setdefault(seed, {})[rest] = case, other
+        runs = frozenset(known)
+        if runs in seen:
+            matches.append(_Match(levels[level], {}, len(runs), seen[runs]))
+        elif runs:
+            seen[runs] = levels[level]
+            matches.append(_Match(levels[level], pairs_of, twins, levels[base]))
+    return levels[base], matches
+
+
+Tested = tuple[Difference, float | None, float | None]
+"""A difference, its p by its own variance, and p by the variance that all values of its factor share."""
+
+
+def _compare(blank: Difference, matches: Sequence[_Match], metric: str) -> list[Tested]:
+    """Return the differences of one factor."""
+    tested: list[Tested] = []
+    units_of: list[dict[int, float]] = []
+    for match in matches:
+        failures = tuple(_failures(match, blank.base, metric))
+        about = replace(
+            blank, value=match.value, failures=failures, pairs=len(match.pairs), twins=match.twins, like=match.like
+        )
+        tested.append(_alone(replace(about, seeds=len(match.pairs_of)), match, metric))
+        units_of.append(_units(match, metric) if tested[-1][0].horizon is None and len(match.pairs_of) > 1 else {})
+    for failing in (False, True):  # failing is not the noise of seeds: it widens only comparisons that it is part of
+        chosen = [
+            n
+            for n, (one, own, _) in enumerate(tested)
+            if units_of[n] and own is not None and (failing or not one.failures)
+        ]
+        shared = _shared([units_of[n] for n in chosen])
+        for n in chosen:
+            one, own, _ = tested[n]
+            if shared and one.mean is not None and bool(one.failures) == failing:
+                error, freedom = shared
+                error = max(error, _blur(matches[n], metric)) * (2 / len(units_of[n])) ** 0.5
+                tested[n] = one, own, 2 * float(special.stdtr(freedom, -abs(one.mean) / error))
+    return tested
+
+
+def _failures(match: _Match, base: Any, metric: str) -> Iterator[str]:
+    """Yield how many runs of either side have not learnt; of steps off the plateau, how many left it if not all did."""
+    sides = [(value, [pair[n] for pair in match.pairs]) for n, value in enumerate((match.value, base))]
+    if metric == ESCAPED:
+        left = [sum(time_of(case)[1] for case in cases) for _, cases in sides]
+        if sum(left) < 2 * len(match.pairs):
+            yield from (
+                f"{n} of {len(cases)} left the plateau with {v}" for n, (v, cases) in zip(left, sides, strict=True)
+            )
+        return
+    for value, cases in sides:
+        ends = Counter(ENDS[case.state] for case in cases if case.unlearnt)
+        yield from (f"{count} of {len(cases)} {end} with {value}" for end, count in ends.items())
+
+
+def _difference(pair: Pair, metric: str) -> float | None:
+    own, other = (case.ranked(metric) for case in pair)
+    return None if own is None or other is None else own - other
+
+
+def _units(match: _Match, metric: str) -> dict[int, float]:
+    """Return the mean difference of each seed's pairs."""
+    known = {
+        seed: [value for pair in by_rest.values() if (value := _difference(pair, metric)) is not None]
+        for seed, by_rest in match.pairs_of.items()
+    }
+    return {seed: statistics.fmean(values) for seed, values in known.items() if values}
+
+
+def _blur(match: _Match, metric: str) -> float:
+    """Return the standard error of a step that is known to the nearest look only (Sheppard); 0 for other metrics."""
+    return max(map(resolution, itertools.chain(*match.pairs))) / 12**0.5 if metric == ESCAPED else 0.0
+
+
+def _alone(about: Difference, match: _Match, metric: str) -> Tested:
+    """Return a difference by its own runs alone: mean, p, and Student's interval where nothing failed."""
+    if metric == ESCAPED and about.failures:
+        mean, horizon = restricted_difference(match.pairs_of)
+        p = logrank_p(match.pairs_of) if about.seeds > 1 else None
+        return replace(about, mean=mean, horizon=horizon), p, p
+    values = list(_units(match, metric).values())
+    if not values:
+        return about, None, None
+    about = replace(about, mean=statistics.fmean(values))
+    if about.seeds == 1:
+        values = [value for pair in match.pairs if (value := _difference(pair, metric)) is not None]
+    spread = statistics.stdev(values) if len(values) > 1 else 0.0
+    spread = max(spread, 2**0.5 * _blur(match, metric)) if len(values) > 1 else spread
+    if spread <= 1e-12 * max(map(abs, values)) or (about.failures and not is_r2(metric)):
+        return about, None, None
+    mean, error = statistics.fmean(values), spread / len(values) ** 0.5
+    p = 2 * float(special.stdtr(len(values) - 1, -abs(mean) / error))
+    if about.failures:
+        return about, p, p
+    half = float(special.stdtrit(len(values) - 1, (1 + LEVEL) / 2)) * error
+    return replace(about, low=mean - half, high=mean + half), p, p
+
+
+def _shared(units_of: Sequence[Mapping[int, float]]) -> tuple[float, int] | None:
+    """Return the standard deviation of a run about setting and seed, and its degrees of freedom.
+
+    From paired differences, whose base is a row of zeros. None where the base scatters more than the others, or where
+    nothing is left to estimate it from.
+    """
+    rows: list[Mapping[int, float]] = [dict.fromkeys(itertools.chain(*units_of), 0.0), *units_of]
+    seeds = {seed: len(rows) + n for n, seed in enumerate(rows[0])}
+    cells = [(n, seeds[seed], value) for n, row in enumerate(rows) for seed, value in row.items()]
+    design = np.zeros((len(cells), len(rows) + len(seeds)))
+    for cell, (row, column, _) in enumerate(cells):
+        design[cell, [row, column]] = 1.0
+    value_N = np.array([value for *_, value in cells])
+    solution, _, rank, _ = np.linalg.lstsq(design, value_N)
+    square_N = (value_N - design @ solution) ** 2
+    freedom = len(cells) - int(rank)
+    total = float(square_N.sum())
+    if freedom < 1 or total <= 1e-24 * float(value_N @ value_N):
+        return None
+    if len(rows) > 2:
+        own, share = float(square_N[: len(rows[0])].sum()), freedom * len(rows[0]) / len(cells)
+        rest = (total - own) / (freedom - share)
+        if rest <= 0.0 or special.fdtrc(share, freedom - share, own / share / rest) < UNEQUAL:
+            return None
+    return (total / freedom) ** 0.5, freedom
+
+
+def _holm(tested: Sequence[Tested]) -> list[Difference]:
+    """Return the differences with their p among all (Holm, Scand. J. Statist. 6, 65), never below their own."""
+    shared = sorted((p, n) for n, (_, _, p) in enumerate(tested) if p is not None)
+    adjusted, least = {}, 0.0
+    for place, (p, n) in enumerate(shared):
+        least = max(least, min(1.0, p * (len(shared) - place)))
+        adjusted[n] = max(least, tested[n][1] or 0.0)
+    return [replace(one, p=adjusted.get(n), tests=len(shared)) for n, (one, *_) in enumerate(tested)]
+
+
+def said(found: Difference, metric: str) -> str:
+    """Return a sentence on a difference: which way it goes, and whether it is more than chance."""
+    what = f"{found.factor}={found.value} against {found.base}"
+    if not found.pairs:
+        return f"{what}: the same runs to the last digit as {found.like}"
+    pairs = f"{found.pairs} pair{'s' if found.pairs > 1 else ''}, {found.seeds} seed{'s' if found.seeds > 1 else ''}"
+    pairs += f", {found.twins} more of equal runs" if found.twins else ""
+    size = "" if found.mean is None else f"{metric} {_signed(found.mean)}"
+    if found.horizon is not None:
+        size += f" within {found.horizon:,.0f} steps"
+    if found.low is not None and found.high is not None:
+        size += f" [{_signed(found.low)}, {_signed(found.high)}]"
+    failures = "; ".join(found.failures) + (", counted as R² 0" if found.failures and is_r2(metric) else "")
+    return f"{what}: {', '.join(part for part in (size, pairs, failures) if part)}: {_verdict(found, metric)}"
+
+
+def _verdict(found: Difference, metric: str) -> str:
+    if found.failures and not is_r2(metric) and metric != ESCAPED:
+        return f"no verdict, since a run that has not learnt has no {metric}"
+    if found.p is None or found.mean is None:
+        return "that says nothing of chance"
+    if found.horizon is not None and least_p(found.seeds) > 1 - LEVEL:
+        return f"{found.seeds} seeds are too few to test it"
+    if found.seed_sd is not None and abs(found.mean) < found.seed_sd and found.horizon is None:
+        return f"smaller than the seed spread of {_plain(found.seed_sd, 2)}"
+    if found.p > 1 - LEVEL:
+        clear = found.low is not None and found.high is not None and not found.low <= 0 <= found.high
+        return f"may be chance among {found.tests} comparisons" if clear else "may be chance"
+    return "better" if (found.mean < 0) == lower_is_better(metric) else "worse"
+
+
+def _signed(value: float) -> str:
+    return ("+" if value >= 0 else "-") + _plain(abs(value), 4)
+
+
+def _plain(value: float, digits: int) -> str:
+    """Return some digits of a number, all of a large one's before the point."""
+    return f"{value:,.0f}" if value >= 10**digits / 10 else f"{value:.{digits}g}"
