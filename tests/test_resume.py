@@ -10,6 +10,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from planted import At, OnceWritten, Stop, wait_for
@@ -61,7 +62,12 @@ def moment_of(number: int, kills: int, seconds: float) -> float:
     return (number + random.Random(number).random()) / kills * seconds
 
 
-@pytest.mark.parametrize("number", range(KILLS))
+def storm(kills: int) -> list[Any]:
+    """Return the numbers of kills, of which each fifth is made by day, too."""
+    return [pytest.param(n, marks=[pytest.mark.nightly] if n % 5 else []) for n in range(kills)]
+
+
+@pytest.mark.parametrize("number", storm(KILLS))
 def test_a_run_killed_at_a_random_moment_ends_bitwise_equal(
     number: int, reference, promised, trained, tiny, tmp_path: Path
 ) -> None:
@@ -99,7 +105,7 @@ def steady(tmp_path_factory, tiny) -> tuple[Path, float, float]:
     return only_run(place / "0"), before, after - before
 
 
-@pytest.mark.parametrize("number", range(FORKED_KILLS))
+@pytest.mark.parametrize("number", storm(FORKED_KILLS))
 def test_a_forked_run_killed_at_a_random_moment_ends_bitwise_equal(
     number: int, steady, promised, launch, trained, tiny, tmp_path: Path
 ) -> None:
