@@ -14,7 +14,7 @@ from scipy import stats
 
 from specvit.analysis.__main__ import main
 from specvit.analysis.ablation import best_first, combinations, stuck, tallies
-from specvit.analysis.ablation_report import twins_said
+from specvit.analysis.ablation_report import ablation_of, twins_said
 from specvit.analysis.cases import Case, _independent, _joined, cases_in
 from specvit.analysis.comparisons import differences, said
 from specvit.config.build import build_config
@@ -252,6 +252,14 @@ def test_a_setting_that_explodes_on_two_of_three_seeds_does_not_win() -> None:
     assert said(partly, "test_r2").endswith("3 seeds, 2 of 3 diverged with high, counted as R² 0: may be chance")
     assert wholly.mean == pytest.approx(-0.502)
     assert said(wholly, "test_r2").endswith("3 of 3 stayed on the plateau with higher, counted as R² 0: worse")
+
+
+def test_a_search_names_its_best_setting_and_pairs_no_sampled_rates() -> None:
+    cases = [case({"lr": 10.0**-n, "size": n % 2}, r2=0.1 * n) for n in range(5)]
+    cases.append(case({"lr": 3.0, "size": 1}, state="diverged", r2=None))
+    found = ablation_of(cases, "test_r2", "toy", {}, search=True)
+    (sentence,) = found.sentences
+    assert sentence.startswith("best of 6 ended trials: lr=0.0001, size=0, test_r2 0.4 (1 of 1 runs finished; ")
 
 
 def test_no_verdict_by_a_metric_that_a_failed_run_does_not_have() -> None:
