@@ -56,6 +56,10 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     name, rest = arguments[0], arguments[1:]
     if name == "completion":
+        if rest not in ([], ["bash"], ["zsh"]):
+            raise ConfigError(
+                f"knows bash and zsh, not {' '.join(rest)}", where="completion", remedy="name one of them"
+            )
         print(COMPLETION.replace("COMMANDS", " ".join(COMMANDS)), end="")
         return 0
     if name not in COMMANDS:

@@ -3,6 +3,8 @@
 import argparse
 import contextlib
 import functools
+import io
+import os
 import sys
 from collections.abc import Callable, Iterator
 from typing import NoReturn
@@ -37,6 +39,7 @@ def user_facing(main: Callable[..., int]) -> Callable[..., int]:
     @functools.wraps(main)
     @_printable_streams()
     def wrapped(arguments: list[str] | None = None) -> int:
+        _accept_any_text()
         try:
             return _flushed(main(arguments))
         except SpecvitError as error:
@@ -55,6 +58,10 @@ def user_facing(main: Callable[..., int]) -> Callable[..., int]:
             drop_unwritten(sys.stdout)
             print(f"specvit: {_sentence(problem)}.", file=sys.stderr)
             return 2
+        except (MemoryError, RecursionError) as problem:
+            what = "memory is used up" if isinstance(problem, MemoryError) else "something given is nested too deeply"
+            print(f"specvit: {what}; ask for less.", file=sys.stderr)
+            return 2
         except KeyboardInterrupt:
             print("specvit: stopped by Ctrl-C.", file=sys.stderr)
             return 130
@@ -67,8 +74,28 @@ def _sentence(problem: OSError) -> str:
     if (fault := os_fault(problem)) is not None:
         return "; ".join(explain(fault, str(fault.filename or "")))
     if problem.filename is None:
+        if isinstance(problem, FileNotFoundError) and not _has_working_folder():
+            return "the working folder was deleted; go to another one"
         raise problem
     return f"{problem.filename}: {(problem.strerror or str(problem)).lower()}"
+
+
+def _has_working_folder() -> bool:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _accept_any_text() -> None:
+    """Print what an output's encoding lacks as ?; what goes to an output that was closed (>&-) is lost."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _flushed(code: int) -> int:

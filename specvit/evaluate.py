@@ -7,8 +7,6 @@ import dataclasses
 import sys
 from pathlib import Path
 
-import yaml
-
 from specvit import score
 from specvit.config.build import build_config
 from specvit.config.folder import RunFolder
@@ -18,7 +16,7 @@ from specvit.data.views import open_spectra
 from specvit.engine.device import resolve_device, set_up_torch
 from specvit.entry import Parser, user_facing
 from specvit.errors import ConfigError, FolderError
-from specvit.files import write_text
+from specvit.files import read_yaml, write_text
 from specvit.scores.wording import bin_lines, rest_line, row_line
 from specvit.text import csv_text
 from specvit.tracking.console import Screen
@@ -69,12 +67,10 @@ def read_config(folder: Path) -> Config:
     """Return the configuration of a run folder; raises `FolderError`."""
     RunFolder(folder, "").about()  # raises for a folder of another format
     try:
-        return build_config(yaml.safe_load((folder / "config.yaml").read_text()))
+        return build_config(read_yaml(folder / "config.yaml"))
     except OSError as problem:
         remedy = "name a folder in outputs/"
         raise FolderError("is no run folder (no config.yaml)", where=str(folder), remedy=remedy) from problem
-    except (yaml.YAMLError, ValueError, RecursionError) as problem:
-        raise FolderError("has a damaged config.yaml", where=str(folder), remedy="train it again") from problem
 
 
 def _evaluate(config: Config, folder: Path, file: str | None, levels: list[float], device_name: str) -> None:

@@ -12,6 +12,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+import yaml
+
+from specvit.errors import FolderError
+
 
 def write_atomic(path: Path, write: Callable[[IO[bytes]], Any], *, keep: Path | None = None) -> None:
     """Let `write(stream)` fill a temporary file beside `path`, flush it to disk, then rename it over `path`.
@@ -48,11 +52,26 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path, default: Any = None) -> Any:
-    """Read JSON; a missing or damaged file gives `default`. Raises `OSError` where a file cannot be read."""
+    """Read a JSON record; a file that is missing or damaged, or holds no names with values, gives `default`.
+
+    Raises `OSError` where a file cannot be read.
+    """
     try:
-        return json.loads(read_text(path))
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+        found = json.loads(read_text(path))
+    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
         return default
+    return found if isinstance(found, dict) else default
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML record; raises `OSError` for a file that cannot be read, and `FolderError` for a damaged one."""
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as problem:
+        raise FolderError("is damaged", where=str(path), remedy="train it again") from problem
+    if not isinstance(found, dict):
+        raise FolderError("is damaged: it holds no keys with values", where=str(path), remedy="train it again")
+    return found
 
 
 def read_text(path: Path) -> str:
@@ -179,8 +198,16 @@ def drop_unwritten(stream: Any) -> None:
 def cache_dir() -> Path:
     """Return specvit's cache folder: `SPECVIT_CACHE`, else `$XDG_CACHE_HOME/specvit`, else `~/.cache/specvit`."""
     if own := os.environ.get("SPECVIT_CACHE"):
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "specvit"
+        return _expanded(own, "SPECVIT_CACHE")
+    return _expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "XDG_CACHE_HOME") / "specvit"
+
+
+def _expanded(text: str, variable: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as problem:
+        what = f"{text!r} begins with the home of a user that this machine does not know"
+        raise FolderError(what, where=variable, remedy="set SPECVIT_CACHE=FOLDER") from problem
 
 
 def _umask() -> int:

@@ -5,13 +5,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import yaml
-
 from specvit.config.folder import RunFolder
 from specvit.config.tracking_uri import check_uri, resolve_uri
 from specvit.entry import Parser, user_facing
 from specvit.errors import FolderError, TrackingError
-from specvit.files import read_json
+from specvit.files import read_json, read_yaml
 from specvit.sweep.courier import follow_study
 from specvit.sweep.folder import StudyFolder
 from specvit.tracking.courier import follow
@@ -124,7 +122,7 @@ def _run(path: Path) -> RunFolder:
 
 
 def _own_uri(run: RunFolder) -> str | None:
-    config = yaml.safe_load(run.file("config.yaml").read_text())
+    config = read_yaml(run.file("config.yaml"))
     return config["tracking"].get("uri")
 
 

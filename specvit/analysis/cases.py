@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from specvit.analysis.runs import runs_in
 from specvit.config.build import build_config
 from specvit.config.folder import RESUMABLE, RunFolder
@@ -15,6 +13,7 @@ from specvit.config.identity import flat, identity_of
 from specvit.config.schema import Config, NetworkConfig
 from specvit.config.spelling import nearest
 from specvit.errors import ConfigError, FolderError, SpecvitError
+from specvit.files import read_yaml
 from specvit.sweep.definition import ESCAPED, SEED, Definition, Table, definition_of
 from specvit.sweep.folder import WAITING, StudyFolder
 from specvit.sweep.results import NOT_LEARNT, Outcome, escape_step, outcome_of, ranked_value, value_of
@@ -103,8 +102,8 @@ def cases_in(folders: Sequence[Path]) -> tuple[list[Case], list[str]]:
             continue
         for run in runs_in(folder):
             try:
-                plain.append((run, build_config(yaml.safe_load(run.file("config.yaml").read_text()))))
-            except (OSError, SpecvitError, yaml.YAMLError):
+                plain.append((run, build_config(read_yaml(run.file("config.yaml")))))
+            except (OSError, SpecvitError):
                 unreadable += 1
     varied = _varied([config for _, config in plain])
     for (run, config), factors in zip(plain, varied, strict=True):

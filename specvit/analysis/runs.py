@@ -12,15 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from specvit.config.build import build_config
 from specvit.config.folder import DONE, RunFolder
 from specvit.config.identity import flat
 from specvit.config.schema import Config, NoiseConfig, effective_level
 from specvit.data.builtin import GENERATOR_VERSION
-from specvit.errors import ConfigError, FolderError
-from specvit.files import read_json
+from specvit.errors import FolderError, SpecvitError
+from specvit.files import read_json, read_yaml
 from specvit.scores.metrics import regression_scores
 from specvit.sweep.folder import StudyFolder
 
@@ -152,12 +151,12 @@ def _read(run: RunFolder, label: str, noiseless: bool) -> FinishedRun | str:
     import pandas as pd
 
     try:
-        config = build_config(yaml.safe_load(run.file("config.yaml").read_text()))
+        config = build_config(read_yaml(run.file("config.yaml")))
         table = pd.read_csv(run.file("predictions.csv"))
         identity = read_json(run.file("run.json"))["identity"]
         test = identity["data"]["test"]
         snr_N, mag_N = (table[name].to_numpy(np.float64) for name in ("snr", "mag"))
-    except (ConfigError, yaml.YAMLError, ValueError, KeyError, TypeError):
+    except (SpecvitError, ValueError, KeyError, TypeError):
         return "its records are damaged, or another specvit wrote them"
     if config.model.task_type != "reg" or f"pred_{label}" not in table:
         return f"it does not predict {label}"

@@ -6,14 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from specvit.analysis.runs import Setting, TestSet, key_of, runs_in
 from specvit.config.build import build_config
 from specvit.config.folder import DONE
 from specvit.config.identity import flat, identity_of
 from specvit.config.schema import Config, ViTConfig
 from specvit.errors import SpecvitError
+from specvit.files import read_yaml
 from specvit.sweep.folder import StudyFolder
 
 TIED = (
@@ -83,8 +82,8 @@ def _unfinished(folders: Iterable[Path]) -> Iterable[tuple[Config, str]]:
                 continue
             for run in runs_in(folder):
                 if (state := run.state()) not in DONE and run.file("config.yaml").exists():
-                    yield build_config(yaml.safe_load(run.file("config.yaml").read_text())), state
-        except (SpecvitError, yaml.YAMLError):
+                    yield build_config(read_yaml(run.file("config.yaml"))), state
+        except SpecvitError:
             continue  # what cannot be read has been told of, among the runs left out
 
 

@@ -7,6 +7,7 @@ choices come from the schema's metadata; `config.rules` then holds the rules tha
 import dataclasses
 import json
 import math
+import sys
 import types
 import typing
 from typing import Any
@@ -93,7 +94,7 @@ NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "
 
 def _scalar(raw: Any, kind: type, rules: Any, where: str) -> Any:
     if kind is float and isinstance(raw, int) and not isinstance(raw, bool):
-        raw = float(raw)
+        raw = float(raw) if abs(raw) < sys.float_info.max else math.inf
     if kind is str and isinstance(raw, int | float) and not isinstance(raw, bool):
         raw = str(raw)
     if type(raw) is not kind:
@@ -115,7 +116,7 @@ def _in_range(raw: Any, rules: Any, where: str) -> Any:
     if not isinstance(raw, int | float) or isinstance(raw, bool):
         return raw
     low, high, above = rules.get("low"), rules.get("high"), rules.get("above")
-    if not math.isfinite(raw):
+    if isinstance(raw, float) and not math.isfinite(raw):
         raise ConfigError(f"expects a finite number, not {raw}", where=where)
     if low is not None and raw < low:
         raise ConfigError(f"is {raw} but must be at least {low:g}", where=where)

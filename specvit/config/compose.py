@@ -6,6 +6,7 @@ not override" where "did you mean" would help.
 """
 
 import contextlib
+import itertools
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -41,6 +42,8 @@ LISTS = ("data.param", "data.file_path", "data.val_path", "data.test_path", "dat
 LISTS += ("model.channels", "model.alpha_range")
 PAIRS = ("opt.betas", "model.alpha_range")
 """Keys of `LISTS` whose value is two numbers, so that one of them cannot be a value."""
+MAX_RUNS = 100_000
+"""Of one grid: planning more would take hours and gigabytes."""
 
 
 def conf_dir() -> Path:
@@ -237,7 +240,10 @@ def parse(text: str) -> Override:
         raise ConfigError(f"{text!r} is not an override", remedy="write key=value, or --help")
     try:
         return OverridesParser.create().parse_override(text)
-    except HydraException as error:
+    except (HydraException, ValueError, RecursionError) as error:
+        if isinstance(error, ValueError | RecursionError):
+            what = "is nested too deeply" if isinstance(error, RecursionError) else "has a number that is too long"
+            raise ConfigError(what, where=f"{text[:40]}...", remedy="write a shorter value") from error
         if "=" not in text:
             raise ConfigError(f"{text!r} is not an override", remedy="write key=value, or --help") from error
         reason = str(error).splitlines()[-2 if "See https" in str(error) else -1]
@@ -299,7 +305,9 @@ def choices_of(override: Override) -> list[Any]:
         return []
     with composer() as loader:
         override.config_loader = loader  # for glob(*)
-        values = list(override.sweep_iterator(transformer=Transformer.encode))
+        values = list(itertools.islice(override.sweep_iterator(transformer=Transformer.encode), MAX_RUNS + 1))
+    if len(values) > MAX_RUNS:
+        raise ConfigError(f"gives more than {MAX_RUNS:,} values", where=override.input_line or "", remedy="give fewer")
     if not values:
         raise ConfigError("fits no option", where=override.input_line or "", remedy="list the values")
     return [parse(f"a={value}").value() for value in values]

@@ -58,7 +58,7 @@ def resolve_device(train: TrainConfig) -> torch.device:
             raise ConfigError(what, where="train.device", remedy="count from cuda:0")
         if fault := fault_of(device):
             raise DeviceError(f"{name} does not work: {fault}", where="train.device", remedy=_remedy(fault, device))
-    elif device.type != "cpu":
+    elif device.type != "cpu" or device.index:
         raise ConfigError(f"{name!r} is not supported", where="train.device", remedy="use auto, cpu, cuda or cuda:N")
     return device
 

@@ -98,7 +98,7 @@ def read_definition(path: Path) -> Definition:
     try:
         text = path.read_text()
         plain = parsed(text)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         what = f"is no valid YAML ({' '.join(str(error).split())[:160]})"
         raise ConfigError(what, where=str(path), remedy="mend the line that it names") from error
     definition = definition_of({} if plain is None else plain, path.stem, where=str(path))

@@ -6,10 +6,9 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from specvit.config.folder import ALIVE, DONE, RunFolder
-from specvit.files import read_json
+from specvit.errors import FolderError
+from specvit.files import read_json, read_yaml
 from specvit.sweep.folder import StudyFolder, Trial
 from specvit.sweep.results import outcome_of
 from specvit.sweep.source import failed_states
@@ -36,13 +35,13 @@ def seconds_per_work(root: Path, kind: str = "vit") -> tuple[float, int] | None:
     for path in folders[:TIMED_RUNS]:
         try:
             outcome = outcome_of(RunFolder(path.parent, ""))
-            config = yaml.safe_load((path.parent / "config.yaml").read_text())
+            config = read_yaml(path.parent / "config.yaml")
             if config["model"].get("kind", "vit") != kind:
                 continue
             share = outcome.rows[-1]["epoch"] / config["train"]["epochs"] if kind in NETWORKS else 1.0
             if (seconds := outcome.train_seconds) and work(config):
                 found.append(seconds / (work(config) * share))
-        except (OSError, KeyError, IndexError, TypeError, yaml.YAMLError):
+        except (OSError, KeyError, IndexError, TypeError, FolderError):
             continue
     return (statistics.median(found), len(found)) if found else None
 

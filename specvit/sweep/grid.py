@@ -2,10 +2,12 @@
 
 import itertools
 import json
+import math
 import re
 from dataclasses import dataclass
 from typing import Any
 
+from specvit.config.compose import MAX_RUNS
 from specvit.errors import ConfigError
 from specvit.sweep.definition import SEED, Axis, Definition, Grid
 from specvit.sweep.reading import Settings, Typed, matches
@@ -35,6 +37,12 @@ def points_of(definition: Definition, typed: Settings | None = None) -> list[Poi
         varied = {key for axis in grid.axes for key in axis.keys} | {k for cell in grid.cells.values() for k in cell}
         refuse_varied(typed, varied | ({SEED} if definition.seeds else set()))
         seeds: list[Settings] = [{SEED: seed} for seed in definition.seeds] or [{}]
+        count = math.prod(len(axis.values) for axis in grid.axes) * len(seeds) * len(grid.cells or " ")
+        if count > MAX_RUNS:
+            what = f"has {count:,} points, more than the {MAX_RUNS:,} that can be planned"
+            raise ConfigError(
+                what, where=definition.name, remedy="give fewer values, or write a search (docs/sweeps.md)"
+            )
         base = {**definition.overrides, **grid.overrides, **typed}
         for name, cell in (grid.cells or {"": {}}).items():
             for chosen, seed in itertools.product(_combinations({**base, **cell}, {}, grid.axes), seeds):

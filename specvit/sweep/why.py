@@ -6,12 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from specvit.config.folder import ALIVE, DONE, RunFolder
 from specvit.config.identity import flat
 from specvit.errors import FolderError
-from specvit.files import read_json
+from specvit.files import read_json, read_yaml
 from specvit.launch import queue
 from specvit.launch.queue import ended_jobs
 from specvit.sweep.folder import StudyFolder, Trial
@@ -147,8 +145,8 @@ def _run_in(path: Path) -> RunFolder:
 
 def _config(run: RunFolder) -> dict[str, Any]:
     try:
-        return yaml.safe_load(run.file("config.yaml").read_text()) or {}
-    except (OSError, yaml.YAMLError):
+        return read_yaml(run.file("config.yaml"))
+    except (OSError, FolderError):
         return {}
 
 

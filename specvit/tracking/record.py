@@ -10,11 +10,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from specvit.config.folder import ALIVE, RunFolder
 from specvit.config.tracking_uri import KEY_CHARACTERS
-from specvit.files import read_json, read_json_lines
+from specvit.files import read_json, read_json_lines, read_yaml
 
 WATCHED = ("metrics.jsonl", "timing.jsonl", "status.json", "summary.json", "config.yaml")
 """Files whose change means that there is something to tell."""
@@ -64,7 +62,7 @@ def read_record(folder: RunFolder) -> Record:
     """Return what `folder` holds now; a run that was killed counts as `lost`."""
     fingerprint = fingerprint_of(folder)  # taken first: what is written meanwhile makes it differ the next time
     about = folder.about()
-    config = yaml.safe_load(folder.file("config.yaml").read_text())
+    config = read_yaml(folder.file("config.yaml"))
     status, state = folder.status(), folder.state()
     summary = read_json(folder.file("summary.json"), {}) or {}
     attempts = read_json_lines(folder.file("attempts.jsonl"))
