@@ -1,5 +1,6 @@
 """The commands as a user types them."""
 
+import io
 import json
 import subprocess
 import sys
@@ -133,3 +134,42 @@ def test_a_reader_that_goes_away_does_not_stop_the_run(tiny, tmp_path: Path) -> 
     (run,) = (tmp_path / "outputs").iterdir()
     assert json.loads((run / "status.json").read_text())["state"] in ("completed", "plateau")
     assert "epoch 2/2" in (run / "log.txt").read_text()
+
+
+@pytest.mark.parametrize("shell", [["fish"], ["bash", "zsh"]])
+def test_completion_knows_two_shells(shell: list[str], capsys) -> None:
+    assert cli.main(["completion", *shell]) == 2
+    assert (
+        capsys.readouterr().err
+        == f"specvit: completion: knows bash and zsh, not {' '.join(shell)}; name one of them.\n"
+    )
+
+
+@pytest.mark.parametrize("words", [["train", "opt.lr=1"], ["sweep", "status", "toy"]])
+def test_a_working_folder_that_was_deleted_is_one_sentence(
+    words: list[str], tmp_path: Path, monkeypatch, capsys
+) -> None:
+    (gone := tmp_path / "gone").mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert cli.main(words) == 2
+    assert capsys.readouterr().err == "specvit: the working folder was deleted; go to another one.\n"
+    monkeypatch.chdir(tmp_path)
+
+
+def test_outputs_that_are_closed_or_know_few_letters_are_no_fault(monkeypatch) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stderr", stream)
+    assert cli.main(["trän"]) == 2
+    stream.flush()
+    assert b"no command 'tr?n'" in stream.buffer.getvalue()  # type: ignore[attr-defined]
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)
+    assert cli.main([]) == 0
+    assert cli.main(["trian"]) == 2
+
+
+def test_a_cache_in_the_home_of_nobody_is_one_sentence(monkeypatch, capsys) -> None:
+    monkeypatch.setenv("SPECVIT_CACHE", "~no-such-user")
+    assert train.main(["model=ridge", "data/size=1k"]) == 2
+    assert "SPECVIT_CACHE: '~no-such-user' begins with the home of a user" in capsys.readouterr().err

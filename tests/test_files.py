@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from processes import ready_process
 
-from specvit.files import append_line, locked, read_json, read_json_lines, write_atomic, write_text
+from specvit.errors import FolderError
+from specvit.files import append_line, locked, read_json, read_json_lines, read_yaml, write_atomic, write_text
 
 LOCKER = """
 import sys, time
@@ -118,3 +119,11 @@ def test_only_a_file_that_is_not_there_is_missing(tmp_path: Path, monkeypatch: p
     assert (read_json(tmp_path / "none", 7), read_json(file / "none", 7)) == (7, 7)
     with pytest.raises(IsADirectoryError):
         read_json(tmp_path)
+
+
+@pytest.mark.parametrize("text", [b"[1, 2]", b"3", b"caf\xe9: 1", b"a: [", 3000 * b"["], ids=repr)
+def test_a_record_that_holds_no_names_with_values_is_damaged(text: bytes, tmp_path: Path) -> None:
+    (record := tmp_path / "record").write_bytes(text)
+    assert read_json(record, {"none": 0}) == {"none": 0}
+    with pytest.raises(FolderError, match="is damaged"):
+        read_yaml(record)
