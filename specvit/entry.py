@@ -25,8 +25,9 @@ class Parser(argparse.ArgumentParser):
 @contextlib.contextmanager
 def _printable_streams() -> Iterator[None]:
     """Spell out control characters in all that is printed: names in files of others may hold some."""
+    _accept_any_text()
     before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = (s if s is None or hasattr(s, "unfiltered") else PrintableStream(s) for s in before)
+    sys.stdout, sys.stderr = (s if hasattr(s, "unfiltered") else PrintableStream(s) for s in before)
     try:
         yield
     finally:
@@ -39,7 +40,6 @@ def user_facing(main: Callable[..., int]) -> Callable[..., int]:
     @functools.wraps(main)
     @_printable_streams()
     def wrapped(arguments: list[str] | None = None) -> int:
-        _accept_any_text()
         try:
             return _flushed(main(arguments))
         except SpecvitError as error:
