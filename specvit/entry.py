@@ -7,7 +7,7 @@ import io
 import os
 import sys
 from collections.abc import Callable, Iterator
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from specvit.errors import ConfigError, Interrupted, SpecvitError, explain, os_fault
 from specvit.files import drop_unwritten
@@ -15,7 +15,17 @@ from specvit.text import PrintableStream
 
 
 class Parser(argparse.ArgumentParser):
-    """Refuses in one sentence, without the usage around it."""
+    """Refuses in one sentence, without the usage around it; an empty word, of a variable that is not set, too."""
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Read the command line; raises `ConfigError`."""
+        words = list(sys.argv[1:] if args is None else args)
+        for before, word in zip(["", *words], words, strict=False):
+            if not word or (word.startswith("--") and word.endswith("=")):
+                where = word.rstrip("=") or (before if before.startswith("-") else self.prog)
+                what = "is given an empty value"
+                raise ConfigError(what, where=where, remedy="is a variable not set? leave it out, or give it one")
+        return super().parse_args(words, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Raise instead of printing and leaving."""

@@ -16,7 +16,7 @@ from specvit.data.views import open_spectra
 from specvit.engine.device import resolve_device, set_up_torch
 from specvit.entry import Parser, user_facing
 from specvit.errors import ConfigError, FolderError
-from specvit.files import read_yaml, write_text
+from specvit.files import read_json, read_yaml, write_text
 from specvit.scores.wording import bin_lines, rest_line, row_line
 from specvit.text import csv_text
 from specvit.tracking.console import Screen
@@ -82,7 +82,7 @@ def _evaluate(config: Config, folder: Path, file: str | None, levels: list[float
     device = resolve_device(dataclasses.replace(config.train, device=device_name))
     set_up_torch(config.train, None, screen, device)
     spectra = open_spectra([Path(file)], -1, where="--data") if file else open_split(config.data, "test", screen.making)
-    trained = load_trained(folder / "best.ckpt", config, device)
+    trained = load_trained(folder / "best.ckpt", config, device, _run_id(folder))
     trained.check_pixels(spectra)
     name = "evaluate-test" if file is None else f"evaluate-{Path(file).resolve().parent.name}-{Path(file).stem}"
     table = []
@@ -100,6 +100,13 @@ def _evaluate(config: Config, folder: Path, file: str | None, levels: list[float
         table += [{"noise_level": effective_level(noise), **row} for row in scored.rows]
     if len(levels) > 1:
         _write_table(table, folder / f"{name}-by_noise" / "by_noise.csv", screen)
+
+
+def _run_id(folder: Path) -> str:
+    """Return a run's id by its record or, where that is damaged, by the end of its folder's name."""
+    about = read_json(folder / "run.json")
+    known = about.get("run_id") if isinstance(about, dict) else None
+    return known if isinstance(known, str) else folder.resolve().name[-8:]
 
 
 def at_level(noise: NoiseConfig, level: float) -> NoiseConfig:

@@ -146,7 +146,9 @@ def _train_data(config: Config, splits: Splits, flux_norm: FluxNorm, device: tor
 def read_weights(name: str) -> tuple[Weights, str]:
     """Return the weights of a run (its best) or a file, and their digest; raises `CheckpointError`."""
     path = Path(name).expanduser()
-    weights: Weights = checkpoint.load(path / "best.ckpt" if path.is_dir() else path)["model"]
+    content = checkpoint.load(path / "best.ckpt" if path.is_dir() else path)
+    checkpoint.check_parts(content, {"model": dict}, str(path))
+    weights: Weights = content["model"]
     if not weights or not all(isinstance(value, torch.Tensor) for value in weights.values()):
         remedy = "name a run of model=vit or model=cnn"
         raise CheckpointError("holds no network's weights", where=str(path), remedy=remedy)
@@ -167,6 +169,7 @@ def _build(
     """Build model, optimizer and state, and fill them from a checkpoint where there is one."""
     config, splits, weights, folder = job.config, job.splits, job.weights, job.folder
     if saved:
+        checkpoint.check_parts(saved, checkpoint.CONSTANTS, str(folder.file("last.ckpt")))
         flux_norm = FluxNorm(saved["flux_mean_P"], saved["flux_scale"])
     else:
         flux_norm = fit_flux_norm(splits.train, config.data.flux_norm, config.noise)

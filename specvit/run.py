@@ -170,7 +170,7 @@ def _train_and_test(job: Job) -> Verdict:
     if found.state == "diverged":
         raise Diverged(found.cause)
     device = pipeline.resolve_device(config.train)
-    trained = load_trained(folder.file("best.ckpt"), config, device)
+    trained = load_trained(folder.file("best.ckpt"), config, device, folder.run_id)
     scored = score.score(trained, splits.test, "test", device)
     monitor = config.train.early_stopping.monitor if is_network else "val_loss"
     best = next(row[monitor] for row in rows if row["epoch"] == trained.epoch)

@@ -47,31 +47,70 @@ class Trained:
         raise DataError(what, where=spectra.origins()[0][0], remedy="resample it to the training set's pixels")
 
 
-def load_trained(path: Path, config: Config, device: torch.device) -> Trained:
-    """Return the model of a run's best checkpoint; raises `CheckpointError`, and `DataError` for lost templates."""
-    content = checkpoint.load(path)
-    coder = coder_from_dict(content["coder"])
+PARTS: dict[type, checkpoint.Parts] = {
+    RidgeConfig: {"model.weight": torch.Tensor, "model.bias": torch.Tensor},
+    LightGBMConfig: {"model.text": str},
+    TemplateConfig: {"model.manifest": dict},
+}
+"""What a model that was fitted in one go is saved as."""
+
+
+def load_trained(path: Path, config: Config, device: torch.device, run_id: str) -> Trained:
+    """Return the model of a run's best checkpoint.
+
+    Raises `CheckpointError` for one that is damaged, incomplete or another run's, and `DataError` for lost templates.
+    """
+    content, coder = _read(path, config, run_id)
     flux_norm = FluxNorm(content["flux_mean_P"], content["flux_scale"])
     sizes = {"num_pixels": len(flux_norm.mean_P), "num_outputs": coder.num_outputs}
     if isinstance(config.model, NetworkConfig):
         model: nn.Module = build_model(config.model, **sizes, seed=0)
         fill(model, content["model"], str(path))
     else:
-        model = _fitted(config, content["model"], coder, device)
+        model = _fitted(config, content["model"], coder, device, str(path))
     wave_P = content["wave_P"].numpy()
     return Trained(model.to(device).eval(), coder, flux_norm.to(device), wave_P, content["epoch"], config)
 
 
-def _fitted(config: Config, state: dict[str, Any], coder: TargetCoder, device: torch.device) -> nn.Module:
+def _read(path: Path, config: Config, run_id: str) -> tuple[dict[str, Any], TargetCoder]:
+    """Return a checkpoint's content and its coder, all of it checked but a network's weights."""
+    content, where, again = checkpoint.load(path), str(path), "train again from the beginning with train.rerun=true"
+    checkpoint.check_parts(content, {**checkpoint.BEST, **PARTS.get(type(config.model), {})}, where)
+    if content["run_id"] != run_id:
+        what = f"belongs to run {content['run_id']}, and this is {run_id}"
+        raise CheckpointError(what, where=where, remedy="put its own back, or train again with train.rerun=true")
+    try:
+        coder = coder_from_dict(content["coder"])
+    except ValueError as problem:
+        raise CheckpointError(f"has no sound coder ({problem})", where=where, remedy=again) from problem
+    shape, model = content["flux_mean_P"].shape, content["model"]
+    shapes = {"wave_P": (content["wave_P"].shape, shape)}
+    if isinstance(config.model, RidgeConfig):
+        shapes["model.weight"] = (model["weight"].shape, (*shape, coder.num_outputs))
+        shapes["model.bias"] = (model["bias"].shape, (coder.num_outputs,))
+    for name, (found, wanted) in shapes.items():
+        if tuple(found) != tuple(wanted) or len(shape) != 1:
+            what = f"has {name} of shape {tuple(found)} for a mean spectrum of shape {tuple(shape)}"
+            raise CheckpointError(what, where=where, remedy=again)
+    return content, coder
+
+
+def _fitted(config: Config, state: dict[str, Any], coder: TargetCoder, device: torch.device, where: str) -> nn.Module:
     """Return a model that was fitted in one go; the templates of `model=template` are opened where they lie."""
     if isinstance(config.model, RidgeConfig):
         from specvit.baselines.ridge import Linear
 
         return Linear(state["weight"], state["bias"])
     if isinstance(config.model, LightGBMConfig):
+        from lightgbm.basic import LightGBMError
+
         from specvit.baselines.lightgbm import Trees
 
-        return Trees(state["text"])
+        try:
+            return Trees(state["text"])
+        except LightGBMError as problem:
+            what = f"has model.text that LightGBM cannot read ({str(problem).splitlines()[0]})"
+            raise CheckpointError(what, where=where, remedy="train again with train.rerun=true") from problem
     assert isinstance(config.model, TemplateConfig)
     spectra = open_split(config.data, "train", lambda *_: None)
     if state["manifest"] != split_manifest(config.data, "train", spectra):
@@ -119,7 +158,7 @@ def fill(model: nn.Module, weights: Weights, where: str, remedy: str = "") -> No
     """Put weights into a model; raises `CheckpointError` naming `where` they come from if they do not fit."""
     try:
         model.load_state_dict(weights)
-    except RuntimeError as problem:
+    except (RuntimeError, AttributeError, TypeError) as problem:  # names that are no text, values that are no tensors
         reason = str(problem).splitlines()[1].strip() if "\n" in str(problem) else str(problem)
         remedy = remedy or "use the same model settings as the run that saved it"
         raise CheckpointError(f"does not fit the configured model ({reason})", where=where, remedy=remedy) from problem

@@ -137,7 +137,7 @@ def fitted(place: Path, *overrides: str) -> Path:
 def opened(run: Path) -> tuple[Trained, EvalData]:
     """Return a run's model and its test rows."""
     config, device = read_config(run), torch.device("cpu")
-    model = load_trained(run / "best.ckpt", config, device)
+    model = load_trained(run / "best.ckpt", config, device, run.name[-8:])
     spectra = open_split(config.data, "test", lambda *_: None)
     return model, eval_data(spectra, "test", config, model.coder, model.flux_norm, device)
 

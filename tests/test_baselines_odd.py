@@ -92,10 +92,10 @@ def test_templates_are_those_of_the_run_or_none(tiny: list[str], toy_sets: Path,
     shutil.copytree(toy_sets, tmp_path / "sets")
     result = made([*tiny, f"data.root={tmp_path / 'sets'}"], tmp_path, "template")
     config = evaluate.read_config(result.folder)
-    load_trained(result.folder / "best.ckpt", config, torch.device("cpu"))
+    load_trained(result.folder / "best.ckpt", config, torch.device("cpu"), result.folder.name[-8:])
     shutil.copy(tmp_path / "sets" / "val" / "dataset.h5", tmp_path / "sets" / "train_0" / "dataset.h5")
     with pytest.raises(DataError, match="is not what the run's templates were"):
-        load_trained(result.folder / "best.ckpt", config, torch.device("cpu"))
+        load_trained(result.folder / "best.ckpt", config, torch.device("cpu"), result.folder.name[-8:])
 
 
 def test_templates_without_noise_are_refused(

@@ -141,7 +141,7 @@ def test_nothing_is_fitted_to_the_file_that_is_scored(labels_run: Path, stars: A
     assert summary["test_mae_norm"] == pytest.approx(summary["test_mae"] / saved["coder"]["scale"][0])
 
 
-@pytest.mark.parametrize("levels", ["", "one", "-1", "-0.5,1", "0,,1", "nan", "inf", "1;2", "0.5,1e400"])
+@pytest.mark.parametrize("levels", ["one", "-1", "-0.5,1", "0,,1", "nan", "inf", "1;2", "0.5,1e400"])
 def test_a_bad_noise_level_is_one_sentence(levels: str, labels_run: Path, capsys) -> None:
     before = sorted(labels_run.rglob("*"))
     assert evaluate.main([str(labels_run), f"--noise={levels}"]) == 2
@@ -224,3 +224,47 @@ def test_a_figure_that_cannot_be_drawn_costs_itself_alone(labels_run: Path, monk
     assert "note: figures/residuals.png could not be drawn (RuntimeError: no fonts)\n" in said
     assert {path.name for path in (out / "figures").iterdir()} == {"predictions.png", "by_snr.png"}
     assert (out / "summary.json").read_bytes() == before
+
+
+def test_a_checkpoint_that_lacks_a_part_or_has_another_type_there_is_named(
+    labels_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = labels_run / "best.ckpt"
+    whole = checkpoint.load(path)
+    coder, model = whole["coder"], whole["model"]
+    wrong: dict[str, list[Any]] = {
+        "run_id": [None, 7, "00000000"],
+        "coder": [None, [], {}, {**coder, "kind": "x"}, {**coder, "scale": ["a"]}, {**coder, "offset": [1.0]}],
+        "flux_mean_P": [None, 1.0, whole["flux_mean_P"][:-1], whole["flux_mean_P"][None]],
+        "flux_scale": [None, "a", [1.0]],
+        "wave_P": [None, "a", whole["wave_P"][1:]],
+        "epoch": [None, "a"],
+        "model": [None, [], {}, {**model, 7: 1}, {**model, next(iter(model)): "a"}],
+    }
+    for name, values in wrong.items():
+        for value in values:
+            checkpoint.save(path, {**whole, name: value})
+            assert evaluate.main([str(labels_run)]) == 2, (name, value)
+            said = capsys.readouterr().err
+            assert said.startswith(f"specvit: {path}: ") and said.count("\n") == 1, (name, said)
+    checkpoint.save(path, whole)
+    (labels_run / "run.json").write_text("torn")
+    assert evaluate.main([str(labels_run)]) == 0
+    assert evaluate.main([str(labels_run), "--data", ""]) == 2
+    assert "empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("kind", "more"), [("ridge", []), ("lightgbm", ["model.min_leaf_rows=9", "model.num_trees=3"])]
+)
+def test_a_fitted_model_that_lacks_a_part_is_named(
+    kind: str, more: list[str], tmp_path: Path, tiny: list[str], stars: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [word for word in tiny if not word.startswith(("model.", "train.epochs", "train.batch", "train.prec"))]
+    run = trained(tmp_path, words, stars, f"model={kind}", *more)
+    whole = checkpoint.load(run / "best.ckpt")
+    for value in ({}, dict.fromkeys(whole["model"], 1), {**whole["model"], "text": "x", "weight": torch.zeros(3)}):
+        checkpoint.save(run / "best.ckpt", {**whole, "model": value})
+        assert evaluate.main([str(run)]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith(f"specvit: {run / 'best.ckpt'}: ") and "model." in said, said

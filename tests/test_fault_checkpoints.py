@@ -220,9 +220,17 @@ def test_weights_to_start_from_are_damaged(
     promised.kept(state="refused", said=refused([*tiny, *STEADY, f"train.init_from={weights}"]))
 
 
+def edit(path: Path, **parts: Any) -> None:
+    """Change parts of a checkpoint."""
+    checkpoint.save(path, {**checkpoint.load(path), **parts})
+
+
 EVALUATED: dict[str, Callable[[Path], Any]] = {
     "best damaged": lambda run: flip(run / "best.ckpt"),
     "best missing": lambda run: (run / "best.ckpt").unlink(),
+    "best of another run": lambda run: edit(run / "best.ckpt", run_id="00000000"),
+    "incomplete: a part missing": lambda run: edit(run / "best.ckpt", flux_mean_P=None),
+    "incomplete: another type": lambda run: edit(run / "best.ckpt", wave_P="text"),
     "config damaged": lambda run: (run / "config.yaml").write_text("model: [a"),
 }
 

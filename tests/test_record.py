@@ -181,3 +181,15 @@ def test_a_folder_whose_name_a_database_url_misreads_is_refused() -> None:
             resolve_uri(None, Path("/data") / name / "outputs" / "run-1")
     for name in ("a b", "a#b", "a;b", "a&b", "a%b", "ä"):
         assert resolve_uri(None, Path("/data") / name / "outputs" / "run-1") == f"sqlite:////data/{name}/mlflow.db"
+
+
+def test_an_empty_text_is_refused_where_it_would_name_something() -> None:
+    for section, key in (
+        ("tracking", "folder"),
+        ("tracking", "experiment"),
+        ("tracking", "uri"),
+        ("train", "init_from"),
+    ):
+        with pytest.raises(ConfigError, match=f"{section}.{key}: is empty"):
+            build_config({**BUILTIN, section: {key: ""}})
+    assert build_config({**BUILTIN, "tracking": {"notes": ""}}).tracking.notes == ""

@@ -135,7 +135,7 @@ def test_diff_compares_two_runs(study: StudyFolder, sweep: Sweep) -> None:
         (["retry", "toy", "b"], "b: is no run of this study; `specvit sweep status toy` lists those at work, "),
         (["cancel", "toy", "aaaa0001", "b"], "b: is no run of this study"),
         (["retry", "toy", "aaaa000"], "aaaa000: fits 4 runs; there are toy-aaaa0000, toy-aaaa0001, toy-aaaa0002, ..."),
-        (["cancel", "toy", ""], "'': is no run of this study"),
+        (["cancel", "toy", ""], "specvit sweep: is given an empty value; is a variable not set?"),
         (["retry", "x"], "/multirun/x: is no study"),
         (["cancel", "x"], "/multirun/x: is no study"),
         (["look"], "invalid choice: 'look'"),

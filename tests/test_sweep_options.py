@@ -263,3 +263,9 @@ def test_a_grid_varies_what_it_says() -> None:
 def test_a_study_that_cannot_be_meant_is_refused(flags: list[str], overrides: list[str], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         study_asked_for(flags, overrides, ())
+
+
+def test_an_empty_value_is_refused() -> None:
+    for key in ("sweep.name", "sweep.folder", "sweep.storage", "sweep.trials"):
+        with pytest.raises(ConfigError, match=f"{key}: is empty"):
+            split_options([f"{key}="])

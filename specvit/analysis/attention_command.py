@@ -92,7 +92,7 @@ def _gaze(run: FinishedRun, spectra: "SpectraView", label: str, stars: int, devi
     from specvit.analysis.gaze import gaze
     from specvit.trained import eval_data, load_trained
 
-    trained = load_trained(run.folder / WEIGHTS, run.config, device)
+    trained = load_trained(run.folder / WEIGHTS, run.config, device, run.run_id)
     trained.check_pixels(spectra)
     view = eval_data(spectra, "test", run.config, trained.coder, trained.flux_norm, device)
     return gaze(trained, view, label, stars, str(run.folder / WEIGHTS))

@@ -100,6 +100,10 @@ def _scalar(raw: Any, kind: type, rules: Any, where: str) -> Any:
     if type(raw) is not kind:
         hint = "write it like 1.0e-4" if kind is float and isinstance(raw, str) else ""
         raise ConfigError(f"expects {NAMES[kind]}, not {raw!r}", where=where, remedy=hint)
+    if raw == "" and where != "tracking.notes":
+        raise ConfigError(
+            "is empty", where=where, remedy="is a variable not set? leave the key out, or give it a value"
+        )
     return _in_range(_choice(raw, rules, where), rules, where)
 
 

@@ -126,6 +126,18 @@ def coder_to_dict(coder: TargetCoder) -> dict[str, Any]:
 
 
 def coder_from_dict(plain: dict[str, Any]) -> TargetCoder:
-    """Return the coder that `coder_to_dict` wrote."""
-    fields = {name: tuple(value) for name, value in plain.items() if name != "kind"}
-    return LabelScaler(**fields) if plain["kind"] == "labels" else ClassCoder(**fields)
+    """Return the coder that `coder_to_dict` wrote; raises `ValueError` for anything else."""
+    kinds = {"names": str, "offset": float, "scale": float, "edges": (float, int), "values": int}
+    fields = {name: value for name, value in plain.items() if name != "kind"}
+    for name, values in fields.items():
+        if name not in kinds or not isinstance(values, list) or not all(isinstance(v, kinds[name]) for v in values):
+            raise ValueError(f"{name} is not what it should be")
+    try:
+        coder = {"labels": LabelScaler, "classes": ClassCoder}[plain["kind"]](
+            **{n: tuple(v) for n, v in fields.items()}
+        )
+    except (KeyError, TypeError) as problem:
+        raise ValueError("it has no kind, or not its fields") from problem
+    if isinstance(coder, LabelScaler) and not len(coder.names) == len(coder.offset) == len(coder.scale):
+        raise ValueError("its lists differ in length")
+    return coder

@@ -12,6 +12,11 @@ from specvit.errors import CheckpointError, is_out_of_memory, os_fault
 from specvit.files import write_atomic
 
 FORMAT = 1
+Parts = dict[str, type | tuple[type, ...]]
+"""What a checkpoint holds, and of which type; a name with dots leads into dicts."""
+CONSTANTS: Parts = {"run_id": str, "coder": dict, "flux_mean_P": Tensor, "flux_scale": (float, int), "wave_P": Tensor}
+BEST: Parts = {**CONSTANTS, "epoch": int, "model": dict}
+"""What `best.ckpt` needs to be a trained model again."""
 
 
 def save(path: Path, content: dict[str, Any], *, keep: Path | None = None) -> None:
@@ -51,6 +56,17 @@ def load(path: Path) -> dict[str, Any]:
             "is no specvit checkpoint of this format", where=str(path), remedy="use the specvit that made it"
         )
     return content
+
+
+def check_parts(content: dict[str, Any], parts: Parts, where: str = "") -> None:
+    """Raise `CheckpointError` for a part that is missing or of another type."""
+    for name, kind in parts.items():
+        value: Any = content
+        for key in name.split("."):
+            value = value.get(key) if isinstance(value, dict) else None
+        if not isinstance(value, kind):
+            what = f"lacks {name}" if value is None else f"has a {type(value).__name__} as {name}"
+            raise CheckpointError(what, where=where, remedy="train again from the beginning with train.rerun=true")
 
 
 def is_finite(content: Any) -> bool:

@@ -16,6 +16,11 @@ from specvit.engine.state import TrainState
 from specvit.errors import CheckpointError
 
 ONLY_LAST = ("state", "model", "optimizer", "scaler")
+LAST: checkpoint.Parts = {
+    **dict.fromkeys(ONLY_LAST, (dict, list)),
+    "state.step": int,
+    "state.best_epoch": int,
+}
 """What `last.ckpt` holds besides the constants; `best.ckpt` has `epoch`, `step` and `model` in their place."""
 
 
@@ -56,7 +61,7 @@ def _usable(folder: RunFolder, epoch_steps: int, faults: list[str]) -> Iterator[
     """Yield name and content of the checkpoints that a run can go on from, newest first."""
     on_file = folder.epochs_on_file()
     for name in CHECKPOINTS:
-        content = _read(folder, name, ONLY_LAST, faults)
+        content = _read(folder, name, LAST, faults)
         if content is None:
             continue
         missing = set(range(1, content["state"]["step"] // epoch_steps + 1)) - on_file
@@ -74,7 +79,7 @@ def _has_best(folder: RunFolder, state: TrainState, epoch_steps: int, faults: li
     if state.best_epoch == 0:
         return True
     there = folder.file("best.ckpt").exists()
-    content = _read(folder, "best.ckpt", ("epoch", "model"), faults)
+    content = _read(folder, "best.ckpt", {"epoch": int, "model": dict}, faults)
     if content is None:
         faults += [] if there else ["best.ckpt is missing"]
         return False
@@ -103,7 +108,7 @@ def _mend_best(
     return False
 
 
-def _read(folder: RunFolder, name: str, keys: tuple[str, ...], faults: list[str]) -> dict[str, Any] | None:
+def _read(folder: RunFolder, name: str, parts: checkpoint.Parts, faults: list[str]) -> dict[str, Any] | None:
     """Return a checkpoint of this run; one that cannot be used is set aside and becomes a fault."""
     path = folder.file(name)
     if not path.exists():
@@ -112,8 +117,7 @@ def _read(folder: RunFolder, name: str, keys: tuple[str, ...], faults: list[str]
         content = checkpoint.load(path)
         if content.get("run_id") != folder.run_id:
             raise CheckpointError(f"belongs to run {content.get('run_id')}")
-        if lacking := [key for key in keys if key not in content]:
-            raise CheckpointError(f"lacks {lacking[0]}")
+        checkpoint.check_parts(content, parts)
     except CheckpointError as problem:
         os.replace(path, path.with_name(f"{name}.damaged"))
         faults.append(f"{name} {problem.what} and is set aside as {name}.damaged")

@@ -76,6 +76,10 @@ def split_options(overrides: list[str]) -> tuple[SweepOptions, list[str]]:
 
 def _value(text: str, kind: Any, where: str) -> Any:
     """Return a typed value, read as YAML."""
+    if not text.strip():
+        raise ConfigError(
+            "is empty", where=where, remedy="is a variable not set? leave the key out, or give it a value"
+        )
     try:
         value = valued(yaml.safe_load(text))
     except yaml.YAMLError:
