@@ -17,7 +17,7 @@ from specvit.text import PrintableStream
 class Parser(argparse.ArgumentParser):
     """Refuses in one sentence, without the usage around it; an empty word, of a variable that is not set, too."""
 
-    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Read the command line; raises `ConfigError`."""
         words = list(sys.argv[1:] if args is None else args)
         for before, word in zip(["", *words], words, strict=False):
