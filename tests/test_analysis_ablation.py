@@ -101,6 +101,7 @@ def test_what_is_said_of_a_difference() -> None:
 
     assert of((0.1, 0.5), (0.11, 0.52), (0.12, 0.5)).endswith(": better")
     assert of((0.1, 0.5), (0.11, 0.52), (0.12, 0.5), metric="test_mae").endswith(": worse")
+    assert of((0.1, 0.5), (0.11, 0.52), (0.12, 0.5), metric="test_bias").endswith(": more than chance")
     assert of((0.1, 0.5)).endswith("that says nothing of chance")
     assert of((0.1, 0.9), (0.2, 0.1), (0.15, 0.9)).endswith("may be chance")
 
@@ -157,6 +158,11 @@ def test_steps_to_leave_the_plateau_are_a_metric_like_any_other() -> None:
     combined = combinations(cases, "escape_step")
     assert [one.values for one in combined] == [(20.0, 20.0), (10.0, 10.0), (20.0,)]
     assert stuck(combined) == ["p=3: 1 of 2 runs left the plateau within 30 steps"]
+    late = [run_of(4, 1, 0.2), run_of(4, 2, 0.05, 0.05)]  # it learnt, but never left the plateau: the other is no best
+    assert [one.factors["p"] for one in best_first(combinations([*late, *cases], "escape_step"), "escape_step")] == [
+        *(2, 1),
+        *(4, 3),
+    ]
     first, second = differences(cases, "escape_step")
     assert (first.mean, first.pairs, second.mean, second.pairs, second.horizon) == (-10.0, 2, 5.0, 2, 30.0)
     assert said(first, "escape_step").endswith("may be chance"), "steps are known to the nearest look only"
@@ -252,6 +258,12 @@ def test_a_setting_that_explodes_on_two_of_three_seeds_does_not_win() -> None:
     assert said(partly, "test_r2").endswith("3 seeds, 2 of 3 diverged with high, counted as R² 0: may be chance")
     assert wholly.mean == pytest.approx(-0.502)
     assert said(wholly, "test_r2").endswith("3 of 3 stayed on the plateau with higher, counted as R² 0: worse")
+
+
+def test_a_setting_of_which_no_run_finished_is_last_however_bad_the_others_are() -> None:
+    """As by R² of a label that the others do not predict: 0 for a failed run is more."""
+    cases = [case({"lr": 1}, state="diverged", r2=None), case({"lr": 2}, r2=-0.1), case({"lr": 3}, r2=-0.3)]
+    assert [one.factors["lr"] for one in best_first(combinations(cases, "test_r2"), "test_r2")] == [2, 3, 1]
 
 
 def test_a_search_names_its_best_setting_and_pairs_no_sampled_rates() -> None:

@@ -121,6 +121,13 @@ def test_pairs_are_told_apart_from_chance(runs: Path) -> None:
     for (ahead, behind), pair in pairs.items():
         assert pair["sizes"] == [48, 96]
         assert re.search(rf"{re.escape(ahead)} (is ahead of|overtakes) {re.escape(behind)} at ", pair["said"])
+        assert "not counted" not in pair["said"]
+    status = next(runs.glob("ridge-*-192-*")) / "status.json"
+    status.write_text(json.dumps({**json.loads(status.read_text()), "state": "diverged"}))
+    assert main(["scaling", str(runs), "--out", "here"]) == 0
+    for pair in written(Path("here"))["overtaking"]:
+        named = "not counted, since they failed before the test: 1 of ridge" in pair["said"]
+        assert named == ("ridge" in (pair["ahead"], pair["behind"])), pair
 
 
 def test_runs_that_have_not_finished_stand_as_what_they_are(runs: Path) -> None:

@@ -13,7 +13,7 @@ from handmade import ended, epochs, make_run, make_study, trial_of
 from specvit.errors import ConfigError
 from specvit.sweep.definition import Table
 from specvit.sweep.folder import StudyFolder
-from specvit.sweep.results import Outcome, escape_step, lower_is_better, outcome_of, value_of
+from specvit.sweep.results import Outcome, escape_step, has_direction, is_r2, lower_is_better, outcome_of, value_of
 from specvit.sweep.table import factor_names, factors_of, render, table_rows
 
 SCORES = {("c1d", 1): 0.5, ("c1d", 2): 0.7, ("c1d", 3): 0.9, ("sw", 1): 0.25, ("sw", 2): None, ("sw", 3): None}
@@ -101,6 +101,8 @@ def test_a_run_escapes_at_the_first_step_above(curve: list[float | None], above:
         ("val_mae", True),
         ("test_mae_T_eff", True),
         ("val_loss", True),
+        ("best_val_loss", True),
+        ("best_val_r2", False),
         ("test_p90", True),
         ("escape_step", True),
         ("train_seconds", True),
@@ -110,6 +112,7 @@ def test_less_of_an_error_is_better(metric: str, lower: bool) -> None:
     assert lower_is_better(metric) is lower
     assert lower_is_better(metric, {metric: "maximize"}) is False
     assert lower_is_better(metric, {metric: "minimize"}) is True
+    assert has_direction(metric) and is_r2(metric) is ("r2" in metric) and not has_direction("test_bias")
 
 
 # rows

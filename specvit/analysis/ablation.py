@@ -137,9 +137,14 @@ def _combination(group: list[Case], metric: str, verdict: str) -> Combination:
 
 
 def best_first(combined: Sequence[Combination], metric: str) -> list[Combination]:
-    """Return the settings that have a score, sorted."""
-    scored, lower = [one for one in combined if one.ranked], lower_is_better(metric)
-    return sorted(scored, key=lambda one: rank(metric, one.score, one.finished, one.unlearnt, lower=lower))
+    """Return the settings that have a score, sorted; a run that ended without the metric counts as failed."""
+    lower = lower_is_better(metric)
+
+    def place(one: Combination) -> tuple[float, float]:
+        scored = len(one.values)
+        return rank(metric, one.score, scored, one.finished + one.unlearnt - scored, lower=lower)
+
+    return sorted((one for one in combined if one.ranked), key=place)
 
 
 def stuck(combined: Sequence[Combination]) -> list[str]:

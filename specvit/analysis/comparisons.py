@@ -28,7 +28,7 @@ from scipy import special
 from specvit.analysis.cases import Case
 from specvit.analysis.survival import Pair, least_p, logrank_p, resolution, restricted_difference, time_of
 from specvit.sweep.definition import ESCAPED
-from specvit.sweep.results import is_r2, lower_is_better
+from specvit.sweep.results import has_direction, is_r2, lower_is_better
 
 LEVEL = 0.95
 UNEQUAL = 0.5
@@ -304,6 +304,8 @@ def _verdict(found: Difference, metric: str) -> str:
     if found.p > 1 - LEVEL:
         clear = found.low is not None and found.high is not None and not found.low <= 0 <= found.high
         return f"may be chance among {found.tests} comparisons" if clear else "may be chance"
+    if not has_direction(metric):
+        return "more than chance"
     return "better" if (found.mean < 0) == lower_is_better(metric) else "worse"
 
 

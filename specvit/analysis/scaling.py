@@ -17,6 +17,7 @@ from specvit.analysis.series import Series
 from specvit.scores.bootstrap import SEED, percentile_interval, regression_replicate, resampled
 from specvit.scores.metrics import regression_scores
 from specvit.seeding import numpy_rng
+from specvit.sweep.results import NOT_LEARNT
 
 SCORES = ("r2", "mae", "rmse")
 
@@ -141,7 +142,21 @@ def _pairs(lines: list[Line]) -> list[Pair]:
 
 
 def said(pair: Pair) -> str:
-    """Return a sentence on who is ahead, from how many rows on, and how sure that is."""
+    """Return a sentence on who is ahead, from how many rows on, how sure that is, and what was not tested."""
+    return _order_said(pair) + _untested(pair)
+
+
+def _untested(pair: Pair) -> str:
+    """Return how many runs of either line failed before their test, of any size: no mean contains them."""
+    failed = {
+        line.series.name: sum(count[state] for count in line.series.missing.values() for state in NOT_LEARNT)
+        for line in (pair.ahead, pair.behind)
+    }
+    counts = " and ".join(f"{count} of {name}" for name, count in failed.items() if count)
+    return f"; not counted, since they failed before the test: {counts}" if counts else ""
+
+
+def _order_said(pair: Pair) -> str:
     names, found = (pair.ahead.series.name, pair.behind.series.name), pair.found
     low, high = (_size(value, pair) for value in (found.low, found.high))
     if found.high == 0:

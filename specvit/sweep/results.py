@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from specvit.config.folder import DONE, RunFolder
-from specvit.config.rules import LOWER_IS_BETTER
+from specvit.config.rules import HIGHER_IS_BETTER, LOWER_IS_BETTER
 from specvit.files import read_json, read_json_lines
 from specvit.sweep.definition import ESCAPED, Table
 
@@ -52,7 +52,7 @@ def value_of(outcome: Outcome, metric: str, table: Table | None = None) -> float
 
 def is_r2(metric: str) -> bool:
     """Say whether a metric is an R² (of any split or label), which is 0 for a model that has learnt nothing."""
-    return metric.partition("_")[2].split("_")[0] == "r2"
+    return _of_any_split(metric).split("_")[0] == "r2"
 
 
 def ranked_value(value: float | None, state: str, metric: str) -> float | None:
@@ -69,19 +69,30 @@ def ranked_value(value: float | None, state: str, metric: str) -> float | None:
 def rank(metric: str, mean: float | None, finished: int, failed: int, *, lower: bool) -> tuple[float, float]:
     """Return by what settings are sorted, the best first.
 
-    By the mean where failed runs are in it (R²); else by the share of failed runs, then by the mean of the others.
+    By the mean where failed runs are in it (R²), after all others if none finished: 0 is more than a negative R². Else
+    by the share of failed runs, then by the mean of the others.
     """
     if mean is None:
         return 2.0, 0.0
-    return 0.0 if is_r2(metric) else failed / (finished + failed), mean if lower else -mean
+    share = failed / (finished + failed)
+    return float(finished == 0) if is_r2(metric) else share, mean if lower else -mean
 
 
 def lower_is_better(metric: str, asked: dict[str, str] | None = None) -> bool:
     """Say whether less of a metric is better; `asked` has the directions of a search."""
     if direction := (asked or {}).get(metric):
         return direction == "minimize"
-    name = metric.partition("_")[2]
-    return metric in (ESCAPED, "train_seconds") or name.startswith(LOWER_IS_BETTER)
+    return metric in (ESCAPED, "train_seconds") or _of_any_split(metric).startswith(LOWER_IS_BETTER)
+
+
+def has_direction(metric: str) -> bool:
+    """Say whether more or less of a metric is better at all; a bias or a slope has a best value in between."""
+    return lower_is_better(metric) or _of_any_split(metric).startswith(HIGHER_IS_BETTER)
+
+
+def _of_any_split(metric: str) -> str:
+    """Return a metric without its split: `test_r2`, `best_val_r2` -> `r2`."""
+    return metric.removeprefix("best_").partition("_")[2]
 
 
 def escape_step(outcome: Outcome, table: Table) -> float | None:
