@@ -20,7 +20,7 @@ from specvit.config.schema import Config, NetworkConfig, effective_level
 from specvit.config.siblings import note_of_other_data
 from specvit.config.tracking_uri import resolve_uri
 from specvit.config.verdict import Verdict, verdict
-from specvit.data.splits import Splits, open_splits
+from specvit.data.splits import Splits, note_of_classes, open_splits
 from specvit.engine.failure import End, end_of, put_on_file
 from specvit.engine.preempt import SignalStop
 from specvit.engine.remedy import remedy_for
@@ -74,6 +74,7 @@ def run(
         _check_device(config)
         splits = splits or open_splits(config, screen.making)
         lines = _check_model(config, splits, weights)
+        lines += [note] if (note := note_of_classes(config, splits)) else []
         if config.train.rerun or not _can_go_on(folder):
             _check_rows(config, splits)
         with folder.claimed(), ballast(folder.path):

@@ -247,7 +247,11 @@ def test_an_unknown_key_in_a_users_file_is_refused(own_conf: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "text", "expected"),
-    [("config.yaml", "a: 1\n", "would replace them all"), ("local.yaml", "model: {a: [\n", "is no valid YAML")],
+    [
+        ("config.yaml", "a: 1\n", "would replace them all"),
+        ("local.yaml", "model: {a: [\n", "is no valid YAML"),
+        ("local.yaml", "a: &a [*a]\n", "line 1: an alias stands for itself"),
+    ],
 )
 def test_a_conf_folder_that_cannot_be_laid_over_ours_is_refused(
     name: str, text: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

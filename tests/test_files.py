@@ -5,11 +5,22 @@ import os
 import stat
 from pathlib import Path
 
+import hostile
 import pytest
+import yaml
 from processes import ready_process
 
 from specvit.errors import FolderError
-from specvit.files import append_line, locked, read_json, read_json_lines, read_yaml, write_atomic, write_text
+from specvit.files import (
+    append_line,
+    check_aliases,
+    locked,
+    read_json,
+    read_json_lines,
+    read_yaml,
+    write_atomic,
+    write_text,
+)
 
 LOCKER = """
 import sys, time
@@ -121,7 +132,18 @@ def test_only_a_file_that_is_not_there_is_missing(tmp_path: Path, monkeypatch: p
         read_json(tmp_path)
 
 
-@pytest.mark.parametrize("text", [b"[1, 2]", b"3", b"caf\xe9: 1", b"a: [", 3000 * b"["], ids=repr)
+def test_aliases_may_stand_for_as_many_values_as_a_file_could_hold_and_not_for_themselves() -> None:
+    check_aliases("a: &a {x: 1}\nb: {<<: *a, y: [*a, *a]}\n")
+    merged = "a0: &a0 {x: 1}\n" + "".join(f"a{i}: &a{i} {{<<: [*a{i - 1}, *a{i - 1}]}}\n" for i in range(1, 26))
+    for text, line in ((hostile.YAML["aliases without end"], 16), (merged, 16), (hostile.YAML["alias of itself"], 1)):
+        with pytest.raises(yaml.YAMLError, match=f"line {line}: an alias stands for itself or for more than 100,000"):
+            check_aliases(text)
+
+
+BAD_RECORDS = [b"[1, 2]", b"3", b"caf\xe9: 1", b"a: [", 3000 * b"[", hostile.YAML["alias of itself"].encode()]
+
+
+@pytest.mark.parametrize("text", BAD_RECORDS, ids=repr)
 def test_a_record_that_holds_no_names_with_values_is_damaged(text: bytes, tmp_path: Path) -> None:
     (record := tmp_path / "record").write_bytes(text)
     assert read_json(record, {"none": 0}) == {"none": 0}

@@ -1,6 +1,7 @@
 """Labels and classes, encoded for the network and back."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from specvit.config.build import build_config
 from specvit.config.compose import compose
 from specvit.data.labels import coder_from_dict, coder_to_dict, fit_classes, fit_scaler
 from specvit.data.shards import write_shard
-from specvit.data.splits import open_splits
+from specvit.data.splits import note_of_classes, open_splits
 from specvit.data.views import Spectra, open_spectra
 from specvit.errors import DataError
 
@@ -58,6 +59,17 @@ def test_an_integer_column_is_classes_and_a_new_value_is_refused() -> None:
     assert coder_from_dict(json.loads(json.dumps(coder_to_dict(coder)))) == coder
     with pytest.raises(DataError, match="class 4, which the training rows do not"):
         coder.encode(np.array([[4.0]]))
+
+
+def test_classes_without_validation_or_test_rows_are_named(toy_sets: Path, tiny: list[str]) -> None:
+    words = [*tiny, "model.task_type=cls", "loss=ce", "data.class_edges=[2,3,4]", "train.early_stopping.mode=max"]
+    config = build_config(compose([*words, "train.early_stopping.monitor=val_accuracy", "data.val_samples=1"]))
+    splits = open_splits(config, lambda *progress: None)
+    (value,) = pd.read_hdf(toy_sets / "val" / "dataset.h5").log_g[:1]
+    names = ["< 2", "2 to 3", "3 to 4", "≥ 4"]
+    names.pop(int(np.digitize(value, [2, 3, 4])))
+    assert note_of_classes(config, splits) == f"note: classes of log_g without validation rows: {', '.join(names)}"
+    assert note_of_classes(config, replace(splits, val=splits.train)) == ""
 
 
 @pytest.mark.parametrize("without", [0, 1, 2])

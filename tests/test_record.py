@@ -10,7 +10,7 @@ import yaml
 
 from specvit.config.build import build_config, to_plain
 from specvit.config.folder import RunFolder
-from specvit.config.tracking_uri import artifact_folder, check_names, check_uri, resolve_uri
+from specvit.config.tracking_uri import OWN_TAGS, artifact_folder, check_names, check_uri, resolve_uri
 from specvit.errors import ConfigError
 from specvit.files import write_json
 from specvit.tracking.record import fingerprint_of, read_record
@@ -58,6 +58,7 @@ def test_a_record_has_names_parameters_tags_points_and_results(folder: RunFolder
         "paper": "2",
     }
     assert expected.items() <= record.tags.items()
+    assert record.tags.keys() - set(OWN_TAGS) == {"paper"}
     assert "slurm_job" not in record.tags
     assert {(p.name, p.value) for p in record.results} == {("test_r2", 0.25), ("best_epoch", 2.0)}
     assert {p.step for p in record.results} == {10}
@@ -170,7 +171,7 @@ def test_names_that_mlflow_would_refuse_are_refused_first() -> None:
     for name in ("", " ", "x" * 257):
         with pytest.raises(ConfigError, match=r"tracking\.experiment: "):
             check_names(name, {})
-    for tag in ("a+b", "", "k" * 251, "specvit.record", "mlflow.runName", "/a", "a//b", "a/", "../a", "."):
+    for tag in ("a+b", "", "k" * 251, "specvit.record", "mlflow.runName", *OWN_TAGS, "/a", "a//b", "a/", "../a", "."):
         with pytest.raises(ConfigError, match=r"tracking\.tags"):
             check_names("specvit", {tag: "1"})
 

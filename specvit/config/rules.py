@@ -194,7 +194,7 @@ def _check_training(config: Config) -> None:
         )
     if opt.warmup_epochs >= train.epochs:
         what = f"is {opt.warmup_epochs:g}, not less than train.epochs={train.epochs}"
-        raise ConfigError(what, where="opt.warmup_epochs", remedy="warm up for a part of the run")
+        raise ConfigError(what, where="opt.warmup_epochs", remedy="set opt.warmup_epochs=0, or more train.epochs")
     if opt.lr_sch in ("cosine", "onecycle") and opt.eta_min > opt.lr:
         what = f"is {opt.eta_min:g}, above opt.lr={opt.lr:g}"
         raise ConfigError(what, where="opt.eta_min", remedy=f"set opt.eta_min={opt.lr / 100:g} or less")

@@ -3,6 +3,7 @@
 import contextlib
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -12,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from specvit.config.identity import flat
 from specvit.errors import ConfigError
+from specvit.files import check_aliases
 
 HYDRA_REMEDIES = {
     "hydra.run": "set tracking.folder=FOLDER",
@@ -44,6 +46,7 @@ class ConfFiles(FileConfigSource):
         config_path = config_path.removeprefix("./")
         file = f"{self.path}/{self._normalize_file_name(config_path)}"
         try:
+            check_aliases(Path(file).read_text(encoding="utf-8"))  # which OmegaConf copies
             found = super().load_config(config_path)
         except UnicodeDecodeError as error:
             raise ConfigError("is not UTF-8 text", where=file, remedy="save it as UTF-8") from error

@@ -13,6 +13,9 @@ DATABASE = "mlflow.db"
 ARTIFACTS = "mlartifacts"
 STUDY_TAG = "specvit.study"
 """The key of the study that made the run; its name is in the tag `study`."""
+OWN_TAGS = ("attempts", "cause", "commit", "data", "device", "folder", "host", "labels", "model", "remedy", "rows")
+OWN_TAGS += ("seed", "signature", "size", "slurm_job", "state", "superseded", "tokenizer")
+"""Names of the tags that specvit gives each run in MLflow."""
 NAME_CHARACTERS, KEY_CHARACTERS = 256, 250
 """MLflow's limits of an experiment's name and a tag's, as its tables have them."""
 
@@ -25,7 +28,7 @@ def check_names(experiment: str, tags: Iterable[str]) -> None:
         raise ConfigError(what, where="tracking.experiment", remedy=remedy)
     for name in tags:
         where = f"tracking.tags.{name[:60]}"
-        if name.startswith(("specvit.", "mlflow.")) and name != STUDY_TAG:
+        if name in OWN_TAGS or (name.startswith(("specvit.", "mlflow.")) and name != STUDY_TAG):
             raise ConfigError("is a name that specvit or MLflow sets itself", where=where, remedy="take another")
         if len(name) > KEY_CHARACTERS:
             what, remedy = f"has {len(name)} characters", f"MLflow takes {KEY_CHARACTERS}"

@@ -10,7 +10,7 @@ import numpy as np
 from specvit.config.rules import smaller_step
 from specvit.config.schema import Config, DataConfig, NetworkConfig
 from specvit.data.builtin import builtin_files, builtin_manifest
-from specvit.data.labels import TargetCoder, fit_classes, fit_scaler
+from specvit.data.labels import ClassCoder, TargetCoder, fit_classes, fit_scaler
 from specvit.data.made import MadeSpectra
 from specvit.data.memory import free_memory
 from specvit.data.shards import find_files, same_wavelengths
@@ -103,6 +103,18 @@ def open_splits(config: Config, report: Callable[[str, int, int], None]) -> Spli
         _check_monitor_is_defined(config, val)
     _check_no_overlap(train, val, test)
     return Splits(train, val, test, coder)
+
+
+def note_of_classes(config: Config, splits: Splits) -> str:
+    """Return a note of classes without validation or test rows, whose share of right answers nobody will see."""
+    if not isinstance(splits.coder, ClassCoder):
+        return ""
+    without = []
+    for name, view in (("validation", splits.val), ("test", splits.test)):
+        known = set(splits.coder.encode(view.label_values(config.data.param)).tolist())
+        if empty := [word for number, word in enumerate(splits.coder.class_names) if number not in known]:
+            without.append(f"without {name} rows: {', '.join(empty)}")
+    return f"note: classes of {config.data.param[0]} {'; '.join(without)}" if without else ""
 
 
 def _check_monitor_is_defined(config: Config, val: SpectraView) -> None:

@@ -121,7 +121,7 @@ def make_trial(
 ) -> Trial:
     """Return the trial of a point, with its configuration frozen; `known` keeps what runs on the same data share."""
     config = build_config(compose(as_overrides(point.settings)))
-    tags = {"study": study.name, **({"cell": point.cell} if point.cell else {}), **config.tracking.tags}
+    tags = {**config.tracking.tags, "study": study.name, **({"cell": point.cell} if point.cell else {})}
     config = replace(config, tracking=replace(config.tracking, tags=tags))
     folder = _locate(config, known if known is not None else {})
     return Trial(

@@ -9,6 +9,7 @@ import yaml
 
 from specvit.config.spelling import nearest
 from specvit.errors import ConfigError
+from specvit.files import check_aliases
 
 Settings = dict[str, Any]
 """Overrides by key or group: `{"model/tokenizer": "sw", "opt.lr": 1e-4}`."""
@@ -32,6 +33,7 @@ class _Loader(yaml.SafeLoader):
 def parsed(text: str) -> Any:
     """Return what YAML text says; raises `yaml.YAMLError`, for a key that stands twice, too."""
     try:
+        check_aliases(text)
         return yaml.load(text, _Loader)
     except (ValueError, RecursionError) as problem:  # a number of thousands of digits, brackets in brackets in brackets
         raise yaml.YAMLError(str(problem)) from problem
