@@ -167,6 +167,27 @@ def test_each_end_is_news_once_and_a_retry_again(study: StudyFolder, capsys: pyt
     assert news(watching, capsys)[0].startswith("[3/4] refused ")
 
 
+def test_records_that_are_settled_are_not_read_again(
+    study: StudyFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    real = StudyFolder.trial
+    monkeypatch.setattr(StudyFolder, "trial", lambda self, number: read.append(number) or real(self, number))
+    watching = Watch(study)
+    news(watching, capsys)
+    assert read == [0, 1, 2, 3]
+    news(watching, capsys)
+    assert read[4:] == [2, 3]  # 0 has completed, 1 has crashed
+    ended(study, 1, "crashed", cause="another one")
+    assert "another one" in news(watching, capsys)[0]
+
+
+def test_a_record_of_a_newer_version_may_hold_more(study: StudyFolder) -> None:
+    file, before = study.file("trials") / "0001.json", study.trial(1)
+    write_json(file, {**json.loads(file.read_text()), "priority": 3})
+    assert study.trial(1) == before
+
+
 def test_a_verdict_is_given_after_a_while_and_when_it_changes(
     study: StudyFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

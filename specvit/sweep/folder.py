@@ -1,8 +1,7 @@
 """The study folder: what lies in it, who works on what, and what became of each run.
 
     multirun/<study>/
-        study.json           format, key, definition's digest, kind, where it was started
-        sweep.yaml           the study's file as it was
+        study.json           format, key, kind, the definition with its digest, where it was started
         conf/                the configuration files as they were; trials are composed from these
         trials/0007.json     one trial: settings, the frozen configuration, its run folder, and how it ended
         trials/0007.again    asks for another try of a failed trial
@@ -134,6 +133,12 @@ class StudyFolder:
         """Return one trial, if it is there."""
         return self._read(self._trial_file(number))
 
+    def record_stamps(self) -> dict[int, tuple[int, ...]]:
+        """Return for each trial what changes whenever its record is written; opens no file."""
+        files = sorted(self.file("trials").glob("*.json"), key=lambda path: int(path.stem))
+        stats = {int(path.stem): path.stat() for path in files}
+        return {number: (stat.st_ino, stat.st_mtime_ns, stat.st_size) for number, stat in stats.items()}
+
     def write_trial(self, trial: Trial) -> None:
         """Write a trial, and the link to its run."""
         folder = os.path.realpath(trial.folder)  # either may lie behind a link, where ".." leads elsewhere
@@ -235,8 +240,10 @@ class StudyFolder:
 
     def _read(self, path: Path) -> Trial | None:
         plain = read_json(path)
-        whole = isinstance(plain, dict) and plain.keys() >= TRIAL_KEYS
-        return Trial(**{**plain, "folder": self._place(plain["folder"])}) if whole else None
+        if not (isinstance(plain, dict) and plain.keys() >= TRIAL_KEYS):
+            return None
+        known = {name: plain[name] for name in (*TRIAL_KEYS, "end") if name in plain}  # a newer version may have more
+        return Trial(**{**known, "folder": self._place(plain["folder"])})
 
     def _place(self, folder: str) -> str:
         """Return a run's folder, whole. Studies behind a link once had it relative to the link."""

@@ -30,21 +30,27 @@ class Watch:
         self.study = study
         self.metric, self.table = metric_of(study.about()), Table(**study.about()["table"])
         self._ended = {t.number: t.end for t in study.trials() if t.end or study.state(t) in DONE}
+        self._settled: dict[int, tuple[int, ...]] = {}
+        """Stamps of records that are no news while they stay: hundreds may be there, to be looked at each second."""
         self._judged: dict[int, str] = {}
         self._begun: dict[int, float] = {}
 
     def say_news(self) -> None:
         """Print a line for each trial that has ended, and one for each run that does not look healthy."""
-        for trial in self.study.trials():
-            if trial.end and trial.end != self._ended.get(trial.number):
-                self._ended[trial.number] = trial.end
-                print(
-                    f"{self._count()} {end_line(trial, self.study.state(trial), self.metric, self.table)}", flush=True
-                )
-            elif not trial.end and (state := self.study.state(trial)) not in DONE:
-                self._ended.pop(trial.number, None)  # it is tried again
+        for number, stamp in self.study.record_stamps().items():
+            trial = None if self._settled.get(number) == stamp else self.study.trial(number)
+            if trial is None:
+                continue
+            state = self.study.state(trial)
+            if not trial.end and state not in DONE:
+                self._ended.pop(number, None)  # it is tried again
                 if state in ALIVE:
                     self._judge(trial)
+                continue
+            if trial.end and trial.end != self._ended.get(number):
+                self._ended[number] = trial.end
+                print(f"{self._count()} {end_line(trial, state, self.metric, self.table)}", flush=True)
+            self._settled[number] = stamp
 
     def _count(self) -> str:
         return f"[{len(self._ended)}/{max(self.study.about()['trials'], len(self._ended))}]"
