@@ -241,7 +241,14 @@ def test_a_refused_ballast_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mo
 def test_what_is_asked_for_elsewhere_stops_a_run_as_a_signal_does(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preempt, "LOOK_SECONDS", 0.01)
     asked: list[bool] = []
-    with preempt.SignalStop(lambda: bool(asked)).installed() as stop, stop.deferred():
+    faults = [OSError(errno.ESTALE, "of the file server")]
+
+    def is_asked() -> bool:
+        if faults:
+            raise faults.pop()
+        return bool(asked)
+
+    with preempt.SignalStop(is_asked).installed() as stop, stop.deferred():
         time.sleep(0.1)
         assert not stop.requested()
         asked.append(True)

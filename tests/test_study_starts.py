@@ -5,6 +5,7 @@ import json
 import os
 import resource
 import shutil
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 import yaml
 
 from specvit.launch import queue
-from specvit.sweep import budget
+from specvit.sweep import budget, worker
 from specvit.sweep.folder import StudyFolder
 from specvit.sweep.storage import open_storage
 from specvit.sweep.watch import status_lines
@@ -80,6 +81,7 @@ MOMENTS = {
     "a trial": ("grid", StudyFolder, "write_trial", 1),
     "study.json": ("grid", StudyFolder, "create", 0),
     "Optuna's study": ("search", optuna, "create_study", 0),
+    "Optuna's study, then extended": ("search", optuna, "create_study", 0),
     "a start point": ("search", optuna.Study, "enqueue_trial", 1),
 }
 
@@ -96,7 +98,8 @@ def test_a_study_killed_while_it_is_written_is_written_whole_by_the_same_command
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(place, function, killed_at(getattr(place, function), call))
             codes = [main([f"sweeps={kind}", NOTHING_RUNS])]
-        codes.append(main([f"sweeps={kind}", NOTHING_RUNS]))
+        extended = ["sweep.extend=true"] if moment.endswith("extended") else []
+        codes.append(main([f"sweeps={kind}", NOTHING_RUNS, *extended]))
         if codes != [130, 1] or written(studies[kind]) != whole[kind]:
             wrong[moment] = codes, capsys.readouterr().err
     assert wrong == {}
@@ -163,6 +166,23 @@ def test_a_repeated_point_is_the_same_run_and_counts_once(write: Write, capsys) 
     assert "2 runs: 2 completed" in capsys.readouterr().out
     assert sorted(trial.factors["model.num_alphas"] for trial in study.trials()) == [3, 5]
     assert len({trial.run_id for trial in study.trials()}) == 2
+    assert not study.file("tracking.log").exists()  # tracking.live=false
+
+
+@pytest.mark.slow
+def test_a_run_that_ends_as_it_is_cancelled_has_ended(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    study, real = write(KINDS["grid"]), worker.run
+
+    def run(*arguments: Any, **named: Any) -> Any:
+        result = real(*arguments, **named)
+        (number,) = [trial.number for trial in study.trials() if trial.run.path == result.folder.absolute()]
+        study.ask_cancel(number)
+        return replace(result, signal=signal.SIGTERM)
+
+    monkeypatch.setattr(worker, "run", run)
+    assert main(["sweeps=toy"]) == 0
+    assert {trial.run.state() for trial in study.trials()} == {"completed"}
+    assert [trial.end and trial.end["state"] for trial in study.trials()] == ["completed"] * 3
 
 
 @pytest.mark.slow

@@ -80,9 +80,10 @@ def _looking(asked: Callable[[], bool]) -> Iterator[None]:
 
     def look() -> None:
         while not over.wait(LOOK_SECONDS):
-            if asked():
-                os.kill(os.getpid(), signal.SIGTERM)
-                return
+            with contextlib.suppress(OSError):  # a file server that fails for a moment
+                if asked():
+                    os.kill(os.getpid(), signal.SIGTERM)
+                    return
 
     thread = threading.Thread(target=look, daemon=True, name="stop asked for")
     thread.start()

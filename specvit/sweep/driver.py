@@ -50,15 +50,15 @@ def drive(order: Order) -> int:
         _refuse_older_workers(study, order, planned)
         write(study, order, planned)
         if not order.options.detach:
-            return _drive(study, order)
+            return _drive(study, order, planned)
     return _detach(study, order)
 
 
-def _drive(study: StudyFolder, order: Order) -> int:
+def _drive(study: StudyFolder, order: Order, planned: list[Trial]) -> int:
     _say_what_is_there(study, order.definition)
     code = 0
     if forecast.is_work_left(study):
-        _start_courier(study)
+        _start_courier(study, planned)
         code = _at_work(study, order)
         print(forecast.counts_line(study))
     return _conclude(study, code)
@@ -218,10 +218,9 @@ def _inprocess(study: StudyFolder) -> int:
     return 0 if code == os.EX_TEMPFAIL else code  # what waits is told below
 
 
-def _start_courier(study: StudyFolder) -> None:
+def _start_courier(study: StudyFolder, planned: list[Trial]) -> None:
     """Have one process tell MLflow about all runs of the study; it outlives this command, and knows when to end."""
-    tracking = next((trial.config["tracking"] for trial in study.trials()), None)
-    if tracking is None or tracking["live"]:
+    if any(trial.config["tracking"]["live"] for trial in (*planned, *study.trials())):
         with contextlib.suppress(OSError):
             start(python_command("specvit.track", "study", str(study.path)), study.file("tracking.log"))
 

@@ -119,7 +119,8 @@ class Asker:
             trial = self.study.trial(frozen.number)
             if trial and trial.end and not frozen.state.is_finished():
                 with self.study.claim(frozen.number) as mine:
-                    _ = mine and self._take_over(frozen)
+                    if mine:
+                        self._take_over(frozen)
             if trial or not counts or not frozen.state.is_finished():
                 continue
             file = f"trials/{frozen.number:04d}.json"
@@ -317,7 +318,11 @@ def check_same_space(study: StudyFolder, definition: Definition) -> None:
     quiet()
     about, search = study.about(), definition.search
     assert search is not None
-    made = optuna.load_study(study_name=study_name(study, about), storage=open_storage(study, about.get("storage")))
+    storage = open_storage(study, about.get("storage"))
+    try:
+        made = optuna.load_study(study_name=study_name(study, about), storage=storage)
+    except KeyError:  # the command before was killed before it made it
+        return
     for trial in made.get_trials(deepcopy=False):
         for dimension in search.space:
             before = trial.distributions.get(dimension.key)

@@ -159,14 +159,16 @@ def _make(study: StudyFolder, slot: int, source: Source, trial: Trial) -> int:
     except Interrupted as stop:  # before the run had a folder
         made, signal = Made("preempted", settled=False), stop.signal_number
     if study.take_cancel(trial.number) and signal:  # meant for this run, not for the worker
-        _cancel(trial.run)
-        made, signal = Made("cancelled", {"cause": CANCELLED}), 0
+        signal = 0
+        if trial.run.state() not in DONE:  # it may have come to its end in that second
+            _cancel(trial.run)
+            made = Made("cancelled", {"cause": CANCELLED})
     elif signal == SIGUSR2 and (late := _out_of_time(trial.run)):
         made = late
     seconds = round(time.monotonic() - started, 3)
     _record(study, slot, source, _where_it_lies(trial, made.result), made, seconds)
     if made.state == "lost" and not made.settled:  # no end, as if the process had died
-        return _leave_gpu(study, slot, made.facts["cause"])
+        return _leave_gpu(study, slot, made.facts.get("cause", "this GPU does not work"))  # a full disk takes no cause
     study.note("ends", slot=slot, trial=trial.number, state=made.state, seconds=seconds, job=job_here())
     return 128 + signal if signal else 0
 
