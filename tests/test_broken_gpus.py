@@ -308,3 +308,21 @@ def test_a_slot_whose_worker_lost_its_gpu_gets_another_and_one_that_never_had_a_
     fresh.started[0] = time.time() + 1.0
     fresh._note_end(slot, BROKEN_GPU)
     assert fresh.ended == {0} and "slot 0 is left empty: an illegal access" in capsys.readouterr().out
+
+
+def test_a_slot_whose_disk_fails_for_long_stays_empty_and_names_the_file(tmp_path: Path, capsys: Any) -> None:
+    study = make_study(tmp_path / "multirun" / "toy", [RunFolder(tmp_path / "outputs" / "toy-00000000", "00000000")])
+    order = Order(definition_of("grids: [{}]"), {}, SweepOptions(), LauncherConfig(kind="local", slots=1), ())
+    slots = LocalSlots(study, order)
+    slots.started[0] = time.time() - 0.001
+    study.note("worker ends", slot=0, code=os.EX_TEMPFAIL, cause="input/output error (/data/stars.h5)")
+    for _ in range(GIVE_UP):
+        assert slots.ended == set()
+        slots._note_end(slots.slots[0], os.EX_TEMPFAIL)
+    *waits, end = capsys.readouterr().out.splitlines()
+    assert (
+        waits[0] == ("slot 0: input/output error (/data/stars.h5); its runs wait, and another try comes in 2 s")
+        and len(waits) == GIVE_UP - 1
+    )
+    assert "10 workers in a row died there before they ended a run, the latest of: input/output error (/data" in end
+    assert slots.ended == {0}

@@ -94,25 +94,22 @@ class LocalSlots:
             print(f"slot {slot.number} is left empty: {fault}", flush=True)
             self.ended.add(slot.number)
             return
-        self.deaths[slot.number] = 0 if self._has("ends", slot) else self.deaths.get(slot.number, 0) + 1
-        if code == os.EX_TEMPFAIL and not self.received:
-            seconds = min(2.0 ** self.deaths[slot.number], LONGEST_PAUSE_SECONDS)
-            self.pause[slot.number] = time.monotonic() + seconds
-            cause = (self.study.events("worker ends", slot.number) or [{}])[-1].get(
-                "cause", "a disk or file server fails"
-            )
-            print(f"slot {slot.number}: {cause}; its runs wait, and another try comes in {seconds:.0f} s", flush=True)
-        elif not self.received and not self.study.is_cancelled:
-            how = f"by {signal.Signals(-code).name}" if code < 0 else f"with code {code}"
-            log = relative(self.study.file("workers") / f"{slot.number}.log")
-            print(f"the worker in slot {slot.number} ended {how}; its run goes on  {log}", flush=True)
-        if self.deaths[slot.number] >= GIVE_UP:
-            print(
-                f"slot {slot.number} is left empty: {GIVE_UP} workers in a row died there before they ended a run",
-                flush=True,
-            )
+        deaths = self.deaths[slot.number] = 0 if self._has("ends", slot) else self.deaths.get(slot.number, 0) + 1
+        log = relative(self.study.file("workers") / f"{slot.number}.log")
+        how = f"by {signal.Signals(-code).name}" if code < 0 else f"with code {code}"
+        if passing := code == os.EX_TEMPFAIL:
+            latest = (self.study.events("worker ends", slot.number) or [{}])[-1]
+            how = latest.get("cause", "a disk or file server fails")
+        if deaths >= GIVE_UP:
+            what = f"{GIVE_UP} workers in a row died there before they ended a run, the latest {'of: ' * passing}{how}"
+            print(f"slot {slot.number} is left empty: {what}; see {log}", flush=True)
             self.ended.add(slot.number)
-            self.pause.pop(slot.number, None)
+        elif passing and not self.received:
+            seconds = min(2.0**deaths, LONGEST_PAUSE_SECONDS)
+            self.pause[slot.number] = time.monotonic() + seconds
+            print(f"slot {slot.number}: {how}; its runs wait, and another try comes in {seconds:.0f} s", flush=True)
+        elif not self.received and not self.study.is_cancelled:
+            print(f"the worker in slot {slot.number} ended {how}; its run goes on  {log}", flush=True)
 
     def _has(self, event: str, slot: Slot) -> bool:
         """Say whether the slot's last worker has noted such an event."""
