@@ -104,7 +104,8 @@ def _evaluate(config: Config, folder: Path, file: str | None, levels: list[float
 
 def _run_id(folder: Path) -> str:
     """Return a run's id by its record or, where that is damaged, by the end of its folder's name."""
-    known = read_json(folder / "run.json", {}).get("run_id")
+    about = read_json(folder / "run.json")
+    known = about.get("run_id") if isinstance(about, dict) else None
     return known if isinstance(known, str) else folder.resolve().name[-8:]
 
 

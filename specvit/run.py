@@ -19,7 +19,7 @@ from specvit.config.rules import check_fits
 from specvit.config.schema import Config, NetworkConfig, effective_level
 from specvit.config.siblings import note_of_other_data
 from specvit.config.tracking_uri import resolve_uri
-from specvit.config.verdict import Verdict, verdict
+from specvit.config.verdict import EXPLODED_CAUSE, Verdict, verdict
 from specvit.data.splits import Splits, note_of_classes, open_splits
 from specvit.engine.failure import End, end_of, put_on_file
 from specvit.engine.preempt import SignalStop
@@ -209,7 +209,10 @@ def _banner(config: Config, folder: RunFolder, before: str, lines: list[str], sc
     if anew:
         screen.say(f"this run was {before} before; starting from nothing (train.rerun=true)")
     elif before in FAILED:
-        screen.say(f"this run ended as {before} before: {folder.status().get('cause', 'cause unknown')}; trying again")
+        cause, outlook = folder.status().get("cause", "cause unknown"), "trying again"
+        if cause.startswith(EXPLODED_CAUSE):
+            outlook = "it ends so again unless its settings change; train.rerun=true trains it again from nothing"
+        screen.say(f"this run ended as {before} before: {cause}; {outlook}")
     elif before:
         screen.say(f"this run was {before} before; going on")
     for line in lines:

@@ -294,5 +294,8 @@ def test_all_commands_count_the_runs_of_a_study_alike(
     assert Counter(mlflow_status(record.state) for record in records) == {"FINISHED": 5, "FAILED": 4, "KILLED": 3}
     assert all("it exploded" in record.notes for record in records if record.state == "diverged")
     assert "healthy" not in said(sweep, "why", "toy")
-    retried = said(sweep, "retry", "toy").splitlines()
-    assert retried[:2] == ["2 learnt nothing, which another try would not change", "4 runs will be tried again"]
+    assert said(sweep, "retry", "toy").splitlines()[:3] == [
+        "2 learnt nothing, which another try would not change",
+        "4 runs will be tried again",
+        "4 of them exploded and will again: `specvit sweep why toy` names other settings",
+    ]

@@ -95,12 +95,12 @@ def test_the_table_is_printed_in_three_forms(study: StudyFolder, sweep: Sweep) -
     assert code == 0
     assert [(row["train.seed"], row["val_r2"], row["other"]) for row in rows] == [
         ("0", "0.4", ""),
-        ("1", "", "1 crashed"),
+        ("1", "0.0", "1 crashed"),
         ("2", "", "1 waiting"),
         ("3", "", "1 waiting"),
     ]
-    assert sweep("table", "toy", "--style", "markdown")[1].startswith("| test_r2 | sd |")
-    assert sweep("table", "toy")[1].split()[:2] == ["test_r2", "sd"]
+    assert sweep("table", "toy", "--style", "markdown")[1].startswith("| test_r2 | of the finished | sd |")
+    assert sweep("table", "toy")[1].split()[:5] == ["test_r2", "of", "the", "finished", "sd"]
 
 
 def test_why_of_a_study_is_why_of_each_failure(study: StudyFolder, sweep: Sweep) -> None:
@@ -199,6 +199,13 @@ def test_cancelling_a_run_leaves_the_study_alone(study: StudyFolder, sweep: Swee
     assert "1 run will be tried again" in sweep("retry", "toy", "aaaa0003")[1]
     assert sweep("cancel", "toy", "aaaa0003")[1].startswith("0 at work told to stop, saving what they have, 1 waiting")
     assert study.state(trial) == "cancelled"  # whatever was asked for before
+
+
+def test_a_run_whose_worker_still_reads_its_data_is_stopped_too(study: StudyFolder, sweep: Sweep) -> None:
+    with study.claim(3) as mine:
+        assert mine
+        assert sweep("cancel", "toy", "aaaa0003")[1].startswith("1 at work told to stop")
+        assert study.is_to_stop(3)
 
 
 def test_a_run_of_another_command_is_left_alone(study: StudyFolder, sweep: Sweep) -> None:

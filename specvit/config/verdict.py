@@ -16,6 +16,8 @@ LEARNT_R2 = 0.02
 """A run whose validation R² exceeds this in no epoch has learnt nothing."""
 EXPLODED = 2.0
 """A run that has learnt nothing has exploded if its loss ends above so many times that with which it began."""
+EXPLODED_CAUSE = "it exploded: "
+"""How the cause begins of a run that came to its end exploded: the same settings lead there again."""
 EXPLODED_REMEDY = "try a quarter of its opt.lr"
 """For a run that an older specvit recorded as `plateau`; a newer one records overrides to paste."""
 
@@ -47,7 +49,7 @@ def verdict(state: str, rows: Sequence[Row]) -> Verdict:
     fell = best is None and any(loss < losses[0] for loss in losses)
     at_best = "" if best is None else f"; val R² was {best:.4g} at best"
     if not fell and (explosion := _explosion(rows)):
-        return Verdict("diverged", f"it exploded: {explosion}{at_best}")
+        return Verdict("diverged", f"{EXPLODED_CAUSE}{explosion}{at_best}")
     if best is None:
         return Verdict(ended)
     return Verdict("plateau", f"it learnt nothing: val R² was {best:.4g} at best, not above {LEARNT_R2:g}")

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from specvit.config.folder import ALIVE, hostname
+from specvit.config.verdict import EXPLODED_CAUSE
 from specvit.entry import Parser, user_facing
 from specvit.errors import ConfigError
 from specvit.files import is_locked
@@ -129,6 +130,9 @@ def _retry(study: StudyFolder, names: list[str]) -> int:
         print("nothing failed")
         return 0
     print(f"{len(chosen)} run{'s' if len(chosen) != 1 else ''} will be tried again")
+    causes = [(trial.end or {}).get("cause") or trial.run.status().get("cause", "") for trial in chosen]
+    if exploded := sum(cause.startswith(EXPLODED_CAUSE) for cause in causes):
+        print(f"{exploded} of them exploded and will again: `specvit sweep why {study.name}` names other settings")
     on_cluster = (study.about().get("launcher") or {}).get("kind") == "slurm"  # where each job makes its own run
     served = is_locked(study.file("driver.lock")) if on_cluster else study.slots_at_work()
     print("a worker takes them up" if served else f"start them with: {command_of(study)}")
@@ -153,6 +157,9 @@ def _cancel(study: StudyFolder, names: list[str]) -> int:
                     study.take_again(trial.number)
                     study.write_trial(replace(trial, end={"state": "cancelled", "cause": CANCELLED, "time": now()}))
                     kept += 1
+                else:  # a worker reads its data and looks for this as soon as its run begins
+                    study.ask_cancel(trial.number)
+                    stopped += 1
     waiting = f", {kept} waiting kept from it" if kept else ""
     print(f"{stopped} at work told to stop, saving what they have{waiting}")
     print(
