@@ -104,8 +104,7 @@ def _evaluate(config: Config, folder: Path, file: str | None, levels: list[float
 
 def _run_id(folder: Path) -> str:
     """Return a run's id by its record or, where that is damaged, by the end of its folder's name."""
-    about = read_json(folder / "run.json")
-    known = about.get("run_id") if isinstance(about, dict) else None
+    known = read_json(folder / "run.json", {}).get("run_id")
     return known if isinstance(known, str) else folder.resolve().name[-8:]
 
 

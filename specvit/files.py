@@ -73,7 +73,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
         check_aliases(text)
         found = yaml.safe_load(text)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as problem:
+    except (yaml.YAMLError, ValueError, RecursionError) as problem:  # not UTF-8, or a number of thousands of digits
         raise FolderError("is damaged", where=str(path), remedy="train it again") from problem
     if not isinstance(found, dict):
         raise FolderError("is damaged: it holds no keys with values", where=str(path), remedy="train it again")

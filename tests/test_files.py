@@ -140,7 +140,15 @@ def test_aliases_may_stand_for_as_many_values_as_a_file_could_hold_and_not_for_t
             check_aliases(text)
 
 
-BAD_RECORDS = [b"[1, 2]", b"3", b"caf\xe9: 1", b"a: [", 3000 * b"[", hostile.YAML["alias of itself"].encode()]
+BAD_RECORDS = [
+    b"[1, 2]",
+    b"3",
+    b"caf\xe9: 1",
+    b"a: [",
+    3000 * b"[",
+    b"a: " + 5000 * b"9",
+    hostile.YAML["alias of itself"].encode(),
+]
 
 
 @pytest.mark.parametrize("text", BAD_RECORDS, ids=repr)

@@ -68,8 +68,7 @@ class RunFolder:
 
     def about(self) -> dict[str, Any]:
         """Return `run.json`, empty where there is none; raises `FolderError` for a folder of another format."""
-        found = read_json(self.file("run.json"))
-        found = found if isinstance(found, dict) else {}
+        found = read_json(self.file("run.json"), {})
         if (version := found.get("format", FORMAT)) != FORMAT:
             what = f"has format {version}, this specvit writes {FORMAT}"
             raise FolderError(what, where=str(self.path), remedy="move it away, or use the specvit that made it")
@@ -82,8 +81,8 @@ class RunFolder:
         Raises `FolderError` for a folder of another format.
         """
         self.about()
-        found = read_json(self.file("status.json"))
-        status = found if isinstance(found, dict) and found.get("state") in STATES else self._status_by_records()
+        found = read_json(self.file("status.json"), {})
+        status = found if found.get("state") in STATES else self._status_by_records()
         return self._judged_again(status) if status.get("state") == "plateau" and not status.get("cause") else status
 
     def attempts(self) -> list[dict[str, Any]]:
@@ -178,8 +177,8 @@ class RunFolder:
 
     def _status_by_records(self) -> dict[str, Any]:
         """Return the status that the other files speak for, where `status.json` is damaged, or missing beside them."""
-        summary = read_json(self.file("summary.json"))
-        if isinstance(summary, dict) and summary.get("state") in DONE:
+        summary = read_json(self.file("summary.json"), {})
+        if summary.get("state") in DONE:
             return {"state": summary["state"]}
         if not any(self.file(name).exists() for name in ("status.json", *CHECKPOINTS, "metrics.jsonl")):
             return {}

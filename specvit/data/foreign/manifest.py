@@ -11,8 +11,7 @@ def check(path: Path) -> tuple[str, str]:
     """Return a line about a file that a manifest in a folder above names, and a fault; "" where there is none."""
     full = path.resolve()
     for folder in list(full.parents)[:2]:
-        known = read_json(folder / MANIFEST)
-        outputs = known.get("outputs", []) if isinstance(known, dict) else []
+        outputs = read_json(folder / MANIFEST, {}).get("outputs", [])
         name = full.relative_to(folder).as_posix()
         entry = next((output for output in outputs if isinstance(output, dict) and output.get("file") == name), None)
         if entry is not None:
