@@ -182,7 +182,7 @@ def table(studies: int) -> Iterator[str]:
     for kind in kinds():
         if kind.seeds == 3:
             three, five = (judge(replace(kind, seeds=seeds), studies).cells for seeds in (3, 5))
-            both = (", ".join(cell or "–" for cell in pair if any(pair)) for pair in zip(three, five, strict=True))
+            both = (", ".join(cell or "-" for cell in pair if any(pair)) for pair in zip(three, five, strict=True))
             yield f"| {' | '.join([kind.name, str(kind.settings), f'{kind.effect:g}', *both])} |"
 
 
