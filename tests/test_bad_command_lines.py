@@ -37,7 +37,7 @@ COMMAND_LINES = {
     "loss=l2": ["it is called mse here"],
     "model/tokenizer=CNN": ["it is called c1d here"],
     "model/tokeniser=sw": ["model/tokeniser: unknown group", "did you mean model/tokenizer?"],
-    "model.tokenizer=sw": ["model/tokenizer="],
+    "model.tokenizer=sw": ["model/tokenizer=sw."],
     "model/tokenizer=sw model.proj_fn=C1D": ["model/tokenizer=sw means model.proj_fn=SW", "drop one"],
     "experiment=nothing": ["experiment: has no option 'nothing'", "demo"],
     "model=null": ["model: "],

@@ -272,6 +272,7 @@ TYPED_HYDRA = {
     "hydra.launcher.slots=2": "goes with slots; add hydra/launcher=local",
     "hydra.launcher.slos=2": "hydra.launcher.slos: unknown key; did you mean slots?",
     "hydra.launcher={slots:2}": "hydra.launcher: is a group of files",
+    "hydra.launcher=local": "choose one with hydra/launcher=local",
     "hydra/launcher=locl": "did you mean local?",
     "hydra/launcher=local,slurm": "gives several values",
 }

@@ -279,7 +279,8 @@ def check_one(override: Override, loader: ConfigLoaderImpl, *, of_run: bool = Tr
         raise ConfigError("cannot be removed", where=name, remedy="set it to null or to another value")
     if options and not (name in known_keys() and isinstance(override.value(), dict)):
         if "." in name:
-            what, remedy = "is a group of files", f"choose one with {name.replace('.', '/')}={options[0]}"
+            choice = str(override.value()) if str(override.value()) in options else options[-1]
+            what, remedy = "is a group of files", f"choose one with {name.replace('.', '/')}={choice}"
             raise ConfigError(what, where=name, remedy=remedy)
         if override.type in (OverrideType.ADD, OverrideType.FORCE_ADD):
             raise ConfigError("is there already", where=f"+{name}", remedy="type it without the plus sign")

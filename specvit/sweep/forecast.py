@@ -64,7 +64,8 @@ def tell(study: StudyFolder, order: "Order", trials: list[Trial]) -> list[Trial]
         for trial in trials:
             print(f"  {trial.run.state() or 'to do':<14} {trial.name}  {_settings(trial)}")
         states = Counter(trial.run.state() or "to do" for trial in trials)
-        print(f"{len(trials)} runs: {', '.join(f'{count} {state}' for state, count in states.items())}")
+        parts = ", ".join(f"{count} {state}" for state, count in states.items())
+        print(f"{len(trials)} run{'s' if len(trials) != 1 else ''}: {parts}")
         if said := twins_line(trials):
             print(said)
         trials = [trial for trial in trials if trial.run.state() not in DONE]
