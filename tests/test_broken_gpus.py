@@ -295,7 +295,7 @@ def test_a_slot_whose_worker_lost_its_gpu_gets_another_and_one_that_never_had_a_
 ) -> None:
     study = make_study(tmp_path / "multirun" / "toy", [RunFolder(tmp_path / "outputs" / "toy-00000000", "00000000")])
     order = Order(definition_of("grids: [{}]"), {}, SweepOptions(), LauncherConfig(kind="local", slots=1), ())
-    slots = LocalSlots(study, order)
+    slots = LocalSlots(study, order, {"auto"})
     (slot,) = slots.slots
     for death in range(GIVE_UP):
         slots.started[0] = time.time() - 0.001
@@ -304,7 +304,7 @@ def test_a_slot_whose_worker_lost_its_gpu_gets_another_and_one_that_never_had_a_
         assert slots.ended == set(), death
         slots._note_end(slot, BROKEN_GPU)
     assert slots.ended == {0} and "slot 0 is left empty: 10 workers in a row died there" in capsys.readouterr().out
-    fresh = LocalSlots(study, order)
+    fresh = LocalSlots(study, order, {"auto"})
     fresh.started[0] = time.time() + 1.0
     fresh._note_end(slot, BROKEN_GPU)
     assert fresh.ended == {0} and "slot 0 is left empty: an illegal access" in capsys.readouterr().out
@@ -313,7 +313,7 @@ def test_a_slot_whose_worker_lost_its_gpu_gets_another_and_one_that_never_had_a_
 def test_a_slot_whose_disk_fails_for_long_stays_empty_and_names_the_file(tmp_path: Path, capsys: Any) -> None:
     study = make_study(tmp_path / "multirun" / "toy", [RunFolder(tmp_path / "outputs" / "toy-00000000", "00000000")])
     order = Order(definition_of("grids: [{}]"), {}, SweepOptions(), LauncherConfig(kind="local", slots=1), ())
-    slots = LocalSlots(study, order)
+    slots = LocalSlots(study, order, {"auto"})
     slots.started[0] = time.time() - 0.001
     study.note("worker ends", slot=0, code=os.EX_TEMPFAIL, cause="input/output error (/data/stars.h5)")
     for _ in range(GIVE_UP):

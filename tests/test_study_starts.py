@@ -17,7 +17,7 @@ import yaml
 
 from specvit.launch import queue
 from specvit.sweep import budget, worker
-from specvit.sweep.folder import StudyFolder
+from specvit.sweep.folder import BROKEN_GPU, StudyFolder
 from specvit.sweep.storage import open_storage
 from specvit.sweep.watch import status_lines
 from specvit.train import main
@@ -167,6 +167,19 @@ def test_a_repeated_point_is_the_same_run_and_counts_once(write: Write, capsys) 
     assert sorted(trial.factors["model.num_alphas"] for trial in study.trials()) == [3, 5]
     assert len({trial.run_id for trial in study.trials()}) == 2
     assert not study.file("tracking.log").exists()  # tracking.live=false
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_train_device_cpu_takes_a_study_off_a_gpu_that_does_not_work(kind: str, write: Write, monkeypatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    study = write(KINDS[kind])
+    assert main(["sweeps=toy"]) == BROKEN_GPU
+    assert main(["sweeps=toy", "train.device=cpu", "sweep.extend=true"]) == 0
+    before = study.record_stamps()
+    assert [study.state(trial) for trial in study.trials()] == ["completed"] * 3
+    assert main(["sweeps=toy", "train.device=cpu"]) == 0
+    assert study.record_stamps() == before  # the same command writes no record again
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import itertools
 import json
 import os
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from specvit.children import python_command, python_environment, start
@@ -59,7 +59,7 @@ def _drive(study: StudyFolder, order: Order, planned: list[Trial]) -> int:
     code = 0
     if forecast.is_work_left(study):
         _start_courier(study, planned)
-        code = _at_work(study, order)
+        code = _at_work(study, order, _devices(planned))
         print(forecast.counts_line(study))
     return _conclude(study, code)
 
@@ -72,13 +72,13 @@ def _tell(study: StudyFolder, order: Order, planned: list[Trial]) -> int:
     return 0
 
 
-def _at_work(study: StudyFolder, order: Order) -> int:
-    """Have the runs made where the launcher says; return the exit code."""
+def _at_work(study: StudyFolder, order: Order, devices: set[str]) -> int:
+    """Have the runs made where the launcher says; return the exit code. `devices` are theirs."""
     if isinstance(order.launcher, SlurmConfig):
         from specvit.sweep.cluster import ClusterSlots
 
         return ClusterSlots(study, order).run()
-    return _inprocess(study) if order.launcher.kind == "inprocess" else LocalSlots(study, order).run()
+    return _inprocess(study) if order.launcher.kind == "inprocess" else LocalSlots(study, order, devices).run()
 
 
 def prepare(study: StudyFolder, order: Order) -> list[Trial]:
@@ -95,10 +95,14 @@ def prepare(study: StudyFolder, order: Order) -> list[Trial]:
 
             check_same_space(study, definition)
     if isinstance(order.launcher, LauncherConfig) and order.launcher.kind == "local":
-        plan_slots(order.launcher, {t.config["train"]["device"] for t in trials}, limit=options.max_parallel)
+        plan_slots(order.launcher, _devices(trials), limit=options.max_parallel)
     for line in replaced_lines(compose.replaced):
         print(line, flush=True)
     return trials
+
+
+def _devices(planned: list[Trial]) -> set[str]:
+    return {trial.config["train"]["device"] for trial in planned}
 
 
 def check_start(study: StudyFolder, order: Order, planned: list[Trial]) -> None:
@@ -120,9 +124,11 @@ def check_start(study: StudyFolder, order: Order, planned: list[Trial]) -> None:
 
 
 def _as_recorded(study: StudyFolder, planned: Trial) -> Trial:
-    """Return a trial as the study has it, with its end, if that is still the same run."""
+    """Return a planned trial with the end that the study has of it, if that is still the same run."""
     recorded = study.trial(planned.number)
-    return recorded if recorded and recorded.run_id == planned.run_id else planned
+    if recorded is None or recorded.run_id != planned.run_id:
+        return planned
+    return recorded if recorded.config == planned.config else replace(planned, end=recorded.end)
 
 
 def write(study: StudyFolder, order: Order, planned: list[Trial]) -> None:
@@ -138,8 +144,8 @@ def write(study: StudyFolder, order: Order, planned: list[Trial]) -> None:
     if isinstance(order.launcher, SlurmConfig) and order.launcher.snapshot_code:
         take_code(study)
     for trial in [] if search else planned:
-        if _as_recorded(study, trial) is trial:
-            study.write_trial(trial)
+        if (current := _as_recorded(study, trial)) != study.trial(trial.number):
+            study.write_trial(current)
     hours = options.hours or definition.budget.hours
     failures = options.failures or definition.budget.failures
     study.create(
@@ -163,8 +169,11 @@ def write(study: StudyFolder, order: Order, planned: list[Trial]) -> None:
         from specvit.sweep.search import Asker, create
 
         create(study, study.about(), definition)
-        for line in Asker(study, study.about()).restore_records():
+        asker = Asker(study, study.about())
+        for line in asker.restore_records():
             print(line, flush=True)
+        if options.extend:
+            asker.renew_settings()
     else:
         study.remove_trials_from(len(planned))
     if options.retry:

@@ -26,11 +26,10 @@ LONGEST_PAUSE_SECONDS = 15.0
 class LocalSlots:
     """Workers in slots of this machine: a slot that is free is filled while there is something to do."""
 
-    def __init__(self, study: StudyFolder, order: Order) -> None:
-        """Plan the slots; raises `ConfigError` for GPUs that are not there."""
+    def __init__(self, study: StudyFolder, order: Order, devices: set[str]) -> None:
+        """Plan the slots for runs on `devices`; raises `ConfigError` for GPUs that are not there."""
         self.study = study
         assert isinstance(order.launcher, LauncherConfig)
-        devices = {trial.config["train"]["device"] for trial in study.trials()} or {"auto"}
         self.slots = plan_slots(order.launcher, devices, limit=order.options.max_parallel)
         self.workers: dict[int, subprocess.Popen[bytes]] = {}
         self.ended: set[int] = set()

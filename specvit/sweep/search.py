@@ -135,6 +135,17 @@ class Asker:
             self.study.write_trial(replace(trial, end=self._end_of(frozen, trial)))
             yield f"note: {file} was lost and is written again from Optuna's storage"
 
+    def renew_settings(self) -> None:
+        """Give trials that are not done what makes no other run, such as `train.device`, as the study has it now."""
+        for frozen in self.optuna.get_trials(deepcopy=False):
+            before = self.study.trial(frozen.number)
+            if before is None or before.run.state() in DONE:
+                continue
+            with contextlib.suppress(SpecvitError, ValueError):  # then it stays as it is
+                trial = self._trial_of(optuna.trial.FixedTrial(frozen.params), frozen.number)
+                if trial.run_id == before.run_id:
+                    self.study.write_trial(replace(trial, end=before.end))
+
     def _end_of(self, frozen: Any, trial: Trial) -> dict[str, Any]:
         state, cause = trial.run.state(), trial.run.status().get("cause", "its record was lost")
         if frozen.state == TrialState.COMPLETE:

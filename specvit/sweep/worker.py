@@ -61,8 +61,7 @@ def work(study: StudyFolder, slot: int, *, trial: int | None = None, patience: f
             study.note("worker starts", slot=slot, job=job_here(), **this_process())
             note_missing_ends(study)
             source = open_source(study, study.about(), trial)
-            fault = _gpu_fault(study)
-            code = _leave_gpu(study, slot, fault) if fault else _work(study, slot, source)
+            code = _work(study, slot, source)
             study.note("worker ends", slot=slot, code=code)
         except Exception as problem:
             if (disk_fault := passing_fault(problem)) is None:
@@ -98,7 +97,8 @@ def _work(study: StudyFolder, slot: int, source: Source) -> int:
     while not is_over(study, study.about()):
         with source.claimed() as trial:
             if trial is not None:
-                code = _make(study, slot, source, trial)
+                fault = _gpu_fault(trial)
+                code = _leave_gpu(study, slot, fault) if fault else _make(study, slot, source, trial)
                 if code:
                     return code
                 _free_memory()
@@ -109,9 +109,9 @@ def _work(study: StudyFolder, slot: int, source: Source) -> int:
     return 0
 
 
-def _gpu_fault(study: StudyFolder) -> str:
-    """Return why the GPU that this process was given cannot be used; "" where it can, or no trial needs one."""
-    if not given_by() or {trial.config["train"]["device"] for trial in study.trials()} == {"cpu"}:
+def _gpu_fault(trial: Trial) -> str:
+    """Return why the GPU that this process was given cannot be used; "" where it can, or the trial needs none."""
+    if not given_by() or trial.config["train"]["device"] == "cpu":
         return ""
     from specvit.engine.device import resolve_device
 
