@@ -211,7 +211,7 @@ def _banner(config: Config, folder: RunFolder, before: str, lines: list[str], sc
     elif before in FAILED:
         cause, outlook = folder.status().get("cause", "cause unknown"), "trying again"
         if cause.startswith(EXPLODED_CAUSE):
-            outlook = "it ends so again unless its settings change; train.rerun=true trains it again from nothing"
+            outlook = "the same settings end the same way; train.rerun=true trains it again from the beginning"
         screen.say(f"this run ended as {before} before: {cause}; {outlook}")
     elif before:
         screen.say(f"this run was {before} before; going on")

@@ -160,7 +160,7 @@ def test_a_setting_is_wrong(fault: str, promised: Any, trained: Any, tiny: list[
     again = trained(arguments)
     assert again.code == ended.code
     exploded = "it exploded" in ended.said
-    outlook = "it ends so again unless its settings change; train.rerun=true" if exploded else "trying again"
+    outlook = "the same settings end the same way; train.rerun=true" if exploded else "trying again"
     assert ("finished already" if ended.code == 0 else outlook) in again.said
 
 
