@@ -174,7 +174,7 @@ def test_an_error_that_ends_the_gpu_for_this_process_is_no_end_of_the_run(
     config = build_config(compose([]))
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch, "ones", fails(after) if after else lambda *_, **__: torch.full((8,), 1.0))
-    end = end_of(RuntimeError("CUDA error: unspecified launch failure"), config, SimpleNamespace(path=tmp_path))  # type: ignore[arg-type]
+    end = end_of(RuntimeError("CUDA error: unspecified launch failure"), config, SimpleNamespace(path=tmp_path))
     assert (end.state, end.code) == (state, 1)
     assert "unspecified launch failure" in end.cause and bool(end.trace)
     assert ("an illegal memory access" in end.cause) == (state == "lost")

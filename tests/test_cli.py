@@ -162,7 +162,7 @@ def test_outputs_that_are_closed_or_know_few_letters_are_no_fault(monkeypatch) -
     monkeypatch.setattr(sys, "stderr", stream)
     assert cli.main(["trän"]) == 2
     stream.flush()
-    assert b"no command 'tr?n'" in stream.buffer.getvalue()  # type: ignore[attr-defined]
+    assert b"no command 'tr?n'" in stream.buffer.getvalue()
     for name in ("stdout", "stderr"):
         monkeypatch.setattr(sys, name, None)
     assert cli.main([]) == 0

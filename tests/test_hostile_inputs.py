@@ -10,6 +10,7 @@ import re
 import shutil
 import tarfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -149,8 +150,7 @@ def test_no_numpy_file_runs_anything_or_takes_all_memory(
     hostile.NPZ[place](work / "set.npz", tmp_path / "canary")
     arguments = ["data", "convert", "set.npz", "out", *KEEP]
     code, text = hostile.attempt(arguments)
-    right = lambda: converted(arguments, work / "out", held["flux"])  # noqa: E731
-    assert fault(code, text, tmp_path / "canary", right) == ""
+    assert fault(code, text, tmp_path / "canary", partial(converted, arguments, work / "out", held["flux"])) == ""
     assert not list(tmp_path.rglob("escape.npy"))
 
 

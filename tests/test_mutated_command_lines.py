@@ -130,7 +130,7 @@ def verdict(words: list[str]) -> str:
         )
     finally:
         signal.alarm(0)
-    told = "".join(stream.buffer.getvalue().decode(errors="replace") for stream in (out, err))  # type: ignore[attr-defined]
+    told = "".join(stream.buffer.getvalue().decode(errors="replace") for stream in (out, err))
     if "Traceback" in told:
         return "a traceback"
     if code == 2 and not re.search(r"^specvit: [^\n]+[.?]\n\Z", told, re.MULTILINE) and "usage" not in told:

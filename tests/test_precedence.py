@@ -224,7 +224,7 @@ def test_a_site_may_set_its_cluster_and_its_launcher(conf: Path) -> None:
     (conf / "local.yaml").write_text("hydra: {launcher: {partition: gpu}}\n")
     assert study_asked_for([], ["opt.lr=1"], ()) is None  # says nothing to a run in the command's process
     order = study_asked_for(["-m"], ["opt.lr=1", "hydra/launcher=slurm"], ())
-    assert order is not None and order.launcher.partition == "gpu"  # type: ignore[union-attr]
+    assert order is not None and order.launcher.partition == "gpu"
     (conf / "local.yaml").write_text("defaults: [override /hydra/launcher: slurm]\n")
     order = study_asked_for([], ["opt.lr=1"], ())
     assert order is not None and order.launcher.kind == "slurm"
