@@ -246,7 +246,7 @@ def test_a_label_without_slopes_in_the_model_has_no_optimum(
     (run,) = (path for path in Path("magnitudes").iterdir() if path.name != "attention")
     shutil.copy(run / "best.ckpt", other / "best.ckpt")
     assert main(["attention", str(other)]) == 2
-    assert "best.ckpt: was trained on mag, not on log_g; train the run again" in capsys.readouterr().err
+    assert f"best.ckpt: belongs to run {run.name[-8:]}, and this is {other.name[-8:]}" in capsys.readouterr().err
 
 
 @pytest.mark.slow

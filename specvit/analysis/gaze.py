@@ -56,12 +56,10 @@ class Gaze:
 def gaze(trained: Trained, view: EvalData, label: str, stars: int, where: str = "best.ckpt") -> Gaze:
     """Return what `trained` does with the first `stars` rows of a view, for one of its labels.
 
-    The noise is that of the run's evaluation, fixed row by row. Raises `CheckpointError` for a model of another label,
-    or one that gives each spectrum the same.
+    The noise is that of the run's evaluation, fixed row by row. Raises `CheckpointError` for a model that gives each
+    spectrum the same.
     """
-    if not isinstance(trained.coder, LabelScaler) or label not in trained.coder.names:
-        learnt = ", ".join(trained.coder.names)
-        raise CheckpointError(f"was trained on {learnt}, not on {label}", where=where, remedy="train the run again")
+    assert isinstance(trained.coder, LabelScaler)
     column = trained.coder.names.index(label)
     unit = trained.coder.scale[column] / trained.flux_norm.scale
     sums: dict[str, Any] = dict.fromkeys(("gradient", "share", "told", "variance", "blocks", "rollout"), 0.0)
