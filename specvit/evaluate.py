@@ -16,12 +16,13 @@ from specvit.data.views import open_spectra
 from specvit.engine.device import resolve_device, set_up_torch
 from specvit.entry import Parser, user_facing
 from specvit.errors import ConfigError, FolderError
-from specvit.files import read_json, read_yaml, write_text
+from specvit.files import read_json, write_text
 from specvit.scores.wording import bin_lines, rest_line, row_line
 from specvit.text import csv_text
 from specvit.tracking.console import Screen
 from specvit.tracking.files import finite_or_none
 from specvit.trained import load_trained
+from specvit.yaml_files import read_yaml
 
 ROWS_PRINTED = 50
 """Smaller sets are printed row by row."""

@@ -9,12 +9,13 @@ from specvit.config.folder import RunFolder
 from specvit.config.tracking_uri import check_uri, resolve_uri
 from specvit.entry import Parser, user_facing
 from specvit.errors import FolderError, TrackingError
-from specvit.files import read_json, read_yaml
+from specvit.files import read_json
 from specvit.sweep.courier import follow_study
 from specvit.sweep.folder import StudyFolder
 from specvit.tracking.courier import follow
 from specvit.tracking.mlflow import Server, explained
 from specvit.tracking.record import fingerprint_of
+from specvit.yaml_files import read_yaml
 
 WATCH_SECONDS = 5.0
 

@@ -13,14 +13,13 @@ from processes import ready_process
 from specvit.errors import FolderError
 from specvit.files import (
     append_line,
-    check_aliases,
     locked,
     read_json,
     read_json_lines,
-    read_yaml,
     write_atomic,
     write_text,
 )
+from specvit.yaml_files import check_aliases, read_yaml
 
 LOCKER = """
 import sys, time

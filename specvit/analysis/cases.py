@@ -13,12 +13,12 @@ from specvit.config.identity import flat, identity_of
 from specvit.config.schema import Config, NetworkConfig
 from specvit.config.spelling import nearest
 from specvit.errors import ConfigError, FolderError, SpecvitError
-from specvit.files import read_yaml
 from specvit.sweep.definition import ESCAPED, SEED, Definition, Table, definition_of
 from specvit.sweep.folder import WAITING, StudyFolder
 from specvit.sweep.results import NOT_LEARNT, Outcome, escape_step, outcome_of, ranked_value, value_of
 from specvit.sweep.source import group_of
 from specvit.sweep.table import factors_of
+from specvit.yaml_files import read_yaml
 
 ESCAPE = Table(metric=ESCAPED, of="val_r2", above=0.1)
 """Off the plateau, unless a study says otherwise: validation R² above this for the first time."""

@@ -19,9 +19,10 @@ from specvit.config.identity import flat
 from specvit.config.schema import Config, NoiseConfig, effective_level
 from specvit.data.builtin import GENERATOR_VERSION
 from specvit.errors import FolderError, SpecvitError
-from specvit.files import read_json, read_yaml
+from specvit.files import read_json
 from specvit.scores.metrics import regression_scores
 from specvit.sweep.folder import StudyFolder
+from specvit.yaml_files import read_yaml
 
 Array = np.ndarray
 RESULTS = ("config.yaml", "summary.json", "predictions.csv")

@@ -12,8 +12,8 @@ from specvit.config.folder import DONE
 from specvit.config.identity import flat, identity_of
 from specvit.config.schema import Config, ViTConfig
 from specvit.errors import SpecvitError
-from specvit.files import read_yaml
 from specvit.sweep.folder import StudyFolder
+from specvit.yaml_files import read_yaml
 
 TIED = (
     "train.epochs",

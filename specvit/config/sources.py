@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from specvit.config.identity import flat
 from specvit.errors import ConfigError
-from specvit.files import check_aliases
+from specvit.yaml_files import check_aliases
 
 HYDRA_REMEDIES = {
     "hydra.run": "set tracking.folder=FOLDER",

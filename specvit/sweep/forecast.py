@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from specvit.config.folder import ALIVE, DONE, RunFolder
 from specvit.errors import FolderError
-from specvit.files import read_json, read_yaml
+from specvit.files import read_json
 from specvit.sweep.folder import StudyFolder, Trial
 from specvit.sweep.results import outcome_of
 from specvit.sweep.source import failed_states
 from specvit.sweep.work import NETWORKS, parameters, work
+from specvit.yaml_files import read_yaml
 
 if TYPE_CHECKING:
     from specvit.sweep.order import Order  # it composes, which watching a study does not

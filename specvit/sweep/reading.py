@@ -9,7 +9,7 @@ import yaml
 
 from specvit.config.spelling import nearest
 from specvit.errors import ConfigError
-from specvit.files import check_aliases
+from specvit.yaml_files import check_aliases
 
 Settings = dict[str, Any]
 """Overrides by key or group: `{"model/tokenizer": "sw", "opt.lr": 1e-4}`."""

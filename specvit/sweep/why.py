@@ -9,12 +9,13 @@ from typing import Any
 from specvit.config.folder import ALIVE, DONE, RunFolder
 from specvit.config.identity import flat
 from specvit.errors import FolderError
-from specvit.files import read_json, read_yaml
+from specvit.files import read_json
 from specvit.launch import queue
 from specvit.launch.queue import ended_jobs
 from specvit.sweep.folder import StudyFolder, Trial
 from specvit.sweep.health import verdict
 from specvit.sweep.results import Outcome, outcome_of
+from specvit.yaml_files import read_yaml
 
 BARS = "▁▂▃▄▅▆▇█"
 WIDTH = 60

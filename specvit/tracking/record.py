@@ -12,7 +12,8 @@ from typing import Any
 
 from specvit.config.folder import ALIVE, RunFolder
 from specvit.config.tracking_uri import KEY_CHARACTERS
-from specvit.files import read_json, read_json_lines, read_yaml
+from specvit.files import read_json, read_json_lines
+from specvit.yaml_files import read_yaml
 
 WATCHED = ("metrics.jsonl", "timing.jsonl", "status.json", "summary.json", "config.yaml")
 """Files whose change means that there is something to tell."""
