@@ -125,7 +125,7 @@ def test_trained_models_predict_what_they_did(runs: None) -> None:
     for name in FINISHED:
         folder = folder_of(name)
         config = build_config(yaml.safe_load(folder.file("config.yaml").read_text()))
-        trained = load_trained(folder.file("best.ckpt"), config, torch.device("cpu"))
+        trained = load_trained(folder.file("best.ckpt"), config, torch.device("cpu"), folder.run_id)
         scored = score.score(trained, open_split(config.data, "test", silent), "test", torch.device("cpu"))
         before = pd.read_csv(folder.file("predictions.csv"))
         assert list(scored.predictions.columns) == list(before.columns), name
