@@ -143,7 +143,7 @@ def _guarded(job: Job) -> Result:
         except BaseException as problem:  # a library's sys.exit() is an end, too
             end = end_of(problem, config, folder)
         end = put_on_file(end, folder)
-        summary = read_json(folder.file("summary.json"), {})
+        summary = {} if end.code else read_json(folder.file("summary.json"), {})
         _farewell(end, folder, summary, screen)
     return Result(end.state, folder.path, summary, end.code, stop.received, courier, end.fault)
 
