@@ -53,7 +53,7 @@ class Difference:
     seed_sd: float | None
     twins: int = 0
     like: Any = None
-    """The value that has the same runs, where there is no other pair."""
+    """Another value whose runs are identical, where no other pair exists."""
     p: float | None = None
     """Among the `tests` of its table."""
     tests: int = 0
