@@ -30,6 +30,7 @@ from specvit.train import main
 pytestmark = pytest.mark.slow
 
 SETTINGS = ("train.epochs=5", "opt.lr=3e-3", "train.threads=1")
+SMALL_FILES = 4 * 4096  # half-written heartbeats and records, which give their blocks back at any moment
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
 
@@ -74,7 +75,8 @@ def test_a_run_on_a_full_disk_ends_with_its_cause_and_goes_on_when_there_is_spac
     folder = RunFolder(result.folder, "")
     shown = capsys.readouterr().out
     assert (result.state, result.exit_code, folder.state()) == ("crashed", 1, "crashed")
-    assert os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize <= BALLAST_BYTES, "the disk is as full as it was"
+    free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
+    assert free <= BALLAST_BYTES + SMALL_FILES, "the disk is as full as it was"
     status = folder.status()
     assert status["cause"] == f"the disk is full ({result.folder})"
     assert status["remedy"] == "free some space there, then the same command goes on"
