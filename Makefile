@@ -2,9 +2,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+# A file's tests stay in one process, so that they share what its fixtures train.
+PYTEST := $(BIN)/pytest -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-nightly check lint format bench bench-gpu grid mlflow clean
+.PHONY: help setup demo test test-nightly coverage check lint format bench bench-gpu grid mlflow clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -20,14 +22,18 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)  ## made spectra -> trained model -> test score and figure, in minutes on two CPU cores
 	$(BIN)/specvit train experiment=demo
 
-test: $(READY)  ## the test suite, but for what only the night has time for
-	$(BIN)/pytest -n 2 -m "not nightly"
+check: lint  ## lint, and the fast tests: before every commit
+	$(PYTEST) -m "not slow and not nightly"
 
-test-nightly: $(READY)  ## simulated studies, hostile inputs, storms of kills: what takes minutes each
-	$(BIN)/pytest -n 2 -m nightly
+test: $(READY)  ## the fast and the slow tests: before a branch is merged
+	$(PYTEST) -m "not nightly"
 
-check: lint  ## lint, and the tests that take seconds: before every commit
-	$(BIN)/pytest -n 2 -m "not slow and not nightly"
+test-nightly: $(READY)  ## what takes minutes: full matrices, random kills, SLURM, databases, a browser, the wheel
+	$(PYTEST) -m nightly
+
+coverage: $(READY)  ## the tests of `make test`, and the modules of which they run the least
+	$(PYTEST) -m "not nightly" --cov --cov-report=
+	$(BIN)/coverage report --sort=cover --skip-covered | sed -n '1,32p;$$p'
 
 lint: $(READY)  ## format, style, docstrings, types, and who may import whom
 	$(BIN)/ruff format --check .
@@ -58,4 +64,4 @@ mlflow: $(READY)  ## MLflow UI over the recorded runs, on loopback: http://127.0
 	MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=true $(BIN)/mlflow ui --host 127.0.0.1 --backend-store-uri "sqlite:///$$(realpath outputs/..)/mlflow.db"
 
 clean:  ## remove .venv and caches; runs and made spectra stay
-	rm -rf .venv build dist .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .coverage build dist .pytest_cache .ruff_cache .import_linter_cache
