@@ -1,11 +1,21 @@
-"""Shared pieces: one cache for the whole test run, small sets of spectra, and a run that trains in a second."""
+"""Shared pieces: a folder that all workers of a test run share, small sets of spectra, and reference runs.
 
+A reference run is trained once in a test run, whoever asks for it first, and read by all: `reference_run(overrides)`
+is the folder of the finished run with exactly these overrides, e.g. `reference_run([*tiny, "train.epochs=3"])`.
+Ask before you patch anything that a run uses, and never change the folder: `copied_run(overrides)` is a copy in
+`tmp_path/outputs`, which the command with `tracking.folder={tmp_path}/outputs` finds.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import io
 import os
 import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,22 +42,38 @@ pytest_plugins = ("ceiling_fixtures", "faults", "slurm_fixtures")
 pytest.register_assert_rewrite("toys", "whole_runs")
 settings.register_profile("specvit", deadline=None, database=None, derandomize=True, max_examples=60)
 settings.load_profile("specvit")
+SHARED = "SPECVIT_TESTS_FOLDER"
+"""The environment variable that names the folder which the workers share."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Give the whole run one fresh cache; the workers of xdist inherit it, so that spectra are made once."""
+    """Give the whole run one fresh folder; the workers of xdist inherit it, so that what lies in it is made once."""
     for name in ("SPECVIT_DATA", "MLFLOW_TRACKING_URI"):
         os.environ.pop(name, None)
     if not hasattr(config, "workerinput"):
-        os.environ["SPECVIT_CACHE"] = tempfile.mkdtemp(prefix="specvit-tests-")
+        os.environ[SHARED] = tempfile.mkdtemp(prefix="specvit-tests-")
+    os.environ["SPECVIT_CACHE"] = f"{os.environ[SHARED]}/cache"
+    os.makedirs(os.environ["SPECVIT_CACHE"], exist_ok=True)
     if not torch.cuda.is_available():  # a GPU that torch cannot use would refuse every run
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Remove the cache."""
+    """Remove the shared folder."""
     if not hasattr(config, "workerinput"):
-        shutil.rmtree(os.environ["SPECVIT_CACHE"], ignore_errors=True)
+        shutil.rmtree(os.environ[SHARED], ignore_errors=True)
+
+
+def once(folder: Path, make: Callable[[Path], object]) -> Path:
+    """Return `folder`, filled by `make(folder)` in the first process that asks; others wait until it is done."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with open(f"{folder}.lock", "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if lock.tell() == 0:  # nobody has noted that it is done
+            shutil.rmtree(folder, ignore_errors=True)
+            make(folder)
+            lock.write("done\n")
+    return folder
 
 
 @pytest.fixture(autouse=True)
@@ -104,12 +130,20 @@ def write_set() -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
-def toy_sets(tmp_path_factory: pytest.TempPathFactory, write_set: Callable[..., Path]) -> Path:
+def shared() -> Path:
+    """Return the folder that all workers of this test run share; see `once`."""
+    return Path(os.environ[SHARED])
+
+
+@pytest.fixture(scope="session")
+def toy_sets(shared: Path, write_set: Callable[..., Path]) -> Path:
     """Return a folder with train_0, train_1 (96 spectra each), val (48) and test (64), each with `dataset.h5`."""
-    folder = tmp_path_factory.mktemp("toy_sets")
-    for seed, (name, rows) in enumerate({"train_0": 96, "train_1": 96, "val": 48, "test": 64}.items()):
-        write_set(folder / name, rows, seed=seed)
-    return folder
+
+    def write(folder: Path) -> None:
+        for seed, (name, rows) in enumerate({"train_0": 96, "train_1": 96, "val": 48, "test": 64}.items()):
+            write_set(folder / name, rows, seed=seed)
+
+    return once(shared / "toy_sets", write)
 
 
 @pytest.fixture(scope="session")
@@ -168,10 +202,40 @@ def refused(
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory, tiny: list[str]) -> Path:
-    """Return the folder of a finished run of three epochs; copy it to change it."""
-    root = tmp_path_factory.mktemp("finished")
-    return run(build_config(compose([*tiny, "train.epochs=3", f"tracking.folder={root / 'outputs'}"]))).folder
+def reference_run(shared: Path) -> Callable[[Sequence[str]], Path]:
+    """Return `reference_run(overrides)`: the folder of that finished run, trained once for all workers; read only."""
+
+    def train(place: Path, overrides: Sequence[str]) -> None:
+        threads = torch.get_num_threads()
+        with contextlib.redirect_stdout(io.StringIO()) as output:
+            result = run(build_config(compose([*overrides, f"tracking.folder={place}"])))
+        assert result.exit_code == 0, output.getvalue()
+        torch.use_deterministic_algorithms(False)
+        torch.set_num_threads(threads)
+
+    def reference(overrides: Sequence[str]) -> Path:
+        name = hashlib.sha256("\n".join(overrides).encode()).hexdigest()[:16]
+        (folder,) = once(shared / "runs" / name, lambda place: train(place, overrides)).iterdir()
+        return folder
+
+    return reference
+
+
+@pytest.fixture
+def copied_run(reference_run: Callable[[Sequence[str]], Path], tmp_path: Path) -> Callable[[Sequence[str]], Path]:
+    """Return `copied_run(overrides)`: a copy of that reference run in `tmp_path/outputs`, for the test to change."""
+
+    def copy(overrides: Sequence[str]) -> Path:
+        folder = reference_run(overrides)
+        return Path(shutil.copytree(folder, tmp_path / "outputs" / folder.name))
+
+    return copy
+
+
+@pytest.fixture(scope="session")
+def finished(reference_run: Callable[[Sequence[str]], Path], tiny: list[str]) -> Path:
+    """Return the folder of a finished run of three epochs; `finished_run` is a copy of it."""
+    return reference_run([*tiny, "train.epochs=3"])
 
 
 @pytest.fixture
@@ -183,11 +247,14 @@ def finished_run(finished: Path, tmp_path: Path) -> RunFolder:
 
 
 @pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def empty_database(shared: Path) -> Path:
     """Return a new MLflow database: making one takes seconds, so it is made once."""
-    file = tmp_path_factory.mktemp("database") / "mlflow.db"
-    Server(f"sqlite:///{file}")
-    return file
+
+    def make(folder: Path) -> None:
+        folder.mkdir()
+        Server(f"sqlite:///{folder / 'mlflow.db'}")
+
+    return once(shared / "database", make) / "mlflow.db"
 
 
 @pytest.fixture
