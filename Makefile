@@ -56,8 +56,8 @@ bench-gpu: .venv/.bench  ## all that only a GPU can show: checks, and speed besi
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	touch $@
 
-grid: $(READY)  ## after a change of the physics: synthesise the packaged grid of spectra again; goes on if stopped
-	$(BIN)/python -m specvit.physics grid
+grid: $(READY)  ## after a change of the physics: synthesise the packaged grid of spectra; resumes if stopped
+	$(BIN)/python -m tools.spectral_grid
 
 mlflow: $(READY)  ## MLflow UI over the recorded runs, on loopback: http://127.0.0.1:5000
 	$(BIN)/specvit track sync outputs

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from machine import facts
 
-from specvit.physics import fine_grid, lines, titanium_oxide, transfer
-from specvit.physics.atmosphere import LOG_TAU_J, atmosphere
+from tools.spectral_grid import fine_grid, lines, synthesis, titanium_oxide
+from tools.spectral_grid.atmosphere import LOG_TAU_J, atmosphere
 
 STARS = {
     "Sun": {"T_eff": 5777, "log_g": 4.44, "M_H": 0.0, "a_M": 0.0, "C_M": 0.0},
@@ -31,7 +31,7 @@ CACHES = (
     fine_grid.instrument_profile,
     lines.lines,
     titanium_oxide.rotational_lines,
-    transfer.node_weights,
+    synthesis.node_weights,
 )
 
 
@@ -56,7 +56,7 @@ def fluxes(log_tau_J: np.ndarray = LOG_TAU_J) -> list[np.ndarray]:
     """Return each star's flux at the instrument's resolution over its median, shape (P,)."""
     made = []
     for labels in STARS.values():
-        flux_P = fine_grid.instrument_profile() @ transfer.emergent_flux(atmosphere(labels, log_tau_J=log_tau_J))
+        flux_P = fine_grid.instrument_profile() @ synthesis.emergent_flux(atmosphere(labels, log_tau_J=log_tau_J))
         made.append(flux_P / np.median(flux_P))
     return made
 
@@ -103,7 +103,7 @@ VARIANTS = {
     "layers, twice": with_layers(2 * LAYERS - 1),
     "layers, four times": with_layers(4 * LAYERS - 3),
     "top of the atmosphere, log tau -7": with_layers(LAYERS + 5, top=-7.0),
-    "directions, twelve": with_constants((transfer, "DIRECTIONS", 12)),
+    "directions, twelve": with_constants((synthesis, "DIRECTIONS", 12)),
     "wings, to a tenth of the opacity": with_constants(
         (lines, "WING_OPACITY", lines.WING_OPACITY / 10), (lines, "MAX_WING", 6000)
     ),

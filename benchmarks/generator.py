@@ -23,9 +23,10 @@ import numpy as np
 import torch
 from memory import anonymous_bytes
 
+import specvit.physics
 from specvit.data.builtin import SHARD_ROWS, make_shards
-from specvit.physics import package
-from specvit.physics.pixels import wavelength
+from specvit.physics.grid import packaged_grid
+from specvit.physics.instrument import wavelength
 from specvit.physics.population import RANGES, STAR_COLUMNS, draw_stars
 from specvit.physics.simulator import Simulator, host_simulator
 
@@ -68,7 +69,7 @@ def main() -> None:
         parser.error(f"--ridge-rows takes multiples of {CHUNK}")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     result: dict[str, Any] = machine.facts(device, ("torch", "numpy", "scipy"))
-    result["grid"], result["sky"] = package.packaged_grid().fingerprint, options.sky
+    result["grid"], result["sky"] = packaged_grid().fingerprint, options.sky
     host_simulator(False).noise.background_P.mul_(options.sky)
     for part in options.parts or PARTS:
         print(f"measuring {part}", file=sys.stderr, flush=True)
@@ -80,7 +81,7 @@ def main() -> None:
 
 def synthesis(_: argparse.Namespace) -> dict[str, float]:
     """Return seconds a synthesised spectrum takes one process."""
-    from specvit.physics.synthesis import padded_flux
+    from tools.spectral_grid.synthesis import padded_flux
 
     names = STAR_COLUMNS[:5]
     stars_NS = draw_stars(0, "test", np.arange(21))[:, : len(names)].tolist()
@@ -157,7 +158,9 @@ def make_and_remove(rows: int) -> None:
 
 def size(_: argparse.Namespace) -> dict[str, float]:
     """Return MB of the package's data files on physics."""
-    tables = (path for path in sorted(Path(package.__file__).parent.iterdir()) if path.suffix in (".npz", ".csv"))
+    tables = (
+        path for path in sorted(Path(specvit.physics.__file__).parent.iterdir()) if path.suffix in (".npz", ".csv")
+    )
     return {path.name: round(path.stat().st_size / 1e6, 3) for path in tables}
 
 

@@ -19,9 +19,9 @@ import pandas as pd
 import torch
 from machine import facts
 
-from specvit.physics.pixels import PAD, STEP, wavelength
-from specvit.physics.synthesis import padded_flux
+from specvit.physics.instrument import PAD, STEP, wavelength
 from specvit.quantities import FLUX
+from tools.spectral_grid.synthesis import padded_flux
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from specvit.data.shards import write_shard
-from specvit.physics.pixels import wavelength
+from specvit.physics.instrument import wavelength
 from specvit.quantities import ERROR, FLUX, LABELS, PARAMS, WAVE
 
 CHUNK = 5000

@@ -22,7 +22,7 @@ from astropy.wcs import WCS
 from specvit.data import __main__ as data_cli
 from specvit.data.shards import open_shard, read_labels
 from specvit.data.views import open_spectra
-from specvit.physics.pixels import STEP, wavelength
+from specvit.physics.instrument import STEP, wavelength
 
 Star = tuple[float, float, float]
 """T_eff, log_g and M_H."""

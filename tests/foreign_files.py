@@ -15,7 +15,7 @@ import pandas as pd
 from astropy.io import fits
 from astropy.wcs import WCS
 
-from specvit.physics.pixels import STEP, wavelength
+from specvit.physics.instrument import STEP, wavelength
 
 LINES = (7250.5, 7701.1, 8100.0, 8544.44, 8790.3)
 """Vacuum Angstrom of the lines of every spectrum; the second has no other depth in any."""

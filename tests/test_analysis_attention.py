@@ -29,10 +29,10 @@ from specvit.errors import CheckpointError
 from specvit.evaluate import read_config
 from specvit.models import ViT, build_model
 from specvit.models.attention import attend, attention_weights
-from specvit.physics.pixels import wavelength
-from specvit.physics.titanium_oxide import SYSTEMS, _band
+from specvit.physics.instrument import wavelength
 from specvit.run import run as begin
 from specvit.trained import Trained, eval_data, load_trained
+from tools.spectral_grid.titanium_oxide import SYSTEMS, _band
 
 TOY = ["model.patch_size=32", "model.stride_size=16", "model.hidden_size=32", "model.num_hidden_layers=3"]
 TOY += ["model.num_attention_heads=4", "model.intermediate_size=64"]
@@ -117,7 +117,7 @@ def test_the_optimum_is_the_posterior_mean_of_a_linear_model() -> None:
 
 
 def test_marked_lines_are_in_the_line_list_and_heads_in_the_band_systems() -> None:
-    text = files("specvit.physics").joinpath("lines.csv").read_text()
+    text = files("tools.spectral_grid").joinpath("lines.csv").read_text()
     rows = [line.split(",") for line in text.splitlines() if line[0].isdigit()]
     heads = [1e8 / band[0].max() for system in SYSTEMS.values() for v in range(3) for band in _band(system, 0, v)]
     for feature in FEATURES:

@@ -12,7 +12,7 @@ from convert_corpus import ERRORS, FORMS, LIBRARIES, SIGMA_X
 from convert_inputs import FINE, STARS, expected, pixel_means, shard_in
 
 from specvit.data.foreign.resample import edges
-from specvit.physics.pixels import wavelength
+from specvit.physics.instrument import wavelength
 
 pytestmark = pytest.mark.slow
 EXPECTED: dict[str, Any] = json.loads(corpus.EXPECTED.read_text())

@@ -18,7 +18,7 @@ from specvit.data import __main__ as data_cli
 from specvit.data.foreign.resample import edges
 from specvit.data.shards import open_shard, read_labels
 from specvit.data.views import open_spectra
-from specvit.physics.pixels import STEP, wavelength
+from specvit.physics.instrument import STEP, wavelength
 
 pytestmark = pytest.mark.slow
 

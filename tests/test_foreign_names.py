@@ -140,7 +140,7 @@ def test_resolution_comes_from_the_names(tmp_path: Path) -> None:
     depth_X = np.exp(-0.5 * ((wave_X - centre) / (centre / 50_000 / 2.3548)) ** 2)
     make.text(folder / "amp00cp00op00t4000g40v20modrt0b50000rs.asc.bz2", {"1": wave_X, "2": 1 - 0.5 * depth_X})
     flux_NP, _, _ = converted(folder, *SNR)
-    from specvit.physics.pixels import wavelength
+    from specvit.physics.instrument import wavelength
 
     depth_P = 1 - flux_NP[0] / np.median(flux_NP[0])
     near = np.abs(wavelength() - centre) < 5

@@ -16,7 +16,7 @@ from specvit.data.foreign.resample import FWHM, Target, edges, is_same, smoothin
 from specvit.data.foreign.spectrum import Recipe, check_flux, on_pixels
 from specvit.data.foreign.wavelengths import air_to_vacuum, guess, medium_of, read_unit, to_vacuum_angstrom
 from specvit.errors import DataError
-from specvit.physics.pixels import STEP, wavelength
+from specvit.physics.instrument import STEP, wavelength
 
 PIXELS = wavelength()
 LOW, HIGH = Target(PIXELS).needed
@@ -275,7 +275,7 @@ def test_a_flux_below_0_has_the_noise_of_the_sky() -> None:
 def test_made_errors_are_the_instruments(tmp_path: Path) -> None:
     from test_foreign_formats import FLUX_NX, LABELS, converted
 
-    from specvit.physics.instrument import PixelNoise
+    from specvit.physics.simulator import PixelNoise
 
     folder = tmp_path / "source"
     folder.mkdir()

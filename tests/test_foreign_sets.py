@@ -20,7 +20,7 @@ from specvit.data.foreign.contents import open_contents
 from specvit.data.foreign.unpack import is_needed
 from specvit.data.shards import open_shard, read_labels
 from specvit.data.views import open_spectra
-from specvit.physics.pixels import wavelength
+from specvit.physics.instrument import wavelength
 
 pytestmark = pytest.mark.slow
 

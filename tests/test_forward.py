@@ -7,10 +7,9 @@ import pytest
 import torch
 
 from specvit.errors import DataError
-from specvit.physics.coordinates import carbon
 from specvit.physics.forward import LABEL_COLUMNS, ForwardModel, SplineWeights, check_labels
-from specvit.physics.package import Rows16, packaged_grid
-from specvit.physics.pixels import MAX_REDSHIFT, STEP, padded_wavelength, wavelength
+from specvit.physics.grid import QuantizedMatrix, carbon, packaged_grid
+from specvit.physics.instrument import MAX_REDSHIFT, STEP, padded_wavelength, wavelength
 from specvit.physics.population import STAR_COLUMNS, draw_stars
 from specvit.physics.simulator import Simulator
 
@@ -56,7 +55,7 @@ def test_nodes_have_their_own_spectra() -> None:
     assert inside.sum() > 5
     labels_BL = torch.tensor(np.stack([*places, np.zeros(200)], axis=1))[inside]
     numbers = numbers[inside]
-    log_BQ = grid.coefficient_NK.matrix()[numbers] @ grid.basis_KQ.matrix() + grid.mean_Q
+    log_BQ = grid.coefficient_NK.dequantized()[numbers] @ grid.basis_KQ.dequantized() + grid.mean_Q
     found_BP = ForwardModel(redshifted=False).double()(labels_BL)
     np.testing.assert_allclose(found_BP, np.exp(log_BQ[:, 24:-24]), rtol=1e-5)
 
@@ -115,7 +114,7 @@ def test_lines_move_as_light_does(redshift: float) -> None:
 
     log_Q = np.log(flux(padded_wavelength())).astype(np.float32)
     packaged = packaged_grid()
-    nothing = Rows16(np.zeros_like(packaged.basis_KQ.integers), packaged.basis_KQ.scale)
+    nothing = QuantizedMatrix(np.zeros_like(packaged.basis_KQ.integers), packaged.basis_KQ.scale)
     model = ForwardModel(grid=replace(packaged, mean_Q=log_Q, basis_KQ=nothing)).double()
     found_BP = model(torch.tensor([[5000.0, 3.0, 0.0, 0.0, 0.0, redshift]]).double())
     expected_P = flux(wavelength() / (1 + redshift))

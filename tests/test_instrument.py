@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from specvit.physics.instrument import BACKGROUND_VARIANCE, ELECTRONS_AT_18, PixelNoise, noise_table
-from specvit.physics.pixels import wavelength
+from specvit.physics.instrument import BACKGROUND_VARIANCE, ELECTRONS_AT_18, noise_table, wavelength
+from specvit.physics.simulator import PixelNoise
 
 
 def wavy(rows: int) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """Lines and bands of cool stars in the instrument's range, to mark on figures and to sum over.
 
-Vacuum Angstrom. Atomic lines: the packaged line list (`physics/lines.csv`, VALD3). TiO heads: the packaged band systems
-(`physics/titanium_oxide.py`, Huber & Herzberg 1979 and Ram et al. 1999), within 1 Angstrom.
+Vacuum Angstrom. Atomic lines: VALD3, as in `tools/spectral_grid/lines.csv`. TiO heads: Huber & Herzberg 1979 and
+Ram et al. 1999, within 1 Angstrom of those in `tools/spectral_grid/titanium_oxide.py`.
 """
 
 from dataclasses import dataclass

@@ -21,7 +21,7 @@ from specvit.data.views import SpectraView
 from specvit.errors import DataError
 from specvit.physics.fisher import Observe
 from specvit.physics.forward import LABEL_COLUMNS, ForwardModel, check_labels
-from specvit.physics.pixels import MAX_REDSHIFT, wavelength
+from specvit.physics.instrument import MAX_REDSHIFT, wavelength
 from specvit.physics.population import RANGES, STAR_COLUMNS, draw_stars
 from specvit.physics.simulator import Simulator
 

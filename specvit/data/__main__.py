@@ -135,7 +135,7 @@ def _count(text: str) -> int:
 
 def _redshift(text: str) -> float:
     """Read a redshift that the pixels beyond the spectrum's ends leave room for."""
-    from specvit.physics.pixels import MAX_REDSHIFT
+    from specvit.physics.instrument import MAX_REDSHIFT
 
     try:
         value = float(text)

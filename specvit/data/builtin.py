@@ -73,7 +73,7 @@ def make_shards(shards: dict[Path, range], *, seed: int, split: str, report: Rep
 
     Pieces go to the file as they come: memory does not grow with the rows.
     """
-    from specvit.physics.pixels import wavelength
+    from specvit.physics.instrument import wavelength
     from specvit.physics.population import draw_stars
 
     total, made = sum(map(len, shards.values())), 0

@@ -45,7 +45,7 @@ class MadeSpectra:
     @property
     def wave_P(self) -> np.ndarray:
         """Wavelengths (P,), vacuum Angstrom."""
-        from specvit.physics.pixels import wavelength
+        from specvit.physics.instrument import wavelength
 
         return wavelength()
 

@@ -1,6 +1,5 @@
-"""Stars made from physics: labels -> LTE atmosphere -> spectrum -> pixels of the instrument, with its noise.
+"""Stellar spectra from a physical model: labels -> clean spectrum -> pixels of the instrument and their noise.
 
-Two parts. The synthesis (`synthesis.padded_flux`) solves a one-dimensional LTE atmosphere and the lines of 7087-8863
-Angstrom, a tenth of a second a star; it only makes the grid of spectra that lies in the package. The forward model
-(`forward.ForwardModel`, `simulator.Simulator`) interpolates in that grid, thousands of stars a second, differentiable.
+The forward model interpolates in a grid of LTE spectra (`grid.npz`), thousands of stars per second, differentiable.
+`tools/spectral_grid` in the source tree synthesises that grid.
 """

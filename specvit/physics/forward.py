@@ -10,11 +10,9 @@ from scipy.ndimage import spline_filter1d
 from torch import Tensor, nn
 
 from specvit.errors import DataError
-from specvit.physics.coordinates import AXIS_NAMES, carbon_place
-from specvit.physics.package import Grid, packaged_grid
-from specvit.physics.pixels import MAX_REDSHIFT, PAD, STEP, wavelength
+from specvit.physics.grid import AXIS_NAMES, Grid, carbon_to_oxygen, packaged_grid, spline_pieces
+from specvit.physics.instrument import MAX_REDSHIFT, PAD, STEP, wavelength
 from specvit.physics.population import RANGES
-from specvit.physics.splines import spline_pieces
 
 LABEL_COLUMNS = ("T_eff", "log_g", "M_H", "a_M", "C_M", "redshift")
 """K, four in dex, and v/c."""
@@ -27,7 +25,7 @@ class SplineWeights(nn.Module):
 
     nodes_N: Tensor
     pieces: Tensor
-    """Shape (N - 1, 4, N), see `splines.spline_pieces`."""
+    """Shape (N - 1, 4, N), see `grid.spline_pieces`."""
 
     def __init__(self, nodes: tuple[float, ...], kind: str) -> None:
         """Tabulate the cardinal splines."""
@@ -73,14 +71,14 @@ class ForwardModel(nn.Module):
         self.carbon_ends = [float(np.float32(grid.axes["C_O"][end])) for end in (0, -1)]
         self.bounds["redshift"] = (-MAX_REDSHIFT, MAX_REDSHIFT)
         self.axes = nn.ModuleList(SplineWeights(nodes, grid.kinds[name]) for name, nodes in grid.axes.items())
-        mean_Q, basis_KQ = grid.mean_Q.astype(np.float64), grid.basis_KQ.matrix()
+        mean_Q, basis_KQ = grid.mean_Q.astype(np.float64), grid.basis_KQ.dequantized()
         if redshifted:  # coefficients of the cubic B-spline through the pixels, over 6
             mean_Q, basis_KQ = (spline_filter1d(x, order=3, axis=-1, mode="mirror") / 6 for x in (mean_Q, basis_KQ))
         else:
             mean_Q, basis_KQ = mean_Q[PAD:-PAD], basis_KQ[:, PAD:-PAD]
         self._hold("mean", mean_Q)
         self._hold("basis", basis_KQ)
-        self._hold("coefficient_NK", grid.coefficient_NK.matrix())
+        self._hold("coefficient_NK", grid.coefficient_NK.dequantized())
         self._hold("shift_P", wavelength() / STEP)
         self.register_buffer("first_P", torch.arange(len(wavelength())) + PAD - 1, persistent=False)
 
@@ -106,7 +104,7 @@ class ForwardModel(nn.Module):
         """Return the coordinates of the grid, (B,) each; NaN for a [C/M] out of bounds."""
         *others, a_B, c_B = labels_BL.unbind(1)[: len(AXIS_NAMES)]
         low, high = self.bounds["C_M"]
-        place_B = carbon_place(c_B, a_B, torch.asinh)
+        place_B = carbon_to_oxygen(c_B, a_B, torch.asinh)
         # The corners of the box are the ends of the axis, which rounding must not exceed.
         place_B = place_B.clamp(*self.carbon_ends)
         return [*others, a_B, torch.where((c_B >= low) & (c_B <= high), place_B, torch.nan)]

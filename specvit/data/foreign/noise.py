@@ -80,6 +80,6 @@ def instrument_error(flux_BP: Float32, mag_B: Any, throughput_B: Any) -> Float32
 
 @lru_cache(maxsize=1)
 def _pixel_noise() -> Any:
-    from specvit.physics.instrument import PixelNoise
+    from specvit.physics.simulator import PixelNoise
 
     return PixelNoise()

@@ -18,7 +18,7 @@ from specvit.data.foreign.spectrum import Recipe, check_flux, read_rows
 from specvit.data.foreign.wavelengths import LOG_NAMES, guess, read_unit, to_vacuum_angstrom
 from specvit.data.shards import check_wave, same_wavelengths
 from specvit.errors import ConfigError, DataError
-from specvit.physics import pixels as instrument
+from specvit.physics import instrument
 
 
 def make_recipe(

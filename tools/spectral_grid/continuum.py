@@ -5,7 +5,7 @@ H- is nine tenths of it at 8000 Angstrom for 3750-6000 K. Metals, H2- and He- ar
 
 import numpy as np
 
-from specvit.physics.constants import BOLTZMANN_EV, EV_ANGSTROM, SECOND_RADIATION, Array
+from tools.spectral_grid.constants import BOLTZMANN_EV, EV_ANGSTROM, SECOND_RADIATION, Array
 
 ROSSELAND_WAVE = np.array([4500.0, 6000.0, 8000.0, 10000.0, 13000.0, 16000.0])
 ROSSELAND_WEIGHT = np.array([0.12, 0.20, 0.25, 0.20, 0.13, 0.10])

@@ -1,22 +1,29 @@
-"""The light that leaves an atmosphere. J layers, X points of the fine grid, N nodes, A directions."""
+"""Labels -> clean spectrum: radiative transfer through a model atmosphere, then the instrument's resolution.
 
+Shape suffixes: J layers, X points of the fine grid, N wavelength nodes, A directions, Q padded pixels.
+"""
+
+from collections.abc import Mapping
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import roots_jacobi
 
-from specvit.physics.atmosphere import Atmosphere
-from specvit.physics.constants import Array
-from specvit.physics.continuum import PASCHEN_20, PASCHEN_LIMIT, planck
-from specvit.physics.fine_grid import fine_wavelength
-from specvit.physics.lines import line_opacity
-from specvit.physics.titanium_oxide import tio_opacity
+from specvit.physics.instrument import PAD
+from tools.spectral_grid.atmosphere import Atmosphere, atmosphere
+from tools.spectral_grid.constants import Array
+from tools.spectral_grid.continuum import PASCHEN_20, PASCHEN_LIMIT, planck
+from tools.spectral_grid.fine_grid import fine_wavelength, instrument_profile
+from tools.spectral_grid.lines import line_opacity
+from tools.spectral_grid.titanium_oxide import tio_opacity
 
 NODE_WAVE = np.array([7070.0, 7300.0, 7530.0, 7760.0, 7990.0, PASCHEN_LIMIT, 8300.0, PASCHEN_20, 8630.0, 8880.0])
-"""Vacuum Angstrom where continuum and Planck function are computed, with linear interpolation between."""
+"""Vacuum Angstrom where continuum and Planck function are computed, with linear interpolation between them."""
 DIRECTIONS = 3
-"""Angles of Gauss's rule for the flux: good to 0.2 % of the flux from any one depth."""
+"""Angles of Gauss's rule for the flux: accurate to 0.2 % of the flux from any one depth."""
+MEDIAN_FLUX = 0.5
+"""The reference set divides by a median over 6500-9500 A, which leaves its median pixel near this value."""
 
 
 @lru_cache(maxsize=1)
@@ -35,7 +42,7 @@ def directions(number: int) -> tuple[Array, Array]:
 def optical_depth(model: Atmosphere) -> NDArray[np.float32]:
     """Return the vertical optical depth of continuum, lines and TiO, shape (J, X).
 
-    The trapezoid rule in ln tau; the first layer, above which the opacity is taken as constant, reaches tau times it.
+    Trapezoid rule in ln tau; above the first layer the opacity is taken as constant, which gives tau times the opacity.
     """
     mean_J = model.mean_opacity_J
     opacity_JX = (model.continuum(NODE_WAVE) / mean_J[:, None]).astype(np.float32) @ node_weights()
@@ -68,3 +75,14 @@ def emergent_flux(model: Atmosphere) -> NDArray[np.float32]:
     flux_NX = growth_JN.T.astype(np.float32) @ escape_JX
     flux_NX += source_JN[0].astype(np.float32)[:, None]
     return np.einsum("nx,nx->x", flux_NX, node_weights())
+
+
+def padded_flux(labels: Mapping[str, float], *, cooling: float | None = None) -> NDArray[np.float32]:
+    """Return the clean flux per unit wavelength of a star at rest on the padded pixels, shape (Q,).
+
+    `labels` holds T_eff [K], log_g [cgs], M_H, a_M and C_M [dex]; the median of the inner P pixels is `MEDIAN_FLUX`.
+    `cooling` replaces the surface cooling of `atmosphere`; 0 is a grey atmosphere.
+    """
+    model = atmosphere(labels, cooling=cooling)
+    flux_Q = instrument_profile() @ emergent_flux(model)
+    return (flux_Q * (MEDIAN_FLUX / np.median(flux_Q[PAD:-PAD]))).astype(np.float32)

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.special import voigt_profile
 
-from specvit.physics.atmosphere import Atmosphere
-from specvit.physics.constants import ATOMIC_MASS, BOLTZMANN, LIGHT, SECOND_RADIATION, WAVENUMBER_KELVIN, Array
-from specvit.physics.fine_grid import FINE_STEP, fine_index, fine_wavelength
+from tools.spectral_grid.atmosphere import Atmosphere
+from tools.spectral_grid.constants import ATOMIC_MASS, BOLTZMANN, LIGHT, SECOND_RADIATION, WAVENUMBER_KELVIN, Array
+from tools.spectral_grid.fine_grid import FINE_STEP, fine_index, fine_wavelength
 
 OSCILLATOR = 8.8525e-13
 """pi e^2 / (m c^2), cm per oscillator, in wavenumbers."""

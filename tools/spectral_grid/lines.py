@@ -1,18 +1,20 @@
-"""Atomic and CN lines: their table, and their opacity on the fine grid.
+"""Atomic and CN lines: their table, their Voigt profiles, and their opacity on the fine grid.
 
 Shape suffixes: J layers, L lines, X points of the fine grid, C points of line cores, W points of wings.
 """
 
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
+from scipy.special import wofz
 
-from specvit.physics.atmosphere import Atmosphere
-from specvit.physics.constants import (
+from tools.spectral_grid.atmosphere import Atmosphere
+from tools.spectral_grid.chemistry import elements
+from tools.spectral_grid.constants import (
     ATOMIC_MASS,
     BOLTZMANN,
     BOLTZMANN_EV,
@@ -21,22 +23,23 @@ from specvit.physics.constants import (
     SECOND_RADIATION,
     Array,
 )
-from specvit.physics.elements import elements
-from specvit.physics.fine_grid import FINE_STEP, fine_index, fine_wavelength, windows
-from specvit.physics.voigt import voigt
+from tools.spectral_grid.fine_grid import FINE_STEP, fine_index, fine_wavelength, windows
 
 MICROTURBULENCE = 2.0
-"""km/s, one of those of the BOSZ library (Meszaros et al. 2024, A&A 688, A197)."""
+"""km/s, one of the values of the BOSZ library (Meszaros et al. 2024, A&A 688, A197)."""
 CORE_HALF, HYDROGEN_CORE_HALF = 16.0, 60.0
 """km/s around a line's centre where its Voigt profile is summed; its Lorentz wings start there."""
 WING_OPACITY = 0.003
 """Line over continuum opacity at which wings are cut."""
 MAX_WING, HYDROGEN_WING = 2500.0, 800.0  # km/s
 TYPICAL_DAMPING, TYPICAL_DOPPLER = 0.1, 2.3
-"""Damping, in Doppler widths, and Doppler width [km/s] of a line in a cool dwarf: they say how far a wing matters."""
+"""Damping, in Doppler widths, and Doppler width [km/s] of a line in a cool dwarf: they set how far a wing matters."""
 HOLTSMARK = 6.0e-10
 """Half width of a Paschen line, cm^-1 per (cm^-3)^(2/3): linear Stark broadening as a Lorentz profile. Ours, rough."""
 CN_MASS = 26.018
+LOG_DAMPING = np.linspace(-4.0, 1.5, 111)
+OFFSET = np.linspace(0.0, 8.0, 321)
+"""The table's damping (log10) and offset, in Doppler widths; interpolation keeps H positive and good to 0.3 %."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +67,8 @@ class Lines:
 
 @lru_cache(maxsize=1)
 def lines() -> Lines:
-    """Return the packaged line table; its header names the sources and units."""
-    text = files("specvit.physics").joinpath("lines.csv").read_text(encoding="utf-8")
+    """Return the line table; `lines.csv` names the sources and units."""
+    text = Path(__file__).with_name("lines.csv").read_text(encoding="utf-8")
     rows = [line.split(",") for line in text.splitlines() if not line.startswith("#")][1:]
     species = tuple((row[1], int(row[2])) for row in rows)
     wave_L = np.array([float(row[0]) for row in rows])
@@ -103,6 +106,28 @@ def _spread(
     shape_W = (velocity_W**-2 - wing_L[line_W] ** -2)[far_W].astype(np.float32)
     wing_XL = sparse.csr_array((shape_W, (point_W[far_W], line_W[far_W])), shape=(size, len(centre_L)))
     return line_C, (FINE_STEP * (point_C - centre_L[line_C])).astype(np.float32), core_XC, wing_XL
+
+
+@lru_cache(maxsize=1)
+def _voigt_table() -> NDArray[np.float32]:
+    """Return the Voigt function H(a, u), flattened, rows of constant a."""
+    return wofz(OFFSET + 1j * 10 ** LOG_DAMPING[:, None]).real.astype(np.float32).ravel()
+
+
+def voigt(damping_JL: Array, offset_JC: NDArray[np.float32], line_C: NDArray[np.intp]) -> NDArray[np.float32]:
+    """Return H(a, u) of shape (J, C) for core points with offset u that belong to lines with damping a."""
+    place_JL = (np.log10(damping_JL) - LOG_DAMPING[0]) / (LOG_DAMPING[1] - LOG_DAMPING[0])
+    place_JL = np.clip(place_JL, 0, len(LOG_DAMPING) - 1.001)
+    row_JL = place_JL.astype(np.int32)
+    share_JC = (place_JL - row_JL).astype(np.float32)[:, line_C]
+    offset_JC = np.minimum(np.abs(offset_JC) * np.float32(1 / OFFSET[1]), np.float32(len(OFFSET) - 1.01))
+    column_JC = offset_JC.astype(np.int32)
+    offset_JC -= column_JC
+    index_JC = (row_JL * np.int32(len(OFFSET)))[:, line_C] + column_JC
+    table, size = _voigt_table(), len(OFFSET)
+    low_JC = table[index_JC] * (1 - share_JC) + table[index_JC + size] * share_JC
+    high_JC = table[index_JC + 1] * (1 - share_JC) + table[index_JC + (size + 1)] * share_JC
+    return low_JC + (high_JC - low_JC) * offset_JC
 
 
 def damping_rate(model: Atmosphere) -> Array:

@@ -8,9 +8,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from specvit.physics.chemistry import Molecules, equilibrium_constant, molecules, partition_function
-from specvit.physics.constants import ATOMIC_MASS, BOLTZMANN, Array
-from specvit.physics.continuum import (
+from tools.spectral_grid.chemistry import (
+    Molecules,
+    abundances,
+    elements,
+    equilibrium_constant,
+    molecules,
+    partition_function,
+    partition_functions,
+    saha,
+)
+from tools.spectral_grid.constants import ATOMIC_MASS, BOLTZMANN, Array
+from tools.spectral_grid.continuum import (
     ROSSELAND_WAVE,
     THOMSON,
     TIO_MEAN,
@@ -20,7 +29,6 @@ from specvit.physics.continuum import (
     rayleigh,
     rosseland_mean,
 )
-from specvit.physics.elements import abundances, elements, partition_functions, saha
 
 LOG_TAU_J = np.linspace(-6.0, 1.4, 38)
 """log10 of the Rosseland optical depth of the continuum, five layers a decade."""

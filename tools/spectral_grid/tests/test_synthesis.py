@@ -1,4 +1,4 @@
-"""The forward model against published numbers, and the promises of its rows."""
+"""The synthesis against published numbers, conservation laws, and what is known of stars."""
 
 from dataclasses import replace
 
@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 from scipy.special import expn, wofz
 
-from specvit.physics.atmosphere import LOG_TAU_J, atmosphere, hydrogen_balance
-from specvit.physics.chemistry import equilibrium_constant, molecules
-from specvit.physics.constants import ATOMIC_MASS, BOLTZMANN
-from specvit.physics.continuum import ROSSELAND_WAVE, h_minus, h_minus_free_free, planck, rosseland_mean
-from specvit.physics.fine_grid import fine_wavelength, instrument_profile
-from specvit.physics.pixels import PAD, wavelength
+from specvit.physics.grid import carbon_to_oxygen
+from specvit.physics.instrument import PAD, STEP, wavelength
 from specvit.physics.population import RANGES
-from specvit.physics.synthesis import padded_flux
-from specvit.physics.titanium_oxide import franck_condon
-from specvit.physics.transfer import directions, emergent_flux
-from specvit.physics.voigt import voigt
+from tools.spectral_grid.atmosphere import LOG_TAU_J, atmosphere, hydrogen_balance
+from tools.spectral_grid.chemistry import elements, equilibrium_constant, molecules
+from tools.spectral_grid.constants import ATOMIC_MASS, BOLTZMANN
+from tools.spectral_grid.continuum import ROSSELAND_WAVE, h_minus, h_minus_free_free, planck, rosseland_mean
+from tools.spectral_grid.fine_grid import fine_wavelength, instrument_profile
+from tools.spectral_grid.lines import voigt
+from tools.spectral_grid.synthesis import directions, emergent_flux, padded_flux
+from tools.spectral_grid.titanium_oxide import franck_condon
 
 CA_II, NA_I, K_I, MG_I = 8544.44, 8197.07, 7667.01, 8809.18  # vacuum Angstrom
 
@@ -37,7 +37,7 @@ def equivalent_width(flux_P: np.ndarray, centre: float, half: float = 8.0) -> fl
     inside = np.abs(wave_P - centre) < half
     edges = [flux_P[np.abs(wave_P - e) < 1.5].max() for e in (centre - half, centre + half)]
     level = np.interp(wave_P[inside], (centre - half, centre + half), edges)
-    return float(np.sum(1 - flux_P[inside] / level) * 0.427246)
+    return float(np.sum(1 - flux_P[inside] / level) * STEP)
 
 
 @pytest.mark.parametrize(("theta", "expected"), [(0.8, 3.95), (1.0, 9.58), (1.2, 21.2), (1.4, 44.0)])
@@ -65,7 +65,7 @@ def test_pressures_at_unit_optical_depth(
 ) -> None:
     """Sun, red giant and red dwarf against a finer grey model, which has no molecules in its opacity."""
     for molecule in ("TIO_MEAN", "WATER_MEAN"):
-        monkeypatch.setattr(f"specvit.physics.atmosphere.{molecule}", np.zeros(6))
+        monkeypatch.setattr(f"tools.spectral_grid.atmosphere.{molecule}", np.zeros(6))
     model = atmosphere(star(t_eff, log_g), cooling=0.0)
     for pressure_J, expected in ((model.gas_pressure_J, gas), (model.electron_pressure_J, electron)):
         assert np.exp(np.interp(0.0, LOG_TAU_J, np.log(pressure_J))) == pytest.approx(expected, rel=0.15)
@@ -80,7 +80,7 @@ def test_molecules_thin_the_atmospheres_of_cool_dwarfs(monkeypatch: pytest.Monke
 
     with_molecules = pressures()
     for molecule in ("TIO_MEAN", "WATER_MEAN"):
-        monkeypatch.setattr(f"specvit.physics.atmosphere.{molecule}", np.zeros(6))
+        monkeypatch.setattr(f"tools.spectral_grid.atmosphere.{molecule}", np.zeros(6))
     without = pressures()
     assert with_molecules[0] < 0.4 * without[0]
     assert with_molecules[1] == pytest.approx(without[1], rel=1e-3)
@@ -102,6 +102,11 @@ def test_molecular_constants_match_the_tables(molecule: str) -> None:
     """The polynomials, over the whole range."""
     found = np.log10(equilibrium_constant(molecule, np.array([2500.0, 3000, 3500, 4000, 4500, 5000, 6000])))
     np.testing.assert_allclose(found, CONSTANTS[molecule], atol=0.007)
+
+
+def test_the_carbon_coordinate_is_zero_where_there_is_as_much_carbon_as_oxygen() -> None:
+    log_eps = dict(zip(elements().names, elements().log_eps_E, strict=True))
+    assert carbon_to_oxygen(log_eps["O"] - log_eps["C"], 0.0) == pytest.approx(0, abs=1e-9)
 
 
 def test_water_is_the_sum_of_its_bonds() -> None:

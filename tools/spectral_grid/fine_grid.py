@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from specvit.physics.constants import LIGHT, Array
-from specvit.physics.pixels import RESOLUTION, padded_wavelength
+from specvit.physics.instrument import RESOLUTION, padded_wavelength
+from tools.spectral_grid.constants import LIGHT, Array
 
 FINE_STEP = 2.0
 """km/s, below the narrowest Doppler width (2.1); a sum over such a Gaussian is then exact to 1e-4."""
