@@ -192,8 +192,8 @@ def refused(
 
     def run(arguments: list[str]) -> str:
         code, shown = main(arguments), capsys.readouterr()
-        assert code == 2
-        assert re.fullmatch(r"specvit: [^\n]+[.?]\n", shown.err), shown.err
+        assert code == 2, (arguments, shown)
+        assert re.fullmatch(r"specvit: [^\n]+[.?]\n", shown.err), (arguments, shown.err)
         assert "Traceback" not in shown.out + shown.err
         assert list(work.iterdir()) == []
         return shown.err

@@ -3,7 +3,9 @@
 import re
 import shlex
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -19,46 +21,47 @@ from specvit.sweep.order import order_of
 
 TOP = Path(__file__).resolve().parent.parent
 PAGES = [TOP / "README.md", *sorted((TOP / "docs").glob("*.md"))]
+TRAIN = ["specvit", "train"]
 COMMANDS = [
-    (page.name, line.strip())
+    (page.name, shlex.split(line.split("  #")[0].split(" # ")[0]))
     for page in PAGES
     for line in page.read_text().splitlines()
     if re.match(r"    (specvit|make|python) \w", line)
 ]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_no_page_has_a_gap_left_to_fill(page: Path) -> None:
-    assert not re.search(r"@[A-Z]+@|\b(TODO|SPEEDS|XXX)\b", page.read_text())
+def test_no_page_has_a_gap_left_to_fill() -> None:
+    assert not [page for page in PAGES if re.search(r"@[A-Z]+@|\b(TODO|SPEEDS|XXX)\b", page.read_text())]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_to_files(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
-        assert target.startswith("https://") or (page.parent / target).exists(), target
+def test_links_lead_to_files() -> None:
+    links = [(page, target) for page in PAGES for target in re.findall(r"\]\(([^)#]+)\)", page.read_text())]
+    files = [(page, target) for page, target in links if not target.startswith("https://")]
+    assert files and not [(page.name, target) for page, target in files if not (page.parent / target).exists()]
 
 
-def test_there_are_commands_to_check() -> None:
+def test_commands_are_ones_that_exist() -> None:
+    makefile = (TOP / "Makefile").read_text()
+    there: dict[str, Callable[[str], Any]] = {
+        "make": lambda word: re.search(rf"^{word}:", makefile, re.MULTILINE),
+        "python": lambda word: (TOP / word).exists(),
+        "specvit": lambda word: word in (*cli.COMMANDS, "completion"),
+    }
     assert len(COMMANDS) >= 10
+    assert not [command for command in COMMANDS if not there[command[1][0]](command[1][1])]
 
 
-@pytest.mark.parametrize(("page", "command"), COMMANDS, ids=lambda text: text.split("#")[0].strip()[:60])
-def test_commands_are_ones_that_exist(page: str, command: str) -> None:
-    words = shlex.split(command.split("  #")[0].split(" # ")[0])
-    if words[0] == "make":
-        assert re.search(rf"^{words[1]}:", (TOP / "Makefile").read_text(), re.MULTILINE)
-    elif words[0] == "python":
-        assert (TOP / words[1]).exists()
-    else:
-        assert words[1] in (*cli.COMMANDS, "completion")
-        if words[1] == "train":
-            overrides = [word for word in words[2:] if "=" in word]
-            if "-m" in words or words[2].startswith("sweeps="):
-                name = words[2].partition("=")[2] if words[2].startswith("sweeps=") else None
-                order = order_of(name, overrides, tuple(words[1:]))
-                assert order is not None
-                overrides = as_overrides(points_of(order.definition, order.typed)[0].settings)
-            build_config(compose(overrides))
+@pytest.mark.slow
+@pytest.mark.parametrize("page", sorted({page for page, words in COMMANDS if words[:2] == TRAIN}))
+def test_runs_and_studies_in_a_page_compose(page: str) -> None:
+    for words in [words for name, words in COMMANDS if name == page and words[:2] == TRAIN]:
+        overrides = [word for word in words[2:] if "=" in word]
+        if "-m" in words or words[2].startswith("sweeps="):
+            name = words[2].partition("=")[2] if words[2].startswith("sweeps=") else None
+            order = order_of(name, overrides, tuple(words[1:]))
+            assert order is not None
+            overrides = as_overrides(points_of(order.definition, order.typed)[0].settings)
+        build_config(compose(overrides))
 
 
 @pytest.mark.parametrize(("page", "least"), [("sweeps.md", 15), ("slurm.md", 5)])
@@ -69,6 +72,7 @@ def test_the_tests_that_a_page_names_are_there(page: str, least: int) -> None:
         assert f"def {test}" in (TOP / "tests" / file).read_text(), (file, test)
 
 
+@pytest.mark.slow
 def test_the_file_in_the_text_is_a_study() -> None:
     """Both blocks of the page, as one would copy them."""
     text = (TOP / "docs" / "sweeps.md").read_text()
@@ -86,10 +90,10 @@ def test_the_layout_in_the_text_is_the_layout_that_is_read() -> None:
     assert all(f"`{name}`" in text for name in (WAVE, FLUX, ERROR, *LABELS))
 
 
-@pytest.mark.parametrize("path", sorted((conf_dir() / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
-def test_an_experiment_opens_with_its_question_cost_expectation_and_source(path: Path) -> None:
-    head = path.read_text().split("defaults:")[0]
-    assert all(f"# {word}: " in head for word in ("Question", "Cost", "Expected", "Source"))
+def test_an_experiment_opens_with_its_question_cost_expectation_and_source() -> None:
+    heads = {path.stem: path.read_text().split("defaults:")[0] for path in (conf_dir() / "experiment").glob("*.yaml")}
+    words = [f"# {word}: " for word in ("Question", "Cost", "Expected", "Source")]
+    assert heads and not [name for name, head in heads.items() if any(word not in head for word in words)]
 
 
 def test_every_key_is_set_and_so_documented_in_the_yaml_files() -> None:
