@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from refusals import refusal_of
 
 from specvit.children import start
 from specvit.data.memory import JOBS_PER_GPU
@@ -54,9 +55,9 @@ def shares(slots: list[Slot]) -> list[str | None]:
 # which GPUs there are
 
 
-@pytest.mark.parametrize(
-    ("value", "names"),
-    [
+def test_the_variable_says_what_is_visible_whatever_the_driver_has(machine: Path) -> None:
+    install(machine, gpus=8)
+    cases = [
         ("", []),
         ("-1", []),
         ("NoDevFiles", []),
@@ -66,12 +67,13 @@ def shares(slots: list[Slot]) -> list[str | None]:
         ("GPU-8f2a,MIG-1c", ["GPU-8f2a", "MIG-1c"]),
         ("1,-1,2", ["1"]),
         ("3,", ["3"]),
-    ],
-)
-def test_the_variable_says_what_is_visible_whatever_the_driver_has(value: str, names: list[str], machine: Path) -> None:
-    install(machine, gpus=8)
-    os.environ["CUDA_VISIBLE_DEVICES"] = value
-    assert visible_gpus() == names
+    ]
+    wrong = []
+    for value, names in cases:
+        os.environ["CUDA_VISIBLE_DEVICES"] = value
+        if (seen := visible_gpus()) != names:
+            wrong.append((value, seen))
+    assert wrong == []
 
 
 @pytest.mark.parametrize(("gpus", "code", "names"), [(3, 0, ["0", "1", "2"]), (0, 0, []), (2, 9, []), (None, 0, [])])
@@ -101,67 +103,69 @@ def test_a_driver_that_hangs_is_not_waited_for(machine: Path, monkeypatch: pytes
 # slots
 
 
-@pytest.mark.parametrize(
-    ("gpus", "keys", "expected"),
-    [
-        ("0,1,2,3", {}, ["0", "1", "2", "3"]),
-        ("GPU-a,GPU-b", {}, ["GPU-a", "GPU-b"]),
-        ("4,7", {"gpus_per_job": 1}, ["4", "7"]),
-        ("0,1,2,3", {"gpus_per_job": 2}, ["0,1", "2,3"]),
-        ("0,1,2", {"gpus_per_job": 2}, ["0,1"]),
-        ("0,1,2,3", {"slots": 2}, ["0", "1"]),
-        ("0,1", {"jobs_per_gpu": 2}, ["0", "1", "0", "1"]),
-        ("0,1", {"jobs_per_gpu": 2, "slots": 3}, ["0", "1", "0"]),
-        ("0,1", {"gpus_per_job": 0}, [""] * 8),
-        ("0,1", {"gpus_per_job": 0, "slots": 2}, ["", ""]),
-        ("", {}, [None] * 8),
-        ("", {"slots": 3}, [None] * 3),
-        ("", {"cpus_per_job": 3}, [None] * 2),
-        ("", {"cpus_per_job": 16}, [None]),
-    ],
-)
-def test_a_slot_is_a_share_of_the_machine(gpus: str, keys: dict[str, Any], expected: list[str | None]) -> None:
-    slots = plan(gpus, **keys)
-    assert shares(slots) == expected
-    assert shares(plan(gpus, limit=1, **keys)) == expected[:1]
-    assert shares(plan(gpus, limit=99, **keys)) == expected
+SHARES = [
+    ("0,1,2,3", {}, ["0", "1", "2", "3"]),
+    ("GPU-a,GPU-b", {}, ["GPU-a", "GPU-b"]),
+    ("4,7", {"gpus_per_job": 1}, ["4", "7"]),
+    ("0,1,2,3", {"gpus_per_job": 2}, ["0,1", "2,3"]),
+    ("0,1,2", {"gpus_per_job": 2}, ["0,1"]),
+    ("0,1,2,3", {"slots": 2}, ["0", "1"]),
+    ("0,1", {"jobs_per_gpu": 2}, ["0", "1", "0", "1"]),
+    ("0,1", {"jobs_per_gpu": 2, "slots": 3}, ["0", "1", "0"]),
+    ("0,1", {"gpus_per_job": 0}, [""] * 8),
+    ("0,1", {"gpus_per_job": 0, "slots": 2}, ["", ""]),
+    ("", {}, [None] * 8),
+    ("", {"slots": 3}, [None] * 3),
+    ("", {"cpus_per_job": 3}, [None] * 2),
+    ("", {"cpus_per_job": 16}, [None]),
+]
 
 
-@pytest.mark.parametrize(
-    ("gpus", "limit", "keys", "threads"),
-    [
-        ("0,1", None, {}, [4, 4]),
-        ("0,1,2", None, {}, [2, 2, 2]),
-        ("0,1", 1, {}, [8]),
-        ("0,1", None, {"cpus_per_job": 1}, [1, 1]),
-        ("0", None, {"jobs_per_gpu": 16}, [1] * 16),
-        ("", None, {}, [1] * 8),
-        ("", 2, {}, [4, 4]),
-        ("", None, {"slots": 3}, [2] * 3),
-        ("", None, {"cpus_per_job": 3}, [3, 3]),
-    ],
-)
-def test_threads_are_shared_out(gpus: str, limit: int | None, keys: dict[str, Any], threads: list[int]) -> None:
-    assert [slot.threads for slot in plan(gpus, limit=limit, **keys)] == threads
+def test_a_slot_is_a_share_of_the_machine() -> None:
+    wrong = []
+    for visible, keys, expected in SHARES:
+        found = [shares(plan(visible, limit=limit, **keys)) for limit in (None, 1, 99)]
+        if found != [expected, expected[:1], expected]:
+            wrong.append((visible, keys, found))
+    assert wrong == []
 
 
-@pytest.mark.parametrize(
-    ("gpus", "cuda", "keys", "where", "words"),
-    [
-        ("", True, {}, "gpus_per_job", "a worker needs 1 GPU(s), but none is visible here; set train.device=cpu"),
-        ("-1", True, {"slots": 2}, "gpus_per_job", "needs 1 GPU(s), but none is visible here"),
-        ("", True, {"gpus_per_job": 0}, "gpus_per_job", "needs 1 GPU(s), but none is visible here"),
-        ("", False, {"gpus_per_job": 1}, "gpus_per_job", "needs 1 GPU(s), but none is visible here"),
-        ("0", False, {"gpus_per_job": 2}, "gpus_per_job", "needs 2 GPU(s), but 1 is visible here"),
-        ("0", True, {"gpus_per_job": 0}, "gpus_per_job", "is 0, but train.device asks for CUDA"),
-        ("0,1", False, {"slots": 3}, "slots", "is 3, but 2 GPU(s) make 2 slot(s); raise hydra.launcher.jobs_per_gpu"),
-    ],
-)
-def test_gpus_that_are_not_there_are_refused(gpus: str, cuda: bool, keys: dict, where: str, words: str) -> None:
-    with pytest.raises(ConfigError) as refusal:
-        plan(gpus, cuda=cuda, **keys)
-    assert refusal.value.where == f"hydra.launcher.{where}"
-    assert words in str(refusal.value)
+THREADS = [
+    ("0,1", None, {}, [4, 4]),
+    ("0,1,2", None, {}, [2, 2, 2]),
+    ("0,1", 1, {}, [8]),
+    ("0,1", None, {"cpus_per_job": 1}, [1, 1]),
+    ("0", None, {"jobs_per_gpu": 16}, [1] * 16),
+    ("", None, {}, [1] * 8),
+    ("", 2, {}, [4, 4]),
+    ("", None, {"slots": 3}, [2] * 3),
+    ("", None, {"cpus_per_job": 3}, [3, 3]),
+]
+
+
+def test_threads_are_shared_out() -> None:
+    planned = [[slot.threads for slot in plan(gpus, limit=limit, **keys)] for gpus, limit, keys, _ in THREADS]
+    assert planned == [threads for *_, threads in THREADS]
+
+
+MISSING = [
+    ("", True, {}, "gpus_per_job", "a worker needs 1 GPU(s), but none is visible here; set train.device=cpu"),
+    ("-1", True, {"slots": 2}, "gpus_per_job", "needs 1 GPU(s), but none is visible here"),
+    ("", True, {"gpus_per_job": 0}, "gpus_per_job", "needs 1 GPU(s), but none is visible here"),
+    ("", False, {"gpus_per_job": 1}, "gpus_per_job", "needs 1 GPU(s), but none is visible here"),
+    ("0", False, {"gpus_per_job": 2}, "gpus_per_job", "needs 2 GPU(s), but 1 is visible here"),
+    ("0", True, {"gpus_per_job": 0}, "gpus_per_job", "is 0, but train.device asks for CUDA"),
+    ("0,1", False, {"slots": 3}, "slots", "is 3, but 2 GPU(s) make 2 slot(s); raise hydra.launcher.jobs_per_gpu"),
+]
+
+
+def test_gpus_that_are_not_there_are_refused() -> None:
+    wrong = []
+    for visible, cuda, keys, where, words in MISSING:
+        refusal = refusal_of(lambda visible=visible, cuda=cuda, keys=keys: plan(visible, cuda=cuda, **keys))
+        if refusal.where != f"hydra.launcher.{where}" or words not in str(refusal):
+            wrong.append((visible, keys, str(refusal)))
+    assert wrong == []
 
 
 def test_the_drivers_gpus_are_shared_out(machine: Path) -> None:
@@ -222,28 +226,29 @@ def test_launcher_keys_are_read() -> None:
     assert read_launcher({"kind": "inprocess"}) == LauncherConfig()
 
 
-@pytest.mark.parametrize(
-    ("plain", "where", "words"),
-    [
-        (
-            {"kind": "local", "slot": 3},
-            ".slot",
-            "unknown key; did you mean slots? there are kind, slots, gpus_per_job, ",
-        ),
-        ({"kind": "local", "slots": 0}, ".slots", "expects a whole number of at least 1, not 0"),
-        ({"kind": "local", "slots": "two"}, ".slots", "at least 1, not 'two'"),
-        ({"kind": "local", "slots": True}, ".slots", "at least 1, not True"),
-        ({"kind": "local", "cpus_per_job": 1.5}, ".cpus_per_job", "at least 1, not 1.5"),
-        ({"kind": "local", "gpus_per_job": -1}, ".gpus_per_job", "at least 0, not -1"),
-        ({"kind": "local", "jobs_per_gpu": None}, ".jobs_per_gpu", "at least 1, not None"),
-        ({"kind": "local", "gpus_per_job": 2, "jobs_per_gpu": 2}, ".jobs_per_gpu", "goes with one GPU a job"),
-        ({"kind": "slurm"}, "", "'slurm' is none of inprocess, local"),
-        ({"kind": "sge"}, "", "'sge' is none of inprocess, local; for a cluster there is slurm."),
-        ({"kind": "inprocess", "slots": 2}, ".slots", "goes with slots; add hydra/launcher=local"),
-    ],
-)
-def test_a_key_or_value_that_a_launcher_does_not_have_is_refused(plain: dict, where: str, words: str) -> None:
-    with pytest.raises(ConfigError) as refusal:
-        read_launcher(plain)
-    assert refusal.value.where == (f"hydra.launcher{where}" if where else "hydra/launcher")
-    assert words in str(refusal.value)
+BAD = [
+    (
+        {"kind": "local", "slot": 3},
+        ".slot",
+        "unknown key; did you mean slots? there are kind, slots, gpus_per_job, ",
+    ),
+    ({"kind": "local", "slots": 0}, ".slots", "expects a whole number of at least 1, not 0"),
+    ({"kind": "local", "slots": "two"}, ".slots", "at least 1, not 'two'"),
+    ({"kind": "local", "slots": True}, ".slots", "at least 1, not True"),
+    ({"kind": "local", "cpus_per_job": 1.5}, ".cpus_per_job", "at least 1, not 1.5"),
+    ({"kind": "local", "gpus_per_job": -1}, ".gpus_per_job", "at least 0, not -1"),
+    ({"kind": "local", "jobs_per_gpu": None}, ".jobs_per_gpu", "at least 1, not None"),
+    ({"kind": "local", "gpus_per_job": 2, "jobs_per_gpu": 2}, ".jobs_per_gpu", "goes with one GPU a job"),
+    ({"kind": "slurm"}, "", "'slurm' is none of inprocess, local"),
+    ({"kind": "sge"}, "", "'sge' is none of inprocess, local; for a cluster there is slurm."),
+    ({"kind": "inprocess", "slots": 2}, ".slots", "goes with slots; add hydra/launcher=local"),
+]
+
+
+def test_a_key_or_value_that_a_launcher_does_not_have_is_refused() -> None:
+    wrong = []
+    for plain, where, words in BAD:
+        refusal = refusal_of(read_launcher, plain)
+        if refusal.where != (f"hydra.launcher{where}" if where else "hydra/launcher") or words not in str(refusal):
+            wrong.append((plain, str(refusal)))
+    assert wrong == []

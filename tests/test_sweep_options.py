@@ -1,14 +1,15 @@
 """From a command line to a study: `sweep.*` options, the launcher, typed settings, and grids without a file."""
 
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
 
 import pytest
+from refusals import unlike
 
+from specvit.config import compose
 from specvit.config.compose import conf_dir, tidy
 from specvit.errors import ConfigError
 from specvit.launch.slots import LauncherConfig
-from specvit.sweep.definition import Axis
 from specvit.sweep.grid import points_of
 from specvit.sweep.options import SweepOptions, split_options
 from specvit.sweep.order import Order, find_study, order_of
@@ -19,9 +20,13 @@ GRID = "grids: [{axes: {model/tokenizer: [c1d, sw]}}]\nseeds: [1, 2]\n"
 SEARCH = "search: {space: {opt.lr: [1, 2]}, metrics: {val_r2: maximize}, trials: 3}\n"
 
 
+compose_launcher = cache(partial(lambda compose, *overrides: compose(overrides), compose.compose_launcher))
+
+
 @pytest.fixture(autouse=True)
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Work in a folder with two studies."""
+    """Work in a folder with two studies; a launcher that was composed before is not composed again."""
+    monkeypatch.setattr(compose, "compose_launcher", lambda overrides: dict(compose_launcher(*overrides)))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "sweeps").mkdir()
     (tmp_path / "sweeps" / "tokens.yaml").write_text(GRID)
@@ -33,65 +38,59 @@ def order(name: str | None, *overrides: str) -> Order:
     return order_of(name, tidy(overrides, grid=name is None), ())
 
 
-def axes(*overrides: str) -> dict[str, list[Any]]:
-    """Return what a plain grid varies."""
-    (grid,) = order(None, *overrides).definition.grids
-    return {axis.keys[0]: [value for (value,) in axis.values] for axis in grid.axes}
-
-
 # options
 
 
-@pytest.mark.parametrize(
-    ("text", "name", "value"),
-    [
-        ("sweep.name=sw-1.5", "name", "sw-1.5"),
-        ("sweep.name=12", "name", "12"),
-        ("sweep.name=null", "name", None),
-        ("sweep.folder=some where", "folder", "some where"),
-        ("sweep.dry_run=true", "dry_run", True),
-        ("+sweep.retry=True", "retry", True),
-        ("sweep.max_parallel=3", "max_parallel", 3),
-        ("sweep.trials=null", "trials", None),
-        ("sweep.hours=2", "hours", 2.0),
-        ("sweep.hours=5e-1", "hours", 0.5),
-        ("sweep.failures=1", "failures", 1),
-        ("sweep.storage=sqlite:///a=b.db", "storage", "sqlite:///a=b.db"),
-    ],
-)
-def test_an_option_is_read(text: str, name: str, value: Any) -> None:
-    options, others = split_options(["opt.lr=1", text, "model/size=tiny"])
-    assert others == ["opt.lr=1", "model/size=tiny"]
-    assert getattr(options, name) == value
-    assert type(getattr(options, name)) is type(value)
-    assert options == SweepOptions(**{name: value})  # nothing else
+OPTIONS = [
+    ("sweep.name=sw-1.5", "name", "sw-1.5"),
+    ("sweep.name=12", "name", "12"),
+    ("sweep.name=null", "name", None),
+    ("sweep.folder=some where", "folder", "some where"),
+    ("sweep.dry_run=true", "dry_run", True),
+    ("+sweep.retry=True", "retry", True),
+    ("sweep.max_parallel=3", "max_parallel", 3),
+    ("sweep.trials=null", "trials", None),
+    ("sweep.hours=2", "hours", 2.0),
+    ("sweep.hours=5e-1", "hours", 0.5),
+    ("sweep.failures=1", "failures", 1),
+    ("sweep.storage=sqlite:///a=b.db", "storage", "sqlite:///a=b.db"),
+]
 
 
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("sweep.dryrun=true", "sweep.dryrun: unknown key; did you mean dry_run? there are name, folder, dry_run, "),
-        ("sweep.=1", "sweep.: unknown key"),
-        ("sweep.dry_run=1", "sweep.dry_run: expects true or false, not '1'"),
-        ("sweep.dry_run=maybe", "sweep.dry_run: expects true or false, not 'maybe'"),
-        ("sweep.dry_run=[", "sweep.dry_run: expects true or false, not '['"),
-        ("sweep.max_parallel=1.5", "sweep.max_parallel: expects a whole number, not '1.5'"),
-        ("sweep.max_parallel=true", "sweep.max_parallel: expects a whole number, not 'true'"),
-        ("sweep.max_parallel=0", "sweep.max_parallel: is 0 but must be a number above 0"),
-        ("sweep.trials=-1", "sweep.trials: is -1 but must be"),
-        ("sweep.hours=1h", "sweep.hours: expects a number, not '1h'"),
-        ("sweep.hours=true", "sweep.hours: expects a number, not 'true'"),
-        ("sweep.hours=.nan", "sweep.hours: is nan but must be"),
-        ("sweep.hours=.inf", "sweep.hours: is inf but must be"),
-        ("sweep.folder=null", "sweep.folder: expects text, not 'null'"),
-        ("sweep.name=../other", "sweep.name: '../other' cannot be a folder's name"),
-        ("sweep.name=.", "sweep.name: '.' cannot be a folder's name"),
-    ],
-)
-def test_an_option_that_is_none_is_refused(text: str, words: str) -> None:
-    with pytest.raises(ConfigError) as refusal:
-        split_options([text])
-    assert words in str(refusal.value)
+def test_an_option_is_read() -> None:
+    wrong = []
+    for text, name, value in OPTIONS:
+        options, others = split_options(["opt.lr=1", text, "model/size=tiny"])
+        found = getattr(options, name)
+        alone = options == SweepOptions(**{name: value})
+        if (found, type(found), alone, others) != (value, type(value), True, ["opt.lr=1", "model/size=tiny"]):
+            wrong.append((text, options, others))
+    assert wrong == []
+
+
+BAD_OPTIONS = [
+    ("sweep.dryrun=true", "sweep.dryrun: unknown key; did you mean dry_run? there are name, folder, dry_run, "),
+    ("sweep.=1", "sweep.: unknown key"),
+    ("sweep.dry_run=1", "sweep.dry_run: expects true or false, not '1'"),
+    ("sweep.dry_run=maybe", "sweep.dry_run: expects true or false, not 'maybe'"),
+    ("sweep.dry_run=[", "sweep.dry_run: expects true or false, not '['"),
+    ("sweep.max_parallel=1.5", "sweep.max_parallel: expects a whole number, not '1.5'"),
+    ("sweep.max_parallel=true", "sweep.max_parallel: expects a whole number, not 'true'"),
+    ("sweep.max_parallel=0", "sweep.max_parallel: is 0 but must be a number above 0"),
+    ("sweep.trials=-1", "sweep.trials: is -1 but must be"),
+    ("sweep.hours=1h", "sweep.hours: expects a number, not '1h'"),
+    ("sweep.hours=true", "sweep.hours: expects a number, not 'true'"),
+    ("sweep.hours=.nan", "sweep.hours: is nan but must be"),
+    ("sweep.hours=.inf", "sweep.hours: is inf but must be"),
+    ("sweep.folder=null", "sweep.folder: expects text, not 'null'"),
+    ("sweep.name=../other", "sweep.name: '../other' cannot be a folder's name"),
+    ("sweep.name=.", "sweep.name: '.' cannot be a folder's name"),
+    *((f"sweep.{key}=", f"sweep.{key}: is empty") for key in ("name", "folder", "storage", "trials")),
+]
+
+
+def test_an_option_that_is_none_is_refused() -> None:
+    assert unlike(BAD_OPTIONS, lambda text: split_options([text])) == []
 
 
 def test_options_need_a_study(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -136,27 +135,28 @@ def test_seeds_may_be_typed_anew(text: str, seeds: tuple[int, ...] | None) -> No
         assert [point.settings["train.seed"] for point in points_of(found.definition, found.typed)] == [*seeds] * 2
 
 
-@pytest.mark.parametrize(
-    ("name", "override", "words"),
-    [
-        ("tokens", "opt.lr=1,2", "opt.lr: has several values; a study's axes stand in its file"),
-        ("rates", "train.seed=1,2", "train.seed: has several values"),
-        ("tokens", "opt.lr=interval(1,2)", "is an interval, which a grid cannot walk through"),
-        ("token", "opt.lr=1", "sweeps: has no study 'token'; did you mean tokens? there are "),
-        (None, "opt.lr=shuffle(1,2)", "opt.lr: is in another order each time; list the values"),
-        (None, "opt.lr=shuffle(range(1,3))", "opt.lr: is in another order each time; list the values"),
-        (None, "+tracking.tags.a=1,2", "tracking.tags.a: has several values, but none makes another run"),
-        ("xyz", "opt.lr=1", "sweeps: has no study 'xyz'; there are "),
-        ("tokens", "hydra/launcher=basic", "hydra/launcher: is not one of ours; use inprocess, local or slurm"),
-        (None, "hydra/launcher=basic", "hydra/launcher: is not one of ours; use inprocess, local or slurm"),
-        ("tokens", "hydra/launcher=locl", "hydra/launcher: has no option 'locl'; did you mean local?"),
-        ("tokens", "hydra.launcher.slots=2", "hydra.launcher.slots: goes with slots; add hydra/launcher=local"),
-    ],
-)
-def test_what_a_study_cannot_take_is_refused(name: str | None, override: str, words: str) -> None:
-    with pytest.raises(ConfigError) as refusal:
-        order(name, override)
-    assert words in str(refusal.value)
+BAD = [
+    ("tokens", "opt.lr=1,2", "opt.lr: has several values; a study's axes stand in its file"),
+    ("rates", "train.seed=1,2", "train.seed: has several values"),
+    ("tokens", "opt.lr=interval(1,2)", "is an interval, which a grid cannot walk through"),
+    ("token", "opt.lr=1", "sweeps: has no study 'token'; did you mean tokens? there are "),
+    (None, "opt.lr=shuffle(1,2)", "opt.lr: is in another order each time; list the values"),
+    (None, "opt.lr=shuffle(range(1,3))", "opt.lr: is in another order each time; list the values"),
+    (None, "+tracking.tags.a=1,2", "tracking.tags.a: has several values, but none makes another run"),
+    ("xyz", "opt.lr=1", "sweeps: has no study 'xyz'; there are "),
+    ("tokens", "hydra/launcher=basic", "hydra/launcher: is not one of ours; use inprocess, local or slurm"),
+    (None, "hydra/launcher=basic", "hydra/launcher: is not one of ours; use inprocess, local or slurm"),
+    ("tokens", "hydra/launcher=locl", "hydra/launcher: has no option 'locl'; did you mean local?"),
+    ("tokens", "hydra.launcher.slots=2", "hydra.launcher.slots: goes with slots; add hydra/launcher=local"),
+    (None, "opt.lr=interval(1,2)", "opt.lr=interval(1,2): is an interval, which a grid cannot walk through"),
+    (None, "opt.lrr=1,2", "opt.lrr: unknown key; did you mean opt.lr?"),
+    (None, "model/size=tiny,huge", "model/size: has no option 'huge'"),
+    (None, "model/size=glob(x*)", "model/size=glob(x*): fits no option"),
+]
+
+
+def test_what_a_study_or_a_grid_cannot_take_is_refused() -> None:
+    assert unlike([((name, override), words) for name, override, words in BAD], lambda case: order(*case)) == []
 
 
 def test_a_bundled_study_is_found_and_a_users_own_lies_over_it(place: Path) -> None:
@@ -176,29 +176,33 @@ def test_a_launcher_is_chosen_and_set() -> None:
 # a grid without a file
 
 
-@pytest.mark.parametrize(
-    ("overrides", "expected"),
-    [
-        (["opt.lr=1e-3,1e-5"], {"opt.lr": [1e-3, 1e-5]}),
-        (
-            ["model/tokenizer=c1d,sw", "train.seed=range(1,4)"],
-            {"model/tokenizer": ["c1d", "sw"], "train.seed": [1, 2, 3]},
-        ),
-        (["model/size=glob(*)"], {"model/size": ["base", "demo", "small", "tiny"]}),
-        (["train.gradient_clip=null,0.5"], {"train.gradient_clip": [None, 0.5]}),
-        (["opt.betas=[0.9,0.99],[0.8,0.9]"], {"opt.betas": [[0.9, 0.99], [0.8, 0.9]]}),
-        (["data.root='a, b','true'"], {"data.root": ["a, b", "true"]}),
-        (["train.precision=32,16-mixed"], {"train.precision": [32, "16-mixed"]}),
-        (["train.compile=true,false"], {"train.compile": [True, False]}),
-        (["data.param=T_eff,log_g"], {"data.param": ["T_eff", "log_g"]}),
-        (["data.param=T_eff,[T_eff,log_g]"], {"data.param": ["T_eff", ["T_eff", "log_g"]]}),
-        (["data.param=[T_eff,log_g]"], {}),
-        (["model=cnn", "model.channels=8,16"], {"model.channels": [8, 16]}),
-        (["opt.betas=0.8,0.95"], {}),  # one number is no value
-    ],
-)
-def test_swept_overrides_are_the_axes(overrides: list[str], expected: dict[str, list[Any]]) -> None:
-    assert axes(*overrides) == expected
+AXES = [
+    (["opt.lr=1e-3,1e-5"], {"opt.lr": [1e-3, 1e-5]}),
+    (
+        ["model/tokenizer=c1d,sw", "train.seed=range(1,4)"],
+        {"model/tokenizer": ["c1d", "sw"], "train.seed": [1, 2, 3]},
+    ),
+    (["model/size=glob(*)"], {"model/size": ["base", "demo", "small", "tiny"]}),
+    (["train.gradient_clip=null,0.5"], {"train.gradient_clip": [None, 0.5]}),
+    (["opt.betas=[0.9,0.99],[0.8,0.9]"], {"opt.betas": [[0.9, 0.99], [0.8, 0.9]]}),
+    (["data.root='a, b','true'"], {"data.root": ["a, b", "true"]}),
+    (["train.precision=32,16-mixed"], {"train.precision": [32, "16-mixed"]}),
+    (["train.compile=true,false"], {"train.compile": [True, False]}),
+    (["data.param=T_eff,log_g"], {"data.param": ["T_eff", "log_g"]}),
+    (["data.param=T_eff,[T_eff,log_g]"], {"data.param": ["T_eff", ["T_eff", "log_g"]]}),
+    (["data.param=[T_eff,log_g]"], {}),
+    (["model=cnn", "model.channels=8,16"], {"model.channels": [8, 16]}),
+    (["opt.betas=0.8,0.95"], {}),  # one number is no value
+]
+
+
+def test_swept_overrides_are_the_axes() -> None:
+    wrong = []
+    for overrides, expected in AXES:
+        (grid,) = order(None, *overrides).definition.grids
+        if (found := {axis.keys[0]: [value for (value,) in axis.values] for axis in grid.axes}) != expected:
+            wrong.append((overrides, found))
+    assert wrong == []
 
 
 def test_the_same_grid_has_the_same_name() -> None:
@@ -214,58 +218,24 @@ def test_the_same_grid_has_the_same_name() -> None:
     assert order(None, "opt.lr=1,2", "train.epochs=3").typed == {"train.epochs": "3"}
 
 
-@pytest.mark.parametrize(
-    ("override", "words"),
-    [
-        ("opt.lr=interval(1,2)", "opt.lr=interval(1,2): is an interval, which a grid cannot walk through"),
-        ("opt.lrr=1,2", "opt.lrr: unknown key; did you mean opt.lr?"),
-        ("model/size=tiny,huge", "model/size: has no option 'huge'"),
-        ("model/size=glob(x*)", "model/size=glob(x*): fits no option"),
-    ],
-)
-def test_what_a_grid_cannot_take_is_refused(override: str, words: str) -> None:
-    with pytest.raises(ConfigError) as refusal:
-        order(None, override)
-    assert words in str(refusal.value)
-
-
-@pytest.mark.parametrize(
-    ("flags", "overrides", "name"),
-    [
+def test_a_study_is_asked_for_by_name_or_with_m() -> None:
+    cases = [
         ([], ["opt.lr=1"], None),
         (["--cfg", "job"], ["opt.lr=1"], None),
         ([], ["sweeps=tokens"], "tokens"),
         (["-m"], ["sweeps=tokens"], "tokens"),
         (["--multirun"], ["opt.lr=1,2"], "grid-"),
-    ],
-)
-def test_a_study_is_asked_for_by_name_or_with_m(flags: list[str], overrides: list[str], name: str | None) -> None:
-    found = study_asked_for(flags, overrides, ("the", "words"))
-    assert (found is not None) == (name is not None)
-    if found is not None and name is not None:
-        assert found.definition.name.startswith(name)
-        assert found.words == ("the", "words")
+    ]
+    for flags, overrides, name in cases:
+        asked = study_asked_for(flags, overrides, ("the", "words"))
+        assert (asked and asked.words) == (("the", "words") if name else None), (flags, overrides)
+        assert not (asked and name) or asked.definition.name.startswith(name)
 
 
-def test_a_grid_varies_what_it_says() -> None:
-    (grid,) = order(None, "opt.lr=1,2").definition.grids
-    assert grid.axes == (Axis(("opt.lr",), ((1,), (2,))),)
-
-
-@pytest.mark.parametrize(
-    ("flags", "overrides", "words"),
-    [
-        (["--cfg", "job"], ["sweeps=tokens"], "does not go with --cfg"),
-        ([], ["sweeps="], "needs a name"),
-        ([], ["sweep.retry=true"], "goes with a study"),
-    ],
-)
-def test_a_study_that_cannot_be_meant_is_refused(flags: list[str], overrides: list[str], words: str) -> None:
-    with pytest.raises(ConfigError, match=words):
-        study_asked_for(flags, overrides, ())
-
-
-def test_an_empty_value_is_refused() -> None:
-    for key in ("sweep.name", "sweep.folder", "sweep.storage", "sweep.trials"):
-        with pytest.raises(ConfigError, match=f"{key}: is empty"):
-            split_options([f"{key}="])
+def test_a_study_that_cannot_be_meant_is_refused() -> None:
+    cases = [
+        ((["--cfg", "job"], ["sweeps=tokens"]), "does not go with --cfg"),
+        (([], ["sweeps="]), "needs a name"),
+        (([], ["sweep.retry=true"]), "goes with a study"),
+    ]
+    assert unlike(cases, lambda case: study_asked_for(*case, ())) == []
