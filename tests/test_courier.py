@@ -116,6 +116,7 @@ def finish(process: subprocess.Popen[str]) -> str:
     return output
 
 
+@pytest.mark.nightly
 def test_eight_runs_at_once_make_one_database_with_eight_whole_records(
     start, database, promised, tmp_path: Path
 ) -> None:
@@ -131,6 +132,7 @@ def test_eight_runs_at_once_make_one_database_with_eight_whole_records(
     assert not complaints, "waiting for each other's turn, which a slow machine can make long, is all that may be said"
 
 
+@pytest.mark.nightly
 def test_a_database_that_is_locked_for_30_seconds_stops_no_run_and_loses_nothing(
     start, database, promised, tmp_path
 ) -> None:
@@ -151,6 +153,7 @@ def test_a_database_that_is_locked_for_30_seconds_stops_no_run_and_loses_nothing
         promised.kept(state=run.state(), said=logs(tmp_path))
 
 
+@pytest.mark.nightly
 def test_a_database_that_is_deleted_while_eight_runs_go_on_is_made_again_and_whole(
     start, database, promised, tmp_path
 ) -> None:
@@ -185,6 +188,7 @@ def test_points_come_while_the_run_goes_on_and_a_killed_run_is_told_as_lost(
     assert told(server, run).info.run_id == first
 
 
+@pytest.mark.nightly
 def test_ctrl_c_reaches_the_run_and_not_its_courier(start, database, promised, tmp_path: Path) -> None:
     process = start(*LONG)
     until(lambda: points_in(database) > 0, "first points")
@@ -198,6 +202,7 @@ def test_ctrl_c_reaches_the_run_and_not_its_courier(start, database, promised, t
     promised.kept(state=run.state(), said=output)
 
 
+@pytest.mark.nightly
 def test_a_run_whose_courier_is_killed_goes_on_and_a_sync_mends_the_record(
     start, database, promised, tmp_path: Path
 ) -> None:
@@ -220,6 +225,7 @@ def test_the_training_process_never_imports_mlflow(tiny, tmp_path: Path) -> None
     assert shown.stdout.splitlines()[-1] == "False"
 
 
+@pytest.mark.nightly
 def test_a_database_on_a_full_disk_stops_no_run_and_gets_everything_later(start, promised, tmp_path: Path) -> None:
     with small_disk(tmp_path / "small", 8000) as disk:
         server = Server(f"sqlite:///{disk / 'mlflow.db'}")
@@ -231,6 +237,7 @@ def test_a_database_on_a_full_disk_stops_no_run_and_gets_everything_later(start,
         until(lambda: is_whole(server, run), "a whole record once there is space")
 
 
+@pytest.mark.nightly
 def test_a_server_that_is_down_stops_no_run_and_gets_everything_when_it_is_back(
     start, promised, tmp_path: Path
 ) -> None:

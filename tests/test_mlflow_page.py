@@ -17,7 +17,7 @@ BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 FLAGS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync --window-size=1500,6000"
 FLAGS += " --disable-background-networking --disable-component-update --virtual-time-budget=60000"
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(BROWSER is None, reason="no browser: apt-get install chromium")]
+pytestmark = [pytest.mark.nightly, pytest.mark.skipif(BROWSER is None, reason="no browser: apt-get install chromium")]
 
 
 @pytest.fixture
