@@ -7,7 +7,6 @@ Ask before you patch anything that a run uses, and never change the folder: `cop
 """
 
 import contextlib
-import fcntl
 import hashlib
 import io
 import os
@@ -25,6 +24,8 @@ import pytest
 import torch
 from damage import rewrite_chunked
 from hypothesis import settings
+from planted import save_blank
+from shared import once
 from toy_data import ROWS
 
 from specvit.config.build import build_config
@@ -35,13 +36,15 @@ from specvit.data.views import Spectra, open_spectra
 from specvit.quantities import LABELS
 from specvit.run import run
 from specvit.track import runs_in
+from specvit.tracking import figures, score_figures
 from specvit.tracking.mlflow import Server
 from specvit.train import main
 
-pytest_plugins = ("ceiling_fixtures", "faults", "slurm_fixtures")
+pytest_plugins = ("ceiling_fixtures", "faults", "scored_runs", "slurm_fixtures")
 pytest.register_assert_rewrite("toys", "whole_runs")
 settings.register_profile("specvit", deadline=None, database=None, derandomize=True, max_examples=60)
 settings.load_profile("specvit")
+SAVE_FIGURE = figures.save
 SHARED = "SPECVIT_TESTS_FOLDER"
 """The environment variable that names the folder which the workers share."""
 
@@ -64,18 +67,6 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         shutil.rmtree(os.environ[SHARED], ignore_errors=True)
 
 
-def once(folder: Path, make: Callable[[Path], object]) -> Path:
-    """Return `folder`, filled by `make(folder)` in the first process that asks; others wait until it is done."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with open(f"{folder}.lock", "a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if lock.tell() == 0:  # nobody has noted that it is done
-            shutil.rmtree(folder, ignore_errors=True)
-            make(folder)
-            lock.write("done\n")
-    return folder
-
-
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     """Keep workers that share the cores from waiting for each other's threads."""
@@ -83,6 +74,22 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def blank_figures() -> Iterator[None]:
+    """Let runs write blank figures, which saves more than half of their time; `drawn_figures` draws them."""
+    with pytest.MonkeyPatch.context() as patched:
+        for module in (figures, score_figures):
+            patched.setattr(module, "save", save_blank)
+        yield
+
+
+@pytest.fixture
+def drawn_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let figures be drawn in this test."""
+    for module in (figures, score_figures):
+        monkeypatch.setattr(module, "save", SAVE_FIGURE)
 
 
 @pytest.fixture(scope="session")
@@ -154,7 +161,7 @@ def tiny(toy_sets: Path) -> list[str]:
     model = ["model.patch_size=32", "model.hidden_size=16", "model.num_hidden_layers=1"]
     model += ["model.num_attention_heads=2", "model.intermediate_size=32"]
     quiet = ["tracking.progress=lines", "tracking.live=false"]
-    return [*data, *model, "train.epochs=2", "train.batch_size=16", "train.precision=32", *quiet]
+    return [*data, *model, "train.epochs=2", "train.batch_size=16", "train.precision=32", "train.threads=1", *quiet]
 
 
 @pytest.fixture(scope="session")

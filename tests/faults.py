@@ -4,15 +4,17 @@ A test that asks for `promised` stands in the table, and fails unless what it sa
 """
 
 import re
-from collections.abc import Callable, Generator, Iterator
+import signal
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from planted import Act
+from planted import Act, At, Stop
 from processes import Child
-from whole_runs import assert_same_run
+from shared import once
+from whole_runs import STEADY, assert_same_run, only_run
 
 from specvit.config.folder import DONE, STATES
 
@@ -151,18 +153,36 @@ def trained(launch: Callable[..., Child]) -> Callable[..., Ended]:
     return train
 
 
-@pytest.fixture(scope="module")
-def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Callable[[list[str]], Path]:
-    """Return `unbroken(arguments)`: the folder of that run, made once a module without any fault."""
-    made: dict[tuple[str, ...], Path] = {}
+@pytest.fixture(scope="session")
+def unbroken(reference_run: Callable[[Sequence[str]], Path]) -> Callable[[Sequence[str]], Path]:
+    """Return `unbroken(arguments)`: the folder of that run, made without any fault."""
+    return reference_run
 
-    def run(arguments: list[str]) -> Path:
-        if tuple(arguments) not in made:
-            place = tmp_path_factory.mktemp("unbroken")
-            child = Child([*arguments, f"tracking.folder={place / 'runs'}"], (), place / "output.txt")
-            assert child.wait() == 0, child.said
-            child.close()
-            (made[tuple(arguments)],) = (place / "runs").iterdir()
-        return made[tuple(arguments)]
 
-    return run
+@pytest.fixture(scope="session")
+def stopped(shared: Path, tiny: list[str]) -> Path:
+    """Return the run of `STEADY` that SIGTERM stopped after step 31; copy it to change it."""
+
+    def make(place: Path) -> None:
+        place.mkdir(parents=True)
+        child = Child(
+            [*tiny, *STEADY, f"tracking.folder={place / 'runs'}"],
+            [At("specvit.engine.loop.Learner.step", Stop(signal.SIGTERM), call=31)],
+            place / "output.txt",
+        )
+        assert child.wait() == 143, child.said
+        child.close()
+
+    return only_run(once(shared / "stopped", make) / "runs")
+
+
+def by_day(cases: Iterable[Any], *daily: Any) -> list[Any]:
+    """Return the cases of a test as parameters: those in `daily` for `make test`, the others for the night."""
+    cases = list(cases)
+    assert set(daily) <= set(cases)
+    return [
+        pytest.param(
+            *(case if isinstance(case, tuple) else (case,)), marks=[] if case in daily else [pytest.mark.nightly]
+        )
+        for case in cases
+    ]

@@ -10,8 +10,6 @@ import h5py
 import pytest
 import torch
 
-from specvit.config.folder import RunFolder
-from specvit.engine.loop import Keeper
 from specvit.tracking.files import FileTracker, StatusTracker
 
 
@@ -53,51 +51,6 @@ def before_metrics(fault: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -
         real(self, row)
 
     monkeypatch.setattr(FileTracker, "metrics", metrics)
-
-
-def after_metrics(fault: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
-    real = StatusTracker.metrics
-
-    def metrics(self: StatusTracker, row: dict[str, Any]) -> None:
-        real(self, row)
-        if row["epoch"] == 3:
-            fault()
-
-    monkeypatch.setattr(StatusTracker, "metrics", metrics)
-
-
-def before_the_checkpoint(fault: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
-    real = Keeper.save_last
-
-    def save_last(self: Keeper, learner: Any, state: Any) -> bool:
-        if state.step == 36:
-            fault()
-        return real(self, learner, state)
-
-    monkeypatch.setattr(Keeper, "save_last", save_last)
-
-
-def before_the_test_scores(fault: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
-    from specvit import score
-
-    real = score.score
-
-    def scored(*arguments: Any) -> Any:
-        fault()
-        return real(*arguments)
-
-    monkeypatch.setattr(score, "score", scored)
-
-
-def before_anything(fault: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
-    real = RunFolder.set_status
-
-    def set_status(self: RunFolder, state: str, **facts: Any) -> None:
-        if "pid" in facts:
-            fault()
-        real(self, state, **facts)
-
-    monkeypatch.setattr(RunFolder, "set_status", set_status)
 
 
 def spoil(path: Path, name: str, row: int, value: float) -> None:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from planted import Act
+from planted import BLANK_FIGURES, Act
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 SERVER = multiprocessing.get_context("forkserver")
@@ -44,13 +44,13 @@ def wait_until_computed(pid: int, seconds: float, lives: Callable[[], bool]) -> 
 
 
 class Child:
-    """`specvit train` in a process forked for it; `said` is all that it has printed."""
+    """`specvit train` in a process forked for it, with blank figures; `said` is all that it has printed."""
 
     def __init__(self, arguments: Sequence[str], plants: Iterable[Act], output: Path) -> None:
         """Start it, in this process's folder and environment."""
         self.output = output
         output.touch()
-        handed = (list(arguments), str(output), list(plants), dict(os.environ))
+        handed = (list(arguments), str(output), [*BLANK_FIGURES, *plants], dict(os.environ))
         self.process = SERVER.Process(target=_train, args=handed)
         self.process.start()
 

@@ -1,6 +1,6 @@
 """A set that cannot be trained on is refused in one sentence, and nothing is left behind.
 
-Files that are damaged stand in test_fault_files.py.
+Files that are damaged stand in test_faulty_spectra.py.
 
 All cases enter through `specvit.train.main`, as a user does.
 """

@@ -45,16 +45,22 @@ def test_truncated_checkpoint_is_refused(tmp_path: Path, share: float) -> None:
         checkpoint.load(path)
 
 
-def test_checkpoint_with_a_flipped_bit_in_its_weights_is_refused(tmp_path: Path) -> None:
+def test_no_flipped_bit_of_a_checkpoint_goes_unseen(tmp_path: Path) -> None:
     path = tmp_path / "a.ckpt"
-    weights = torch.randn(1000)
-    checkpoint.save(path, {"model": {"weight": weights}})
-    damaged = bytearray(path.read_bytes())
-    place = bytes(damaged).index(weights.numpy().tobytes()) + 2000
-    damaged[place] ^= 0x10
-    path.write_bytes(damaged)
-    with pytest.raises(CheckpointError):
-        checkpoint.load(path)
+    content = {"run_id": "toy", "state": {"step": 7}, "model": {"weight": torch.arange(50.0)}}
+    checkpoint.save(path, content)
+    whole, seen = path.read_bytes(), 0
+    for place in range(0, len(whole), 3):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << (place % 8)
+        path.write_bytes(damaged)
+        try:
+            found = checkpoint.load(path)
+        except checkpoint.CheckpointError:
+            seen += 1
+        else:  # padding, or a time stamp
+            assert_identical({name: found[name] for name in content}, content)
+    assert seen > len(whole) / 12
 
 
 @pytest.mark.parametrize("foreign", [{"state_dict": {}}, [1, 2], {"format": 99, "model": {}}, torch.zeros(3)])

@@ -91,6 +91,7 @@ def test_determinism_is_set_as_configured_without_filling_new_tensors(determinis
         torch.use_deterministic_algorithms(False)
 
 
+@pytest.mark.slow
 def test_nothing_heavy_is_imported_before_the_first_step(tiny: list[str], tmp_path: Path) -> None:
     code = """
 import os, sys

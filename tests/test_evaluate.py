@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from scored_runs import CLASSES, LABELS, summary_of, trained
+from scored_runs import LABELS, summary_of
 
 from specvit import evaluate, score
 from specvit.config.build import build_config
@@ -26,19 +26,6 @@ from specvit.models import build_model
 @pytest.fixture(autouse=True)
 def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def trained_labels(tmp_path_factory: pytest.TempPathFactory, tiny, stars) -> Path:
-    """Return a run of three labels, typed as a user would."""
-    tmp = tmp_path_factory.mktemp("labels")
-    return trained(tmp, tiny, stars, f'data.param="{",".join(LABELS)}"')
-
-
-@pytest.fixture(scope="module")
-def trained_classes(tmp_path_factory: pytest.TempPathFactory, tiny, stars) -> Path:
-    """Return a run of four classes."""
-    return trained(tmp_path_factory.mktemp("classes"), tiny, stars, *CLASSES)
 
 
 @pytest.fixture
@@ -141,23 +128,21 @@ def test_nothing_is_fitted_to_the_file_that_is_scored(labels_run: Path, stars: A
     assert summary["test_mae_norm"] == pytest.approx(summary["test_mae"] / saved["coder"]["scale"][0])
 
 
-@pytest.mark.parametrize("levels", ["one", "-1", "-0.5,1", "0,,1", "nan", "inf", "1;2", "0.5,1e400"])
-def test_a_bad_noise_level_is_one_sentence(levels: str, labels_run: Path, capsys) -> None:
+def test_a_bad_noise_level_is_one_sentence(labels_run: Path, capsys) -> None:
     before = sorted(labels_run.rglob("*"))
-    assert evaluate.main([str(labels_run), f"--noise={levels}"]) == 2
-    heard = capsys.readouterr().err
-    assert heard.startswith("specvit: --noise: ")
-    assert heard.endswith("such as 0,0.5,1.\n")
-    assert heard.count("\n") == 1
+    for levels in ("one", "-1", "-0.5,1", "0,,1", "nan", "inf", "1;2", "0.5,1e400"):
+        assert evaluate.main([str(labels_run), f"--noise={levels}"]) == 2, levels
+        heard = capsys.readouterr().err
+        assert heard.startswith("specvit: --noise: ") and heard.endswith("such as 0,0.5,1.\n"), heard
+        assert heard.count("\n") == 1, heard
     assert sorted(labels_run.rglob("*")) == before
 
 
-@pytest.mark.parametrize("arguments", [[], ["run", "--nois"], ["run", "more"], ["run", "--noise"], ["--data", "a"]])
-def test_a_command_line_that_cannot_be_read_is_one_sentence(arguments: list[str], capsys) -> None:
-    assert evaluate.main(arguments) == 2
-    heard = capsys.readouterr().err
-    assert heard.startswith("specvit: specvit evaluate: ")
-    assert heard.count("\n") == 1
+def test_a_command_line_that_cannot_be_read_is_one_sentence(capsys) -> None:
+    for arguments in ([], ["run", "--nois"], ["run", "more"], ["run", "--noise"], ["--data", "a"]):
+        assert evaluate.main(arguments) == 2, arguments
+        heard = capsys.readouterr().err
+        assert heard.startswith("specvit: specvit evaluate: ") and heard.count("\n") == 1, heard
 
 
 def test_a_single_spectrum_is_scored_without_intervals(labels_run: Path, stars: Any, capsys) -> None:
@@ -258,10 +243,10 @@ def test_a_checkpoint_that_lacks_a_part_or_has_another_type_there_is_named(
     ("kind", "more"), [("ridge", []), ("lightgbm", ["model.min_leaf_rows=9", "model.num_trees=3"])]
 )
 def test_a_fitted_model_that_lacks_a_part_is_named(
-    kind: str, more: list[str], tmp_path: Path, tiny: list[str], stars: Any, capsys: pytest.CaptureFixture[str]
+    kind: str, more: list[str], scored: list[str], copied_run: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = [word for word in tiny if not word.startswith(("model.", "train.epochs", "train.batch", "train.prec"))]
-    run = trained(tmp_path, words, stars, f"model={kind}", *more)
+    words = [word for word in scored if not word.startswith(("model.", "train.", "opt."))]
+    run = copied_run([*words, f"model={kind}", *more])
     whole = checkpoint.load(run / "best.ckpt")
     for value in ({}, dict.fromkeys(whole["model"], 1), {**whole["model"], "text": "x", "weight": torch.zeros(3)}):
         checkpoint.save(run / "best.ckpt", {**whole, "model": value})

@@ -14,7 +14,7 @@ NAN = float("nan")
 
 
 @pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+def drawn(drawn_figures: None, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Return the list that figures are kept in after they were saved; warnings are errors."""
     kept: list[Any] = []
 

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
-from scored_runs import BRIEF, CLASSES, LABELS, summary_of, trained
+from scored_runs import LABELS, summary_of
 from sklearn import metrics as sk
 
 from specvit import train
@@ -23,17 +22,14 @@ def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.fixture(scope="module")
-def labels_run(tmp_path_factory: pytest.TempPathFactory, tiny, stars) -> Path:
-    """Return a run of three labels, typed as a user would."""
-    tmp = tmp_path_factory.mktemp("labels")
-    return trained(tmp, tiny, stars, f'data.param="{",".join(LABELS)}"')
+@pytest.fixture
+def labels_run(trained_labels: Path) -> Path:
+    return trained_labels
 
 
-@pytest.fixture(scope="module")
-def classes_run(tmp_path_factory: pytest.TempPathFactory, tiny, stars) -> Path:
-    """Return a run of four classes."""
-    return trained(tmp_path_factory.mktemp("classes"), tiny, stars, *CLASSES)
+@pytest.fixture
+def classes_run(trained_classes: Path) -> Path:
+    return trained_classes
 
 
 def expected_scores(table: pd.DataFrame, label: str) -> dict[str, float]:
@@ -126,32 +122,30 @@ def test_epochs_have_no_intervals(labels_run: Path, classes_run: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_rerun_writes_the_same_summary(tiny, stars, tmp_path: Path) -> None:
-    folder = trained(tmp_path, tiny, stars)
+def test_a_rerun_writes_the_same_summary(scored: list[str], copied_run: Any) -> None:
+    folder = copied_run(scored)
     before = (folder / "summary.json").read_bytes()
-    config = yaml.safe_load((folder / "config.yaml").read_text())
-    again = [f"data.test_path={config['data']['test_path'][0]}", f"tracking.folder={tmp_path / 'outputs'}"]
-    assert train.main([*tiny, *BRIEF, *again, "train.rerun=true"]) == 0
+    assert train.main([*scored, f"tracking.folder={folder.parent}", "train.rerun=true"]) == 0
     assert (folder / "summary.json").read_bytes() == before
 
 
-@pytest.mark.slow
-def test_the_last_line_of_a_run_has_the_interval(tiny, stars, tmp_path: Path, capsys) -> None:
-    folder = trained(tmp_path, tiny, stars)
-    summary, said = summary_of(folder), capsys.readouterr().out
+def test_the_last_line_of_a_run_has_the_interval(reference_run: Any, scored: list[str]) -> None:
+    folder = reference_run(scored)
+    summary = summary_of(folder)
     ends = f"[{summary['test_r2_low']:.3f}, {summary['test_r2_high']:.3f}]"
     line = f"test R² {summary['test_r2']:.4f} {ends}, MAE {summary['test_mae']:.4f} dex (log_g, 64 spectra)"
-    assert f": {line}  {folder}" in said
+    assert f": {line}  {folder}" in (folder / "log.txt").read_text()
 
 
 @pytest.mark.slow
-def test_a_run_whose_figures_fail_is_finished(tiny, stars, tmp_path: Path, monkeypatch, capsys) -> None:
+def test_a_run_whose_figures_fail_is_finished(scored: list[str], tmp_path: Path, monkeypatch, capsys) -> None:
     def broken(*_: Any) -> None:
         raise ImportError("no matplotlib")
 
     monkeypatch.setattr(figures, "canvas", broken)
     monkeypatch.setattr(score_figures, "canvas", broken)
-    folder = trained(tmp_path, tiny, stars)
+    assert train.main([*scored, f"tracking.folder={tmp_path / 'outputs'}"]) == 0
+    (folder,) = (tmp_path / "outputs").iterdir()
     assert capsys.readouterr().out.count("could not be drawn (ImportError: no matplotlib)") == 4
     assert summary_of(folder)["test_rows"] == 64
     assert not (folder / "figures").exists() or not list((folder / "figures").iterdir())

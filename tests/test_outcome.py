@@ -1,30 +1,161 @@
-"""Numbers that are no longer finite, rates that are wrong, memory that is short, and bugs: how such runs end.
+"""How a run ends is one state, one cause and one remedy; what went wrong once costs nothing.
 
-The run has four epochs of twelve steps. What goes wrong once and not again costs nothing: the same command tries again
-from the last good checkpoint.
+Whole runs have four epochs of twelve steps: numbers that are no longer finite, rates that are wrong, memory that is
+short, and bugs. The same command tries again from the last good checkpoint.
 """
 
+import errno
+import json
 import math
 import operator
+import os
 import resource
+import signal
+import threading
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from faults import by_day
 from planted import At, Changed, Fail, limit
+from studies import until
 from torch import Tensor
 from whole_runs import STEADY, only_run, state_of
 
 from specvit.config.folder import RunFolder
-from specvit.engine import checkpoint
+from specvit.config.schema import Config
+from specvit.engine import checkpoint, preempt
+from specvit.engine.failure import End, end_of, put_on_file
+from specvit.errors import DataError, explain, os_fault
 from specvit.tracking.files import read_metrics
-
-pytestmark = pytest.mark.slow
 
 LOSS, VALIDATION = "specvit.engine.task.Regression.loss", "specvit.engine.loop.evaluate"
 STEP, GATHER = "specvit.engine.loop.Learner.step", "specvit.data.resident.Store.gather"
+FULL = OSError(errno.ENOSPC, "No space left on device")
+
+
+# what an exception means
+
+
+@pytest.mark.parametrize(
+    ("number", "words", "remedy"),
+    [
+        (errno.ENOSPC, "the disk is full", "free some space"),
+        (errno.EDQUOT, "the disk quota is used up", "free some space"),
+        (errno.EIO, "input/output error", "see to the disk"),
+        (errno.ESTALE, "the file server no longer knows an open file", "see to the disk"),
+        (errno.EROFS, "the file system is read-only", "name a folder elsewhere"),
+        (errno.EMFILE, "too many files are open", "type `ulimit"),
+    ],
+)
+@pytest.mark.parametrize("hidden", [False, True])
+def test_what_the_system_refuses_is_one_sentence_with_its_own_remedy(
+    number: int, words: str, remedy: str, hidden: bool, tmp_path: Path
+) -> None:
+    try:
+        refuse(number, hidden)
+    except (OSError, RuntimeError) as problem:
+        end = end_of(problem, Config(), RunFolder(tmp_path, ""))
+    assert (end.state, end.cause, end.code, end.trace) == ("crashed", f"{words} ({tmp_path})", 1, "")
+    assert end.remedy.startswith(remedy)
+
+
+def refuse(number: int, hidden: bool) -> None:
+    """Raise an error of the system, or what torch raises in its place when it writes a checkpoint."""
+    try:
+        raise OSError(number, os.strerror(number))
+    except OSError:
+        if hidden:
+            raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0") from None
+        raise
+
+
+def test_a_place_outside_the_run_is_named(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run", "")
+    inside = OSError(errno.ENOSPC, "full", str(tmp_path / "run" / ".last.ckpt.x.tmp"))
+    outside = OSError(errno.EIO, "bad block", "/data/train.h5")
+    assert end_of(inside, Config(), folder).cause == f"the disk is full ({tmp_path / 'run'})"
+    assert end_of(outside, Config(), folder).cause == "input/output error (/data/train.h5)"
+
+
+@pytest.mark.parametrize(
+    ("problem", "end"),
+    [
+        (KeyboardInterrupt(), End("preempted", "stopped by Ctrl-C", code=130)),
+        (
+            DataError("flux is not finite", where="a.h5 row 3"),
+            End("crashed", "a.h5 row 3: flux is not finite.", code=1),
+        ),
+    ],
+)
+def test_ends_without_a_trace(problem: BaseException, end: End, tmp_path: Path) -> None:
+    assert end_of(problem, Config(), RunFolder(tmp_path, "")) == end
+
+
+@pytest.mark.parametrize(
+    ("problem", "state", "cause"),
+    [
+        (SystemExit(0), "crashed", "SystemExit: 0"),
+        (SystemExit(3), "crashed", "SystemExit: 3"),
+        (OSError(errno.ENOTEMPTY, "Directory not empty"), "crashed", "OSError: [Errno 39] Directory not empty"),
+        (ZeroDivisionError(), "crashed", "ZeroDivisionError: no message"),
+        (MemoryError(), "oom", "MemoryError: no message"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "oom", "OSError: [Errno 12] Cannot allocate memory"),
+        (torch.OutOfMemoryError("CUDA"), "oom", "OutOfMemoryError: CUDA"),
+        (RuntimeError("CUDA error: out of memory\nmore"), "oom", "RuntimeError: CUDA error: out of memory"),
+    ],
+)
+def test_ends_with_a_trace(problem: BaseException, state: str, cause: str, tmp_path: Path) -> None:
+    end = end_of(problem, Config(), RunFolder(tmp_path, ""))
+    assert (end.state, end.cause, end.code) == (state, cause, 1)
+    assert type(problem).__name__ in end.trace
+    assert bool(end.remedy) == (state == "oom")
+
+
+def test_an_error_that_was_raised_while_the_disk_was_no_issue_is_not_the_disks() -> None:
+    assert os_fault(ValueError("bad")) is None
+    assert os_fault(OSError(errno.ENOENT, "no file")) is None
+    looped = RuntimeError("a")
+    looped.__cause__ = looped
+    assert os_fault(looped) is None
+    assert explain(FULL, "") == ("the disk is full", "free some space there, then the same command goes on")
+
+
+def test_an_end_is_put_on_file(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path, "")
+    folder.set_status("running")
+    assert put_on_file(End("crashed", "a cause", "a remedy", "a trace", 1), folder).code == 1
+    assert json.loads((tmp_path / "status.json").read_text())["traceback"] == "a trace"
+    assert (tmp_path / "log.txt").read_text() == "a trace"
+    assert [attempt["event"] for attempt in folder.attempts()] == ["end"]
+    (tmp_path / "log.txt").unlink()
+    (tmp_path / "log.txt").mkdir()
+    assert put_on_file(End("oom", "a cause", "a remedy", "a trace", 1), folder).state == "oom"
+
+
+def test_what_is_asked_for_elsewhere_stops_a_run_as_a_signal_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preempt, "LOOK_SECONDS", 0.01)
+    asked: list[bool] = []
+    faults = [OSError(errno.ESTALE, "of the file server")]
+
+    def is_asked() -> bool:
+        if faults:
+            raise faults.pop()
+        return bool(asked)
+
+    with preempt.SignalStop(is_asked).installed() as stop, stop.deferred():
+        time.sleep(0.1)
+        assert not stop.requested()
+        asked.append(True)
+        until(stop.requested, "the stop", 5.0)
+    assert stop.received == signal.SIGTERM
+    assert "stop asked for" not in {thread.name for thread in threading.enumerate()}
+
+
+# whole runs
 
 
 def infinite_gradient(loss: Tensor) -> Tensor:
@@ -56,7 +187,19 @@ ONCE: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("fault", ONCE)
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "fault",
+    by_day(
+        ONCE,
+        "NaN loss",
+        "infinite gradient at the last steps",
+        "out of memory: torch",
+        "bug in the model",
+        "a library leaves",
+        "a library's own Ctrl-C",
+    ),
+)
 def test_goes_wrong_once(
     fault: str, promised: Any, trained: Any, unbroken: Any, tiny: list[str], tmp_path: Path
 ) -> None:
@@ -74,6 +217,7 @@ def test_goes_wrong_once(
     promised.whole(run, unbroken([*tiny, *STEADY]))
 
 
+@pytest.mark.slow
 def test_the_gpu_dies(promised: Any, trained: Any, unbroken: Any, tiny: list[str], tmp_path: Path) -> None:
     arguments = [*tiny, *STEADY, f"tracking.folder={tmp_path / 'runs'}"]
     error = Fail(RuntimeError("CUDA error: an illegal memory access was encountered"))
@@ -87,6 +231,7 @@ def test_the_gpu_dies(promised: Any, trained: Any, unbroken: Any, tiny: list[str
     promised.whole(run, unbroken([*tiny, *STEADY]))
 
 
+@pytest.mark.slow
 def test_a_bug_leaves_its_traceback(promised: Any, trained: Any, unbroken: Any, tiny: list[str], tmp_path) -> None:
     arguments = [*tiny, *STEADY, f"tracking.folder={tmp_path / 'runs'}"]
     ended = trained(arguments, At("specvit.score.predict", Fail(ZeroDivisionError("planted"))))
@@ -101,6 +246,7 @@ def test_a_bug_leaves_its_traceback(promised: Any, trained: Any, unbroken: Any, 
 WIDE = ["model.patch_size=1", "model.hidden_size=512", "model.intermediate_size=8192", "train.batch_size=96"]
 
 
+@pytest.mark.slow
 def test_the_process_may_take_no_more_memory(promised: Any, trained: Any, tiny: list[str], tmp_path: Path) -> None:
     plant = At(STEP, partial(limit, resource.RLIMIT_AS, 512 * 2**20))
     ended = trained([*tiny, *STEADY, *WIDE, f"tracking.folder={tmp_path / 'runs'}"], plant)
@@ -112,7 +258,8 @@ FP16 = ["train.precision=16-mixed"]
 SPOILT = {"NaN losses": partial(operator.mul, math.nan), "infinite gradients": infinite_gradient}
 
 
-@pytest.mark.parametrize("fault", SPOILT)
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", by_day(SPOILT, "infinite gradients"))
 def test_a_short_fit_in_fp16(fault: str, promised: Any, trained: Any, tiny: list[str], tmp_path: Path) -> None:
     plants = [Changed(LOSS, SPOILT[fault], call=call) for call in range(14, 19)]
     ended = trained([*tiny, *STEADY, *FP16, f"tracking.folder={tmp_path / 'runs'}"], *plants)
@@ -124,6 +271,7 @@ def test_a_short_fit_in_fp16(fault: str, promised: Any, trained: Any, tiny: list
     assert math.isfinite(rows[1]["train_loss"])
 
 
+@pytest.mark.slow
 def test_one_validation_is_not_finite(promised: Any, trained: Any, tiny: list[str], tmp_path: Path) -> None:
     plant = Changed(VALIDATION, not_finite, call=2)
     ended = trained([*tiny, *STEADY, f"tracking.folder={tmp_path / 'runs'}"], plant)
@@ -133,6 +281,7 @@ def test_one_validation_is_not_finite(promised: Any, trained: Any, tiny: list[st
     assert [row["val_mae"] is None for row in read_metrics(run)] == [False, True, False, False]
 
 
+@pytest.mark.slow
 def test_no_validation_is_finite(promised: Any, trained: Any, tiny: list[str], tmp_path: Path) -> None:
     plant = Changed(VALIDATION, not_finite, lasting=True)
     ended = trained([*tiny, *STEADY, f"tracking.folder={tmp_path / 'runs'}"], plant)
@@ -148,7 +297,10 @@ SETTINGS: dict[str, list[str]] = {
 }
 
 
-@pytest.mark.parametrize("fault", SETTINGS)
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "fault", by_day(SETTINGS, "rate far too high", "rate too high, but finite", "rate far too low")
+)
 def test_a_setting_is_wrong(fault: str, promised: Any, trained: Any, tiny: list[str], tmp_path: Path) -> None:
     arguments = [*tiny, *STEADY, "train.epochs=8", *SETTINGS[fault], f"tracking.folder={tmp_path / 'runs'}"]
     ended = trained(arguments)
@@ -164,6 +316,7 @@ def test_a_setting_is_wrong(fault: str, promised: Any, trained: Any, tiny: list[
     assert ("finished already" if ended.code == 0 else outlook) in again.said
 
 
+@pytest.mark.slow
 def test_the_figures_cannot_be_drawn(promised: Any, trained: Any, unbroken: Any, tiny: list[str], tmp_path) -> None:
     plant = At("specvit.tracking.figures.draw_curves", Fail(ValueError("no fonts")))
     ended = trained([*tiny, *STEADY, f"tracking.folder={tmp_path / 'runs'}"], plant)

@@ -1,19 +1,14 @@
 """Whole runs in their own processes, killed at random moments: the end is bitwise that of the unbroken run."""
 
-import itertools
-import json
 import math
 import random
 import signal
 import subprocess
 import sys
-import time
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
-from planted import At, OnceWritten, Stop, wait_for
+from faults import by_day
 from processes import Child, computed, wait_until_computed
 from whole_runs import STEADY, only_run, state_of
 
@@ -62,12 +57,8 @@ def moment_of(number: int, kills: int, seconds: float) -> float:
     return (number + random.Random(number).random()) / kills * seconds
 
 
-def storm(kills: int) -> list[Any]:
-    """Return the numbers of kills, of which each fifth is made by day, too."""
-    return [pytest.param(n, marks=[pytest.mark.nightly] if n % 5 else []) for n in range(kills)]
-
-
-@pytest.mark.parametrize("number", storm(KILLS))
+@pytest.mark.nightly
+@pytest.mark.parametrize("number", range(KILLS))
 def test_a_run_killed_at_a_random_moment_ends_bitwise_equal(
     number: int, reference, promised, trained, tiny, tmp_path: Path
 ) -> None:
@@ -105,7 +96,7 @@ def steady(tmp_path_factory, tiny) -> tuple[Path, float, float]:
     return only_run(place / "0"), before, after - before
 
 
-@pytest.mark.parametrize("number", storm(FORKED_KILLS))
+@pytest.mark.parametrize("number", by_day(range(FORKED_KILLS), 0, 14, 21, 38))
 def test_a_forked_run_killed_at_a_random_moment_ends_bitwise_equal(
     number: int, steady, promised, launch, trained, tiny, tmp_path: Path
 ) -> None:
@@ -127,70 +118,3 @@ def test_a_forked_run_killed_at_a_random_moment_ends_bitwise_equal(
     assert again.code == 0, again.said
     promised.kept(state=state, said=again.said)
     promised.whole(only_run(folder), unbroken)
-
-
-STEP = "specvit.engine.loop.Learner.step"
-LONG = [*STEADY, "train.epochs=20"]
-
-
-def test_a_run_stopped_again_and_again_ends_bitwise_equal(promised, launch, trained, unbroken, tiny, tmp_path) -> None:
-    arguments = [*tiny, *LONG, f"tracking.folder={tmp_path / 'runs'}"]
-    stops = 0
-    for attempt in range(8):
-        # Wait until one epoch is through, then a little into the next one.
-        child = launch(arguments)
-        child.until("\nepoch ")
-        time.sleep(0.003 * (attempt % 5))
-        child.send(signal.SIGTERM)
-        if child.wait() == 0:
-            break
-        stops += 1
-        promised.kept(state=state_of(only_run(tmp_path / "runs")), said=child.said)
-    assert stops >= 5
-    assert trained(arguments).code == 0
-    promised.whole(only_run(tmp_path / "runs"), unbroken([*tiny, *LONG]))
-
-
-def test_a_run_that_was_killed_says_where_it_goes_on_and_keeps_its_attempts(trained, tiny, tmp_path) -> None:
-    arguments = [*tiny, *LONG, f"tracking.folder={tmp_path / 'runs'}"]
-    assert trained(arguments, At(STEP, OnceWritten(Stop(signal.SIGKILL)), call=40)).code == -signal.SIGKILL
-    assert "going on from step 36 (epoch 3)" in trained(arguments).said
-    attempts = (only_run(tmp_path / "runs") / "attempts.jsonl").read_text().splitlines()
-    assert [json.loads(line)["event"] for line in attempts] == ["start", "ready", "start", "ready", "end"]
-
-
-def test_a_second_signal_while_the_first_is_written_down(promised, launch, trained, unbroken, tiny, tmp_path) -> None:
-    arguments = [*tiny, *LONG, f"tracking.folder={tmp_path / 'runs'}"]
-    child = launch(arguments, At(STEP, partial(wait_for, tmp_path / "go"), call=30))
-    child.until("\nepoch 2/")
-    child.send(signal.SIGUSR2)
-    (tmp_path / "go").touch()
-    while child.process.is_alive():
-        child.send(signal.SIGTERM)
-        time.sleep(0.002)
-    promised.kept(state=state_of(only_run(tmp_path / "runs")), said=child.said)
-    assert trained(arguments).code == 0
-    promised.whole(only_run(tmp_path / "runs"), unbroken([*tiny, *LONG]))
-
-
-def test_a_rerun_that_was_stopped(promised, trained, unbroken, tiny, tmp_path: Path) -> None:
-    arguments = [*tiny, *LONG, f"tracking.folder={tmp_path / 'runs'}"]
-    assert trained(arguments).code == 0
-    assert trained([*arguments, "train.rerun=true"], At(STEP, Stop(signal.SIGTERM), call=40)).code == 143
-    state = state_of(only_run(tmp_path / "runs"))
-    again = trained([*arguments, "train.rerun=true"])
-    promised.kept(state=state, said=again.said)
-    promised.whole(only_run(tmp_path / "runs"), unbroken([*tiny, *LONG]))
-
-
-def test_a_hangup_under_nohup(promised, unbroken, tiny, tmp_path: Path) -> None:
-    words = ["nohup", sys.executable, "-m", "specvit.train", *tiny, *LONG, f"tracking.folder={tmp_path / 'runs'}"]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert process.stdout is not None
-    before = list(itertools.takewhile(lambda line: not line.startswith("epoch 2/"), process.stdout))
-    process.send_signal(signal.SIGHUP)
-    after, _ = process.communicate(timeout=120)
-    assert before and process.returncode == 0, after
-    run = only_run(tmp_path / "runs")
-    promised.kept(state=state_of(run), said=after)
-    promised.whole(run, unbroken([*tiny, *LONG]))

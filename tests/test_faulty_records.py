@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from faults import by_day
 from planted import At, Instead, Stop, wait_for
-from processes import Child
 from whole_runs import STEADY, only_run, state_of
 
 from specvit.engine import checkpoint
@@ -24,16 +24,6 @@ pytestmark = pytest.mark.slow
 
 STEP = "specvit.engine.loop.Learner.step"
 ELSEWHERE = Instead("socket.gethostname", str)  # a host without a name
-
-
-@pytest.fixture(scope="module")
-def stopped(tmp_path_factory: pytest.TempPathFactory, tiny: list[str]) -> Path:
-    place = tmp_path_factory.mktemp("stopped")
-    plant = At(STEP, Stop(signal.SIGTERM), call=31)
-    child = Child([*tiny, *STEADY, f"tracking.folder={place / 'runs'}"], [plant], place / "output.txt")
-    assert child.wait() == 143
-    child.close()
-    return only_run(place / "runs")
 
 
 @pytest.fixture
@@ -91,11 +81,26 @@ GOES_ON: dict[str, Callable[[Path], Any]] = {
     "folder renamed": lambda run: run.rename(run.with_name(f"my-best-{run.name.rpartition('-')[2]}")),
     "specvit changed": made_by(code="0123456789ab"),
     "torch changed": made_by(torch="2.0.0"),
+    "another device": made_by(device="A100 (sm_80, 108 multiprocessors)"),
     "log.txt a folder": lambda run: ((run / "log.txt").unlink(), (run / "log.txt").mkdir()),
 }
 
 
-@pytest.mark.parametrize("fault", GOES_ON)
+@pytest.mark.parametrize(
+    "fault",
+    by_day(
+        GOES_ON,
+        "status.json torn",
+        "status.json missing",
+        "attempts.jsonl torn",
+        "metrics.jsonl torn",
+        "config.yaml damaged",
+        "folder renamed",
+        "specvit changed",
+        "another device",
+        "log.txt a folder",
+    ),
+)
 def test_a_run_goes_on_with(
     fault: str, promised: Any, run: Path, trained: Any, unbroken: Any, arguments: list[str], tiny: list[str]
 ) -> None:
@@ -107,6 +112,9 @@ def test_a_run_goes_on_with(
     promised.whole(again, unbroken([*tiny, *STEADY]))
     attempts = [json.loads(line) for line in (again / "attempts.jsonl").read_text().splitlines()[-3:]]
     assert [attempt["event"] for attempt in attempts] == ["start", "ready", "end"]
+    notes = [line for line in ended.said.splitlines() if line.startswith("note: ") and "bits may differ" in line]
+    assert len(notes) == (fault in ("specvit changed", "torch changed", "another device"))
+    assert attempts[1].get("changed", []) == notes
 
 
 REFUSED: dict[str, Callable[[Path], Any]] = {

@@ -1,4 +1,4 @@
-"""Files that are damaged, foreign or changed: refused by name, or noticed and said. `docs/faults.md` says which."""
+"""Files of spectra that are damaged, foreign or changed: refused by name, or noticed and said."""
 
 import errno
 import fcntl
@@ -32,6 +32,7 @@ from mounts import read_only
 from planted import At, Fail, Stop
 from whole_runs import STEADY, only_run, state_of
 
+from specvit.config.folder import RunFolder
 from specvit.data.inspect import inspect_file
 from specvit.quantities import ERROR, FLUX, PARAMS, WAVE
 
@@ -82,7 +83,14 @@ NUMBERS: dict[str, tuple[Damage, str]] = {
 }
 
 
-@pytest.mark.parametrize("fault", [*REFUSED, *NUMBERS])
+FAST = {"missing", "a folder", "not HDF5: text", "cut in the flux", "no array: flux", "no labels", "NaN label"}
+FAST |= {"error of other width", "label rows missing", "names that run code", "damaged chunk", "flux NaN"}
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [pytest.param(name, marks=[] if name in FAST else [pytest.mark.slow]) for name in (*REFUSED, *NUMBERS)],
+)
 def test_refused(
     fault: str, promised: Any, tmp_path: Path, write_set: Any, tiny: list[str], refused: Callable[[list[str]], str]
 ) -> None:
@@ -106,6 +114,7 @@ TOGETHER: dict[str, tuple[Callable[[np.ndarray], np.ndarray], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", TOGETHER)
 def test_files_that_do_not_belong_together(
     fault: str, promised: Any, tmp_path: Path, write_set: Any, tiny: list[str], refused: Callable[[list[str]], str]
@@ -176,6 +185,9 @@ def test_changed_since_the_checkpoint(
     runs = sorted((tmp_path / "runs").iterdir(), key=lambda run: run.stat().st_mtime_ns)
     assert len(runs) == (2 if fault == "a label changed" else 1)
     promised.kept(state=state_of(runs[-1]), said=again.said)
+    if len(runs) == 1:
+        note = RunFolder(runs[0], "").attempts()[-2]["changed"]
+        assert [line for line in again.said.splitlines() if "was changed or touched" in line] == note
     if promised.row.loses_nothing:
         promised.whole(runs[-1], unbroken([*tiny, *STEADY]))
 
@@ -199,6 +211,10 @@ def test_while_the_run_reads_it(
     ended = trained(arguments, At("specvit.engine.loop.Learner.step", partial(harm, path), call=30))
     assert ended.code == code, ended.said
     state = state_of(only_run(tmp_path / "runs"))
+    if fault == "truncated":
+        refusal = trained(arguments)
+        assert (refusal.code, refusal.said) == (2, f"specvit: {path}: is truncated; copy or make it again.\n")
+        assert state_of(only_run(tmp_path / "runs")) == state
     shutil.copy(safe, path)
     again = trained(arguments)
     assert again.code == 0, again.said
@@ -223,8 +239,13 @@ def test_the_disk_of_the_files_fails_and_comes_back(
 def test_files_in_a_folder_that_cannot_be_written(
     promised: Any, trained: Any, unbroken: Any, arguments: list[str], tiny: list[str], sets: Path, tmp_path: Path
 ) -> None:
+    before = {path: path.stat().st_mtime_ns for path in sets.rglob("*")}
     with read_only(sets):
+        with pytest.raises(OSError, match="Read-only"):
+            (sets / "new").touch()
+        assert trained(arguments, At("specvit.engine.loop.Learner.step", Stop(signal.SIGTERM), call=30)).code == 143
         ended = trained(arguments)
     assert ended.code == 0, ended.said
     promised.kept(state=state_of(only_run(tmp_path / "runs")), said=ended.said)
     promised.whole(only_run(tmp_path / "runs"), unbroken([*tiny, *STEADY]))
+    assert {path: path.stat().st_mtime_ns for path in sets.rglob("*")} == before

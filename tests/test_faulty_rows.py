@@ -1,21 +1,21 @@
-"""Data that is no number, changes, vanishes or is locked: each is named, and none is mistaken for something else."""
+"""Rows that are not finite, and files that are locked or cut off: each is named wherever rows are read."""
 
+import itertools
 import os
 import shutil
-import signal
-import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import rewrite_chunked
+from damage import rewrite_chunked
+from faults import by_day
 from harm import spoil, stop_at
-from whole_runs import only_run
+from processes import ready_process
 
+from specvit import pipeline
 from specvit.config.build import build_config
 from specvit.config.compose import compose
 from specvit.config.folder import RunFolder
@@ -25,14 +25,13 @@ from specvit.data.finite import check_rows, check_view
 from specvit.data.noise import fit_flux_norm
 from specvit.data.resident import Store
 from specvit.data.shards import open_shard, read_labels
+from specvit.data.splits import open_splits
 from specvit.data.views import Spectra, open_spectra
-from specvit.engine import checkpoint
 from specvit.errors import DataError
 from specvit.quantities import ERROR, FLUX
 from specvit.run import Result, run
 from specvit.tracking.files import StatusTracker
-
-pytestmark = pytest.mark.slow
+from specvit.train import main
 
 SETTINGS = ("train.epochs=4", "train.threads=1")
 CPU = torch.device("cpu")
@@ -77,7 +76,7 @@ def train(tiny: list[str], sets: Path, *overrides: str) -> Result:
     return run(build_config(compose(words(tiny, sets, *overrides))))
 
 
-# rows that are no numbers
+# rows that are not finite
 
 
 @pytest.mark.parametrize("chunked", [False, True])
@@ -132,8 +131,15 @@ def test_good_rows_are_looked_through_once(spectra: Spectra, monkeypatch: pytest
     check_view(spectra, "float16")
 
 
-@pytest.mark.parametrize("precision", ["32", "16-mixed", "bf16-mixed"])
-@pytest.mark.parametrize("where", ["statistics", "steps"])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("precision", "where"),
+    by_day(
+        itertools.product(["32", "16-mixed", "bf16-mixed"], ["statistics", "steps"]),
+        ("16-mixed", "steps"),
+        ("bf16-mixed", "statistics"),
+    ),
+)
 def test_a_spoilt_training_row_is_no_divergence_and_no_skipped_step(
     precision: str, where: str, tiny: list[str], sets: Path, capsys: Any
 ) -> None:
@@ -150,20 +156,10 @@ def test_a_spoilt_training_row_is_no_divergence_and_no_skipped_step(
     assert train(tiny, sets, f"train.precision={precision}", f"data.flux_norm={norm}").exit_code == 0
 
 
-@pytest.mark.parametrize("split", ["val", "test"])
-def test_a_spoilt_row_of_the_other_sets_is_refused_before_there_is_a_folder(
-    split: str, tiny: list[str], sets: Path, tmp_path: Path, refused: Callable[[list[str]], str]
-) -> None:
-    path = sets / split / "dataset.h5"
-    spoil(path, FLUX, 47, np.nan)
-    assert f"{path} row 47: flux is not finite" in refused(words(tiny, sets))
-
-
+@pytest.mark.slow
 def test_rows_of_the_other_sets_are_looked_through_at_the_start_only(
     tiny: list[str], sets: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from specvit import pipeline
-
     looked: list[int] = []
     monkeypatch.setattr(pipeline, "check_view", lambda view, storage: looked.append(len(view)))
     with monkeypatch.context() as patched:
@@ -177,6 +173,7 @@ def test_rows_of_the_other_sets_are_looked_through_at_the_start_only(
     assert looked == [48, 64, 48, 64]
 
 
+@pytest.mark.slow
 def test_a_test_row_that_is_spoilt_on_the_way_is_named_at_the_test(tiny: list[str], sets: Path, monkeypatch) -> None:
     real = StatusTracker.metrics
 
@@ -191,9 +188,6 @@ def test_a_test_row_that_is_spoilt_on_the_way_is_named_at_the_test(tiny: list[st
 
 
 def test_built_in_rows_are_not_looked_through_at_the_start(tiny: list[str], sets: Path, monkeypatch) -> None:
-    from specvit import pipeline
-    from specvit.data.splits import open_splits
-
     config = build_config(compose(words(tiny, sets)))
     splits = open_splits(config, lambda *_: None)
     builtin = build_config(compose(["data=builtin", f"data.val_path={sets / 'val' / 'dataset.h5'}"]))
@@ -203,7 +197,7 @@ def test_built_in_rows_are_not_looked_through_at_the_start(tiny: list[str], sets
     assert looked == [splits.val]
 
 
-# files that are locked, cut off, or cannot be read
+# files that are locked or cut off
 
 
 WRITER = """
@@ -214,44 +208,23 @@ time.sleep(60)
 """
 
 
-@pytest.fixture
-def writer(sets: Path) -> Any:
-    """Return the path of a file that another process has open for writing."""
-    path = sets / "train_1" / "dataset.h5"
-    child = subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True)
-    assert child.stdout is not None and child.stdout.readline() == "ready\n"
-    yield path
-    child.kill()
-    child.communicate()
-
-
-def test_a_file_that_is_being_written_is_one_sentence(
-    writer: Path, tiny: list[str], sets: Path, refused: Callable[[list[str]], str]
+@pytest.mark.slow
+def test_a_file_that_is_being_written_is_named_wherever_it_is_read(
+    tiny: list[str], sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sentence = refused(words(tiny, sets))
-    assert sentence.startswith(f"specvit: {writer}: is being written by another process; wait for it")
-    assert "HDF5_USE_FILE_LOCKING=FALSE" in sentence
-
-
-def test_labels_of_a_file_that_is_being_written_are_one_sentence(sets: Path, writer: Path) -> None:
-    shard = open_shard(sets / "train_0" / "dataset.h5")
-    locked = type(shard)(path=writer, flux=shard.flux, error=shard.error, wave_P=shard.wave_P)
-    with pytest.raises(DataError, match="is being written by another process"):
-        read_labels(locked)
-
-
-def test_a_chunked_file_that_is_locked_later_is_one_sentence(sets: Path) -> None:
-    path = sets / "train_1" / "dataset.h5"
+    path, shard = sets / "train_1" / "dataset.h5", open_shard(sets / "train_0" / "dataset.h5")
     rewrite_chunked(path)
     view = open_spectra([path], -1)
-    child = subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True)
-    try:
-        assert child.stdout is not None and child.stdout.readline() == "ready\n"
+    locked = type(shard)(path=path, flux=shard.flux, error=shard.error, wave_P=shard.wave_P)
+    with ready_process(WRITER, str(path)):
+        with pytest.raises(DataError, match="is being written by another process"):
+            read_labels(locked)
         with pytest.raises(DataError, match=r"train_1/dataset\.h5: is being written"):
             view.gather(np.arange(3))
-    finally:
-        child.kill()
-        child.communicate()
+        assert main(words(tiny, sets)) == 2
+    sentence = capsys.readouterr().err
+    assert sentence.startswith(f"specvit: {path}: is being written by another process; wait for it")
+    assert "HDF5_USE_FILE_LOCKING=FALSE" in sentence
 
 
 def test_a_mapped_file_that_was_cut_off_before_it_was_mapped_is_one_sentence(sets: Path) -> None:
@@ -271,28 +244,3 @@ def test_a_chunk_that_cannot_be_read_names_its_file(sets: Path) -> None:
     with pytest.raises(DataError) as refusal:
         view.gather(np.arange(90))
     assert str(refusal.value).startswith(f"{path}: ")
-
-
-def test_a_file_that_is_cut_off_while_it_is_read_leaves_a_lost_run_and_is_refused_then(
-    tiny: list[str], sets: Path, tmp_path: Path
-) -> None:
-    path = sets / "train_1" / "dataset.h5"
-    whole = path.read_bytes()
-    command = [sys.executable, "-m", "specvit.train"]
-    command += words(tiny, sets, "train.epochs=400", f"tracking.folder={tmp_path / 'outputs'}")
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith("epoch 2"):
-            break
-    os.truncate(path, 8192)
-    process.communicate(timeout=120)
-    assert process.returncode == -signal.SIGBUS
-    folder = RunFolder(only_run(tmp_path / "outputs"), "")
-    assert folder.state() == "lost"
-    again = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert again.returncode == 2
-    assert again.stderr == f"specvit: {path}: is truncated; copy or make it again.\n"
-    assert folder.state() == "lost"
-    path.write_bytes(whole)
-    assert checkpoint.load(folder.file("last.ckpt"))["state"]["step"] >= 12

@@ -1,4 +1,4 @@
-"""Checkpoints that are damaged, foreign or gone: what a run goes on from, and that it ends as if nothing had been.
+"""Checkpoints that are damaged, foreign or gone: what a run is resumed from, and that it ends as the unbroken one.
 
 The run has four epochs of twelve steps and was stopped after step 31: last.ckpt is of step 31, previous.ckpt of
 step 24, best.ckpt of epoch 2.
@@ -14,12 +14,18 @@ from typing import Any
 
 import pytest
 import torch
+from faults import by_day
+from harm import DAMAGES
 from planted import At, Stop
 from processes import Child
 from whole_runs import STEADY, only_run, state_of
 
-from specvit import evaluate
+from specvit import evaluate, pipeline
+from specvit.config.build import build_config
+from specvit.config.compose import compose
+from specvit.config.folder import RunFolder
 from specvit.engine import checkpoint
+from specvit.run import run as run_here
 
 pytestmark = pytest.mark.slow
 
@@ -38,11 +44,6 @@ def make(arguments: list[str], place: Path, *plants: At) -> Path:
         child.wait()
         child.close()
     return only_run(place / "runs")
-
-
-@pytest.fixture(scope="module")
-def stopped(tmp_path_factory: pytest.TempPathFactory, tiny: list[str]) -> Path:
-    return make([*tiny, *STEADY], tmp_path_factory.mktemp("stopped"), stop_at(31))
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +143,18 @@ def go_on(run: Path, place: Path, trained: Any, arguments: list[str]) -> tuple[P
     return only_run(place / "runs"), ended.said
 
 
-@pytest.mark.parametrize("fault", LAST)
+@pytest.mark.parametrize(
+    "fault",
+    by_day(
+        LAST,
+        "damaged: truncated",
+        "missing",
+        "without optimizer",
+        "the best one copied over it",
+        "with code in it",
+        "put back from the epoch before",
+    ),
+)
 def test_the_last_checkpoint_is(
     fault: str, promised: Any, stopped: Path, trained: Any, unbroken: Any, tiny: list[str], tmp_path: Path
 ) -> None:
@@ -154,7 +166,9 @@ def test_the_last_checkpoint_is(
     assert not (run / "trace").exists()
 
 
-@pytest.mark.parametrize("fault", RUN)
+@pytest.mark.parametrize(
+    "fault", by_day(RUN, "last and previous damaged", "best truncated", "best missing", "metrics without its last line")
+)
 def test_a_run_goes_on_with(
     fault: str, promised: Any, stopped: Path, trained: Any, unbroken: Any, tiny: list[str], tmp_path: Path
 ) -> None:
@@ -210,6 +224,36 @@ def test_the_best_weights_are_damaged_while_the_run_trains(
     assert ended.code == 0, ended.said
     promised.kept(state=state_of(run), said=ended.said)
     promised.whole(run, unbroken([*tiny, *STEADY]))
+
+
+@pytest.mark.parametrize(("name", "damage"), [("last.ckpt", "missing"), ("best.ckpt", "truncated")])
+def test_files_that_come_to_harm_before_the_final_test_cost_no_result(
+    name: str, damage: str, unbroken: Any, tiny: list[str], tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    whole, real, harmed = unbroken([*tiny, *STEADY]), pipeline.fit, []
+
+    def fit(*arguments: Any) -> str:
+        ended = real(*arguments)
+        if not harmed:
+            harmed.append(DAMAGES[damage][0](only_run(tmp_path / "runs") / name))
+        return ended
+
+    monkeypatch.setattr(pipeline, "fit", fit)
+    result = run_here(build_config(compose([*tiny, *STEADY, f"tracking.folder={tmp_path / 'runs'}"])))
+    assert harmed and result.state == "completed"
+    for file in ("metrics.jsonl", "predictions.csv", "summary.json"):
+        assert (result.folder / file).read_bytes() == (whole / file).read_bytes()
+    assert ("note: best.ckpt" in capsys.readouterr().out) == (name == "best.ckpt")
+
+
+def test_best_weights_that_are_harmed_again_and_again_are_one_sentence(
+    tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "faults_of_best", lambda *_: "best.ckpt is missing")
+    result = run_here(build_config(compose([*tiny, "train.epochs=1", f"tracking.folder={tmp_path / 'runs'}"])))
+    status = RunFolder(result.folder, "").status()
+    assert (result.state, result.exit_code, status["traceback"]) == ("crashed", 1, "")
+    assert status["cause"] == f"{result.folder}: best.ckpt is missing; see to the disk, then the same command goes on."
 
 
 def test_weights_to_start_from_are_damaged(
