@@ -330,7 +330,7 @@ def many_stars(*options: str) -> Case:
 
 def sharp_line(folder: Path) -> None:
     """Write a line of R = 50,000 into a file whose name says so."""
-    wave_X = 7080.0 + 0.02 * np.arange(89_500)
+    wave_X = 7080.0 + 0.04 * np.arange(44_750)
     depth_X = np.exp(-0.5 * ((wave_X - 8000.0) / (8000.0 / 50_000 / 2.3548)) ** 2)
     content = {"1": wave_X, "2": 1 - 0.5 * depth_X}
     make.text(folder / "amp00cp00op00t4000g40v20modrt0b50000rs.asc.bz2", content)

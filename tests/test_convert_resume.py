@@ -1,5 +1,6 @@
-"""A conversion that is killed or stopped goes on by the same command, to the same bytes; nothing else is touched."""
+"""A conversion that is killed or stopped resumes by the same command, to the same bytes; nothing else is touched."""
 
+import json
 import os
 import signal
 import subprocess
@@ -9,27 +10,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import foreign_files as make
+import convert_inputs as make
+import numpy as np
 import pytest
-from test_foreign_formats import ONE
+from convert_inputs import COARSE, FLUX_NX, ONE, PATTERN, SNR, STARS, convert, refusal, texts
 
 from specvit.data import __main__ as data_cli
 from specvit.data.foreign import engine
+from specvit.data.foreign.progress import Progress
 from specvit.files import locked
 
-STARS = [(4000.0 + 20 * i, 1 + i % 5, -1.0) for i in range(80)]
-COARSE = make.FINE[::8]
-OPTIONS = [
-    "--names",
-    "{T_eff}_{log_g}_{M_H}",
-    "--magnitudes",
-    "20.5",
-    "22.5",
-    "--split",
-    "0.6,0.2,0.2",
-    "--shard",
-    "20",
-]
+MANY = [(4000.0 + 20 * i, 1 + i % 5, -1.0) for i in range(80)]
+OPTIONS = [*PATTERN, "--magnitudes", "20.5", "22.5", "--split", "0.6,0.2,0.2", "--shard", "20"]
 SLOWLY = """
 import sys, time
 from specvit.data.foreign.progress import Progress
@@ -46,10 +38,7 @@ if __name__ == "__main__": sys.exit(main(sys.argv[1:]))
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder of 80 spectra."""
-    folder = tmp_path_factory.mktemp("source")
-    for star in STARS:
-        make.text(folder / f"{make.name_of(star)}.txt", {"1": COARSE, "2": make.flux_of(star, COARSE)})
-    return folder
+    return texts(tmp_path_factory.mktemp("many") / "source", MANY)
 
 
 @pytest.fixture(scope="module")
@@ -83,9 +72,9 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, shard: str) -> None:
     monkeypatch.setattr(engine, "make_piece", breaks)
 
 
-def start(arguments: list[str], code: str = SLOWLY) -> "subprocess.Popen[str]":
+def start(arguments: list[str]) -> "subprocess.Popen[str]":
     restore = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-    words = [sys.executable, "-c", restore + code, *arguments]
+    words = [sys.executable, "-c", restore + SLOWLY, *arguments]
     return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -109,13 +98,13 @@ def recorded(out: Path) -> set[str]:
     return {path.stem for path in (out / ".convert").glob("*_*.json")}
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("most", [pytest.param(2, marks=pytest.mark.slow), pytest.param(99, marks=pytest.mark.nightly)])
 def test_killed_again_and_again_it_ends_in_the_same_bytes(
-    source: Path, whole: dict[str, bytes], tmp_path: Path
+    most: int, source: Path, whole: dict[str, bytes], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     pieces, kills, seen = out / ".convert" / "pieces", 0, {}
-    while not (out / "manifest.json").exists():
+    while kills < most and not (out / "manifest.json").exists():
         done, there = len(recorded(out)), len(list(pieces.glob("*.npz")))
         child = start(command(source, out, *ONE))
 
@@ -131,14 +120,16 @@ def test_killed_again_and_again_it_ends_in_the_same_bytes(
         kept = {path: facts for path, facts in seen.items() if path.parent.name in recorded(out)}
         assert {path: now[path] for path in kept} == kept  # a finished shard is not made again
         seen = {path: facts for path, facts in now.items() if path.parent.name in recorded(out)}
-    assert kills >= 4
+    assert kills >= min(most, 4)
+    assert data_cli.main(command(source, out, *ONE)) == 0
     assert files_of(out) == whole
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize(
+    "workers", [pytest.param("1", marks=pytest.mark.nightly), pytest.param("2", marks=pytest.mark.slow)]
+)
 def test_ctrl_c_says_that_the_same_command_goes_on_and_it_does(
-    workers: str, source: Path, whole: dict[str, bytes], tmp_path: Path
+    workers: str, source: Path, whole: dict[str, bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
     child = start(command(source, out, "--workers", workers))
@@ -149,9 +140,9 @@ def test_ctrl_c_says_that_the_same_command_goes_on_and_it_does(
     assert "specvit: stopped by Ctrl-C; the same command goes on.\n" in said and "Traceback" not in said
     before = shards_in(out)
     assert "manifest.json" not in files_of(out) and not list(out.rglob("*.tmp"))
-    again = start(command(source, out, "--workers", workers), SLOWLY.replace("0.1", "0"))
-    said, _ = again.communicate(timeout=60)
-    assert again.returncode == 0 and "spectra are there already" in said
+    capsys.readouterr()
+    assert data_cli.main(command(source, out, "--workers", workers)) == 0
+    assert "spectra are there already" in capsys.readouterr().out
     assert {path: facts for path, facts in shards_in(out).items() if path in before} == before
     assert files_of(out) == whole
 
@@ -169,7 +160,7 @@ def test_workers_end_with_a_killed_conversion(source: Path, whole: dict[str, byt
     while any(Path(f"/proc/{pid}").exists() and " Z " not in Path(f"/proc/{pid}/stat").read_text() for pid in children):
         assert time.monotonic() < end
         time.sleep(0.05)
-    assert data_cli.main(command(source, out, "--workers", "2")) == 0
+    assert data_cli.main(command(source, out, *ONE)) == 0
     assert files_of(out) == whole
 
 
@@ -298,3 +289,134 @@ def test_progress_is_told_in_lines(source: Path, tmp_path: Path, capsys: pytest.
     assert "converting 80 spectra\n" in shown and "converted 80 of 80 spectra\n" in shown
     paths = "data.file_path='train_*/dataset.h5' data.val_path='val_*/dataset.h5' data.test_path='test_*/dataset.h5'"
     assert f"train on them:  specvit train data=hdf5 data.root={tmp_path / 'out'} {paths}\n" in shown
+
+
+# what has to be as it was
+
+
+def convert_stars(source: Path | str, out: Path, *options: str) -> int:
+    """Convert with errors at S/N 50."""
+    return convert(source, out, *SNR, *options)
+
+
+def manifest(out: Path) -> dict[str, Any]:
+    return json.loads((out / "manifest.json").read_text())
+
+
+def bad_row(path: Path) -> Path:
+    """Write a table of stars of which the fourth has a pixel that is no number."""
+    flux_NX = FLUX_NX[:, ::2].copy()
+    flux_NX[3, 1000] = np.nan
+    np.savez(path, wave=COARSE, flux=flux_NX, T_eff=4000 + np.arange(5))
+    return path
+
+
+def stopped(source: Path | str, out: Path, *options: str) -> None:
+    """Begin a conversion and stop it by Ctrl-C before its second shard."""
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt(patch, "all_1")
+        assert convert_stars(source, out, "--shard", "2", *options) == 130
+
+
+def test_the_grid_of_a_library_that_was_found_is_part_of_what_was_asked(tmp_path: Path, capsys: Any) -> None:
+    folder, out = tmp_path / "library", tmp_path / "out"
+    folder.mkdir()
+    for star in STARS:
+        name = "bosz2024_mp_t{:.0f}_g{:+.1f}_m{:+.2f}_a+0.00_c+0.00_v2_r5000_resam.txt".format(*star)
+        make.text(folder / name, {"1": make.flux_of(star, COARSE)})
+    grid = folder / "bosz2024_wave_r5000.txt"
+    np.savetxt(grid, COARSE)
+    stopped(folder, out)
+    np.savetxt(grid, COARSE + 5)
+    assert convert_stars(folder, out, "--shard", "2") == 2
+    assert "was begun with another content of bosz2024_wave_r5000.txt" in capsys.readouterr().err
+    np.savetxt(grid, COARSE)
+    assert convert_stars(folder, out, "--shard", "2") == 0
+    assert manifest(out)["inputs"]["source_wave"]["file"] == grid.name
+
+
+def test_sources_spelled_otherwise_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts(tmp_path / "source")
+    monkeypatch.chdir(tmp_path)
+    stopped("source", tmp_path / "out", *PATTERN)
+    assert convert_stars(tmp_path / "source", tmp_path / "out", *PATTERN, "--shard", "2") == 0
+    assert convert_stars("source", tmp_path / "whole", *PATTERN, "--shard", "2") == 0
+    found = manifest(tmp_path / "out")
+    assert found == manifest(tmp_path / "whole")
+    assert all(len(source["sha256"]) == 64 for source in found["sources"])
+
+
+def test_leaving_bad_ones_out_is_part_of_what_was_asked(tmp_path: Path, capsys: Any) -> None:
+    source, out = bad_row(tmp_path / "set.npz"), tmp_path / "out"
+    assert convert_stars(source, out, "--shard", "2") == 2  # its second shard has the bad one
+    assert convert_stars(source, out, "--shard", "2", "--skip-bad") == 0
+    assert manifest(out)["options"]["skip_bad"]
+    assert convert_stars(source, out, "--shard", "2", "--skip-bad") == 0
+    capsys.readouterr()
+    assert convert_stars(source, out, "--shard", "2") == 2
+    assert "out: was made by --skip-bad, which left out 1 spectra; type the same command" in capsys.readouterr().err
+
+
+def test_leaving_none_out_makes_no_difference(tmp_path: Path, capsys: Any) -> None:
+    np.savez(tmp_path / "set.npz", wave=COARSE, flux=FLUX_NX[:, ::2], T_eff=4000 + np.arange(5))
+    source = tmp_path / "set.npz"
+    stopped(source, tmp_path / "out", "--skip-bad")
+    assert convert_stars(source, tmp_path / "out", "--shard", "2") == 2
+    assert "was begun with --skip-bad, and not with no --skip-bad" in capsys.readouterr().err
+    assert convert_stars(source, tmp_path / "out", "--shard", "2", "--skip-bad") == 0
+    assert convert_stars(source, tmp_path / "out", "--shard", "2") == 0
+    assert "is finished: nothing to do" in capsys.readouterr().out
+
+
+def test_what_is_unpacked_stays_for_the_next_time(tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.savez(tmp_path / "set.npz", wave=COARSE, flux=FLUX_NX[:, ::2], T_eff=4000 + np.arange(5))
+    copy = tmp_path / "out" / ".convert" / "unpacked" / "0.h5"
+    with monkeypatch.context() as patch:
+        interrupt(patch, "all_0")
+        assert convert_stars(tmp_path / "set.npz", tmp_path / "out") == 130
+    assert "unpacking 1 MB\nunpacked 1 of 1 MB\n" in capsys.readouterr().out
+    copied = copy.stat()
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "unpack", None)
+        interrupt(patch, "all_0")
+        assert convert_stars(tmp_path / "set.npz", tmp_path / "out") == 130
+    assert copy.stat() == copied
+    assert (
+        convert_stars(tmp_path / "set.npz", tmp_path / "out", "--no-normalise") == 0
+    )  # begun anew, since nothing is made
+    assert manifest(tmp_path / "out")["options"]["normalise"] is False
+
+
+def test_pieces_without_their_plan_are_nobodys(tmp_path: Path, capsys: Any) -> None:
+    source, out = texts(tmp_path / "source"), tmp_path / "out"
+    stopped(source, out, *PATTERN)
+    plan = out / ".convert" / "plan.json"
+    for content in ("{}", "not JSON", None):
+        plan.unlink() if content is None else plan.write_text(content)
+        sentence = refusal(capsys, source, out, *SNR, *PATTERN, "--shard", "2")
+        assert "out: holds a conversion of which the plan is lost; name another target" in sentence, content
+        assert (out / "all_0" / "dataset.h5").exists()
+
+
+def test_a_manifest_that_lacks_something_is_none(tmp_path: Path, capsys: Any) -> None:
+    source, out = texts(tmp_path / "source"), tmp_path / "out"
+    assert convert_stars(source, out, *PATTERN) == 0
+    facts = manifest(out)
+    for key in ("inputs", "folder", "left_out"):
+        (out / "manifest.json").write_text(json.dumps({k: v for k, v in facts.items() if k != key}))
+        assert "manifest.json: is no manifest of a conversion" in refusal(capsys, source, out, *SNR, *PATTERN), key
+
+
+def test_paths_with_spaces_are_printed_as_they_are_typed(tmp_path: Path, capsys: Any) -> None:
+    assert convert_stars(texts(tmp_path / "source"), tmp_path / "my set", *PATTERN) == 0
+    assert f"data.root='{tmp_path}/my set' " in capsys.readouterr().out
+
+
+def test_unpacking_and_converting_are_told_apart(capsys: Any) -> None:
+    with Progress() as report:
+        for done in (0, 300):
+            report(done, 300, "MB")
+        for done in (20, 40):
+            report(done, 40)
+    lines = ["unpacking 300 MB", "unpacked 300 of 300 MB", "20 of 40 spectra are there already"]
+    assert capsys.readouterr().out.splitlines() == [*lines, "converted 40 of 40 spectra"]

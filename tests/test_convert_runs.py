@@ -1,4 +1,4 @@
-"""A set of others, converted, is trained on and scored by the very command that the conversion prints."""
+"""A set in another format, converted, is trained on and scored by the very command that the conversion prints."""
 
 import json
 import re
@@ -6,7 +6,7 @@ import shlex
 import sys
 from pathlib import Path
 
-import foreign_files as make
+import convert_inputs as make
 import numpy as np
 import pytest
 
