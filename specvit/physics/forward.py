@@ -17,11 +17,11 @@ from specvit.physics.population import RANGES
 LABEL_COLUMNS = ("T_eff", "log_g", "M_H", "a_M", "C_M", "redshift")
 """K, four in dex, and v/c."""
 ROUNDING = 1e-6
-"""Part of `MAX_REDSHIFT` by which a redshift may go beyond it, having been rounded."""
+"""Tolerance for rounded labels, as a fraction of their range (redshift: of `MAX_REDSHIFT`)."""
 
 
 class SplineWeights(nn.Module):
-    """Weights of the nodes of one axis as a function of the place; NaN outside the axis."""
+    """Weights of the nodes of one axis as a function of the coordinate; NaN outside the axis."""
 
     nodes_N: Tensor
     pieces: Tensor
@@ -35,7 +35,7 @@ class SplineWeights(nn.Module):
         self.register_buffer("pieces", pieces, persistent=False)
 
     def forward(self, place_B: Tensor) -> Tensor:
-        """Return shape (B, N); the rows' sums are 1."""
+        """Return shape (B, N); every row sums to 1."""
         inside_B = (place_B >= self.nodes_N[0]) & (place_B <= self.nodes_N[-1])
         place_B = torch.where(inside_B, place_B, torch.nan)
         piece_B = torch.bucketize(place_B.detach().contiguous(), self.nodes_N[1:-1], right=True)
@@ -47,21 +47,21 @@ class SplineWeights(nn.Module):
 class ForwardModel(nn.Module):
     """Labels (B, L) in `LABEL_COLUMNS` -> flux (B, P) per unit wavelength, the median pixel near 0.5.
 
-    Every label has two continuous derivatives. Nothing is extrapolated: a row with a label outside `bounds` is all NaN,
-    since to raise an error here a GPU would have to be waited for; `check_labels` says which label it is. With
-    `redshifted=False` the column of redshifts may be missing and is not looked at.
+    Flux has two continuous derivatives by every label. Nothing is extrapolated: a row with a label outside `bounds` is
+    all NaN, since raising an error here would have to wait for the GPU; `check_labels` names the label. With
+    `redshifted=False` the redshift column may be missing and is ignored.
     """
 
     mean: Tensor
     basis: Tensor
     coefficient_NK: Tensor
     shift_P: Tensor
-    """Pixels by which a line moves in a redshift of 1."""
+    """Shift of a line in pixels per unit of redshift."""
     first_P: Tensor
     """Padded pixel of the first of the four B-splines over each pixel, at redshift 0."""
 
     def __init__(self, *, redshifted: bool = True, grid: Grid | None = None) -> None:
-        """Take the packaged grid, or another one."""
+        """Read the packaged grid unless another one is given."""
         super().__init__()
         grid = packaged_grid() if grid is None else grid
         assert tuple(grid.axes) == AXIS_NAMES
@@ -101,16 +101,16 @@ class ForwardModel(nn.Module):
         return torch.exp(self._shifted(spline_BQ, torch.where(inside_B1[:, 0], redshift_B, 0)))
 
     def _places(self, labels_BL: Tensor) -> list[Tensor]:
-        """Return the coordinates of the grid, (B,) each; NaN for a [C/M] out of bounds."""
+        """Return the coordinates in the grid, (B,) each; NaN where [C/M] is out of bounds."""
         *others, a_B, c_B = labels_BL.unbind(1)[: len(AXIS_NAMES)]
         low, high = self.bounds["C_M"]
         place_B = carbon_to_oxygen(c_B, a_B, torch.asinh)
-        # The corners of the box are the ends of the axis, which rounding must not exceed.
+        # The corners of the label box are the ends of the axis, which rounding must not exceed.
         place_B = place_B.clamp(*self.carbon_ends)
         return [*others, a_B, torch.where((c_B >= low) & (c_B <= high), place_B, torch.nan)]
 
     def _shifted(self, spline_BQ: Tensor, redshift_B: Tensor) -> Tensor:
-        """Return the B-spline of these coefficients (over 6) where each pixel's light was emitted, shape (B, P)."""
+        """Return the B-spline of these coefficients (over 6) at each pixel's rest wavelength, shape (B, P)."""
         moved_BP = (-redshift_B / (1 + redshift_B))[:, None] * self.shift_P
         whole_BP = torch.floor(moved_BP.detach())
         t_BP = moved_BP - whole_BP
@@ -126,11 +126,11 @@ class ForwardModel(nn.Module):
 
 
 def check_labels(model: ForwardModel, labels_BL: ArrayLike | Tensor) -> None:
-    """Raise `DataError` naming the first label that `model` does not cover; for labels that lie on the host."""
+    """Raise `DataError` naming the first label that `model` does not cover; for labels on the host."""
     labels_BL = np.asarray(labels_BL, dtype=np.float64)
     columns = LABEL_COLUMNS if model.redshifted else LABEL_COLUMNS[:-1]
     if labels_BL.shape[1] < len(columns):
-        what = f"are {labels_BL.shape[1]} a star"
+        what = f"has {labels_BL.shape[1]} columns"
         raise DataError(what, where="labels", remedy=f"give {', '.join(columns)}")
     for column, name in enumerate(columns):
         low, high = model.bounds[name]
@@ -138,5 +138,5 @@ def check_labels(model: ForwardModel, labels_BL: ArrayLike | Tensor) -> None:
         good_B = (labels_BL[:, column] >= low - slack) & (labels_BL[:, column] <= high + slack)
         if not good_B.all():
             row = int(np.flatnonzero(~good_B)[0])
-            what = f"{name} is {labels_BL[row, column]:g} but the built-in spectra go from {low:g} to {high:g}"
+            what = f"{name} is {labels_BL[row, column]:g} but the built-in spectra cover {low:g} to {high:g}"
             raise DataError(what, where=f"row {row}", remedy="choose a value between them")

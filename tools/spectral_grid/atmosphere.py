@@ -34,11 +34,11 @@ LOG_TAU_J = np.linspace(-6.0, 1.4, 38)
 """log10 of the Rosseland optical depth of the continuum, five layers a decade."""
 COOLING_DEPTH = 0.01
 COOLING = ((3750.0, 6000.0), (0.06, 0.20))
-"""T_eff [K] and the share of the grey temperature that line blanketing takes from the surface: T (1 - a exp(-tau /
-0.01)). Ours: the hot end gives the Sun's Ca II 8542 its observed core and width, the cool end the bands of BT-Settl's
-M0 stars, whose molecules warm the surface again."""
+"""T_eff [K] and a, the fraction by which line blanketing cools the surface: T (1 - a exp(-tau / 0.01)). Ours: the hot
+end gives the Sun's Ca II 8542 its observed core and width, the cool end the bands of BT-Settl's M0 stars, whose
+molecules warm the surface again."""
 FIXED_POINT_STEPS = 32
-"""Enough for 1e-6 in the pressures of the hottest, poorest stars, 1e-9 in most others."""
+"""Enough for 1e-6 in the pressures of the hottest, most metal-poor stars, 1e-9 in most others."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Atmosphere:
     mean_opacity_J: Array
     """Rosseland mean of continuum and molecules, cm^-1, to which `log_tau_J` belongs."""
     hydrogen_J: Array
-    """Number density of neutral atomic hydrogen, cm^-3; likewise the next two."""
+    """Number density of neutral hydrogen atoms, cm^-3; likewise the next two."""
     helium_J: Array
     h2_J: Array
     populations: dict[tuple[str, int], Array]
@@ -64,7 +64,7 @@ class Atmosphere:
         return self.electron_pressure_J / (BOLTZMANN * self.temperature_J)
 
     def continuum(self, wave_W: Array) -> Array:
-        """Return the continuous absorption with scattering, shape (J, W), in cm^-1."""
+        """Return continuous absorption plus scattering, shape (J, W), in cm^-1."""
         temperature_J1 = self.temperature_J[:, None]
         hydrogen_W, helium_W, h2_W = rayleigh(wave_W)
         per_atom_JW = h_minus(wave_W, temperature_J1) * self.electron_pressure_J[:, None] + hydrogen_W
@@ -75,7 +75,7 @@ class Atmosphere:
 
 @dataclass(frozen=True)
 class Pressures:
-    """Pressures of gas, electrons, H atoms, and of all H nuclei were they atoms, (J,), dyn/cm2."""
+    """Pressures of gas, electrons, H atoms, and of all H nuclei as if they were free atoms, (J,) each, dyn/cm2."""
 
     gas_J: Array
     electron_J: Array
@@ -86,7 +86,7 @@ class Pressures:
 
 
 def surface_cooling(t_eff: float) -> float:
-    """Return the share a of `COOLING`."""
+    """Return the fraction a of `COOLING`."""
     return float(np.interp(t_eff, *COOLING))
 
 
@@ -98,9 +98,9 @@ def temperature(t_eff: float, log_tau_J: Array, cooling: float) -> Array:
 
 
 def hydrogen_balance(pressure_J: Array, ions_J: Array, k_h2_J: Array, rest: float) -> tuple[Array, Array]:
-    """Return the pressure of H atoms and of all H nuclei (as atoms) in a gas without its electrons.
+    """Return the pressures of H atoms and of all H nuclei (as free atoms), given the pressure of all but the electrons.
 
-    `ions_J` is p(H+)/p(H), `rest` the number of other atoms a hydrogen nucleus:
+    `ions_J` is p(H+)/p(H), `rest` the number of other atoms per hydrogen nucleus:
     pressure = p (1 + ions) + p^2 / K + rest nuclei, nuclei = p (1 + ions) + 2 p^2 / K.
     """
     linear_J, square_J = (1 + rest) * (1 + ions_J), (1 + 2 * rest) / k_h2_J
@@ -109,7 +109,7 @@ def hydrogen_balance(pressure_J: Array, ions_J: Array, k_h2_J: Array, rest: floa
 
 
 def bound_atoms(temperature_J: Array, hydrogen_J: Array, nuclei_J: Array, eps_E: Array, ions_JE: Array) -> Molecules:
-    """Return the molecules of a gas with these pressures of H atoms and of all H nuclei, and ions over atoms."""
+    """Return the molecules of a gas; `ions_JE` is ions over atoms of each element."""
     index = elements().names.index
     nuclei = {name: nuclei_J * eps_E[index(name)] for name in ("C", "N", "O", "Ti")}
     return molecules(temperature_J, hydrogen_J, nuclei, ions_JE[:, index("Ti")])
@@ -118,8 +118,8 @@ def bound_atoms(temperature_J: Array, hydrogen_J: Array, nuclei_J: Array, eps_E:
 def hydrostatic(log_tau_J: Array, temperature_J: Array, log_g: float, eps_E: Array) -> Pressures:
     """Solve dP / d ln tau = g tau rho / alpha with Saha's equations and molecules.
 
-    A damped fixed point of a constant number of steps, so that equal labels give equal bits. Above the first layer
-    P ~ tau^0.55, whose integral is slope / 0.55.
+    A damped fixed-point iteration with a constant number of steps, so that equal labels give equal bits. Above the
+    first layer P ~ tau^0.55, whose integral is slope / 0.55.
     """
     tau_J, step = 10**log_tau_J, (log_tau_J[1] - log_tau_J[0]) * np.log(10)
     saha_JE, k_h2_J = saha(temperature_J), equilibrium_constant("H2", temperature_J)
@@ -151,9 +151,9 @@ def hydrostatic(log_tau_J: Array, temperature_J: Array, log_g: float, eps_E: Arr
 def atmosphere(
     labels: Mapping[str, float], *, cooling: float | None = None, log_tau_J: Array = LOG_TAU_J
 ) -> Atmosphere:
-    """Return the layers of the star with `T_eff` [K], `log_g` [cgs], `M_H`, `a_M`, `C_M` [dex].
+    """Return the layers of a star with `T_eff` [K], `log_g` [cgs], `M_H`, `a_M`, `C_M` [dex].
 
-    `cooling` replaces that of `surface_cooling`; 0 is the grey law.
+    `cooling` replaces the result of `surface_cooling`; 0 is a grey atmosphere.
     """
     names = elements().names
     cooling = surface_cooling(labels["T_eff"]) if cooling is None else cooling

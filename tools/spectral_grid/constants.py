@@ -1,4 +1,4 @@
-"""Constants of nature, CODATA 2018, in the units of this package: cgs, Angstrom, km/s, eV."""
+"""Physical constants, CODATA 2018, in the units of this package: cgs, Angstrom, km/s, eV."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -1,6 +1,6 @@
 """Continuous absorption of cool stars: H-, H I and scattering. J layers, W wavelengths in Angstrom; other units cgs.
 
-H- is nine tenths of it at 8000 Angstrom for 3750-6000 K. Metals, H2- and He- are left out.
+H- contributes nine tenths at 8000 Angstrom for 3750-6000 K. Metals, H2- and He- are left out.
 """
 
 import numpy as np
@@ -9,10 +9,10 @@ from tools.spectral_grid.constants import BOLTZMANN_EV, EV_ANGSTROM, SECOND_RADI
 
 ROSSELAND_WAVE = np.array([4500.0, 6000.0, 8000.0, 10000.0, 13000.0, 16000.0])
 ROSSELAND_WEIGHT = np.array([0.12, 0.20, 0.25, 0.20, 0.13, 0.10])
-"""A harmonic mean over six wavelengths stands for the Rosseland mean of a cool star; the weights are our choice."""
+"""A harmonic mean over six wavelengths approximates the Rosseland mean of a cool star; the weights are our choice."""
 TIO_MEAN = np.array([1e-17, 5e-17, 1.5e-17, 5e-18, 0.0, 0.0])
 WATER_MEAN = np.array([0.0, 0.0, 3e-23, 1e-21, 6e-21, 6e-21])
-"""cm^2 a molecule between its lines at those wavelengths, where a harmonic mean looks; orders of magnitude, ours.
+"""cm^2 per molecule at those wavelengths, between its lines, which dominate a harmonic mean; orders of magnitude, ours.
 
 Without them a dwarf of 3800 K has three times as much gas above tau = 0.3, sodium lines three times as wide as
 BT-Settl's, and so much TiO that its bands have to be weakened tenfold."""
@@ -58,7 +58,7 @@ def h_minus(wave: Array | float, temperature: Array | float) -> Array:
 def neutral_hydrogen(wave: Array | float, temperature: Array | float) -> Array:
     """Return H I bound-free from n = 3 and 4, cm^2 per H atom (Kramers, Gaunt factor 1); arguments broadcast.
 
-    The Paschen edge lies inside the band; the lines above P20, which are not in the line table, run together there,
+    The Paschen edge lies inside the band; the lines above P20, which are not in the line table, merge there,
     so the edge is a slope from P20 to the limit of the series.
     """
     wave = np.asarray(wave, dtype=np.float64)

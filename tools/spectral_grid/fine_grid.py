@@ -1,4 +1,4 @@
-"""The fine wavelength grid of line formation, even in velocity, and the way from it to the pixels of the instrument.
+"""The fine wavelength grid of line formation, uniform in velocity, and its convolution to the instrument's pixels.
 
 Shape suffixes: X points of the fine grid, Q padded pixels, W entries of a sparse matrix.
 """
@@ -15,7 +15,7 @@ from tools.spectral_grid.constants import LIGHT, Array
 FINE_STEP = 2.0
 """km/s, below the narrowest Doppler width (2.1); a sum over such a Gaussian is then exact to 1e-4."""
 FINE_RANGE = (7084.0, 8866.0)
-"""Angstrom: the padded pixels with room for the instrument's profile."""
+"""Angstrom: the padded pixels with a margin for the instrument's profile."""
 
 
 @lru_cache(maxsize=1)
@@ -26,12 +26,12 @@ def fine_wavelength() -> Array:
 
 
 def fine_index(wave: Array) -> Array:
-    """Return where on the grid wavelengths lie, as real numbers of its points."""
+    """Return fractional grid indices of wavelengths."""
     return np.log(wave / FINE_RANGE[0]) * (LIGHT / FINE_STEP)
 
 
 def windows(centre_L: Array, half_L: Array) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Return the number of the window and the grid point of all points within `half_L` points of `centre_L`."""
+    """Return, for all grid points within `half_L` points of a `centre_L`, the index of that centre and of the point."""
     size = len(fine_wavelength())
     spans = [
         np.arange(max(0, int(np.ceil(c - h))), min(size, int(np.floor(c + h)) + 1))
@@ -42,7 +42,7 @@ def windows(centre_L: Array, half_L: Array) -> tuple[NDArray[np.intp], NDArray[n
 
 @lru_cache(maxsize=1)
 def instrument_profile() -> sparse.csr_array:
-    """Return the matrix (Q, X) that smears with a Gaussian of `RESOLUTION` and reads off the pixel centres."""
+    """Return the matrix (Q, X) that convolves with a Gaussian of `RESOLUTION` and samples the pixel centres."""
     sigma = LIGHT / RESOLUTION / np.sqrt(8 * np.log(2)) / FINE_STEP
     centre_Q = fine_index(padded_wavelength())
     pixel_W, point_W = windows(centre_Q, np.full(len(centre_Q), 4 * sigma))

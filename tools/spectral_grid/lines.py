@@ -28,9 +28,9 @@ from tools.spectral_grid.fine_grid import FINE_STEP, fine_index, fine_wavelength
 MICROTURBULENCE = 2.0
 """km/s, one of the values of the BOSZ library (Meszaros et al. 2024, A&A 688, A197)."""
 CORE_HALF, HYDROGEN_CORE_HALF = 16.0, 60.0
-"""km/s around a line's centre where its Voigt profile is summed; its Lorentz wings start there."""
+"""km/s on either side of a line's centre where its Voigt profile is summed; beyond begin its Lorentz wings."""
 WING_OPACITY = 0.003
-"""Line over continuum opacity at which wings are cut."""
+"""Ratio of line to continuum opacity at which wings are truncated."""
 MAX_WING, HYDROGEN_WING = 2500.0, 800.0  # km/s
 TYPICAL_DAMPING, TYPICAL_DOPPLER = 0.1, 2.3
 """Damping, in Doppler widths, and Doppler width [km/s] of a line in a cool dwarf: they set how far a wing matters."""
@@ -44,7 +44,7 @@ OFFSET = np.linspace(0.0, 8.0, 321)
 
 @dataclass(frozen=True)
 class Lines:
-    """The line table, arrays of shape (L,), and where the lines fall on the fine grid."""
+    """The line table, arrays of shape (L,), and the lines' cores and wings on the fine grid."""
 
     species: tuple[tuple[str, int], ...]
     wave_L: Array
@@ -58,11 +58,11 @@ class Lines:
     mass_L: Array
     line_C: NDArray[np.intp]
     velocity_C: NDArray[np.float32]
-    """Line of each core point and its distance from the line, km/s."""
+    """Line of each core point, and its distance from the line's centre, km/s."""
     core_XC: sparse.csr_array
     """Sums the core points on the grid."""
     wing_XL: sparse.csr_array
-    """1/velocity^2 of the wings, brought to zero at their cut."""
+    """1/velocity^2 of the wings, shifted to zero where they are truncated."""
 
 
 @lru_cache(maxsize=1)
@@ -147,7 +147,7 @@ def damping_rate(model: Atmosphere) -> Array:
 
 
 def line_opacity(model: Atmosphere, unit_J: Array) -> NDArray[np.float32]:
-    """Return the opacity of all lines over `unit_J` [cm^-1], shape (J, X)."""
+    """Return the opacity of all lines in units of `unit_J` [cm^-1], shape (J, X)."""
     table = lines()
     temperature_J1 = model.temperature_J[:, None]
     thermal_JL = 2 * BOLTZMANN * temperature_J1 / (ATOMIC_MASS * table.mass_L) * 1e-10

@@ -1,8 +1,8 @@
-"""TiO bands, rotational line by line from molecular constants; statistically right, each line's place is not.
+"""TiO bands, rotational line by line from molecular constants: right statistically, not in the place of each line.
 
-A smooth band ("just overlapping lines") would block too much light: the real lines saturate and leave gaps. Constants:
+A smooth band ("just overlapping lines") would block too much light: real lines saturate and leave gaps. Constants:
 Huber & Herzberg (1979), Ram et al. (1999); oscillator strengths: Allard, Hauschildt & Schwenke (2000, ApJ 540, 1005).
-Heads fall within a pixel or two of where stars show them. Only the main isotope is there.
+Heads are within a pixel or two of those observed. Only the main isotope is included.
 Shape suffixes: J layers, X points of the fine grid, L rotational lines.
 """
 
@@ -22,20 +22,20 @@ from tools.spectral_grid.fine_grid import FINE_STEP, fine_index, fine_wavelength
 OSCILLATOR = 8.8525e-13
 """pi e^2 / (m c^2), cm per oscillator, in wavenumbers."""
 HIGHEST_V, HIGHEST_J = 9, 150
-"""Highest vibrational and rotational levels: above them are 2 % of the molecules at 3500 K."""
+"""Highest vibrational and rotational levels: 2 % of the molecules are above them at 3500 K."""
 CALIBRATION = 0.6
-"""Factor on the published oscillator strengths with which the bands of BT-Settl's M0 dwarf and giant come out."""
+"""Factor on the published oscillator strengths that reproduces the bands of BT-Settl's M0 dwarf and giant."""
 LEAST_STRENGTH = 1e-4
 """Bands with a smaller oscillator strength times Franck-Condon factor are left out."""
 BRANCHES = ((-1, 0.25), (0, 0.5), (1, 0.25))
-"""P, Q, R: change of J and share of the strength, for the high J of perpendicular bands (Hoenl-London)."""
+"""P, Q, R: change of J and fraction of the strength, for high J in perpendicular bands (Hoenl-London)."""
 TIO_MASS, MICROTURBULENCE = 63.866, 2.0  # u, km/s
 LOG_VDW = -7.6
-"""log10 of the van der Waals width, s^-1 cm^3 at 1e4 K, taken for all lines; ours."""
+"""log10 of the van der Waals width, s^-1 cm^3 at 1e4 K, the same for all lines; ours."""
 MIDDLE_WAVE = 7500.0
 """Angstrom at which widths in Hz become velocities."""
 PROFILE_HALF = 12
-"""Points of the fine grid on either side to which a line reaches."""
+"""Half width of a line in points of the fine grid."""
 
 
 @dataclass(frozen=True)
@@ -43,17 +43,17 @@ class System:
     """A band system; energies and constants in cm^-1, `lower` and `upper` as (omega_e, omega_e x_e)."""
 
     heads: tuple[float, ...]
-    """Vacuum wavenumber of the 0-0 heads, one for each component of the multiplet."""
+    """Vacuum wavenumbers of the 0-0 heads, one per component of the multiplet."""
     energies: tuple[float, ...]
-    """Energy of the components' lower level above the ground state."""
+    """Energies of the components' lower levels above the ground state."""
     oscillator: float
     lower: tuple[float, float]
     upper: tuple[float, float]
     rotation: tuple[float, float]
     """B of the lower and of the upper state."""
     shift: float
-    """Huang-Rhys factor: displacement of the two potentials, which gives the Franck-Condon factors. That of gamma is
-    fitted to the templates; .33, from published factors (q00 = .72), makes the bands at 7600 too deep."""
+    """Huang-Rhys factor: displacement of the two potentials, which gives the Franck-Condon factors. The value of gamma
+    is fitted to the templates; .33, from published factors (q00 = .72), makes the bands at 7600 too deep."""
 
 
 SYSTEMS = {
@@ -70,7 +70,7 @@ SYSTEMS = {
 
 @dataclass(frozen=True)
 class RotationalLines:
-    """The lines, arrays of shape (L,), and a matrix that drops each on the two grid points beside it."""
+    """The lines, arrays of shape (L,), and a matrix that shares each between its two neighbouring grid points."""
 
     energy_L: Array
     """Energy of the lower level, cm^-1."""
@@ -132,7 +132,7 @@ def rotational_lines() -> RotationalLines:
 
 
 def profiles(model: Atmosphere) -> Array:
-    """Return the profile of a line per point of the fine grid, shape (J, 2 `PROFILE_HALF` + 1), of sum 1 or less."""
+    """Return the profile of a line on the fine grid, shape (J, 2 `PROFILE_HALF` + 1), with a sum of at most 1."""
     thermal_J = 2 * BOLTZMANN * model.temperature_J / (ATOMIC_MASS * TIO_MASS) * 1e-10
     doppler_J1 = np.sqrt(thermal_J + MICROTURBULENCE**2)[:, None]  # km/s
     perturbers_J = model.hydrogen_J + 0.42 * model.helium_J + 0.85 * model.h2_J
@@ -143,7 +143,7 @@ def profiles(model: Atmosphere) -> Array:
 
 
 def tio_opacity(model: Atmosphere, unit_J: Array) -> NDArray[np.float32]:
-    """Return the opacity of TiO over `unit_J` [cm^-1], shape (J, X)."""
+    """Return the opacity of TiO in units of `unit_J` [cm^-1], shape (J, X)."""
     table, wave_X = rotational_lines(), fine_wavelength()
     temperature_J1 = model.temperature_J[:, None]
     # Per wavenumber: a point of the grid is FINE_STEP / c of its wavenumber wide.
