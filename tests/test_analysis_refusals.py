@@ -31,17 +31,15 @@ def test_no_run_no_table(runs: Path, refused: Callable[..., str], tmp_path: Path
     assert not (tmp_path / "ceiling").exists() and not (one / "ceiling").exists()
 
 
-@pytest.mark.parametrize(
-    ("label", "refusal"),
-    [("log_h", "did you mean log_g"), ("T_eff", "it does not predict T_eff"), ("mag", "no ceilings for 'mag'")],
-)
-def test_labels_that_have_no_ceilings(runs: Path, refused: Callable[..., str], label: str, refusal: str) -> None:
-    assert refusal in refused(runs, "--label", label)
+def test_labels_that_have_no_ceilings(runs: Path, refused: Callable[..., str]) -> None:
+    assert "did you mean log_g" in refused(runs, "--label", "log_h")
+    assert "it does not predict T_eff" in refused(runs, "--label", "T_eff")
+    assert "no ceilings for 'mag'" in refused(runs, "--label", "mag")
 
 
-@pytest.mark.parametrize("rows", ["1", "0", "-5", "some"])
-def test_odd_counts(runs: Path, refused: Callable[..., str], rows: str) -> None:
-    assert "--rows" in refused(runs, f"--rows={rows}")
+def test_odd_counts(runs: Path, refused: Callable[..., str]) -> None:
+    for rows in ("1", "0", "-5", "some"):
+        assert "--rows" in refused(runs, f"--rows={rows}")
 
 
 def test_spectra_on_other_pixels_have_no_ceilings(finished: Path, refused: Callable[..., str]) -> None:
@@ -58,24 +56,24 @@ def test_a_test_set_that_has_changed_is_noticed(runs: Path, refused: Callable[..
         assert "is not that of the test set" in refused(path.parent)
 
 
-@pytest.mark.parametrize(
-    ("text", "refusal"),
-    [
-        ("name,snr\nRidge,8\n", "line 2: needs name, snr, r2"),
-        ("name,snr,r2\nRidge,eight,0.5\n", "line 2: snr or r2 is no number"),
-        ("name,snr,r2\nRidge,8,0.5\nRidge,9,1.5\n", "line 3: snr 9 with r2 1.5 cannot be"),
-        ("name,snr,r2\nRidge,nan,0.5\n", "cannot be"),
-        ("name,snr,r2\n", "holds no point"),
-        ("", "holds no point"),
-        ('[{"name": "Ridge", "snr": 8}]', "point 1: needs"),
-        ('{"name": "Ridge"}', "is no list"),
-        ("[1, 2", "is no JSON"),
-        ("[1, 2]", "point 1: needs"),
-    ],
-)
-def test_bad_reference_files(runs: Path, refused: Callable[..., str], text: str, refusal: str) -> None:
-    Path("points").write_text(text)
-    assert refusal in refused(runs, "--reference", "points")
+REFERENCES = [
+    ("name,snr\nRidge,8\n", "line 2: needs name, snr, r2"),
+    ("name,snr,r2\nRidge,eight,0.5\n", "line 2: snr or r2 is no number"),
+    ("name,snr,r2\nRidge,8,0.5\nRidge,9,1.5\n", "line 3: snr 9 with r2 1.5 cannot be"),
+    ("name,snr,r2\nRidge,nan,0.5\n", "cannot be"),
+    ("name,snr,r2\n", "holds no point"),
+    ("", "holds no point"),
+    ('[{"name": "Ridge", "snr": 8}]', "point 1: needs"),
+    ('{"name": "Ridge"}', "is no list"),
+    ("[1, 2", "is no JSON"),
+    ("[1, 2]", "point 1: needs"),
+]
+
+
+def test_bad_reference_files(runs: Path, refused: Callable[..., str]) -> None:
+    for text, refusal in REFERENCES:
+        Path("points").write_text(text)
+        assert refusal in refused(runs, "--reference", "points")
 
 
 def test_reference_files_that_are_none(runs: Path, refused: Callable[..., str]) -> None:

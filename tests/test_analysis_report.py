@@ -58,22 +58,16 @@ def test_one_page_has_everything_and_needs_nothing(study: StudyFolder, capsys: p
     assert "still open" in page.text and "How to repeat it" in page.text
 
 
-@pytest.mark.parametrize(
-    ("metrics", "sentence"),
-    [
-        (None, "test_r2, on test rows that no choice has seen\n"),
-        ({"val_r2": "maximize"}, "test_r2, on test rows that no choice has seen\n"),
-        ({"test_r2": "maximize"}, "test_r2, on test rows by which the search chose its settings\n"),
-    ],
-)
-def test_a_report_says_whether_a_choice_has_seen_the_test_rows(
-    metrics: dict[str, str] | None, sentence: str, study: StudyFolder
-) -> None:
-    study.create(**{**study.about(), "metrics": metrics})
-    main(["report", str(study.path), "--metric", "test_r2", "--out", "out"])
-    assert f"- metric: {sentence}" in Path("out/report.md").read_text()
+@pytest.mark.slow
+def test_a_report_says_whether_a_choice_has_seen_the_test_rows(study: StudyFolder) -> None:
+    unseen, seen = "that no choice has seen", "by which the search chose its settings"
+    for metrics, words in ((None, unseen), ({"val_r2": "maximize"}, unseen), ({"test_r2": "maximize"}, seen)):
+        study.create(**{**study.about(), "metrics": metrics})
+        main(["report", str(study.path), "--metric", "test_r2", "--out", "out"])
+        assert f"- metric: test_r2, on test rows {words}\n" in Path("out/report.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_markdown_says_the_same(study: StudyFolder) -> None:
     main(["report", str(study.path)])
     text = (study.path / "report" / "report.md").read_text()
@@ -92,6 +86,7 @@ def test_the_markdown_says_the_same(study: StudyFolder) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_a_page_of_the_users_own_is_filled_and_gets_the_figures(study: StudyFolder) -> None:
     Path("mine").mkdir()
     Path("mine/seite.md").write_text(
@@ -108,26 +103,23 @@ def test_a_page_of_the_users_own_is_filled_and_gets_the_figures(study: StudyFold
     assert Path("out/bilder/eins.pdf").read_bytes()[:5] == b"%PDF-"
 
 
-@pytest.mark.parametrize(
-    ("template", "complaint"),
-    [
-        ("{{ qestion }}", "'qestion' is undefined; there are name, question"),
-        ("a\n{% if %}", "line 2: "),
-        ("{{ figure('nothing', 'a.png') }}", "there is no figure 'nothing'; there are"),
-        ("{{ figure('ablation', 'a.gif') }}", "use .png or .pdf"),
-        ("{{ ''.__class__.__mro__ }}", ""),
-        (None, "no such file"),
-    ],
-)
-def test_templates_that_cannot_be_filled(
-    study: StudyFolder, template: str | None, complaint: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    if template is not None:
-        Path("page.md").write_text(template)
-    assert main(["report", "toy", "--out", "out", "--template", "page.md"]) == 2
-    error = capsys.readouterr().err
-    assert re.fullmatch(r"specvit: page\.md: [^\n]+\n", error) and complaint in error
-    assert not Path("out/page.md").exists()
+@pytest.mark.slow
+def test_templates_that_cannot_be_filled(study: StudyFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    templates = {
+        None: "no such file",
+        "{{ qestion }}": "'qestion' is undefined; there are name, question",
+        "a\n{% if %}": "line 2: ",
+        "{{ figure('nothing', 'a.png') }}": "there is no figure 'nothing'; there are",
+        "{{ figure('ablation', 'a.gif') }}": "use .png or .pdf",
+        "{{ ''.__class__.__mro__ }}": "",
+    }
+    for template, complaint in templates.items():
+        if template is not None:
+            Path("page.md").write_text(template)
+        assert main(["report", "toy", "--out", "out", "--template", "page.md"]) == 2
+        error = capsys.readouterr().err
+        assert re.fullmatch(r"specvit: page\.md: [^\n]+\n", error) and complaint in error
+        assert not Path("out/page.md").exists()
 
 
 def test_what_is_no_study_is_refused(study: StudyFolder, capsys: pytest.CaptureFixture[str]) -> None:
@@ -135,6 +127,7 @@ def test_what_is_no_study_is_refused(study: StudyFolder, capsys: pytest.CaptureF
     assert "tyo: is no study; there are toy" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_curves_of_all_runs_with_epochs(study: StudyFolder, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["curves", str(study.path), "--out", "here"]) == 0
     assert Path("here/curves.png").stat().st_size > 10_000 and Path("here/curves.pdf").exists()

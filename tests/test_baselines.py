@@ -19,6 +19,7 @@ from specvit import evaluate
 from specvit.baselines.ridge import Linear, solve, sum_up
 from specvit.config.build import build_config
 from specvit.config.compose import compose
+from specvit.config.many import Composer
 from specvit.config.schema import CNNConfig, Config, LightGBMConfig, LossConfig
 from specvit.data.resident import EvalData
 from specvit.data.splits import Splits, open_splits
@@ -95,6 +96,7 @@ def test_ridge_is_that_of_scikit_learn(alpha: float, mean: float, spread: float)
     np.testing.assert_allclose(three_NAK[:, 2], Linear(weights, bias)(torch.from_numpy(flux_NP)), rtol=1e-3, atol=3e-3)
 
 
+@pytest.mark.slow
 def test_a_ridge_run_is_scikit_learn_on_the_same_noisy_rows(tiny: list[str], tmp_path: Path) -> None:
     """The penalty too: the one with the least error on the validation rows."""
     result = made(tiny, tmp_path, "ridge", "noise.eval_seed=7")
@@ -266,6 +268,7 @@ REFUSED = [
 
 
 def test_what_does_not_go_together_is_refused_in_a_sentence() -> None:
+    compose = Composer()
     for overrides, complaint in REFUSED:
         with pytest.raises(ConfigError, match=re.escape(complaint)):
             build_config(compose(overrides))

@@ -107,6 +107,7 @@ def test_templates_without_noise_are_refused(
     assert not list(result.folder.glob("evaluate*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["lightgbm", "template"])
 def test_no_network_starts_from_what_is_none(kind: str, tiny: list[str], tmp_path: Path) -> None:
     from specvit.config.build import build_config

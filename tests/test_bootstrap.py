@@ -167,6 +167,7 @@ def test_ten_thousand_rows_stay_within_bounded_memory() -> None:
     assert peak < 40 * 2**20  # all counts at once would take 80 MB, as often as there are temporaries
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_true_score_about_as_often_as_they_say() -> None:
     """Errors 0.1 + 0.5 N(0, 1) on labels uniform in 0..4: every population score is known in closed form."""
     rows, sets, rng = 200, 500, np.random.default_rng(5)

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from specvit import cli, evaluate, train
+from specvit.config.folder import RunFolder
 from specvit.data import __main__ as data_cli
 from specvit.quantities import WAVE
 
@@ -34,6 +35,7 @@ def test_an_unknown_command_is_one_sentence(capsys) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "flags", [["--help"], ["--cfg", "job"], ["--cfg", "job", "experiment=demo"], ["--info", "defaults"]]
 )
@@ -45,6 +47,7 @@ def test_hydras_flags_answer_and_leave_nothing_behind(flags: list[str], tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("typed", "offered"),
     [
@@ -92,9 +95,10 @@ def test_evaluate_repeats_the_test_score_and_scores_a_foreign_file_row_by_row(
     assert capsys.readouterr().out.count("foreign/dataset.h5") == 7
 
 
-def test_evaluate_refuses_a_file_with_other_pixels_and_a_folder_that_is_no_run(tiny, write_set, capsys) -> None:
-    train.main(tiny)
-    (run,) = Path("outputs").iterdir()
+def test_evaluate_refuses_a_file_with_other_pixels_and_a_folder_that_is_no_run(
+    finished_run: RunFolder, write_set, capsys
+) -> None:
+    run = finished_run.path
     other = write_set(Path("other"), 5, pixels=128)
     capsys.readouterr()
     assert evaluate.main([str(run), "--data", str(other)]) == 2
@@ -109,6 +113,7 @@ def test_evaluate_refuses_a_file_with_other_pixels_and_a_folder_that_is_no_run(t
     assert "missing.h5" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_generate_writes_files_that_inspect_finds_sound_and_refuses_to_overwrite(capsys) -> None:
     arguments = ["generate", "--out", "made", "--train", "60", "--shard", "40", "--val", "10", "--test", "10"]
     assert data_cli.main(arguments) == 0

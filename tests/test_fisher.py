@@ -163,12 +163,14 @@ def bayes_error(sigma: float) -> float:
     return 1 / 3 - float((mean_K**2 * evidence_K).sum() * (x_K[1] - x_K[0]))
 
 
-@pytest.mark.parametrize("sigma", [0.01, 0.03, 0.1, 0.3, 1.0, 10.0])
-def test_van_trees_lies_just_below_the_best_possible_error(sigma: float) -> None:
+@pytest.mark.slow
+def test_van_trees_lies_just_below_the_best_possible_error() -> None:
     """Also where the prior is all there is, and where it says nothing."""
-    bound, _ = bound_of(linear(torch.ones(1, 1).double(), torch.tensor([sigma]).double()), midpoints(6000)[:, None])
-    best = bayes_error(sigma)
-    assert 0.8 * best < bound <= best * (1 + 1e-4)
+    ratios = {}
+    for sigma in (0.01, 0.03, 0.1, 0.3, 1.0, 10.0):
+        bound, _ = bound_of(linear(torch.ones(1, 1).double(), torch.tensor([sigma]).double()), midpoints(6000)[:, None])
+        ratios[sigma] = bound / bayes_error(sigma)
+    assert not {sigma: ratio for sigma, ratio in ratios.items() if not 0.8 < ratio <= 1 + 1e-4}
 
 
 def test_noise_that_depends_on_the_label_tells_of_it() -> None:
@@ -215,7 +217,7 @@ def test_windows_hold_their_ends() -> None:
     assert open_ended.inside_N.all() and (open_ended.weight_N == 1).all() and not open_ended.slope_NL.any()
 
 
-@pytest.mark.parametrize("axes", [[0, 1, 2, 3, 4], [1, 2]], ids=str)
+@pytest.mark.parametrize("axes", [pytest.param([0, 1, 2, 3, 4], marks=pytest.mark.slow), [1, 2]], ids=str)
 def test_the_divergence_is_that_of_the_field(axes: list[int]) -> None:
     """By differences of the field itself, on built-in spectra, near a wall as inside."""
     few = stars(3)

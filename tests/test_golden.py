@@ -40,7 +40,7 @@ FINISHED = [name for name, facts in RUNS.items() if facts["state"] in DONE and n
 """A run that exploded was a plateau then, and is judged again: it is diverged."""
 DIGESTS: dict[str, dict[str, Any]] = EXPECTED["digests"]
 QUICK = {"c1d 32", "sw_overlap BF16", "cnn FP16", "ridge 32", "lightgbm 32"}
-"""One of each kind of model, and each precision, in the quick tests; the others are slow."""
+"""One of each kind of model, and each precision, is fast; the others are slow."""
 
 
 def silent(*_: Any) -> None:
@@ -113,6 +113,7 @@ def test_states_attempts_and_records_are_read(runs: None) -> None:
             assert {"test_loss"} <= {point.name for point in record.results} and len(record.rows) > 0, name
 
 
+@pytest.mark.slow
 def test_finished_runs_are_finished_already(runs: None, capsys: pytest.CaptureFixture[str]) -> None:
     compose = Composer()
     for name in FINISHED:
@@ -136,6 +137,7 @@ def test_trained_models_predict_what_they_did(runs: None) -> None:
             assert summary[f"test_{key}"] == pytest.approx(value, rel=1e-3, abs=1e-3, nan_ok=True), (name, key)
 
 
+@pytest.mark.slow
 def test_an_old_run_is_evaluated(runs: None) -> None:
     path = folder_of("three_labels").path
     assert evaluate.main([str(path), "--data", "data/val/dataset.h5"]) == 0
@@ -154,6 +156,7 @@ def test_old_studies_are_read(studies: None, capsys: pytest.CaptureFixture[str])
         assert trials[0].name in said["why"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["scaling", "report"])
 def test_an_old_study_is_analysed(command: str, studies: None) -> None:
     assert analysis([command, "multirun/grid", "--out", "made"]) == 0
@@ -162,6 +165,7 @@ def test_an_old_study_is_analysed(command: str, studies: None) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_an_old_archive_is_read(data: None) -> None:
     study = StudyFolder(unpack(GOLDEN / "archive.tar.xz", Path("elsewhere").absolute()))
     facts = EXPECTED["studies"]["grid"]

@@ -1,6 +1,7 @@
 """The learning rate over a run."""
 
 import dataclasses
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -27,22 +28,20 @@ def rates(kind: str, **changes) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", SCHEDULES)
-@pytest.mark.parametrize("warmup", [0.0, 0.5, 2.0])
-@pytest.mark.parametrize("eta_min", [0.0, 0.01])
-def test_learning_rate_stays_between_floor_and_top(kind: str, warmup: float, eta_min: float) -> None:
-    rate = rates(kind, warmup_epochs=warmup, eta_min=eta_min)
-    assert len(rate) == 200
-    assert np.all(rate > 0)
-    assert rate.max() == pytest.approx(1.0, abs=1e-3)
-    assert rate[-1] >= eta_min
+def test_learning_rate_stays_between_floor_and_top(kind: str) -> None:
+    for warmup, eta_min in itertools.product((0.0, 0.5, 2.0), (0.0, 0.01)):
+        rate = rates(kind, warmup_epochs=warmup, eta_min=eta_min)
+        assert len(rate) == 200
+        assert np.all(rate > 0)
+        assert rate.max() == pytest.approx(1.0, abs=1e-3)
+        assert rate[-1] >= eta_min
 
 
 @pytest.mark.parametrize("kind", SCHEDULES)
-@pytest.mark.parametrize("warmup", [0.5, 2.0])
-def test_warmup_is_linear_to_the_top(kind: str, warmup: float) -> None:
-    steps = int(warmup * 20)
-    rate = rates(kind, warmup_epochs=warmup)
-    np.testing.assert_allclose(rate[:steps], np.arange(1, steps + 1) / steps)
+def test_warmup_is_linear_to_the_top(kind: str) -> None:
+    for steps in (10, 40):
+        rate = rates(kind, warmup_epochs=steps / 20)
+        np.testing.assert_allclose(rate[:steps], np.arange(1, steps + 1) / steps)
 
 
 @pytest.mark.parametrize("kind", SCHEDULES)
