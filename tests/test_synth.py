@@ -65,8 +65,7 @@ def labels_seen(data: MadeData, epochs: int) -> list[np.ndarray]:
 # the spectra
 
 
-@pytest.mark.parametrize("split", ["train", "val"])
-@pytest.mark.parametrize("redshift", [0.0, 0.001])
+@pytest.mark.parametrize(("split", "redshift"), [("train", 0.0), ("val", 0.001)])
 def test_made_spectra_are_those_of_the_built_in_set(split: str, redshift: float) -> None:
     settings = ["data.builtin_seed=5", f"data.max_redshift={redshift}", "data.val_samples=40"]
     made, filed = (
