@@ -154,7 +154,7 @@ print(len(made), *paths, sep="\\n")
 
 
 def make_together(cache: Path, *counts: int) -> list[list[str]]:
-    """Ask for built-in spectra from several processes at once; return what each printed: reports, then paths."""
+    """Ask for built-in spectra from several processes at once; return what each prints: reports, then paths."""
     environment = {"SPECVIT_CACHE": str(cache), "PATH": ""}
     makers = [
         subprocess.Popen([sys.executable, "-c", MAKER, str(count)], stdout=subprocess.PIPE, text=True, env=environment)
@@ -164,25 +164,31 @@ def make_together(cache: Path, *counts: int) -> list[list[str]]:
 
 
 @pytest.mark.slow
-def test_processes_that_want_builtin_spectra_at_once_make_each_file_once(tmp_path: Path) -> None:
+def test_processes_that_want_builtin_spectra_at_once_make_each_file_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first, second = make_together(tmp_path, 6, 6)
     assert first[1:] == second[1:]
     assert sorted([first[0], second[0]]) == ["0", "2"]  # one report a shard, all from one of the two
     rows = np.concatenate([read(Path(path))[0] for path in first[1:]])
     np.testing.assert_array_equal(rows[5], builtin.make_piece(2, "val", 0, 0.0)[0][5])
-    # a damaged shard is made anew, the rest is left alone
+    monkeypatch.setenv("SPECVIT_CACHE", str(tmp_path))
+    monkeypatch.setattr(builtin, "SHARD_ROWS", 4)
+    monkeypatch.setattr(builtin, "ROUND_UP", 2)
+    # a damaged shard is made again, the rest is left alone
     whole, last = (Path(path) for path in first[1:])
     kept = whole.stat().st_mtime_ns
     last.write_bytes(last.read_bytes()[:5000])
-    (again,) = make_together(tmp_path, 6)
-    assert (again[0], again[1:], whole.stat().st_mtime_ns) == ("1", first[1:], kept)
+    reports: list[Any] = []
+    again = builtin.builtin_files(6, seed=2, split="val", report=lambda *progress: reports.append(progress))
+    assert (len(reports), again, whole.stat().st_mtime_ns) == (1, [whole, last], kept)
     np.testing.assert_array_equal(read(last)[0][1], rows[5])
     # a longer wish gets a file of its own: another run may have the short one mapped
     before = last.stat()
-    (longer,) = make_together(tmp_path, 8)
-    assert longer[1] == first[1] and longer[2] != first[2]
+    longer = builtin.builtin_files(8, seed=2, split="val", report=silent)
+    assert longer[0] == whole and longer[1] != last
     assert (last.stat().st_ino, last.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
-    np.testing.assert_array_equal(read(Path(longer[2]))[0][1], rows[5])
+    np.testing.assert_array_equal(read(longer[1])[0][1], rows[5])
 
 
 def test_a_cached_file_with_other_values_is_made_again_and_one_that_was_only_copied_is_not(

@@ -17,6 +17,7 @@ from specvit.train import main as train
 RIDGE = ["model=ridge", "noise.noise_level=0.1", "tracking.progress=lines", "tracking.live=false"]
 
 
+@pytest.mark.slow
 def test_the_printed_command_trains_and_scores(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

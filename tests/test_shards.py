@@ -38,19 +38,13 @@ def test_a_failing_writer_leaves_the_old_file_and_no_other(write_set: Any, stars
     assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize("layout", ["contiguous", "chunked", "shards", "mixed"])
-@pytest.mark.parametrize(
-    "index",
-    [[0], [79, 3, 10, 11, 3, 0], list(range(80)), [9, 8, 7, 12, 11, 10]],
-    ids=lambda index: f"{len(index)} rows",
-)
-def test_every_layout_gives_the_same_rows_in_the_order_asked(
-    layout: str, index: list[int], files: dict[str, list[Path]], stars: Any
-) -> None:
-    flux_BP, error_BP = open_spectra(files[layout], -1).gather(np.array(index))
+def test_every_layout_gives_the_same_rows_in_the_order_asked(files: dict[str, list[Path]], stars: Any) -> None:
     whole = stars(ROWS)
-    np.testing.assert_array_equal(flux_BP, whole["flux_NP"][index].astype(np.float32))
-    np.testing.assert_array_equal(error_BP, whole["error_NP"][index].astype(np.float32))
+    for layout in ("contiguous", "chunked", "shards", "mixed"):
+        for index in ([0], [79, 3, 10, 11, 3, 0], list(range(80)), [9, 8, 7, 12, 11, 10]):
+            flux_BP, error_BP = open_spectra(files[layout], -1).gather(np.array(index))
+            np.testing.assert_array_equal(flux_BP, whole["flux_NP"][index].astype(np.float32), err_msg=layout)
+            np.testing.assert_array_equal(error_BP, whole["error_NP"][index].astype(np.float32), err_msg=layout)
 
 
 def test_labels_and_origins_follow_the_rows_over_shards(files: dict[str, list[Path]], stars: Any) -> None:
