@@ -24,11 +24,11 @@ def process_of(trial: Any) -> int:
     return int(trial.run.status()["pid"])
 
 
-def at_work(study: Study, epochs: int = 2) -> bool:
+def all_at_work(study: Study, epochs: int = 2) -> bool:
     """Say whether all runs train just now and have come so far."""
-    trials = study.folder.trials()
-    return bool(trials) and all(t.run.state() == "running" and len(outcome_of(t.run).rows) >= epochs for t in trials)
+    return study.is_at_work(max(1, len(study.folder.trials()))) and min(epochs_of(study)) >= epochs
 
 
-def starts_of(run: RunFolder) -> int:
+def ready_of(run: RunFolder) -> int:
+    """Return how often a run came to its first step."""
     return sum(attempt["event"] == "ready" for attempt in run.attempts())

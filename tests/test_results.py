@@ -35,6 +35,7 @@ def assert_same(found: Path, published: Path) -> None:
                 assert text == other[name], name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("archive", ARCHIVES, ids=[path.parent.name for path in ARCHIVES])
 def test_published_tables_are_those_of_the_archive(
     archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

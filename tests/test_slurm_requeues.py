@@ -4,36 +4,35 @@ import time
 
 import cluster as slurm
 import pytest
-from slurm_jobs import JOBS, at_work, jobs_of, starts_of
-from studies import until
+from slurm_jobs import JOBS, all_at_work, jobs_of, ready_of
+from studies import settings_of, until
 from whole_runs import STEADY, assert_same_run
 
 from specvit.config.build import build_config
 from specvit.config.folder import DONE
 from specvit.run import run
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.nightly, pytest.mark.timeout(600)]
 
 
 def test_preempted_requeued_and_at_its_time_limit_it_is_the_same_run_to_the_bit(
     cluster_study, cluster, tmp_path
 ) -> None:
-    settings = dict(text.split("=") for text in STEADY) | {"train.epochs": 1500}
+    settings = settings_of(STEADY) | {"train.epochs": 1500}
     toy = cluster_study({"grids": [{}]}, settings)
     driver = toy.start(launcher=[*JOBS, "hydra.launcher.time=0:01:30"])
-    until(lambda: at_work(toy), "a run at work")
+    until(lambda: all_at_work(toy), "a run at work")
     (trial,) = toy.folder.trials()
     for number in range(4):
-        before = starts_of(trial.run)
+        before = ready_of(trial.run)
         if number == 1:
             cluster.run("scontrol", "requeue", *jobs_of(toy))
         else:
             cluster.run("sbatch", "--partition=urgent", "--nodes=2", "--exclusive", "--time=1", "--wrap=sleep 1")
-        until(lambda before=before: starts_of(trial.run) > before, f"stop {number} and another start")
-    stopped = starts_of(trial.run)
-    until(lambda: starts_of(trial.run) > stopped, "the time limit", 150.0)
-    said, _ = driver.communicate(timeout=300)
-    assert driver.returncode == 0, said
+        until(lambda before=before: ready_of(trial.run) > before, f"stop {number} and another start")
+    stopped = ready_of(trial.run)
+    until(lambda: ready_of(trial.run) > stopped, "the time limit", 150.0)
+    assert driver.wait(300) == 0, driver.said
     assert len(jobs_of(toy)) == 1 and cluster.restarts(jobs_of(toy)[0]) >= 5
     ends = [attempt["state"] for attempt in trial.run.attempts() if attempt["event"] == "end"]
     assert ends[:-1] == ["preempted"] * (len(ends) - 1) and ends[-1] in DONE
@@ -46,14 +45,14 @@ def test_preempted_requeued_and_at_its_time_limit_it_is_the_same_run_to_the_bit(
 def test_fifty_requeues_fail_no_run(cluster_study, cluster: slurm.Cluster) -> None:
     toy = cluster_study({"grids": [{}], "seeds": [1, 2, 3, 4]}, {"train.epochs": 100000})
     driver = toy.start(launcher=JOBS)
-    until(lambda: at_work(toy), "four runs at work")
+    until(lambda: all_at_work(toy), "four runs at work")
     jobs, told = jobs_of(toy), dict.fromkeys(jobs_of(toy), 0)
     end = time.monotonic() + 500
     while sum(map(cluster.restarts, jobs)) < 50:
-        assert time.monotonic() < end and driver.poll() is None
+        assert time.monotonic() < end and driver.process.is_alive()
         for trial, job in zip(toy.folder.trials(), jobs, strict=True):
-            if trial.run.state() == "running" and starts_of(trial.run) > told[job]:
-                told[job] = starts_of(trial.run)
+            if trial.run.state() == "running" and ready_of(trial.run) > told[job]:
+                told[job] = ready_of(trial.run)
                 cluster.run("scancel", "--signal=USR2", job)
         time.sleep(0.3)
     assert set(toy.states().values()) <= {"running", "waiting"}

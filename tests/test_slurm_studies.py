@@ -11,7 +11,7 @@ from pathlib import Path
 
 import cluster as slurm
 import pytest
-from slurm_jobs import JOBS, LONG, at_work, epochs_of, jobs_of, process_of, starts_of
+from slurm_jobs import JOBS, LONG, all_at_work, epochs_of, jobs_of, process_of, ready_of
 from studies import until
 
 from specvit import doctor
@@ -19,30 +19,13 @@ from specvit.config.folder import DONE
 from specvit.files import read_json_lines
 from specvit.sweep import __main__ as command
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-
-
-def test_a_study_of_eight_jobs_with_one_that_diverges(cluster_study, cluster: slurm.Cluster) -> None:
-    cells = {"good": {}, "bad": {"opt.lr": 1.0e30}}
-    toy = cluster_study({"grids": [{"cells": cells}], "seeds": [1, 2, 3, 4]})
-    code, said = toy.run("sweep.max_parallel=4", launcher=JOBS)
-    assert code == 1, said
-    states = Counter(toy.states().values())
-    assert states["diverged"] == 4 and sum(states[state] for state in DONE) == 4, said
-    assert "submitted 8 jobs" in said and "4 at a time" in said
-    jobs = jobs_of(toy)
-    assert len(set(jobs)) == 8 and len({job.partition("_")[0] for job in jobs}) == 1, "one array"
-    for trial in toy.folder.trials():
-        assert trial.run.attempts()[0]["job"] == jobs[trial.number]
-    code, again = toy.run(launcher=JOBS)
-    assert (code, jobs_of(toy)) == (1, jobs), "what is settled is not submitted again"
-    assert "4 diverged" in again
+pytestmark = [pytest.mark.nightly, pytest.mark.timeout(600)]
 
 
 def test_a_killed_job_and_a_restarted_controller(cluster_study, cluster: slurm.Cluster) -> None:
     toy = cluster_study({"grids": [{}], "seeds": [1, 2]}, LONG)
     driver = toy.start(launcher=JOBS)
-    until(lambda: at_work(toy), "two runs at work")
+    until(lambda: all_at_work(toy), "two runs at work")
     killed = toy.folder.trials()[1]
     os.kill(process_of(killed), signal.SIGKILL)
     until(lambda: len(jobs_of(toy)) == 3, "another job", 30.0)
@@ -51,12 +34,11 @@ def test_a_killed_job_and_a_restarted_controller(cluster_study, cluster: slurm.C
     cluster.controller.wait()
     time.sleep(3)
     cluster.start_controller()
-    said, _ = driver.communicate(timeout=240)
-    assert driver.returncode == 0, said
-    told = next(line for line in said.splitlines() if line.startswith(f"job {jobs_of(toy)[1]}: FAILED"))
+    assert driver.wait(240) == 0, driver.said
+    told = next(line for line in driver.said.splitlines() if line.startswith(f"job {jobs_of(toy)[1]}: FAILED"))
     assert re.search(r"exit code|signal|NonZeroExitCode", told) and "its run goes on" in told, told
     assert set(toy.states().values()) <= set(DONE)
-    assert (starts_of(toy.folder.trials()[0].run), starts_of(killed.run)) == (1, 2)
+    assert (ready_of(toy.folder.trials()[0].run), ready_of(killed.run)) == (1, 2)
 
 
 def test_a_cancelled_job_is_a_cancelled_run_until_it_is_asked_for_again(
@@ -64,10 +46,9 @@ def test_a_cancelled_job_is_a_cancelled_run_until_it_is_asked_for_again(
 ) -> None:
     toy = cluster_study({"grids": [{}], "seeds": [1, 2]}, LONG)
     driver = toy.start(launcher=JOBS)
-    until(lambda: at_work(toy), "two runs at work")
+    until(lambda: all_at_work(toy), "two runs at work")
     cluster.run("scancel", jobs_of(toy)[1])
-    said, _ = driver.communicate(timeout=240)
-    assert driver.returncode == 1, said
+    assert driver.wait(240) == 1, driver.said
     states = toy.states()
     assert states[0] in DONE and states[1] == "cancelled"
     status = toy.folder.trials()[1].run.status()
@@ -76,19 +57,18 @@ def test_a_cancelled_job_is_a_cancelled_run_until_it_is_asked_for_again(
     assert code == 1 and len(jobs_of(toy)) == 2, "it stays as it is"
     code, said = toy.run("sweep.retry=true", launcher=JOBS)
     assert code == 0, said
-    assert starts_of(toy.folder.trials()[1].run) == 2 and set(toy.states().values()) <= set(DONE)
+    assert ready_of(toy.folder.trials()[1].run) == 2 and set(toy.states().values()) <= set(DONE)
 
 
 def test_a_node_that_goes_down_costs_its_runs_their_last_minutes_at_most(cluster_study, cluster: slurm.Cluster) -> None:
     toy = cluster_study({"grids": [{}], "seeds": [1]}, LONG)
     driver = toy.start(launcher=JOBS)
-    until(lambda: at_work(toy), "a run at work")
+    until(lambda: all_at_work(toy), "a run at work")
     (trial,) = toy.folder.trials()
     node = cluster.run("squeue", "-h", "-o", "%N").strip()
     crash(cluster, node, process_of(trial))
-    said, _ = driver.communicate(timeout=240)
-    assert driver.returncode == 0, said
-    assert starts_of(trial.run) == 2
+    assert driver.wait(240) == 0, driver.said
+    assert ready_of(trial.run) == 2
     assert set(toy.states().values()) <= set(DONE)
     cluster.start_node(int(node.removeprefix("node")))
     until(lambda: "down" not in cluster.run("sinfo", "-h", "-N", "-o", "%t"), "the node to be back")
@@ -104,23 +84,21 @@ def crash(cluster: slurm.Cluster, node: str, worker: int) -> None:
 
 def test_a_killed_driver_comes_back_to_its_jobs(cluster_study) -> None:
     toy = cluster_study({"grids": [{}], "seeds": [1, 2, 3]}, LONG)
-    driver = toy.start("sweep.max_parallel=2", launcher=JOBS)
+    toy.start("sweep.max_parallel=2", launcher=JOBS)
     until(lambda: sum(epochs_of(toy)) >= 4, "runs at work")
-    driver.kill()
-    driver.wait()
+    toy.kill_the_driver()
     code, said = toy.run("sweep.max_parallel=2", launcher=JOBS)
     assert code == 0, said
     assert len(jobs_of(toy)) == 3, "none is submitted twice"
-    assert [starts_of(trial.run) for trial in toy.folder.trials()] == [1, 1, 1]
+    assert [ready_of(trial.run) for trial in toy.folder.trials()] == [1, 1, 1]
 
 
 def test_ctrl_c_leaves_the_jobs_and_cancel_stops_them(cluster_study, cluster: slurm.Cluster, capsys) -> None:
     toy = cluster_study({"grids": [{}], "seeds": [1, 2, 3]}, LONG)
     driver = toy.start("sweep.max_parallel=2", launcher=JOBS)
     until(lambda: sum(epoch >= 2 for epoch in epochs_of(toy)) == 2, "two runs at work")
-    driver.send_signal(signal.SIGINT)
-    said, _ = driver.communicate(timeout=30)
-    assert driver.returncode == 130 and "jobs go on" in said
+    driver.send(signal.SIGINT)
+    assert driver.wait(30) == 130 and "jobs go on" in driver.said
     assert command.main(["status", "toy"]) == 0
     shown = capsys.readouterr().out
     assert "2 running, 1 queued" in shown and "JobArrayTaskLimit" in shown and " on node" in shown
@@ -133,7 +111,7 @@ def test_ctrl_c_leaves_the_jobs_and_cancel_stops_them(cluster_study, cluster: sl
     capsys.readouterr()
     code, said = toy.run(launcher=JOBS)
     assert code == 0, said
-    assert [starts_of(trial.run) for trial in toy.folder.trials()][:2] == [2, 2]
+    assert [ready_of(trial.run) for trial in toy.folder.trials()][:2] == [2, 2]
 
 
 def test_one_run_is_cancelled_by_name_and_its_job_with_it(cluster_study, cluster: slurm.Cluster) -> None:
@@ -142,11 +120,10 @@ def test_one_run_is_cancelled_by_name_and_its_job_with_it(cluster_study, cluster
     until(lambda: sum(epoch >= 2 for epoch in epochs_of(toy)) == 2, "two runs at work")
     names = [trial.name for trial in toy.folder.trials()]
     assert command.main(["cancel", "toy", names[0], names[2]]) == 0
-    said, _ = driver.communicate(timeout=240)
-    assert driver.returncode == 1, said
+    assert driver.wait(240) == 1, driver.said
     states = toy.states()
     assert (states[0], states[2]) == ("cancelled", "cancelled") and states[1] in DONE
-    assert starts_of(toy.folder.trials()[2].run) == 0
+    assert ready_of(toy.folder.trials()[2].run) == 0
 
 
 def test_a_search_replaces_a_dead_worker_and_needs_no_more_than_there_is_to_do(
@@ -163,8 +140,7 @@ def test_a_search_replaces_a_dead_worker_and_needs_no_more_than_there_is_to_do(
     driver = toy.start("sweep.max_parallel=3", launcher=whole_node)  # of which two fit
     until(lambda: any(t.run.state() == "running" for t in toy.folder.trials()), "a trial at work")
     os.kill(process_of(next(t for t in toy.folder.trials() if t.run.state() == "running")), signal.SIGKILL)
-    said, _ = driver.communicate(timeout=240)
-    assert driver.returncode == 0, said
+    assert driver.wait(240) == 0, driver.said
     assert len(toy.folder.trials()) == 6 and set(toy.states().values()) <= set(DONE)
     jobs = jobs_of(toy)
     assert len(jobs) == 4, "one died and was replaced"
@@ -192,20 +168,21 @@ def test_a_single_run_goes_where_the_launcher_says(cluster_study, cluster: slurm
     assert ready["made_by"]["code"] == copy.parent.parent.name
 
 
-@pytest.mark.parametrize(
-    ("setting", "said"),
-    [
-        ("hydra.launcher.partition=nope", "invalid partition specified: nope"),
-        ("hydra.launcher.gpus_per_job=9", "Requested node configuration is not available"),
-        ("+hydra.launcher.extra.nonsense=1", "unrecognized option"),
-    ],
-)
-def test_what_sbatch_refuses_is_one_sentence(setting: str, said: str, cluster_study) -> None:
-    toy = cluster_study({"grids": [{}], "seeds": [1, 2]})
-    code, shown = toy.run(launcher=[*JOBS, "hydra.launcher.max_gpu_hours=null", setting])
-    assert code == 2
-    assert said in shown and shown.splitlines()[-1].startswith("specvit: hydra/launcher=slurm: was refused (")
-    assert "Traceback" not in shown
+REFUSED = {
+    "hydra.launcher.partition=nope": "invalid partition specified: nope",
+    "hydra.launcher.gpus_per_job=9": "Requested node configuration is not available",
+    "+hydra.launcher.extra.nonsense=1": "unrecognized option",
+}
+
+
+def test_what_sbatch_refuses_is_one_sentence(cluster_study) -> None:
+    toy, wrong = cluster_study({"grids": [{}], "seeds": [1, 2]}), {}
+    for setting, reason in REFUSED.items():
+        code, said = toy.run(launcher=[*JOBS, "hydra.launcher.max_gpu_hours=null", setting])
+        sentence = said.splitlines()[-1].startswith("specvit: hydra/launcher=slurm: was refused (")
+        if (code, sentence, reason in said, "Traceback" in said) != (2, True, True, False):
+            wrong[setting] = code, said
+    assert wrong == {}
 
 
 def test_the_doctor_looks_by_a_job(cluster_study, cluster: slurm.Cluster, capfd, tmp_path: Path) -> None:

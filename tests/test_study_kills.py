@@ -12,10 +12,9 @@ from typing import Any
 
 import optuna
 import pytest
-import yaml
-from processes import Child, wait_until_computed
+from processes import wait_until_computed
+from studies import Study, settings_of
 
-from specvit.sweep.folder import StudyFolder
 from specvit.sweep.storage import open_storage
 
 pytestmark = pytest.mark.nightly
@@ -30,40 +29,26 @@ KINDS = {
     "search with pruning": {"search": {**SEARCH, "trials": 4, "pruner": PRUNER}},
 }
 FIRST_SECOND = {"grid": [0.0, 0.02, 0.1, 0.4], "search": [0.0, 0.05, 0.3], "search with pruning": [0.01, 0.15, 0.8]}
+SETTINGS = {"opt.lr": 3e-3, "train.epochs": 4, "train.deterministic": True}
+FILES = ("metrics.jsonl", "predictions.csv")
 KILLS = 10
 """Of each kind."""
 
 
-class Killed:
-    """A study in a place of its own, whose command is given to forked processes."""
+def result(study: Study) -> list[tuple[Any, ...]]:
+    """Return what each trial tried and what came of it, to the bit."""
+    return [
+        (json.dumps(t.factors), study.folder.state(t), [_bytes(t.run.file(name)) for name in FILES])
+        for t in study.folder.trials()
+    ]
 
-    def __init__(self, place: Path, definition: dict[str, Any], overrides: list[str]) -> None:
-        """Write its file."""
-        self.place, self.folder, self.count = place, StudyFolder(place / "multirun" / "toy"), 0
-        base = {key: yaml.safe_load(value) for key, _, value in (text.partition("=") for text in overrides)}
-        base |= {"train.epochs": 4, "train.threads": 1, "train.deterministic": True}
-        (place / "sweeps").mkdir(parents=True)
-        (place / "sweeps" / "toy.yaml").write_text(yaml.safe_dump({"overrides": base, **definition}, sort_keys=False))
 
-    def start(self) -> Child:
-        """Give the command."""
-        self.count += 1
-        return Child(["sweeps=toy"], (), self.place / f"{self.count}.txt")
-
-    def result(self) -> list[tuple[Any, ...]]:
-        """Return what each trial tried and what came of it, to the bit."""
-        files = ("metrics.jsonl", "predictions.csv")
-        return [
-            (json.dumps(t.factors), self.folder.state(t), [_bytes(t.run.file(name)) for name in files])
-            for t in self.folder.trials()
-        ]
-
-    def told(self) -> Counter[str]:
-        """Return how many trials Optuna has in each state."""
-        if self.folder.about()["kind"] == "grid":
-            return Counter()
-        trials = optuna.load_study(study_name=None, storage=open_storage(self.folder, None)).get_trials()
-        return Counter(trial.state.name for trial in trials)
+def told(study: Study) -> Counter[str]:
+    """Return how many trials Optuna has in each state."""
+    if study.folder.about()["kind"] == "grid":
+        return Counter()
+    trials = optuna.load_study(study_name=None, storage=open_storage(study.folder, None)).get_trials()
+    return Counter(trial.state.name for trial in trials)
 
 
 def _bytes(file: Path) -> bytes:
@@ -73,36 +58,30 @@ def _bytes(file: Path) -> bytes:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, tiny: list[str]) -> Callable[[str], tuple[Any, ...]]:
     """Return `undisturbed(kind)`: the study, and the seconds that its command computed."""
-    made: dict[str, tuple[Any, ...]] = {}
+    studies: dict[str, tuple[Any, ...]] = {}
 
-    def make(kind: str) -> tuple[Any, ...]:
-        if kind not in made:
-            study = Killed(tmp_path_factory.mktemp("whole") / "place", KINDS[kind], tiny)
-            with pytest.MonkeyPatch.context() as patch:
-                patch.chdir(study.place)
-                child = study.start()
-                child.until_started()
-                seconds = wait_until_computed(child.process.pid, math.inf, child.process.is_alive)
-                assert child.wait() == 0, child.said
-                child.close()
-            made[kind] = study, seconds
-        return made[kind]
+    def run(kind: str) -> tuple[Any, ...]:
+        if kind not in studies:
+            study = Study(tmp_path_factory.mktemp("whole") / "place", KINDS[kind], settings_of(tiny) | SETTINGS)
+            child = study.start()
+            child.until_started()
+            seconds = wait_until_computed(child.process.pid, math.inf, child.process.is_alive)
+            assert child.wait() == 0, child.said
+            studies[kind] = study, seconds
+        return studies[kind]
 
-    return make
+    return run
 
 
 @pytest.mark.parametrize("number", range(KILLS))
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_study_killed_at_a_random_moment_ends_bitwise_equal(
-    kind: str, number: int, undisturbed, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_study_killed_at_a_random_moment_ends_bitwise_equal(kind: str, number: int, undisturbed, study) -> None:
     whole, seconds = undisturbed(kind)
-    study = Killed(tmp_path / "place", KINDS[kind], tiny)
-    monkeypatch.chdir(study.place)
-    child = study.start()
+    toy = study(KINDS[kind], SETTINGS)
+    child = toy.start()
     early = FIRST_SECOND[kind]
     if number < len(early):
-        while child.process.is_alive() and not study.folder.path.exists():
+        while child.process.is_alive() and not toy.folder.path.exists():
             time.sleep(0.0005)
         time.sleep(early[number])
     else:
@@ -110,12 +89,8 @@ def test_a_study_killed_at_a_random_moment_ends_bitwise_equal(
         share = (number - len(early) + random.Random(number).random()) / (KILLS - len(early))
         wait_until_computed(child.process.pid, share * seconds, child.process.is_alive)
     child.send(signal.SIGKILL)
-    code, begun = child.wait(), study.folder.file("study.json").exists()
-    child.close()
-    again = study.start()
-    ended = again.wait()
-    said = again.said
-    again.close()
-    assert (code in (0, -signal.SIGKILL), ended) == (True, 0), (begun, said)
-    assert study.result() == whole.result(), (begun, said)
-    assert study.told() == whole.told()
+    code, begun = child.wait(), toy.folder.file("study.json").exists()
+    again = toy.start()
+    assert (code in (0, -signal.SIGKILL), again.wait()) == (True, 0), (begun, again.said)
+    assert result(toy) == result(whole), (begun, again.said)
+    assert told(toy) == told(whole)

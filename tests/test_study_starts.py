@@ -14,6 +14,7 @@ from typing import Any
 import optuna
 import pytest
 import yaml
+from studies import settings_of
 
 from specvit.launch import queue
 from specvit.sweep import budget, worker
@@ -39,11 +40,10 @@ def write(tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> W
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["specvit train"])
     data = [text for text in tiny if text.startswith(("data", "tracking"))]
-    base = {key: yaml.safe_load(value) for key, _, value in (text.partition("=") for text in data)}
 
     def write(definition: dict[str, Any], name: str = "toy") -> StudyFolder:
         (tmp_path / "sweeps").mkdir(exist_ok=True)
-        whole = {"overrides": {**base, "model": "ridge"}, **definition}
+        whole = {"overrides": {**settings_of(data), "model": "ridge"}, **definition}
         (tmp_path / "sweeps" / f"{name}.yaml").write_text(yaml.safe_dump(whole, sort_keys=False))
         return StudyFolder(tmp_path / "multirun" / name)
 
@@ -116,6 +116,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("why", REFUSED)
 def test_a_study_that_is_refused_leaves_nothing_and_changes_none(why: str, write: Write, monkeypatch, capsys) -> None:
     words, sentence = REFUSED[why]
