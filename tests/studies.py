@@ -23,8 +23,9 @@ from specvit.sweep.folder import StudyFolder, Trial
 from specvit.train import main
 
 LOCAL = ["hydra/launcher=local", "hydra.launcher.slots=2", "hydra.launcher.cpus_per_job=1"]
-NUMBERS = itertools.count()
 ONE_SLOT = [*LOCAL, "hydra.launcher.slots=1"]
+NUMBERS = itertools.count()
+"""Of commands in processes of their own."""
 
 
 class Study:

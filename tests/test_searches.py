@@ -176,14 +176,14 @@ def test_a_cancelled_trial_is_tried_again_however_often_that_is_interrupted(
     study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    toy, step = study({"search": ONE}), "specvit.engine.loop.Learner.step"
-    assert toy.start(plants=[At(step, Stop(signal.SIGTERM), call=18)]).wait() == 143
+    toy, step = study({"search": ONE}), "specvit.engine.loop.Learner.step"  # of 24
+    assert toy.start(plants=[At(step, Stop(signal.SIGTERM), call=6)]).wait() == 143
     assert sweep(["cancel", "toy", toy.trial(0).name]) == 0
     code, said = toy.run()
     assert (code, toy.states()[0], len(toy.states())) == (1, "cancelled", 2), said
     assert sweep(["retry", "toy"]) == 0
-    assert toy.start(plants=[At(step, Stop(signal.SIGTERM), call=18)]).wait() == 143
-    assert toy.start(plants=[At(step, Stop(signal.SIGKILL), call=3)]).wait() == -signal.SIGKILL
+    assert toy.start(plants=[At(step, Stop(signal.SIGTERM), call=6)]).wait() == 143
+    assert toy.start(plants=[At(step, Stop(signal.SIGKILL), call=6)]).wait() == -signal.SIGKILL
     code, said = toy.run()
     assert (code, toy.is_done(2)) == (0, True), said
     assert states(toy) == Counter(FAIL=1, COMPLETE=2)
