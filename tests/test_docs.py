@@ -20,7 +20,7 @@ from specvit.sweep.grid import as_overrides, points_of
 from specvit.sweep.order import order_of
 
 TOP = Path(__file__).resolve().parent.parent
-PAGES = [TOP / "README.md", *sorted((TOP / "docs").glob("*.md"))]
+PAGES = [TOP / "README.md", TOP / "tools/spectral_grid/README.md", *sorted((TOP / "docs").glob("*.md"))]
 TRAIN = ["specvit", "train"]
 COMMANDS = [
     (page.name, shlex.split(line.split("  #")[0].split(" # ")[0]))

@@ -111,7 +111,7 @@ def _make(options: argparse.Namespace) -> None:
         }
         errors = _write(options, mark, coordinates, flux)
     _print_errors(errors, progress.seconds_each, options.out)
-    _delete_outdated(folder)
+    delete_outdated(folder)
 
 
 def _write(
@@ -157,7 +157,7 @@ def _percent(errors: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {100 * value:.3f} %" for name, value in errors.items())
 
 
-def _delete_outdated(folder: Path) -> None:
+def delete_outdated(folder: Path) -> None:
     """Delete unlocked work folders of other sources; this one (0.3 GB) stays until the sources change."""
     sources = folder.name.rpartition("-")[0]
     for other in folder.parent.glob("grid-*"):
