@@ -111,12 +111,14 @@ main(sys.argv[1:])
 
 
 @pytest.mark.slow
-def test_compiled_network_with_dropout_equals_the_plain_one_and_is_compiled_once() -> None:
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.nightly)])
+def test_compiled_network_with_dropout_equals_the_plain_one_and_is_compiled_once(backend: str) -> None:
     sizes = {"patch_size": 16, "stride_size": 16, "hidden_size": 16, "num_hidden_layers": 2, "intermediate_size": 32}
     config = ViTConfig(**sizes, num_attention_heads=2, dropout=0.3)
     plain, compiled = (build_model(config, num_pixels=128, num_outputs=1, seed=1).train() for _ in range(2))
     torch._dynamo.reset()
-    compiled.compile()
+    torch._dynamo.utils.counters.clear()
+    compiled.compile(backend=backend)
     flux_BP = torch.randn(4, 128)
     outputs = []
     for key in (1, 2, 3):
