@@ -8,21 +8,21 @@ import numpy as np
 import torch
 
 from specvit.config.schema import DataConfig, LossConfig, NetworkConfig, NoiseConfig, OptConfig, TrainConfig, ViTConfig
+from specvit.data.batches import Store, TrainData
 from specvit.data.labels import LabelScaler
-from specvit.data.made import MadeSpectra
-from specvit.data.made_batches import MadeData
 from specvit.data.noise import FluxNorm
-from specvit.data.resident import Store, TrainData
 from specvit.data.shards import open_shards
+from specvit.data.synthetic import SyntheticSpectra
+from specvit.data.synthetic_batches import SyntheticTrainData
 from specvit.data.views import Spectra
-from specvit.engine.loop import Learner
-from specvit.engine.optimizer import build_optimizer
-from specvit.engine.precision import build_scaler, resolve_precision
-from specvit.engine.schedule import build_schedule
-from specvit.engine.state import TrainState
-from specvit.engine.task import Regression
 from specvit.models import ViT, build_model
-from specvit.quantities import ERROR, FLUX, NUM_PIXELS, WAVE
+from specvit.training.amp import build_scaler, resolve_precision
+from specvit.training.loop import Learner
+from specvit.training.optimizer import build_optimizer
+from specvit.training.schedule import build_schedule
+from specvit.training.state import TrainState
+from specvit.training.task import Regression
+from specvit.utils.quantities import ERROR, FLUX, NUM_PIXELS, WAVE
 
 SMALL = ViTConfig(
     patch_size=64,
@@ -73,10 +73,10 @@ def train_data(
     )
 
 
-def made_data(rows: int, device: torch.device) -> MadeData:
+def made_data(rows: int, device: torch.device) -> SyntheticTrainData:
     """Return a training view of `rows` clean spectra that are made on the device, as they are."""
-    return MadeData(
-        spectra=MadeSpectra(np.arange(rows), seed=0, split="train", max_redshift=0.001),
+    return SyntheticTrainData(
+        spectra=SyntheticSpectra(np.arange(rows), seed=0, split="train", max_redshift=0.001),
         coder=LabelScaler(("log_g",), (0.0,), (1.0,)),
         data=DataConfig(kind="synth"),
         flux_norm=FluxNorm(torch.zeros(NUM_PIXELS), 1.0).to(device),

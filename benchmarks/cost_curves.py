@@ -23,13 +23,13 @@ from cases import SMALL, Case, make_learner, train_data
 from train_speed import OURS, step_rate, surroundings
 
 from specvit.config.schema import DataConfig, NoiseConfig, ViTConfig
+from specvit.data.batches import Store, TrainData
 from specvit.data.noise import FluxNorm
-from specvit.data.resident import Store, TrainData
 from specvit.data.shards import open_shards
 from specvit.data.views import Spectra
 from specvit.models import build_model
 from specvit.models.cost import cost_of
-from specvit.quantities import ERROR, FLUX, NUM_PIXELS, WAVE
+from specvit.utils.quantities import ERROR, FLUX, NUM_PIXELS, WAVE
 
 CPU = torch.device("cpu")
 SHARD_ROWS = 200_000

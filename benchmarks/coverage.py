@@ -20,7 +20,7 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.special import ndtr
 
-from specvit.scores.bootstrap import RESAMPLES, intervals, regression_replicate
+from specvit.metrics.intervals import RESAMPLES, intervals, regression_replicate
 
 LOW, HIGH, OFFSET, SLOPE, SIGMA = 1.0, 5.0, 0.6, 0.8, 0.3
 POPULATIONS = {"gaussian": ((1.0, 1.0),), "outliers": ((0.95, 1.0), (0.05, 5.0))}

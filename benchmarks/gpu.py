@@ -30,7 +30,7 @@ import torch
 from gpu_checks import Ground, all_checks
 from gpu_speed import LONGEST_TABLE, peaks, rate_of, sizes, speed_table, steps_of
 
-from specvit.engine.device import fault_of, hardware
+from specvit.training.device import fault_of, hardware
 
 LONGEST_PART = LONGEST_TABLE + 30.0
 """Seconds; no part is begun so late that it could end after the limit."""

@@ -17,16 +17,16 @@ from cases import REFERENCE, SMALL, Case, made_data, make_learner, train_data
 from torch import Tensor
 
 from specvit.config.schema import CNNConfig, ViTConfig
-from specvit.data.resident import TrainData
-from specvit.engine import checkpoint
-from specvit.engine.device import fault_of
-from specvit.engine.loop import Learner
-from specvit.engine.state import TrainState
-from specvit.engine.task import Regression
-from specvit.engine.writer import copied
-from specvit.errors import is_out_of_memory
+from specvit.data.batches import TrainData
 from specvit.models.dropout import keep_mask
-from specvit.quantities import NUM_PIXELS
+from specvit.training import checkpoint
+from specvit.training.async_checkpoint import copied
+from specvit.training.device import fault_of
+from specvit.training.loop import Learner
+from specvit.training.state import TrainState
+from specvit.training.task import Regression
+from specvit.utils.errors import is_out_of_memory
+from specvit.utils.quantities import NUM_PIXELS
 
 STEPS = 8
 Check = Callable[[], object]

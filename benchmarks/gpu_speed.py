@@ -11,12 +11,12 @@ from cases import REFERENCE, ROWS, SMALL, Case, make_learner, train_data
 from gpu_checks import Ground
 from torch import Tensor
 
-from specvit.data.resident import TrainData
-from specvit.engine.precision import autocast
+from specvit.data.batches import TrainData
 from specvit.models import build_model
 from specvit.models.cost import cost_of
 from specvit.models.dropout import KeyedDropout, keep_mask
-from specvit.quantities import NUM_PIXELS, Batch
+from specvit.training.amp import autocast
+from specvit.utils.quantities import NUM_PIXELS, Batch
 
 LONGEST_TABLE = 60.0
 """Seconds."""

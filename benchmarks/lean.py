@@ -21,7 +21,7 @@ from specvit.models.dropout import AddDropped
 
 
 @dataclass
-class Flat:
+class FlatParameters:
     """Parameters with and without weight decay in a buffer each; `at` are views by name, gradients lie likewise."""
 
     decayed: Tensor
@@ -29,7 +29,7 @@ class Flat:
     at: dict[str, Tensor]
 
     @classmethod
-    def of(cls, model: ViT, device: torch.device) -> "Flat":
+    def of(cls, model: ViT, device: torch.device) -> "FlatParameters":
         """Copy a network's parameters."""
         named = {name: parameter.detach().to(device) for name, parameter in model.named_parameters()}
         matrices = {n for n, p in named.items() if p.ndim > 1 and not n.startswith(("positions.", "cls_token"))}
@@ -104,7 +104,7 @@ def keep(x: Tensor, share: float) -> Tensor:
 
 
 def lean_step(
-    flat: Flat,
+    flat: FlatParameters,
     config: ViTConfig,
     batches: Iterator[tuple[Tensor, Tensor, Tensor]],
     normalise: Callable[[Tensor], Tensor],

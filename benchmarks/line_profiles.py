@@ -20,7 +20,7 @@ import torch
 from machine import facts
 
 from specvit.physics.instrument import PAD, STEP, wavelength
-from specvit.quantities import FLUX
+from specvit.utils.quantities import FLUX
 from tools.spectral_grid.synthesis import padded_flux
 
 mpl.use("Agg")

@@ -20,7 +20,7 @@ import pandas as pd
 
 from specvit.data.shards import write_shard
 from specvit.physics.instrument import wavelength
-from specvit.quantities import ERROR, FLUX, LABELS, PARAMS, WAVE
+from specvit.utils.quantities import ERROR, FLUX, LABELS, PARAMS, WAVE
 
 CHUNK = 5000
 

@@ -21,8 +21,8 @@ import machine
 import torch
 from sweep import TINY, write_set
 
-from specvit.files import read_json_lines
-from specvit.sweep.folder import StudyFolder
+from specvit.study.store import StudyFolder
+from specvit.utils.files import read_json_lines
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import cluster as slurm

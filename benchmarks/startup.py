@@ -21,11 +21,11 @@ import machine
 import torch
 from cases import REFERENCE, SMALL, Case, make_learner, train_data
 
-from specvit.engine import checkpoint
-from specvit.engine.allocator import keep_memory
-from specvit.engine.loop import Keeper, Learner
-from specvit.engine.state import TrainState
-from specvit.quantities import NUM_PIXELS
+from specvit.training import checkpoint
+from specvit.training.loop import CheckpointManager, Learner
+from specvit.training.malloc import keep_memory
+from specvit.training.state import TrainState
+from specvit.utils.quantities import NUM_PIXELS
 
 CPU = torch.device("cpu")
 CHILD = "--child"
@@ -67,8 +67,8 @@ def first_step(live: str) -> float:
 
 def child(settings: list[str]) -> None:
     """Train until the first step is through, print the time, and leave."""
-    from specvit.engine.loop import Learner
-    from specvit.train import main as train
+    from specvit.commands.train import main as train
+    from specvit.training.loop import Learner
 
     step = Learner.step
 
@@ -97,21 +97,23 @@ def calls(model: Any, batch_size: int, folder: Path, runs: int) -> list[float]:
     """Return milliseconds for which a save holds up a loop of real steps."""
     data = train_data(folder / "speed.h5", batch_size, CPU)
     learner, state = make_learner(Case("checkpoint", model, batch_size), data, CPU)
-    keeper = keeper_in(folder)
+    checkpoints = keeper_in(folder)
     found = []
     for _ in range(runs + 1):
         learner.step(data.batch(state.step), state)
         state.step += 1
         started = time.perf_counter()
-        assert keeper.save_last(learner, state)
+        assert checkpoints.save_last(learner, state)
         found.append(1e3 * (time.perf_counter() - started))
-    keeper.writer.finish()
+    checkpoints.writer.finish()
     return found[1:]  # the first one gets its memory from the system
 
 
-def keeper_in(folder: Path) -> Keeper:
+def keeper_in(folder: Path) -> CheckpointManager:
     """Return what writes checkpoints of about the usual content."""
-    return Keeper(folder / "last.ckpt", folder / "best.ckpt", {"run_id": "x", "flux_mean_P": torch.zeros(NUM_PIXELS)})
+    return CheckpointManager(
+        folder / "last.ckpt", folder / "best.ckpt", {"run_id": "x", "flux_mean_P": torch.zeros(NUM_PIXELS)}
+    )
 
 
 def restore(folder: Path) -> float:
@@ -136,7 +138,7 @@ def steps_beside(folder: Path, runs: int) -> dict[str, float]:
     small, state = make_learner(Case("small", SMALL, 16, "32"), data, CPU)
     large_data = train_data(folder / "speed.h5", 32, CPU)
     large, large_state = make_learner(Case("large", REFERENCE, 32), large_data, CPU)
-    keeper = keeper_in(folder)
+    checkpoints = keeper_in(folder)
 
     def step(learner: Learner = small) -> float:
         started = time.perf_counter()
@@ -149,11 +151,11 @@ def steps_beside(folder: Path, runs: int) -> dict[str, float]:
     alone = statistics.median(step() for _ in range(200))
     excess, slowest = [], 0.0
     for _ in range(runs):
-        assert keeper.save_last(large, large_state)
+        assert checkpoints.save_last(large, large_state)
         times = [step() for _ in range(round(400 / alone))]
         excess.append(sum(times) - len(times) * alone)
         slowest = max(slowest, *times)
-    keeper.writer.finish()
+    checkpoints.writer.finish()
     return {
         "alone": round(alone, 2),
         "excess_of_a_write": round(statistics.median(excess), 1),

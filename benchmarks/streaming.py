@@ -26,12 +26,12 @@ import torch
 from memory import anonymous_bytes, write_large
 
 from specvit.config.schema import DataConfig
-from specvit.data.ahead import ReadAhead
-from specvit.data.memory import free_memory
+from specvit.data.batches import Store
 from specvit.data.order import epoch_order
-from specvit.data.resident import Store
+from specvit.data.prefetch import Prefetcher
 from specvit.data.shards import open_shard
 from specvit.data.views import open_spectra
+from specvit.utils.memory import free_memory
 
 WAYS = [("sequential", False), *((order, ahead) for order in ("global", "block") for ahead in (False, True))]
 STEP_ROWS = 256
@@ -109,7 +109,7 @@ def gather(file: Path, order: str, ahead: bool, seconds: float) -> dict[str, flo
     """Gather an epoch, or as much of it as comes in time."""
     spectra = open_spectra([file], -1)
     store = Store(spectra, DataConfig(resident="never"), torch.device("cpu"))
-    reader = ReadAhead(spectra, order=order, seed=0) if ahead else None
+    reader = Prefetcher(spectra, order=order, seed=0) if ahead else None
     order_N = epoch_order(len(spectra), seed=0, epoch=0, order=order)
     before, started, rows = bytes_from_disk(), time.perf_counter(), 0
     while rows + STEP_ROWS <= len(order_N) and time.perf_counter() - started < seconds:

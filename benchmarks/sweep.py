@@ -21,10 +21,10 @@ import pandas as pd
 import torch
 
 from specvit.data.shards import write_shard
-from specvit.files import read_json_lines
-from specvit.quantities import LABELS
-from specvit.sweep.folder import StudyFolder
-from specvit.sweep.results import outcome_of
+from specvit.study.results import outcome_of
+from specvit.study.store import StudyFolder
+from specvit.utils.files import read_json_lines
+from specvit.utils.quantities import LABELS
 
 TINY = ["model.patch_size=32", "model.hidden_size=16", "model.num_hidden_layers=1", "model.num_attention_heads=2"]
 TINY += ["model.intermediate_size=32", "train.epochs=1", "train.batch_size=16", "train.precision=32"]

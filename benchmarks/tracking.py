@@ -21,9 +21,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from specvit.config.folder import RunFolder
-from specvit.files import read_json_lines, write_json
+from specvit.run_folder.folder import RunFolder
 from specvit.tracking.mlflow import Server
+from specvit.utils.files import read_json_lines, write_json
 
 SETTINGS = ["experiment=demo", "data.num_samples=2000", "train.epochs=5", "tracking.progress=none"]
 ARMS = ("without", "with", "fresh database", "locked database", "server down")
@@ -84,8 +84,8 @@ def locked_database(file: Path) -> Iterator[None]:
 
 def child(overrides: list[str]) -> None:
     """Train with a watch on the first step, and print when it was through and what child processes took."""
-    from specvit.engine.loop import Learner
-    from specvit.train import main as train
+    from specvit.commands.train import main as train
+    from specvit.training.loop import Learner
 
     step, moments = Learner.step, []
 

@@ -20,15 +20,15 @@ from typing import Any
 import machine
 import torch
 from cases import REFERENCE, ROWS, SMALL, Case, make_learner, train_data
-from lean import Flat, forward, lean_step
+from lean import FlatParameters, forward, lean_step
 
 from specvit.config.schema import ViTConfig
-from specvit.data.resident import TrainData
-from specvit.engine.allocator import keep_memory
-from specvit.engine.loop import CHECK_STEPS
-from specvit.engine.precision import autocast, resolve_precision
+from specvit.data.batches import TrainData
 from specvit.models import build_model
-from specvit.quantities import NUM_PIXELS
+from specvit.training.amp import autocast, resolve_precision
+from specvit.training.loop import CHECK_STEPS
+from specvit.training.malloc import keep_memory
+from specvit.utils.quantities import NUM_PIXELS
 
 try:
     import peer
@@ -115,7 +115,7 @@ def agreement(model: ViTConfig, device: torch.device) -> dict[str, float]:
     output = ours(flux_BP)
     output.square().sum().backward()
     found = {}
-    flat = Flat.of(ours, device)
+    flat = FlatParameters.of(ours, device)
     lean = forward(flat.at, flux_BP, config, training=True)
     lean.square().sum().backward()
     pairs = [(flat.at[name].grad, parameter.grad) for name, parameter in ours.named_parameters()]
@@ -228,7 +228,7 @@ def specvit_loop(case: Case, data: TrainData, device: torch.device) -> Callable[
         learner.step(data.batch(state.step), state)
         state.step += 1
         if state.step % CHECK_STEPS == 0:
-            assert not learner.ailment(state)
+            assert not learner.divergence_reason(state)
 
     return step
 
@@ -244,7 +244,9 @@ def lean_loop(case: Case, data: TrainData, device: torch.device) -> Callable[[],
             index = torch.randint(0, len(flux_NP), (case.batch_size,), device=device)
             yield flux_NP[index], error_NP[index], data.targets[index]
 
-    return lean_step(Flat.of(model, device), case.model, batches(), data.flux_norm, lambda: autocast(precision, device))
+    return lean_step(
+        FlatParameters.of(model, device), case.model, batches(), data.flux_norm, lambda: autocast(precision, device)
+    )
 
 
 def step_rate(step: Callable[[], None], batch_size: int, seconds: float, device: torch.device) -> float:

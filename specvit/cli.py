@@ -3,24 +3,24 @@
 import importlib
 import sys
 
-from specvit.entry import user_facing
-from specvit.errors import ConfigError
+from specvit.commands.entry import user_facing
+from specvit.utils.errors import ConfigError
 
 COMMANDS = {
     "train": (
-        "specvit.train",
+        "specvit.commands.train",
         "one run: spectra -> trained model -> test score; with sweeps=NAME a study, with -m a plain grid",
     ),
-    "sweep": ("specvit.sweep.__main__", "what became of each run of a study: status, table, why, diff, retry, cancel"),
-    "evaluate": ("specvit.evaluate", "score a finished run again, on any file"),
+    "sweep": ("specvit.commands.sweep", "what became of each run of a study: status, table, why, diff, retry, cancel"),
+    "evaluate": ("specvit.commands.evaluate", "score a finished run again, on any file"),
     "analysis": (
-        "specvit.analysis.__main__",
+        "specvit.commands.analysis",
         "from finished runs: ceiling (the best that a test set allows), scaling, ablation, attention …",
     ),
-    "track": ("specvit.track", "send MLflow what run folders hold and it lacks"),
-    "doctor": ("specvit.doctor", "--cluster: can jobs be submitted, see a GPU, write, lock and save in time"),
+    "track": ("specvit.commands.track", "send MLflow what run folders hold and it lacks"),
+    "doctor": ("specvit.commands.doctor", "--cluster: can jobs be submitted, see a GPU, write, lock and save in time"),
     "data": (
-        "specvit.data.__main__",
+        "specvit.commands.data",
         "generate built-in spectra, inspect files, convert spectra of others, or files to be read fast",
     ),
 }
@@ -63,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(COMPLETION.replace("COMMANDS", " ".join(COMMANDS)), end="")
         return 0
     if name not in COMMANDS:
-        from specvit.config.spelling import nearest
+        from specvit.config.suggestions import nearest
 
         remedy = f"{nearest(name, COMMANDS)}there are {', '.join(COMMANDS)}"
         raise ConfigError(f"no command {name!r}", remedy=remedy)

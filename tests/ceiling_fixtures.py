@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from specvit.analysis import ceilings as computing
-from specvit.analysis.__main__ import main
+from specvit.analysis.bounds import r2_bounds as computing
+from specvit.commands.analysis import main
 from specvit.config.build import build_config
 from specvit.config.compose import compose
-from specvit.run import run
+from specvit.run.run import run
 
 ROWS = 160
 SMALL = ["model.patch_size=256", "model.stride_size=256", "model.hidden_size=16", "model.num_hidden_layers=1"]

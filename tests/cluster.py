@@ -97,7 +97,7 @@ class Cluster:
     def __init__(self, place: Path) -> None:
         """Nothing runs yet."""
         self.place = place
-        self.ports = dict(
+        self.callbacks = dict(
             zip(("port", "accounts", "database", *map(str, range(NODES))), free_ports(3 + NODES), strict=True)
         )
         self.environment = {**os.environ, "PATH": SEARCH, "SLURM_CONF": str(place / "slurm.conf")}
@@ -180,12 +180,12 @@ class Cluster:
         (self.place / "munge.key").write_bytes(os.urandom(128))
         (self.place / "munge.key").chmod(0o600)
         nodes = "\n".join(
-            f"NodeName=node{n} NodeHostname=node{n} NodeAddr=127.0.0.1 Port={self.ports[str(n)]} "
+            f"NodeName=node{n} NodeHostname=node{n} NodeAddr=127.0.0.1 Port={self.callbacks[str(n)]} "
             f"CPUs={CPUS} RealMemory=8000 Gres=gpu:{GPUS} State=UNKNOWN"
             for n in range(NODES)
         )
         host = socket.gethostname().partition(".")[0]
-        facts = {"place": self.place, "user": getpass.getuser(), "host": host, "nodes": nodes, **self.ports}
+        facts = {"place": self.place, "user": getpass.getuser(), "host": host, "nodes": nodes, **self.callbacks}
         (self.place / "slurm.conf").write_text(CONF.format(**facts))
         (self.place / "slurmdbd.conf").write_text(ACCOUNTS.format(**facts))
         (self.place / "slurmdbd.conf").chmod(0o600)
@@ -208,11 +208,11 @@ class Cluster:
         tables = "create database mysql;\nuse mysql;\n" + Path(SYSTEM_TABLES).read_text()
         mariadb = shutil.which("mariadbd", path=SEARCH)
         subprocess.run([mariadb, *own, "--bootstrap"], input=tables, text=True, check=True, capture_output=True)
-        self._spawn("mariadbd", *own, "--bind-address=127.0.0.1", f"--port={self.ports['database']}",
+        self._spawn("mariadbd", *own, "--bind-address=127.0.0.1", f"--port={self.callbacks['database']}",
                     f"--socket={self.place}/database.socket", "--skip-grant-tables", "--skip-log-bin",
                     "--innodb-buffer-pool-size=64M", "--innodb-lock-wait-timeout=900",
                     "--innodb-flush-log-at-trx-commit=0", "--innodb-doublewrite=0")  # fmt: skip
-        self._until(lambda: _listens(self.ports["database"]))
+        self._until(lambda: _listens(self.callbacks["database"]))
 
     def _spawn(self, program: str, *words: str) -> "subprocess.Popen[bytes]":
         with open(self.place / f"{program}.out", "ab") as out:

@@ -28,17 +28,17 @@ from planted import save_blank
 from shared import once
 from toy_data import ROWS
 
+from specvit.commands.track import runs_in
+from specvit.commands.train import main
 from specvit.config.build import build_config
 from specvit.config.compose import compose
-from specvit.config.folder import RunFolder
 from specvit.data.shards import write_shard
 from specvit.data.views import Spectra, open_spectra
-from specvit.quantities import LABELS
-from specvit.run import run
-from specvit.track import runs_in
+from specvit.run.run import run
+from specvit.run_folder.folder import RunFolder
 from specvit.tracking import figures, score_figures
 from specvit.tracking.mlflow import Server
-from specvit.train import main
+from specvit.utils.quantities import LABELS
 
 pytest_plugins = ("ceiling_fixtures", "faults", "scored_runs", "study_fixtures")
 pytest.register_assert_rewrite("toys", "whole_runs")

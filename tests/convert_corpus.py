@@ -28,7 +28,7 @@ from scipy import sparse
 from scipy.special import ndtr
 
 from specvit.data.shards import write_shard
-from specvit.quantities import ERROR, FLUX, PARAMS, WAVE
+from specvit.utils.quantities import ERROR, FLUX, PARAMS, WAVE
 
 EXPECTED = Path(__file__).with_name("convert_corpus.json")
 Case = Callable[[Path], list[str]]

@@ -19,7 +19,7 @@ import pytest
 from astropy.io import fits
 from astropy.wcs import WCS
 
-from specvit.data import __main__ as data_cli
+from specvit.commands import data as data_cli
 from specvit.data.shards import open_shard, read_labels
 from specvit.data.views import open_spectra
 from specvit.physics.instrument import STEP, wavelength

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import tables
 
-from specvit.quantities import ERROR, FLUX, PARAMS
+from specvit.utils.quantities import ERROR, FLUX, PARAMS
 
 Damage = Callable[[Path], Any]
 

@@ -16,7 +16,7 @@ from processes import Child
 from shared import once
 from whole_runs import STEADY, assert_same_run, only_run
 
-from specvit.config.folder import DONE, STATES
+from specvit.run_folder.folder import DONE, STATES
 
 TABLE = Path(__file__).resolve().parent.parent / "docs" / "faults.md"
 COLUMNS = ["fault", "ends as", "message", "lost", "test"]
@@ -167,7 +167,7 @@ def stopped(shared: Path, tiny: list[str]) -> Path:
         place.mkdir(parents=True)
         child = Child(
             [*tiny, *STEADY, f"tracking.folder={place / 'runs'}"],
-            [At("specvit.engine.loop.Learner.step", Stop(signal.SIGTERM), call=31)],
+            [At("specvit.training.loop.Learner.step", Stop(signal.SIGTERM), call=31)],
             place / "output.txt",
         )
         assert child.wait() == 143, child.said

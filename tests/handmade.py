@@ -17,10 +17,10 @@ from processes import ready_process
 
 from specvit.config.build import build_config, to_plain
 from specvit.config.compose import compose
-from specvit.config.folder import RunFolder, hostname
-from specvit.files import write_json
-from specvit.sweep.definition import Definition, Table, definition_of
-from specvit.sweep.folder import StudyFolder, Trial
+from specvit.run_folder.folder import RunFolder, hostname
+from specvit.study.schema import Definition, Table, definition_of
+from specvit.study.store import StudyFolder, Trial
+from specvit.utils.files import write_json
 
 GRID = """
 overrides: {data: builtin, opt.weight_decay: 1e-4}
@@ -54,9 +54,9 @@ search:
 HOLDER = """
 import contextlib, os, sys, time
 from pathlib import Path
-from specvit.config.folder import hostname
-from specvit.files import locked
-from specvit.sweep.folder import StudyFolder
+from specvit.run_folder.folder import hostname
+from specvit.utils.files import locked
+from specvit.study.store import StudyFolder
 study, number = StudyFolder(Path(sys.argv[1])), int(sys.argv[2])
 run = study.trial(number).run
 with contextlib.ExitStack() as held:

@@ -10,7 +10,7 @@ import h5py
 import pytest
 import torch
 
-from specvit.tracking.files import FileTracker, StatusTracker
+from specvit.tracking.metric_files import FileTracker, StatusTracker
 
 
 def rewrite(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], Any]:

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 import tables
 
-from specvit.quantities import ERROR, FLUX, PARAMS
+from specvit.utils.quantities import ERROR, FLUX, PARAMS
 
 Maker = Callable[[Path, Path], Any]
 SECONDS = 90

@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from specvit.analysis.cases import Case
 from specvit.analysis.comparisons import differences, said
+from specvit.analysis.records import Case
 from specvit.config.schema import Config
-from specvit.sweep.results import Outcome
+from specvit.study.results import Outcome
 
 CONFIG = Config()
 SPREAD = 0.01

@@ -4,7 +4,7 @@ from typing import Any
 
 import yaml
 
-from specvit.config.folder import RunFolder
+from specvit.run_folder.folder import RunFolder
 from specvit.tracking.mlflow import Server
 
 

@@ -50,7 +50,7 @@ class OnceWritten:
 
     def __call__(self) -> None:
         """Wait for the thread that writes them, then act."""
-        from specvit.engine.writer import Writer
+        from specvit.training.async_checkpoint import Writer
 
         for writer in [thing for thing in gc.get_objects() if type(thing) is Writer]:
             futures.wait(list(writer._waiting))

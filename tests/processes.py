@@ -20,7 +20,7 @@ from planted import BLANK_FIGURES, Act
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 SERVER = multiprocessing.get_context("forkserver")
-IMPORTED = "specvit.train specvit.run specvit.pipeline specvit.score specvit.tracking.figures"
+IMPORTED = "specvit.train specvit.run.run specvit.run.train_network specvit.run.evaluation specvit.tracking.figures"
 IMPORTED += " hydra hydra._internal.hydra pandas tables torch._inductor torch._dynamo"
 IMPORTED += " matplotlib.figure matplotlib.font_manager matplotlib.backends.backend_agg PIL.PngImagePlugin"
 SERVER.set_forkserver_preload(IMPORTED.split())
@@ -105,7 +105,7 @@ def _train(arguments: list[str], output: str, plants: list[Act], environment: di
     os.environ.clear()
     os.environ.update(environment)
     _take_part(plants)
-    from specvit.train import main
+    from specvit.commands.train import main
 
     Path(output).with_suffix(".started").touch()
     sys.exit(main(arguments))
@@ -146,6 +146,6 @@ def whole_process(arguments: Sequence[str], plants: Iterable[Act] = ()) -> subpr
 def main(packed: str, *arguments: str) -> int:
     """Be such a process."""
     _take_part(pickle.loads(base64.b64decode(packed)))
-    from specvit.train import main as train
+    from specvit.commands.train import main as train
 
     return train(list(arguments))

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from specvit.errors import ConfigError
+from specvit.utils.errors import ConfigError
 
 
 def refusal_of(ask: Callable[..., object], *arguments: Any) -> ConfigError:

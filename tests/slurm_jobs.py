@@ -4,8 +4,8 @@ from typing import Any
 
 from studies import Study
 
-from specvit.config.folder import RunFolder
-from specvit.sweep.results import outcome_of
+from specvit.run_folder.folder import RunFolder
+from specvit.study.results import outcome_of
 
 JOBS = ["hydra/launcher=slurm", "hydra.launcher.gpus_per_job=0", "hydra.launcher.cpus_per_job=1"]
 JOBS += ["hydra.launcher.poll_seconds=1", "hydra.launcher.signal_seconds=60"]

@@ -17,10 +17,10 @@ import yaml
 from planted import Act
 from processes import Child
 
-from specvit.config.folder import DONE, RunFolder
-from specvit.files import read_json_lines
-from specvit.sweep.folder import StudyFolder, Trial
-from specvit.train import main
+from specvit.commands.train import main
+from specvit.run_folder.folder import DONE, RunFolder
+from specvit.study.store import StudyFolder, Trial
+from specvit.utils.files import read_json_lines
 
 LOCAL = ["hydra/launcher=local", "hydra.launcher.slots=2", "hydra.launcher.cpus_per_job=1"]
 ONE_SLOT = [*LOCAL, "hydra.launcher.slots=1"]

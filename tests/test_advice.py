@@ -11,12 +11,12 @@ import pytest
 from conftest import rewrite_chunked
 from toy_data import train_data
 
-from specvit.data import __main__ as data_cli
-from specvit.data import advice, resident
-from specvit.data.advice import beyond_memory, layout_line, seconds_to_read
-from specvit.data.memory import free_memory, room_in
+from specvit.commands import data as data_cli
+from specvit.commands.train import main as train_main
+from specvit.data import batches, io_hints
+from specvit.data.io_hints import beyond_memory, layout_line, seconds_to_read
 from specvit.data.views import Spectra, open_spectra
-from specvit.train import main as train_main
+from specvit.utils.memory import free_memory, room_in
 
 TIME = r"[0-9.e+-]+ s"
 
@@ -73,7 +73,7 @@ def test_a_cost_is_measured_and_where_it_is_high_reckoned_from_few_rows(
 ) -> None:
     slow, rows = Slow(spectra.shards, spectra.rows_N), np.arange(50)
     assert 0.5 <= seconds_to_read(slow, rows) < 1.0
-    monkeypatch.setattr(advice, "PATIENCE_S", 0.03)
+    monkeypatch.setattr(io_hints, "PATIENCE_S", 0.03)
     started = time.perf_counter()
     assert 0.5 <= seconds_to_read(slow, rows) < 1.0
     assert time.perf_counter() - started < 0.3
@@ -104,7 +104,7 @@ def test_a_set_beyond_free_memory_in_random_order_is_pointed_to_block_order(
     size = 2 * 4 * 80 * 256
     assert spectra.num_bytes == size
     assert beyond_memory(spectra, size, "global") == beyond_memory(spectra, 0, "block") == []
-    monkeypatch.setattr(resident, "free_memory", lambda: size - 1)
+    monkeypatch.setattr(batches, "free_memory", lambda: size - 1)
     (note,) = train_data(spectra).notes(0)
     assert "do not fit into 0.0 GB of free memory" in note
     assert note.endswith("; data.order=block (another run) reads long pieces")

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from toy_data import CPU, STEP_ROWS, train_data
 
 from specvit.config.schema import DataConfig
-from specvit.data import resident
-from specvit.data.ahead import STRETCH_ROWS, ReadAhead, byte_ranges
+from specvit.data import batches
+from specvit.data.batches import Store
 from specvit.data.order import epoch_order
-from specvit.data.resident import Store
+from specvit.data.prefetch import STRETCH_ROWS, Prefetcher, byte_ranges
 from specvit.data.shards import write_shard
 from specvit.data.views import Spectra, open_spectra
-from specvit.errors import DataError
+from specvit.utils.errors import DataError
 
 PIXELS = 8
 COUNTS = (STRETCH_ROWS["block"] + 3000, STRETCH_ROWS["block"] + 501)
@@ -74,7 +74,7 @@ def test_neighbouring_rows_are_one_range_of_each_array(paths: list[Path]) -> Non
 def test_batches_are_the_same_with_reading_ahead_and_in_any_sequence(
     order: str, subset: str, paths: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(resident, "free_memory", lambda: 0)
+    monkeypatch.setattr(batches, "free_memory", lambda: 0)
     view = open_spectra(paths, 2 * STRETCH_ROWS["block"] + 7, subset=subset)
     data = train_data(view, order=order)
     steps = data.steps_per_epoch
@@ -94,7 +94,7 @@ def test_batches_are_the_same_with_reading_ahead_and_in_any_sequence(
 def test_mapped_rows_are_read_ahead_in_block_order_and_where_they_do_not_fit_into_memory(
     order: str, free: int, ahead: bool, paths: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(resident, "free_memory", lambda: free)
+    monkeypatch.setattr(batches, "free_memory", lambda: free)
     data = train_data(open_spectra(paths, -1), order=order)
     before = bytes_read()
     data.batch(0)
@@ -106,7 +106,7 @@ def test_mapped_rows_are_read_ahead_in_block_order_and_where_they_do_not_fit_int
 def test_a_stretch_is_read_once_and_the_next_one_beside_it(paths: list[Path]) -> None:
     view = open_spectra(paths, -1)
     stretch, last = STRETCH_ROWS["block"], sum(COUNTS)
-    reader = ReadAhead(view, order="block", seed=0)
+    reader = Prefetcher(view, order="block", seed=0)
     before = bytes_read()
     places = [(0, 0), (0, stretch - 20), (0, stretch - 10), (0, stretch + 5), (0, 2 * stretch), (0, last - 16), (1, 0)]
     for epoch, first in places:
@@ -130,14 +130,14 @@ def test_a_file_that_ends_too_early_is_one_sentence_before_its_rows_are_touched(
 def test_a_file_that_has_gone_is_one_sentence(stars: Any, tmp_path: Path) -> None:
     path = tmp_path / "a.h5"
     write_shard(path, **stars(40, 16))
-    reader = ReadAhead(open_spectra([path], -1), order="global", seed=0)
+    reader = Prefetcher(open_spectra([path], -1), order="global", seed=0)
     path.unlink()
     with pytest.raises(DataError, match=r"a\.h5: is "):
         reader.reach(0, 0, 16)
 
 
 def test_few_rows_are_one_stretch_that_every_epoch_reads(spectra: Spectra) -> None:
-    reader = ReadAhead(spectra, order="block", seed=0)
+    reader = Prefetcher(spectra, order="block", seed=0)
     size, before = spectra.num_bytes, bytes_read()
     for epoch in range(3):
         for first in range(0, 80, 16):

@@ -12,17 +12,17 @@ import pytest
 from handmade import mixed_study
 from scipy import stats
 
-from specvit.analysis.__main__ import main
 from specvit.analysis.ablation import best_first, combinations, stuck, tallies
 from specvit.analysis.ablation_report import ablation_of, twins_said
-from specvit.analysis.cases import Case, _independent, _joined, cases_in
 from specvit.analysis.comparisons import differences, said
+from specvit.analysis.records import Case, _independent, _joined, cases_in
+from specvit.commands.analysis import main
 from specvit.config.build import build_config
 from specvit.config.compose import compose
 from specvit.config.schema import Config, LightGBMConfig, NoiseConfig
-from specvit.run import run
-from specvit.sweep.definition import Definition, definition_of
-from specvit.sweep.results import Outcome
+from specvit.run.run import run
+from specvit.study.results import Outcome
+from specvit.study.schema import Definition, definition_of
 
 CONFIG = Config()
 

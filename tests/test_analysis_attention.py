@@ -13,25 +13,25 @@ import pytest
 import torch
 from ceiling_fixtures import BUILTIN, trained
 
-from specvit.analysis.__main__ import main
+from specvit.analysis.attribution import attention_of, attribution, spread
+from specvit.analysis.bounds.inputs import open_stars
 from specvit.analysis.features import FEATURES
-from specvit.analysis.gaze import attention_of, gaze, spread
-from specvit.analysis.optimum import PRECISION, best_weights, optimum
-from specvit.analysis.stars import open_stars
-from specvit.baselines.ridge import Linear
+from specvit.analysis.optimal_weights import PRECISION, best_weights, optimal_weights
+from specvit.commands.analysis import main
+from specvit.commands.evaluate import read_config
 from specvit.config.build import build_config
 from specvit.config.compose import compose
 from specvit.config.schema import Config, ViTConfig
+from specvit.data.batches import EvalData
 from specvit.data.labels import LabelScaler
-from specvit.data.resident import EvalData
 from specvit.data.splits import open_split
-from specvit.errors import CheckpointError
-from specvit.evaluate import read_config
+from specvit.estimators.ridge import Linear
 from specvit.models import ViT, build_model
 from specvit.models.attention import attend, attention_weights
 from specvit.physics.instrument import wavelength
-from specvit.run import run as begin
-from specvit.trained import Trained, eval_data, load_trained
+from specvit.run.predictor import Predictor, eval_data, load_predictor
+from specvit.run.run import run as begin
+from specvit.utils.errors import CheckpointError
 from tools.spectral_grid.titanium_oxide import SYSTEMS, _band
 
 TOY = ["model.patch_size=32", "model.stride_size=16", "model.hidden_size=32", "model.num_hidden_layers=3"]
@@ -134,10 +134,10 @@ def fitted(place: Path, *overrides: str) -> Path:
     return begin(build_config(compose([*settings, f"tracking.folder={place}"]))).folder
 
 
-def opened(run: Path) -> tuple[Trained, EvalData]:
+def opened(run: Path) -> tuple[Predictor, EvalData]:
     """Return a run's model and its test rows."""
     config, device = read_config(run), torch.device("cpu")
-    model = load_trained(run / "best.ckpt", config, device, run.name[-8:])
+    model = load_predictor(run / "best.ckpt", config, device, run.name[-8:])
     spectra = open_split(config.data, "test", lambda *_: None)
     return model, eval_data(spectra, "test", config, model.coder, model.flux_norm, device)
 
@@ -145,7 +145,7 @@ def opened(run: Path) -> tuple[Trained, EvalData]:
 @pytest.mark.slow
 def test_saliency_of_a_network_is_that_of_differences(ceiling_runs: Path) -> None:
     model, view = opened(next(path for path in ceiling_runs.iterdir() if path.name.startswith("sw")))
-    found, flux_BP = gaze(model, view, "log_g", 3), view.rows(np.arange(3)).flux_BP
+    found, flux_BP = attribution(model, view, "log_g", 3), view.rows(np.arange(3)).flux_BP
     assert found.share_P.sum() == pytest.approx(1)
     assert isinstance(model.coder, LabelScaler)
     step = 0.02
@@ -164,7 +164,7 @@ def test_saliency_of_ridge_is_its_weights_times_the_noise(noise: str, tmp_path: 
     """And so is what noise does to its predictions, drawn 2,000 times."""
     run = fitted(tmp_path, "model=ridge", f"noise.noise_type={noise}", "noise.noise_level=2")
     model, view = opened(run)
-    found = gaze(model, view, "log_g", 70)
+    found = attribution(model, view, "log_g", 70)
     assert isinstance(model.model, Linear) and isinstance(model.coder, LabelScaler) and found.attention is None
     weight_P = model.model.weight[:, 0].double().numpy() * model.coder.scale[0] / model.flux_norm.scale
     np.testing.assert_allclose(found.gradient_P, weight_P, rtol=1e-5)
@@ -174,7 +174,7 @@ def test_saliency_of_ridge_is_its_weights_times_the_noise(noise: str, tmp_path: 
     part_BP = (weight_P * sigma_BP) ** 2
     np.testing.assert_allclose(found.share_P, (part_BP / part_BP.sum(1, keepdims=True)).mean(0), rtol=1e-5)
     noise_NP = np.random.default_rng(0).standard_normal((2000, 4096)) * sigma_BP[0]
-    one = gaze(model, view, "log_g", 1)
+    one = attribution(model, view, "log_g", 1)
     assert (noise_NP @ weight_P).std() == pytest.approx(one.noise, rel=0.05)
 
 
@@ -255,7 +255,7 @@ def test_a_model_that_gives_every_spectrum_the_same_is_refused(ceiling_runs: Pat
     assert isinstance(model.model, ViT)
     torch.nn.init.zeros_(model.model.head.weight)
     with pytest.raises(CheckpointError, match="gives every spectrum the same"):
-        gaze(model, view, "log_g", 3)
+        attribution(model, view, "log_g", 3)
 
 
 def test_other_spectra_in_the_place_of_the_tested_ones_are_refused(
@@ -283,6 +283,6 @@ def test_stars_with_an_error_of_0_are_in_no_optimum(ceiling_runs: Path) -> None:
         spoilt_B1 = torch.from_numpy(rows_B == 2)[:, None] & (torch.arange(error_BP.shape[1]) == 7)
         return flux_BP, error_BP * ~spoilt_B1
 
-    found, whole = optimum(replace(known, pixels=pixels), "log_g"), optimum(known, "log_g")
+    found, whole = optimal_weights(replace(known, pixels=pixels), "log_g"), optimal_weights(known, "log_g")
     assert found is not None and whole is not None and 0 < found.noise < 1.2
     assert found.share_P.sum() == pytest.approx(1) and 0 < np.abs(found.share_P - whole.share_P).max() < 0.1

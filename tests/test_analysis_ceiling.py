@@ -12,19 +12,19 @@ import pandas as pd
 import pytest
 from ceiling_fixtures import BUILTIN, ROWS, trained
 
-from specvit import evaluate
-from specvit.analysis.__main__ import main
-from specvit.analysis.reference import read_reference
+from specvit.analysis.bounds.inputs import open_stars
+from specvit.analysis.published_points import read_reference
 from specvit.analysis.runs import by_test_set, finished_runs
-from specvit.analysis.stars import open_stars
+from specvit.commands import evaluate
+from specvit.commands.analysis import main
+from specvit.commands.data import main as data_main
 from specvit.config.build import build_config
 from specvit.config.compose import compose
-from specvit.config.folder import RunFolder
-from specvit.data.__main__ import main as data_main
-from specvit.errors import DataError
+from specvit.metrics.metrics import regression_scores
 from specvit.physics.fisher import cramer_rao, information
-from specvit.scores.metrics import regression_scores
-from specvit.sweep.folder import StudyFolder, Trial
+from specvit.run_folder.folder import RunFolder
+from specvit.study.store import StudyFolder, Trial
+from specvit.utils.errors import DataError
 
 pytestmark = pytest.mark.slow
 
@@ -238,7 +238,7 @@ def test_a_file_without_the_models_labels_or_out_of_its_grid(runs: Path) -> None
 
 
 def test_a_refusal_needs_no_torch(runs: Path) -> None:
-    code = "import sys; from specvit.analysis.__main__ import main; main(['ceiling', 'nowhere']); "
+    code = "import sys; from specvit.commands.analysis import main; main(['ceiling', 'nowhere']); "
     code += "sys.exit('torch' in sys.modules)"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert answer.returncode == 0, answer.stderr

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from handmade import mixed_study
 
-from specvit.analysis.__main__ import main
-from specvit.sweep.folder import StudyFolder
+from specvit.commands.analysis import main
+from specvit.study.store import StudyFolder
 
 
 @pytest.fixture

@@ -14,15 +14,15 @@ import yaml
 from sklearn.metrics import mean_absolute_error, r2_score
 from test_baselines import settings
 
-from specvit.analysis.__main__ import main
-from specvit.analysis.cases import cases_in
 from specvit.analysis.fit_verdict import bounds_of
+from specvit.analysis.records import cases_in
 from specvit.analysis.runs import by_test_set, finished_runs
 from specvit.analysis.series import series_of
+from specvit.commands.analysis import main
 from specvit.config.build import build_config
 from specvit.config.compose import compose
-from specvit.run import run
-from specvit.sweep.folder import StudyFolder, Trial
+from specvit.run.run import run
+from specvit.study.store import StudyFolder, Trial
 
 SIZES = (24, 48, 96, 192)
 

@@ -1,6 +1,6 @@
 """Whatever is wrong with a command line, its user reads one sentence, and nothing is left behind.
 
-All cases enter through `specvit.train.main`, as a user does.
+All cases enter through `specvit.commands.train.main`, as a user does.
 """
 
 from collections.abc import Callable

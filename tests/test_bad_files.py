@@ -2,7 +2,7 @@
 
 Files that are damaged stand in test_faulty_spectra.py.
 
-All cases enter through `specvit.train.main`, as a user does.
+All cases enter through `specvit.commands.train.main`, as a user does.
 """
 
 from collections.abc import Callable
@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from damage import table
 
-from specvit.data.finite import check_view
+from specvit.commands.train import main as train_main
 from specvit.data.shards import find_files
+from specvit.data.validate import check_view
 from specvit.data.views import open_spectra
-from specvit.train import main as train_main
 
 CLASSES = ["model.task_type=cls", "loss=ce", "train.early_stopping.monitor=val_accuracy"]
 CLASSES += ["train.early_stopping.mode=max"]

@@ -15,19 +15,19 @@ from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 from whole_runs import whole_and_stopped
 
-from specvit import evaluate
-from specvit.baselines.ridge import Linear, solve, sum_up
+from specvit.commands import evaluate
+from specvit.config.batch_compose import Composer
 from specvit.config.build import build_config
 from specvit.config.compose import compose
-from specvit.config.many import Composer
 from specvit.config.schema import CNNConfig, Config, LightGBMConfig, LossConfig
-from specvit.data.resident import EvalData
+from specvit.data.batches import EvalData
 from specvit.data.splits import Splits, open_splits
-from specvit.errors import ConfigError
-from specvit.locate import locate
-from specvit.quantities import Batch
-from specvit.run import Result, run
-from specvit.trained import eval_data, open_templates
+from specvit.estimators.ridge import Linear, solve, sum_up
+from specvit.run.locate import locate
+from specvit.run.predictor import eval_data, open_templates
+from specvit.run.run import Result, run
+from specvit.utils.errors import ConfigError
+from specvit.utils.quantities import Batch
 
 KINDS = ("ridge", "lightgbm", "template")
 SMALL_TREES = ("model.num_trees=40", "model.patience=20", "model.min_leaf_rows=5", "model.pixel_fraction=0.5")
@@ -124,7 +124,7 @@ def test_a_ridge_run_is_scikit_learn_on_the_same_noisy_rows(tiny: list[str], tmp
 def test_templates_are_weighed_by_hand_alike(
     estimate: str, flux_norm: str, tiny: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("specvit.baselines.template.CHUNK", 50)  # so that sums go on over several
+    monkeypatch.setattr("specvit.estimators.template.CHUNK", 50)  # so that sums go on over several
     config = configured(tiny, "template", f"model.estimate={estimate}", "noise.noise_level=2.0")
     splits = opened(config)
     from specvit.data.noise import fit_flux_norm
@@ -153,7 +153,7 @@ def test_trees_are_those_of_lightgbm_on_the_whole_array(tiny: list[str]) -> None
     """Rows that come in pieces make the same trees, and the best number of them is kept."""
     import lightgbm
 
-    from specvit.baselines.lightgbm import Trees, fit_trees, parameters
+    from specvit.estimators.lightgbm import Trees, fit_trees, parameters
 
     config = configured(tiny, "lightgbm")
     assert isinstance(config.model, LightGBMConfig)
@@ -183,7 +183,7 @@ def test_trees_are_those_of_lightgbm_on_the_whole_array(tiny: list[str]) -> None
 
 
 def test_every_loss_is_one_of_lightgbm() -> None:
-    from specvit.baselines.lightgbm import parameters
+    from specvit.estimators.lightgbm import parameters
 
     losses = {name: parameters(LightGBMConfig(), LossConfig(name), 3)["objective"] for name in ("mse", "l1", "huber")}
     assert losses == {"mse": "regression", "l1": "regression_l1", "huber": "huber"}

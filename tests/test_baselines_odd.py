@@ -10,17 +10,17 @@ import pytest
 import torch
 from test_baselines import KINDS, configured, made, opened
 
-from specvit import evaluate
+from specvit.commands import evaluate
 from specvit.config.schema import LightGBMConfig, LossConfig
 from specvit.data.noise import FluxNorm
 from specvit.data.shards import write_shard
-from specvit.errors import ConfigError, DataError
-from specvit.trained import eval_data, load_trained
+from specvit.run.predictor import eval_data, load_predictor
+from specvit.utils.errors import ConfigError, DataError
 
 
 def looks(tiny: list[str], *overrides: str, values: list[float] | None = None) -> tuple[list[int], Any]:
     """Return the numbers of trees at which validation was looked at, and what was fitted; `values` may be told."""
-    from specvit.baselines.lightgbm import fit_trees
+    from specvit.estimators.lightgbm import fit_trees
 
     config = configured(tiny, "lightgbm", *overrides)
     assert isinstance(config.model, LightGBMConfig)
@@ -92,10 +92,10 @@ def test_templates_are_those_of_the_run_or_none(tiny: list[str], toy_sets: Path,
     shutil.copytree(toy_sets, tmp_path / "sets")
     result = made([*tiny, f"data.root={tmp_path / 'sets'}"], tmp_path, "template")
     config = evaluate.read_config(result.folder)
-    load_trained(result.folder / "best.ckpt", config, torch.device("cpu"), result.folder.name[-8:])
+    load_predictor(result.folder / "best.ckpt", config, torch.device("cpu"), result.folder.name[-8:])
     shutil.copy(tmp_path / "sets" / "val" / "dataset.h5", tmp_path / "sets" / "train_0" / "dataset.h5")
     with pytest.raises(DataError, match="is not what the run's templates were"):
-        load_trained(result.folder / "best.ckpt", config, torch.device("cpu"), result.folder.name[-8:])
+        load_predictor(result.folder / "best.ckpt", config, torch.device("cpu"), result.folder.name[-8:])
 
 
 def test_templates_without_noise_are_refused(
@@ -112,7 +112,7 @@ def test_templates_without_noise_are_refused(
 def test_no_network_starts_from_what_is_none(kind: str, tiny: list[str], tmp_path: Path) -> None:
     from specvit.config.build import build_config
     from specvit.config.compose import compose
-    from specvit.run import run
+    from specvit.run.run import run
 
     folder = made(tiny, tmp_path, kind).folder
     with pytest.raises(ConfigError, match="holds no network's weights"):

@@ -9,11 +9,11 @@ import pytest
 from scipy import stats
 from sklearn.metrics import balanced_accuracy_score
 
-from specvit.scores import bootstrap
-from specvit.scores.bootstrap import class_replicate, count_matrices, intervals, percentile_interval
-from specvit.scores.bootstrap import regression_replicate as replicate
-from specvit.scores.metrics import class_scores, regression_scores
-from specvit.scores.tables import class_rows, label_rows
+from specvit.metrics import intervals as bootstrap
+from specvit.metrics.intervals import class_replicate, count_matrices, intervals, percentile_interval
+from specvit.metrics.intervals import regression_replicate as replicate
+from specvit.metrics.metrics import class_scores, regression_scores
+from specvit.metrics.tables import class_rows, label_rows
 
 
 @pytest.fixture(autouse=True)

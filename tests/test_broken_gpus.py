@@ -12,26 +12,26 @@ from handmade import make_study
 from handmade import study as definition_of
 from test_compute import Silent
 
+from specvit.cluster.slots import LauncherConfig
+from specvit.commands.train import main
 from specvit.config.build import build_config
 from specvit.config.compose import compose
-from specvit.config.folder import RunFolder
 from specvit.config.schema import DataConfig, TrainConfig
-from specvit.data import resident
-from specvit.data.memory import JOBS_PER_GPU
-from specvit.data.resident import Store
+from specvit.data import batches
+from specvit.data.batches import Store
 from specvit.data.views import open_spectra
-from specvit.engine import device, gpus
-from specvit.engine.failure import end_of
-from specvit.engine.loop import Learner
-from specvit.engine.precision import resolve_precision
-from specvit.errors import ConfigError, DeviceError, is_out_of_memory
-from specvit.files import read_json_lines
-from specvit.launch.slots import LauncherConfig
-from specvit.sweep.folder import BROKEN_GPU, StudyFolder
-from specvit.sweep.local import GIVE_UP, LocalSlots
-from specvit.sweep.options import SweepOptions
-from specvit.sweep.order import Order
-from specvit.train import main
+from specvit.run.outcome import outcome_of_error
+from specvit.run_folder.folder import RunFolder
+from specvit.study.local_slots import GIVE_UP, LocalSlots
+from specvit.study.options import SweepOptions
+from specvit.study.request import StudyRequest
+from specvit.study.store import BROKEN_GPU, StudyFolder
+from specvit.training import device, gpus
+from specvit.training.amp import resolve_precision
+from specvit.training.loop import Learner
+from specvit.utils.errors import ConfigError, DeviceError, is_out_of_memory
+from specvit.utils.files import read_json_lines
+from specvit.utils.memory import JOBS_PER_GPU
 
 CUDA = torch.device("cuda:0")
 NO_KERNEL = "CUDA error: no kernel image is available for execution on the device\nCUDA kernel errors might be ..."
@@ -174,7 +174,9 @@ def test_an_error_that_ends_the_gpu_for_this_process_is_no_end_of_the_run(
     config = build_config(compose([]))
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch, "ones", fails(after) if after else lambda *_, **__: torch.full((8,), 1.0))
-    end = end_of(RuntimeError("CUDA error: unspecified launch failure"), config, SimpleNamespace(path=tmp_path))
+    end = outcome_of_error(
+        RuntimeError("CUDA error: unspecified launch failure"), config, SimpleNamespace(path=tmp_path)
+    )
     assert (end.state, end.code) == (state, 1)
     assert "unspecified launch failure" in end.cause and bool(end.trace)
     assert ("an illegal memory access" in end.cause) == (state == "lost")
@@ -186,7 +188,7 @@ def test_an_error_that_ends_the_gpu_for_this_process_is_no_end_of_the_run(
 def test_spectra_that_no_longer_fit_are_read_from_the_host(files, monkeypatch: pytest.MonkeyPatch) -> None:
     view, cpu = open_spectra(files["chunked"], -1), torch.device("cpu")
     whole = Store(view, DataConfig(), cpu)
-    monkeypatch.setattr(resident, "COPY_ROWS", 16)
+    monkeypatch.setattr(batches, "COPY_ROWS", 16)
     host, calls = Store.host, []
 
     def full(store: Store, index_B: Any) -> Any:
@@ -214,7 +216,7 @@ def test_workers_that_share_a_gpu_share_its_free_memory(monkeypatch: pytest.Monk
         monkeypatch.delenv(JOBS_PER_GPU, raising=False) if sharers is None else monkeypatch.setenv(
             JOBS_PER_GPU, sharers
         )
-        free.append(resident._free_bytes(CUDA))
+        free.append(batches._free_bytes(CUDA))
     assert free == [80, 80, 20]
 
 
@@ -294,7 +296,7 @@ def test_a_slot_whose_worker_lost_its_gpu_gets_another_and_one_that_never_had_a_
     tmp_path: Path, capsys: Any
 ) -> None:
     study = make_study(tmp_path / "multirun" / "toy", [RunFolder(tmp_path / "outputs" / "toy-00000000", "00000000")])
-    order = Order(definition_of("grids: [{}]"), {}, SweepOptions(), LauncherConfig(kind="local", slots=1), ())
+    order = StudyRequest(definition_of("grids: [{}]"), {}, SweepOptions(), LauncherConfig(kind="local", slots=1), ())
     slots = LocalSlots(study, order, {"auto"})
     (slot,) = slots.slots
     for death in range(GIVE_UP):
@@ -312,7 +314,7 @@ def test_a_slot_whose_worker_lost_its_gpu_gets_another_and_one_that_never_had_a_
 
 def test_a_slot_whose_disk_fails_for_long_stays_empty_and_names_the_file(tmp_path: Path, capsys: Any) -> None:
     study = make_study(tmp_path / "multirun" / "toy", [RunFolder(tmp_path / "outputs" / "toy-00000000", "00000000")])
-    order = Order(definition_of("grids: [{}]"), {}, SweepOptions(), LauncherConfig(kind="local", slots=1), ())
+    order = StudyRequest(definition_of("grids: [{}]"), {}, SweepOptions(), LauncherConfig(kind="local", slots=1), ())
     slots = LocalSlots(study, order, {"auto"})
     slots.started[0] = time.time() - 0.001
     study.note("worker ends", slot=0, code=os.EX_TEMPFAIL, cause="input/output error (/data/stars.h5)")

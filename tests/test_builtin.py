@@ -14,11 +14,11 @@ import pandas as pd
 import pytest
 import torch
 
+from specvit.commands.data import main
 from specvit.data import builtin
-from specvit.data.__main__ import main
 from specvit.physics.population import STAR_COLUMNS, draw_stars
 from specvit.physics.simulator import Simulator
-from specvit.quantities import ERROR, FLUX, LABELS, WAVE
+from specvit.utils.quantities import ERROR, FLUX, LABELS, WAVE
 
 FLUX_12345 = [0.53395, 0.51745, 0.50235, 0.20320, 0.34997]
 ERROR_12345 = [0.056262, 0.053413, 0.056662, 0.052735, 0.045613]

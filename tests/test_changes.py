@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 from harm import stop_at
 
-from specvit import provenance
 from specvit.config.build import build_config
 from specvit.config.compose import compose
-from specvit.config.folder import RunFolder
 from specvit.config.schema import TrainConfig
+from specvit.data.file_mtimes import note_of_changes
 from specvit.data.shards import open_shard, read_labels
-from specvit.data.stamps import note_of_changes
-from specvit.engine.device import hardware, resolve_device
-from specvit.run import Result, run
+from specvit.run.run import Result, run
+from specvit.run_folder.folder import RunFolder
+from specvit.training.device import hardware, resolve_device
+from specvit.utils import provenance
 
 SETTINGS = ("train.epochs=2", "train.threads=1")
 HERE = hardware(resolve_device(TrainConfig()))

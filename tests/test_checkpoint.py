@@ -11,9 +11,9 @@ import pytest
 import torch
 from toys import CPU, assert_identical
 
-from specvit.engine import checkpoint
-from specvit.engine.state import TrainState
-from specvit.errors import CheckpointError
+from specvit.training import checkpoint
+from specvit.training.state import TrainState
+from specvit.utils.errors import CheckpointError
 
 
 def some_content() -> dict[str, Any]:

@@ -10,10 +10,11 @@ import h5py
 import pandas as pd
 import pytest
 
-from specvit import cli, evaluate, train
-from specvit.config.folder import RunFolder
-from specvit.data import __main__ as data_cli
-from specvit.quantities import WAVE
+from specvit import cli
+from specvit.commands import data as data_cli
+from specvit.commands import evaluate, train
+from specvit.run_folder.folder import RunFolder
+from specvit.utils.quantities import WAVE
 
 
 @pytest.fixture(autouse=True)

@@ -7,15 +7,15 @@ import pytest
 from handmade import make_run, make_study
 from handmade import study as definition_of
 
-from specvit.config.folder import RunFolder
-from specvit.launch.queue import ClusterJob
-from specvit.launch.slurm_config import SlurmConfig
-from specvit.sweep import cluster
-from specvit.sweep.cluster import GIVE_UP, ClusterSlots
-from specvit.sweep.folder import StudyFolder
-from specvit.sweep.jobs import read_diary
-from specvit.sweep.options import SweepOptions
-from specvit.sweep.order import Order
+from specvit.cluster.queue import ClusterJob
+from specvit.cluster.slurm_settings import SlurmConfig
+from specvit.run_folder.folder import RunFolder
+from specvit.study import slurm_slots
+from specvit.study.job_log import read_job_log
+from specvit.study.options import SweepOptions
+from specvit.study.request import StudyRequest
+from specvit.study.slurm_slots import GIVE_UP, ClusterSlots
+from specvit.study.store import StudyFolder
 
 
 @pytest.fixture
@@ -33,13 +33,15 @@ def study(tmp_path: Path) -> StudyFolder:
 
 
 def slots_of(study: StudyFolder, *, at_once: int | None = None, jobs: int | None = None) -> ClusterSlots:
-    order = Order(definition_of("grids: [{}]"), {}, SweepOptions(max_parallel=at_once), SlurmConfig(jobs=jobs), ())
+    order = StudyRequest(
+        definition_of("grids: [{}]"), {}, SweepOptions(max_parallel=at_once), SlurmConfig(jobs=jobs), ()
+    )
     return ClusterSlots(study, order)
 
 
 def judge(slots: ClusterSlots, slot: int, state: str, exit_code: str = "0:0", job: str | None = None) -> bool:
     ended = ClusterJob(job or f"7_{slot}", state, nodes="node1", exit=exit_code)
-    return slots._judge(slot, read_diary(slots.study), ended)
+    return slots._judge(slot, read_job_log(slots.study), ended)
 
 
 def wanted(slots: ClusterSlots, busy: set[int]) -> list[int]:
@@ -144,10 +146,10 @@ def test_what_died_is_wanted_again_a_number_of_times(state: str, study: StudyFol
 
 
 def test_a_job_that_nobody_knows_holds_its_slot_for_a_while(study: StudyFolder, capsys, monkeypatch) -> None:
-    slots, diary = slots_of(study), read_diary(study)
+    slots, diary = slots_of(study), read_job_log(study)
     assert slots._judge_ended({1: "7_1"}, diary, {}) == {1}
     assert not slots.judged and not capsys.readouterr().out
-    monkeypatch.setattr(cluster, "GONE_SECONDS", 0.0)
+    monkeypatch.setattr(slurm_slots, "GONE_SECONDS", 0.0)
     assert slots._judge_ended({1: "7_1"}, diary, {}) == set()
     assert slots.judged == {"7_1"} and "job 7_1: GONE" in capsys.readouterr().out
     assert slots._judge_ended({1: "7_1"}, diary, {}) == set()

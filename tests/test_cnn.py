@@ -7,7 +7,7 @@ import pytest
 import torch
 from whole_runs import assert_same_run, only_run, whole_and_stopped
 
-from specvit import evaluate
+from specvit.commands import evaluate
 from specvit.config.schema import CNNConfig
 from specvit.models import CNN, build_model
 from specvit.models.cost import cost_of

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from specvit.config import compose as door
-from specvit.config.many import Composer
-from specvit.errors import ConfigError
-from specvit.sweep.folder import StudyFolder
-from specvit.sweep.plan import take_snapshot
+from specvit.config.batch_compose import Composer
+from specvit.study.plan import take_snapshot
+from specvit.study.store import StudyFolder
+from specvit.utils.errors import ConfigError
 
 LISTS = [
     [],

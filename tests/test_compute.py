@@ -13,9 +13,9 @@ import torch
 from specvit.config.build import build_config
 from specvit.config.compose import compose
 from specvit.config.schema import TrainConfig, ViTConfig
-from specvit.engine import device
 from specvit.models import build_model
-from specvit.run import run
+from specvit.run.run import run
+from specvit.training import device
 
 CPU = torch.device("cpu")
 HEAVY = "torch._dynamo torch._inductor mlflow optuna submitit sklearn scipy matplotlib.pyplot transformers lightning"
@@ -95,7 +95,7 @@ def test_determinism_is_set_as_configured_without_filling_new_tensors(determinis
 def test_nothing_heavy_is_imported_before_the_first_step(tiny: list[str], tmp_path: Path) -> None:
     code = """
 import os, sys
-from specvit.engine.loop import Learner
+from specvit.training.loop import Learner
 from specvit.train import main
 step = Learner.step
 def watched(*arguments):

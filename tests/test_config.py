@@ -11,11 +11,11 @@ import yaml
 
 from specvit.config.build import build_config, to_plain
 from specvit.config.compose import compose, conf_dir
-from specvit.config.identity import identity_of
-from specvit.config.kinds import VIT_GROUPS
+from specvit.config.model_kinds import VIT_GROUPS
 from specvit.config.schema import MODELS, Config
-from specvit.config.spelling import OLDER_KEYS, is_known, known_keys
-from specvit.errors import ConfigError
+from specvit.config.suggestions import OLDER_KEYS, is_known, known_keys
+from specvit.run_folder.identity import identity_of
+from specvit.utils.errors import ConfigError
 
 CLASSES = ["model.task_type=cls", "train.early_stopping.monitor=val_accuracy", "train.early_stopping.mode=max"]
 EXPERIMENTS = sorted(path.stem for path in conf_dir().glob("experiment/*.yaml"))

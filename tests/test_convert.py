@@ -11,12 +11,12 @@ import pytest
 from damage import array, cut, rewrite_chunked, table
 from mounts import small_disk
 
-from specvit.data import __main__ as data_cli
-from specvit.data import convert as converting
-from specvit.data.convert import convert, plan
+from specvit.commands import data as data_cli
+from specvit.convert import rewrite as converting
+from specvit.convert.rewrite import convert, plan
 from specvit.data.shards import open_shard, read_labels
 from specvit.data.views import open_spectra
-from specvit.quantities import ERROR, FLUX
+from specvit.utils.quantities import ERROR, FLUX
 
 ROWS, PIXELS = 40, 256
 

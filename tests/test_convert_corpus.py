@@ -11,7 +11,7 @@ import pytest
 from convert_corpus import ERRORS, FORMS, LIBRARIES, SIGMA_X
 from convert_inputs import FINE, STARS, expected, pixel_means, shard_in
 
-from specvit.data.foreign.resample import edges
+from specvit.convert.resample import edges
 from specvit.physics.instrument import wavelength
 
 pytestmark = pytest.mark.slow

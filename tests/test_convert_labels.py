@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 from convert_inputs import COARSE, FLUX_NX, SNR, STARS, converted
 
-from specvit.data.foreign.options import Options
-from specvit.data.foreign.split import shards_of
-from specvit.errors import ConfigError
+from specvit.convert.options import Options
+from specvit.convert.split import shards_of
+from specvit.utils.errors import ConfigError
 
 STAR_FLUX = FLUX_NX[:, ::2]
 

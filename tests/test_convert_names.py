@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from convert_inputs import PATTERN, SNR, STARS, convert, converted, refusal, shard_in, texts
 
-from specvit.data.foreign.names import RESOLUTION, labels_from_names, naming_of
-from specvit.errors import ConfigError, DataError
+from specvit.convert.names import RESOLUTION, labels_from_names, naming_of
 from specvit.physics.instrument import wavelength
+from specvit.utils.errors import ConfigError, DataError
 
 NAMES = {
     "amm03cm00om03t3500g40v20modrt0b300000rs.fits": (-0.25, -0.25, 0.0, 3500, 4.0, 2.0, 300_000),

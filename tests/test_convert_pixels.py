@@ -11,15 +11,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from specvit.data.foreign.choose import Choice
-from specvit.data.foreign.contents import Array, Contents
-from specvit.data.foreign.noise import exposures, instrument_error
-from specvit.data.foreign.resample import FWHM, Target, edges, is_same, smoothing, weights
-from specvit.data.foreign.spectrum import Recipe, check_flux, on_pixels
-from specvit.data.foreign.wavelengths import air_to_vacuum, guess, medium_of, read_unit, to_vacuum_angstrom
-from specvit.errors import DataError
+from specvit.convert.choose import Choice
+from specvit.convert.contents import Array, Contents
+from specvit.convert.noise import exposures, instrument_error
+from specvit.convert.resample import FWHM, Target, edges, is_same, smoothing, weights
+from specvit.convert.spectrum import Recipe, check_flux, on_pixels
+from specvit.convert.wavelengths import air_to_vacuum, guess, medium_of, read_unit, to_vacuum_angstrom
 from specvit.physics.instrument import STEP, wavelength
 from specvit.physics.simulator import PixelNoise
+from specvit.utils.errors import DataError
 
 PIXELS = wavelength()
 LOW, HIGH = Target(PIXELS).needed

@@ -14,9 +14,9 @@ from astropy.io import fits
 from convert_inputs import FINE, FLUX_NX, LABELS, PATTERN, SNR, refusal
 from mounts import small_disk
 
-from specvit.data import __main__ as data_cli
-from specvit.data.foreign.options import Options
-from specvit.errors import ConfigError
+from specvit.commands import data as data_cli
+from specvit.convert.options import Options
+from specvit.utils.errors import ConfigError
 
 FLUX = FLUX_NX[0]
 NAME = "4000_1.5_-0.5"

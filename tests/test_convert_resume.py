@@ -15,22 +15,22 @@ import numpy as np
 import pytest
 from convert_inputs import COARSE, FLUX_NX, ONE, PATTERN, SNR, STARS, convert, refusal, texts
 
-from specvit.data import __main__ as data_cli
-from specvit.data.foreign import engine
-from specvit.data.foreign.progress import Progress
-from specvit.files import locked
+from specvit.commands import data as data_cli
+from specvit.convert import conversion
+from specvit.convert.progress import Progress
+from specvit.utils.files import locked
 
 MANY = [(4000.0 + 20 * i, 1 + i % 5, -1.0) for i in range(80)]
 OPTIONS = [*PATTERN, "--magnitudes", "20.5", "22.5", "--split", "0.6,0.2,0.2", "--shard", "20"]
 SLOWLY = """
 import sys, time
-from specvit.data.foreign.progress import Progress
+from specvit.convert.progress import Progress
 real = Progress.__call__
 def slowly(self, done, total):
     time.sleep(0.1)
     real(self, done, total)
 Progress.__call__ = slowly
-from specvit.data.__main__ import main
+from specvit.commands.data import main
 if __name__ == "__main__": sys.exit(main(sys.argv[1:]))
 """
 
@@ -62,14 +62,14 @@ def files_of(out: Path) -> dict[str, bytes]:
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, shard: str) -> None:
     """Have Ctrl-C come where the pieces of a shard would be made."""
-    real = engine.make_piece
+    real = conversion.make_piece
 
     def breaks(recipe: Any, piece: Any) -> None:
         if shard in piece.path.name:
             raise KeyboardInterrupt
         real(recipe, piece)
 
-    monkeypatch.setattr(engine, "make_piece", breaks)
+    monkeypatch.setattr(conversion, "make_piece", breaks)
 
 
 def start(arguments: list[str]) -> "subprocess.Popen[str]":
@@ -377,7 +377,7 @@ def test_what_is_unpacked_stays_for_the_next_time(tmp_path: Path, capsys: Any, m
     assert "unpacking 1 MB\nunpacked 1 of 1 MB\n" in capsys.readouterr().out
     copied = copy.stat()
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "unpack", None)
+        patch.setattr(conversion, "unpack", None)
         interrupt(patch, "all_0")
         assert convert_stars(tmp_path / "set.npz", tmp_path / "out") == 130
     assert copy.stat() == copied

@@ -10,9 +10,9 @@ import convert_inputs as make
 import numpy as np
 import pytest
 
-from specvit.data import __main__ as data_cli
-from specvit.evaluate import main as evaluate
-from specvit.train import main as train
+from specvit.commands import data as data_cli
+from specvit.commands.evaluate import main as evaluate
+from specvit.commands.train import main as train
 
 RIDGE = ["model=ridge", "noise.noise_level=0.1", "tracking.progress=lines", "tracking.live=false"]
 

@@ -28,10 +28,10 @@ from convert_inputs import (
 )
 from damage import rewrite_chunked
 
-from specvit.data import __main__ as data_cli
-from specvit.data.foreign.choose import Choice
-from specvit.data.foreign.contents import open_contents
-from specvit.data.foreign.unpack import is_needed
+from specvit.commands import data as data_cli
+from specvit.convert.choose import Choice
+from specvit.convert.contents import open_contents
+from specvit.convert.unpack import is_needed
 from specvit.data.shards import open_shard, read_labels
 from specvit.data.views import open_spectra
 from specvit.physics.instrument import wavelength

@@ -16,11 +16,11 @@ import pytest
 from mlflow_server import free_port, serving
 from mounts import fill, small_disk
 
-from specvit.config.folder import DONE, RunFolder
-from specvit.files import read_json_lines
-from specvit.track import main, runs_in
+from specvit.commands.track import main, runs_in
+from specvit.run_folder.folder import DONE, RunFolder
 from specvit.tracking.mlflow import KEY_TAG, SYNCED_TAG, Server
-from specvit.tracking.record import fingerprint_of
+from specvit.tracking.run_record import fingerprint_of
+from specvit.utils.files import read_json_lines
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 LONG = ["train.epochs=800", "train.threads=1"]

@@ -12,9 +12,9 @@ from torch import Tensor
 from toys import FREE, Classes, Shuffled, Whole, toy_run
 
 from specvit.config.schema import EarlyStoppingConfig, OptConfig
-from specvit.engine import checkpoint
-from specvit.engine.loop import CHECK_STEPS, Diverged
-from specvit.quantities import Batch
+from specvit.training import checkpoint
+from specvit.training.loop import CHECK_STEPS, Diverged
+from specvit.utils.quantities import Batch
 
 
 def non_finite(content: Any, where: str = "") -> list[str]:
@@ -74,18 +74,18 @@ def test_endless_overflow_in_fp16_is_divergence(tmp_path: Path) -> None:
 def test_non_finite_state_is_not_saved_over_a_finite_one(tmp_path: Path, where: str, bad: float) -> None:
     run = toy_run(tmp_path, opt=OptConfig(lr=0.01, lr_sch="none"))
     run.step()
-    assert run.keeper.save_last(run.learner, run.state)
-    run.keeper.save_best(run.learner, run.state)
-    run.keeper.writer.finish()
+    assert run.checkpoints.save_last(run.learner, run.state)
+    run.checkpoints.save_best(run.learner, run.state)
+    run.checkpoints.writer.finish()
     before = {path: path.read_bytes() for path in tmp_path.glob("*.ckpt")}
     weight = run.learner.module.up.weight
     tensor = weight[0] if where == "weights" else run.learner.optimizer.flats[0].moments["exp_avg"]
     with torch.no_grad():
         tensor[0] = bad
-    assert not run.keeper.save_last(run.learner, run.state)
+    assert not run.checkpoints.save_last(run.learner, run.state)
     if where == "weights":
-        run.keeper.save_best(run.learner, run.state)
-    run.keeper.writer.finish()
+        run.checkpoints.save_best(run.learner, run.state)
+    run.checkpoints.writer.finish()
     assert {path: path.read_bytes() for path in tmp_path.glob("*.ckpt")} == before
     assert len(before) == 2
 

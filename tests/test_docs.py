@@ -13,11 +13,11 @@ import yaml
 from specvit import cli
 from specvit.config.build import build_config
 from specvit.config.compose import compose, conf_dir
-from specvit.config.spelling import known_keys
-from specvit.quantities import ERROR, FLUX, LABELS, WAVE
-from specvit.sweep.definition import definition_of
-from specvit.sweep.grid import as_overrides, points_of
-from specvit.sweep.order import order_of
+from specvit.config.suggestions import known_keys
+from specvit.study.grid import as_overrides, points_of
+from specvit.study.request import study_request
+from specvit.study.schema import definition_of
+from specvit.utils.quantities import ERROR, FLUX, LABELS, WAVE
 
 TOP = Path(__file__).resolve().parent.parent
 PAGES = [TOP / "README.md", TOP / "tools/spectral_grid/README.md", *sorted((TOP / "docs").glob("*.md"))]
@@ -58,7 +58,7 @@ def test_runs_and_studies_in_a_page_compose(page: str) -> None:
         overrides = [word for word in words[2:] if "=" in word]
         if "-m" in words or words[2].startswith("sweeps="):
             name = words[2].partition("=")[2] if words[2].startswith("sweeps=") else None
-            order = order_of(name, overrides, tuple(words[1:]))
+            order = study_request(name, overrides, tuple(words[1:]))
             assert order is not None
             overrides = as_overrides(points_of(order.definition, order.typed)[0].settings)
         build_config(compose(overrides))

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from specvit import doctor
-from specvit.launch.slurm_config import SlurmConfig
+from specvit.cluster.slurm_settings import SlurmConfig
+from specvit.commands import doctor
 
 
 def test_without_slurm_the_doctor_says_so(tmp_path: Path, monkeypatch, capsys) -> None:

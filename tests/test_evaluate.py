@@ -13,14 +13,15 @@ import torch
 import yaml
 from scored_runs import LABELS, summary_of
 
-from specvit import evaluate, score
+from specvit.commands import evaluate
 from specvit.config.build import build_config
 from specvit.config.schema import NoiseConfig
 from specvit.data.noise import evaluation_noise
 from specvit.data.shards import write_shard
 from specvit.data.views import open_spectra
-from specvit.engine import checkpoint
 from specvit.models import build_model
+from specvit.run import evaluation
+from specvit.training import checkpoint
 
 
 @pytest.fixture(autouse=True)
@@ -90,13 +91,13 @@ def test_one_level_makes_no_table_and_prints_the_bins(labels_run: Path, capsys) 
 @pytest.mark.slow
 def test_a_row_has_the_same_unit_noise_at_every_level(labels_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     inputs: list[np.ndarray] = []
-    real = score.predict
+    real = evaluation.predict
 
     def spy(module: Any, view: Any) -> Any:
         inputs.append(torch.cat([batch.flux_BP for batch in view.batches()]).cpu().numpy())
         return real(module, view)
 
-    monkeypatch.setattr(score, "predict", spy)
+    monkeypatch.setattr(evaluation, "predict", spy)
     assert evaluate.main([str(labels_run), "--noise", "0,0.5,3"]) == 0
     clean, half, triple = inputs
     noise = evaluation_noise(np.arange(64), clean.shape[1], seed=42, split="test")
@@ -203,7 +204,7 @@ def test_a_figure_that_cannot_be_drawn_costs_itself_alone(labels_run: Path, monk
     out = labels_run / "evaluate-test"
     before = (out / "summary.json").read_bytes()
     capsys.readouterr()
-    monkeypatch.setattr(score, "draw_residuals", broken)
+    monkeypatch.setattr(evaluation, "draw_residuals", broken)
     assert evaluate.main([str(labels_run)]) == 0
     said = capsys.readouterr().out
     assert "note: figures/residuals.png could not be drawn (RuntimeError: no fonts)\n" in said

@@ -20,16 +20,17 @@ from planted import At, Stop
 from processes import Child
 from whole_runs import STEADY, only_run, state_of
 
-from specvit import evaluate, pipeline
+from specvit.commands import evaluate
 from specvit.config.build import build_config
 from specvit.config.compose import compose
-from specvit.config.folder import RunFolder
-from specvit.engine import checkpoint
-from specvit.run import run as run_here
+from specvit.run import train_network
+from specvit.run.run import run as run_here
+from specvit.run_folder.folder import RunFolder
+from specvit.training import checkpoint
 
 pytestmark = pytest.mark.slow
 
-STEP = "specvit.engine.loop.Learner.step"
+STEP = "specvit.training.loop.Learner.step"
 
 
 def stop_at(step: int, number: int = signal.SIGTERM) -> At:
@@ -55,7 +56,7 @@ def stopped_twice(tmp_path_factory: pytest.TempPathFactory, tiny: list[str]) -> 
 @pytest.fixture(scope="module")
 def killed_in_the_test(tmp_path_factory: pytest.TempPathFactory, tiny: list[str]) -> Path:
     """Return a run that has trained to its end and was killed while it predicted the test set."""
-    plant = At("specvit.score.predict", Stop(signal.SIGKILL))
+    plant = At("specvit.run.evaluation.predict", Stop(signal.SIGKILL))
     return make([*tiny, *STEADY], tmp_path_factory.mktemp("tested"), plant)
 
 
@@ -219,7 +220,7 @@ def test_the_best_weights_are_damaged_while_the_run_trains(
     promised: Any, stopped: Path, trained: Any, unbroken: Any, tiny: list[str], tmp_path: Path
 ) -> None:
     run = Path(shutil.copytree(stopped, tmp_path / "runs" / stopped.name))
-    plant = At("specvit.engine.checkpoint.save", partial(flip, run / "best.ckpt"), call=4, after=True)
+    plant = At("specvit.training.checkpoint.save", partial(flip, run / "best.ckpt"), call=4, after=True)
     ended = trained([*tiny, *STEADY, f"tracking.folder={tmp_path / 'runs'}"], plant)
     assert ended.code == 0, ended.said
     promised.kept(state=state_of(run), said=ended.said)
@@ -230,7 +231,7 @@ def test_the_best_weights_are_damaged_while_the_run_trains(
 def test_files_that_come_to_harm_before_the_final_test_cost_no_result(
     name: str, damage: str, unbroken: Any, tiny: list[str], tmp_path: Path, monkeypatch: Any, capsys: Any
 ) -> None:
-    whole, real, harmed = unbroken([*tiny, *STEADY]), pipeline.fit, []
+    whole, real, harmed = unbroken([*tiny, *STEADY]), train_network.fit, []
 
     def fit(*arguments: Any) -> str:
         ended = real(*arguments)
@@ -238,7 +239,7 @@ def test_files_that_come_to_harm_before_the_final_test_cost_no_result(
             harmed.append(DAMAGES[damage][0](only_run(tmp_path / "runs") / name))
         return ended
 
-    monkeypatch.setattr(pipeline, "fit", fit)
+    monkeypatch.setattr(train_network, "fit", fit)
     result = run_here(build_config(compose([*tiny, *STEADY, f"tracking.folder={tmp_path / 'runs'}"])))
     assert harmed and result.state == "completed"
     for file in ("metrics.jsonl", "predictions.csv", "summary.json"):
@@ -249,7 +250,7 @@ def test_files_that_come_to_harm_before_the_final_test_cost_no_result(
 def test_best_weights_that_are_harmed_again_and_again_are_one_sentence(
     tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "faults_of_best", lambda *_: "best.ckpt is missing")
+    monkeypatch.setattr(train_network, "faults_of_best", lambda *_: "best.ckpt is missing")
     result = run_here(build_config(compose([*tiny, "train.epochs=1", f"tracking.folder={tmp_path / 'runs'}"])))
     status = RunFolder(result.folder, "").status()
     assert (result.state, result.exit_code, status["traceback"]) == ("crashed", 1, "")

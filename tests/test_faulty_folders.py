@@ -17,12 +17,12 @@ from mounts import read_only
 from planted import At, Changed, Fail, OnceWritten, limit, wait_for
 from whole_runs import STEADY, only_run, state_of
 
-from specvit.config.folder import RunFolder
-from specvit.tracking import files as trackers
-from specvit.tracking.files import StatusTracker
-from specvit.train import main
+from specvit.commands.train import main
+from specvit.run_folder.folder import RunFolder
+from specvit.tracking import metric_files as trackers
+from specvit.tracking.metric_files import StatusTracker
 
-STEP = "specvit.engine.loop.Learner.step"
+STEP = "specvit.training.loop.Learner.step"
 
 
 # read-only

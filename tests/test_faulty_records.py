@@ -18,11 +18,11 @@ from faults import by_day
 from planted import At, Instead, Stop, wait_for
 from whole_runs import STEADY, only_run, state_of
 
-from specvit.engine import checkpoint
+from specvit.training import checkpoint
 
 pytestmark = pytest.mark.slow
 
-STEP = "specvit.engine.loop.Learner.step"
+STEP = "specvit.training.loop.Learner.step"
 ELSEWHERE = Instead("socket.gethostname", str)  # a host without a name
 
 

@@ -15,23 +15,23 @@ from faults import by_day
 from harm import spoil, stop_at
 from processes import ready_process
 
-from specvit import pipeline
+from specvit.commands.train import main
 from specvit.config.build import build_config
 from specvit.config.compose import compose
-from specvit.config.folder import RunFolder
 from specvit.config.schema import DataConfig, NoiseConfig
-from specvit.data import finite
-from specvit.data.finite import check_rows, check_view
+from specvit.data import validate
+from specvit.data.batches import Store
 from specvit.data.noise import fit_flux_norm
-from specvit.data.resident import Store
 from specvit.data.shards import open_shard, read_labels
 from specvit.data.splits import open_splits
+from specvit.data.validate import check_rows, check_view
 from specvit.data.views import Spectra, open_spectra
-from specvit.errors import DataError
-from specvit.quantities import ERROR, FLUX
-from specvit.run import Result, run
-from specvit.tracking.files import StatusTracker
-from specvit.train import main
+from specvit.run import train_network
+from specvit.run.run import Result, run
+from specvit.run_folder.folder import RunFolder
+from specvit.tracking.metric_files import StatusTracker
+from specvit.utils.errors import DataError
+from specvit.utils.quantities import ERROR, FLUX
 
 SETTINGS = ("train.epochs=4", "train.threads=1")
 CPU = torch.device("cpu")
@@ -110,7 +110,7 @@ def test_a_spoilt_row_is_refused_by_file_and_row_wherever_rows_come_out(case: st
 
 @pytest.mark.parametrize("case", HARMLESS)
 def test_a_number_that_means_no_harm_passes(case: str, sets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(finite, "_refuse_first", lambda *_: pytest.fail("a second pass"))
+    monkeypatch.setattr(validate, "_refuse_first", lambda *_: pytest.fail("a second pass"))
     name, value, storage = HARMLESS[case]
     spoil(sets / "val" / "dataset.h5", name, 17, value)
     view = open_spectra([sets / "val" / "dataset.h5"], -1)
@@ -127,7 +127,7 @@ def test_the_first_of_several_spoilt_rows_is_named(sets: Path) -> None:
 
 
 def test_good_rows_are_looked_through_once(spectra: Spectra, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(finite, "_refuse_first", lambda *_: pytest.fail("a second pass"))
+    monkeypatch.setattr(validate, "_refuse_first", lambda *_: pytest.fail("a second pass"))
     check_view(spectra, "float16")
 
 
@@ -161,7 +161,7 @@ def test_rows_of_the_other_sets_are_looked_through_at_the_start_only(
     tiny: list[str], sets: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked: list[int] = []
-    monkeypatch.setattr(pipeline, "check_view", lambda view, storage: looked.append(len(view)))
+    monkeypatch.setattr(train_network, "check_view", lambda view, storage: looked.append(len(view)))
     with monkeypatch.context() as patched:
         stop_at(2, patched)
         assert train(tiny, sets).state == "preempted"
@@ -192,8 +192,8 @@ def test_built_in_rows_are_not_looked_through_at_the_start(tiny: list[str], sets
     splits = open_splits(config, lambda *_: None)
     builtin = build_config(compose(["data=builtin", f"data.val_path={sets / 'val' / 'dataset.h5'}"]))
     looked: list[Spectra] = []
-    monkeypatch.setattr(pipeline, "check_view", lambda view, storage: looked.append(view))
-    pipeline.check_evaluation_rows(builtin, splits)
+    monkeypatch.setattr(train_network, "check_view", lambda view, storage: looked.append(view))
+    train_network.check_evaluation_rows(builtin, splits)
     assert looked == [splits.val]
 
 

@@ -10,21 +10,14 @@ import pytest
 import yaml
 from processes import ready_process
 
-from specvit.errors import FolderError
-from specvit.files import (
-    append_line,
-    locked,
-    read_json,
-    read_json_lines,
-    write_atomic,
-    write_text,
-)
-from specvit.yaml_files import check_aliases, read_yaml
+from specvit.utils.errors import FolderError
+from specvit.utils.files import append_line, locked, read_json, read_json_lines, write_atomic, write_text
+from specvit.utils.yaml_files import check_aliases, read_yaml
 
 LOCKER = """
 import sys, time
 from pathlib import Path
-from specvit.files import locked
+from specvit.utils.files import locked
 with locked(Path(sys.argv[1])):
     print("ready", flush=True)
     time.sleep(60)

@@ -11,10 +11,10 @@ import pytest
 from scored_runs import LABELS, summary_of
 from sklearn import metrics as sk
 
-from specvit import train
-from specvit.engine import checkpoint
-from specvit.quantities import MAG_BIN_EDGES, SNR_BIN_EDGES
+from specvit.commands import train
 from specvit.tracking import figures, score_figures
+from specvit.training import checkpoint
+from specvit.utils.quantities import MAG_BIN_EDGES, SNR_BIN_EDGES
 
 
 @pytest.fixture(autouse=True)

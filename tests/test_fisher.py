@@ -7,15 +7,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from specvit.analysis.stars import Stars, made_stars
-from specvit.analysis.van_trees import Window, faded, field, gradients, told
-from specvit.baselines.ridge import solve, sum_up
+from specvit.analysis.bounds.inputs import Stars, made_stars
+from specvit.analysis.bounds.van_trees import Window, faded, field, gradients, told
 from specvit.config.build import build_config
 from specvit.config.compose import compose
+from specvit.estimators.ridge import solve, sum_up
 from specvit.physics.fisher import Information, Observe, cramer_rao, information
 from specvit.physics.population import RANGES, STAR_COLUMNS, draw_stars
 from specvit.physics.simulator import Simulator
-from specvit.quantities import Batch
+from specvit.utils.quantities import Batch
 
 LOG_G = 1
 LOW, HIGH = RANGES["log_g"]

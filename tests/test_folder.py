@@ -11,18 +11,18 @@ from pathlib import Path
 import pytest
 from processes import ready_process
 
-from specvit import files
-from specvit.config import heartbeat
-from specvit.config.folder import RunFolder
-from specvit.config.heartbeat import HEARTBEAT_DEAD_SECONDS
-from specvit.errors import FolderError
-from specvit.files import read_json, write_json
+from specvit.run_folder import heartbeat
+from specvit.run_folder.folder import RunFolder
+from specvit.run_folder.heartbeat import HEARTBEAT_DEAD_SECONDS
+from specvit.utils import files
+from specvit.utils.errors import FolderError
+from specvit.utils.files import read_json, write_json
 
 RUN_ID = "0123abcd"
 CLAIMER = """
 import os, socket, sys, time
 from pathlib import Path
-from specvit.config.folder import RunFolder
+from specvit.run_folder.folder import RunFolder
 folder = RunFolder(Path(sys.argv[1]), "0123abcd")
 with folder.claimed():
     folder.set_status("running", pid=os.getpid(), host=socket.gethostname())
@@ -32,7 +32,7 @@ with folder.claimed():
 WATCHER = """
 import sys
 from pathlib import Path
-from specvit.config.folder import RunFolder
+from specvit.run_folder.folder import RunFolder
 print("ready", flush=True)
 while True:
     RunFolder(Path(sys.argv[1]), "0123abcd").state()

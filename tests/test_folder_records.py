@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from specvit.config.folder import CHECKPOINTS, RESULTS, RunFolder, find_folder
-from specvit.errors import FolderError
-from specvit.files import read_json, write_json
+from specvit.run_folder.folder import CHECKPOINTS, RESULTS, RunFolder, find_folder
+from specvit.utils.errors import FolderError
+from specvit.utils.files import read_json, write_json
 
 RUN_ID = "0123abcd"
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from specvit.errors import DataError
 from specvit.physics.forward import LABEL_COLUMNS, ForwardModel, SplineWeights, check_labels
 from specvit.physics.grid import QuantizedMatrix, carbon, packaged_grid
 from specvit.physics.instrument import MAX_REDSHIFT, STEP, padded_wavelength, wavelength
 from specvit.physics.population import STAR_COLUMNS, draw_stars
 from specvit.physics.simulator import Simulator
+from specvit.utils.errors import DataError
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
 SIGMA = 1.6

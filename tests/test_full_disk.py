@@ -18,18 +18,19 @@ from mounts import fill, small_disk
 from planted import At
 from whole_runs import STEADY, assert_same_run, only_run, state_of
 
-from specvit.config import ballast as ballasts
-from specvit.config.ballast import BALLAST_BYTES, ballast
+from specvit.commands.train import main
 from specvit.config.build import build_config
 from specvit.config.compose import compose
-from specvit.config.folder import RunFolder
 from specvit.data.builtin import make_shards
 from specvit.data.shards import open_shard, read_labels, write_shard
-from specvit.engine import checkpoint, failure
-from specvit.errors import DataError, FolderError
-from specvit.run import Result, run
+from specvit.run import outcome
+from specvit.run.run import Result, run
+from specvit.run_folder import disk_reserve as ballasts
+from specvit.run_folder.disk_reserve import DISK_RESERVE_BYTES, disk_reserve
+from specvit.run_folder.folder import RunFolder
 from specvit.tracking.console import Screen
-from specvit.train import main
+from specvit.training import checkpoint
+from specvit.utils.errors import DataError, FolderError
 
 SETTINGS = ("train.epochs=3", "opt.lr=3e-3", "train.threads=1")
 SMALL_FILES = 4 * 4096  # half-written heartbeats and records, which give their blocks back at any moment
@@ -56,13 +57,13 @@ def train(tiny: list[str], where: Path, *overrides: str) -> Result:
 # whole runs
 
 PLACES: dict[str, tuple[str, int]] = {
-    "first status": ("specvit.config.folder.RunFolder.set_status", 1),
-    "metrics": ("specvit.tracking.files.FileTracker.metrics", 3),
-    "checkpoint best.ckpt": ("specvit.engine.loop.Keeper.save_best", 3),
-    "checkpoint last.ckpt": ("specvit.engine.loop.Keeper.save_last", 3),
-    "predictions": ("specvit.score.write_scored", 1),
-    "summary": ("specvit.score.write_json", 1),
-    "final status": ("specvit.engine.failure.RunFolder.set_status", 7),
+    "first status": ("specvit.run_folder.folder.RunFolder.set_status", 1),
+    "metrics": ("specvit.tracking.metric_files.FileTracker.metrics", 3),
+    "checkpoint best.ckpt": ("specvit.training.loop.CheckpointManager.save_best", 3),
+    "checkpoint last.ckpt": ("specvit.training.loop.CheckpointManager.save_last", 3),
+    "predictions": ("specvit.run.evaluation.write_scored", 1),
+    "summary": ("specvit.run.evaluation.write_json", 1),
+    "final status": ("specvit.run.outcome.RunFolder.set_status", 7),
 }
 
 
@@ -94,7 +95,7 @@ def test_the_disk_is_full_at(
 def assert_cause_is_on_file(folder: RunFolder, said: str) -> None:
     """Check status, log and attempts of a run that ended on a full disk, and that it gave its reserve back."""
     status, disk = folder.status(), os.statvfs(folder.path)
-    assert disk.f_bavail * disk.f_frsize <= BALLAST_BYTES + SMALL_FILES, "the disk is as full as it was"
+    assert disk.f_bavail * disk.f_frsize <= DISK_RESERVE_BYTES + SMALL_FILES, "the disk is as full as it was"
     assert status["cause"] == f"the disk is full ({folder.path})"
     assert status["remedy"] == "free some space there, then the same command goes on"
     assert status["traceback"] == ""
@@ -130,7 +131,9 @@ def test_an_end_that_cannot_be_written_is_told_and_the_run_is_resumed_as_lost(
     reference = reference_run([*tiny, *SETTINGS])
     with monkeypatch.context() as patched:
         before_metrics(lambda: fill(disk / "filler"), patched)
-        patched.setattr(failure, "free_ballast", lambda path: (ballasts.free_ballast(path), fill(disk / "filler")))
+        patched.setattr(
+            outcome, "free_disk_reserve", lambda path: (ballasts.free_disk_reserve(path), fill(disk / "filler"))
+        )
         result = train(tiny, disk / "outputs")
     shown = capsys.readouterr().out
     assert (result.state, result.exit_code) == ("crashed", 1)
@@ -155,24 +158,24 @@ def test_a_write_that_a_checkpoint_makes_raises_the_disks_own_error(disk: Path) 
 
 
 def test_the_ballast_takes_space_while_a_run_works_and_not_after(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), ballast(tmp_path):
-        assert (tmp_path / ".ballast").stat().st_blocks * 512 >= BALLAST_BYTES
+    with pytest.raises(ZeroDivisionError), disk_reserve(tmp_path):
+        assert (tmp_path / ".ballast").stat().st_blocks * 512 >= DISK_RESERVE_BYTES
         assert len(set((tmp_path / ".ballast").read_bytes()[i : i + 8] for i in range(0, 8000, 8))) == 1000
         raise ZeroDivisionError
     assert not (tmp_path / ".ballast").exists()
 
 
 def test_a_ballast_that_a_killed_run_left_serves_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / ".ballast").write_bytes(bytes(BALLAST_BYTES))
+    (tmp_path / ".ballast").write_bytes(bytes(DISK_RESERVE_BYTES))
     monkeypatch.setattr(ballasts.os, "urandom", lambda _: pytest.fail("written again"))
-    with ballast(tmp_path):
-        assert (tmp_path / ".ballast").read_bytes() == bytes(BALLAST_BYTES)
+    with disk_reserve(tmp_path):
+        assert (tmp_path / ".ballast").read_bytes() == bytes(DISK_RESERVE_BYTES)
 
 
 def test_a_ballast_that_was_cut_off_is_made_anew(tmp_path: Path) -> None:
     (tmp_path / ".ballast").write_bytes(b"part")
-    with ballast(tmp_path):
-        assert (tmp_path / ".ballast").stat().st_size == BALLAST_BYTES
+    with disk_reserve(tmp_path):
+        assert (tmp_path / ".ballast").stat().st_size == DISK_RESERVE_BYTES
 
 
 def test_a_refused_ballast_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,7 +183,7 @@ def test_a_refused_ballast_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mo
         raise FULL
 
     monkeypatch.setattr(ballasts.os, "fsync", refuse)
-    with pytest.raises(FolderError, match="the disk is full"), ballast(tmp_path):
+    with pytest.raises(FolderError, match="the disk is full"), disk_reserve(tmp_path):
         pass
     assert list(tmp_path.glob(".ballast")) == []
 
@@ -205,7 +208,7 @@ def test_a_status_that_cannot_be_written_on_the_way_fails_no_run(
     result = train(tiny, tmp_path / "outputs")
     assert result.exit_code == 0 and len(tried) == 4
     assert RunFolder(result.folder, "").state() == result.state
-    assert set(ballast_bytes) == {BALLAST_BYTES} and not (result.folder / ".ballast").exists()
+    assert set(ballast_bytes) == {DISK_RESERVE_BYTES} and not (result.folder / ".ballast").exists()
 
 
 class Full(io.TextIOBase):

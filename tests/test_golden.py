@@ -14,24 +14,25 @@ import yaml
 from golden.make import canary, digest_of_run, versions
 from whole_runs import same_content
 
-from specvit import evaluate, score
-from specvit.analysis.__main__ import main as analysis
 from specvit.analysis.archive import unpack
+from specvit.commands import evaluate
+from specvit.commands.analysis import main as analysis
+from specvit.commands.sweep import main as sweep
+from specvit.commands.track import main as track_command
+from specvit.commands.track import runs_in
+from specvit.commands.train import main as train
+from specvit.config.batch_compose import Composer
 from specvit.config.build import build_config
-from specvit.config.folder import DONE, RunFolder
-from specvit.config.many import Composer
 from specvit.data.splits import open_split
-from specvit.engine import checkpoint
-from specvit.files import read_json, write_json
-from specvit.locate import locate
-from specvit.run import run
-from specvit.sweep.__main__ import main as sweep
-from specvit.sweep.folder import WAITING, StudyFolder
-from specvit.track import main as track_command
-from specvit.track import runs_in
-from specvit.tracking.record import read_record
-from specvit.train import main as train
-from specvit.trained import load_trained
+from specvit.run import evaluation
+from specvit.run.locate import locate
+from specvit.run.predictor import load_predictor
+from specvit.run.run import run
+from specvit.run_folder.folder import DONE, RunFolder
+from specvit.study.store import WAITING, StudyFolder
+from specvit.tracking.run_record import read_record
+from specvit.training import checkpoint
+from specvit.utils.files import read_json, write_json
 
 GOLDEN = Path(__file__).parent / "golden"
 EXPECTED: dict[str, Any] = json.loads((GOLDEN / "expected.json").read_text())
@@ -126,8 +127,8 @@ def test_trained_models_predict_what_they_did(runs: None) -> None:
     for name in FINISHED:
         folder = folder_of(name)
         config = build_config(yaml.safe_load(folder.file("config.yaml").read_text()))
-        trained = load_trained(folder.file("best.ckpt"), config, torch.device("cpu"), folder.run_id)
-        scored = score.score(trained, open_split(config.data, "test", silent), "test", torch.device("cpu"))
+        trained = load_predictor(folder.file("best.ckpt"), config, torch.device("cpu"), folder.run_id)
+        scored = evaluation.score(trained, open_split(config.data, "test", silent), "test", torch.device("cpu"))
         before = pd.read_csv(folder.file("predictions.csv"))
         assert list(scored.predictions.columns) == list(before.columns), name
         for column in before.select_dtypes("number"):

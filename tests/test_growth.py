@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from specvit.analysis.growth import fit_law, mean_over_seeds, overtaking
+from specvit.analysis.scaling_law import crossover, fit_law, mean_over_seeds
 
 ROWS = np.array([1000.0, 2000.0, 5000.0, 10_000.0, 50_000.0])
 
@@ -46,23 +46,23 @@ def test_three_sizes_have_no_law() -> None:
 
 def test_overtaking_lies_between_two_sizes_linear_in_the_logarithm() -> None:
     mean = np.array([-0.2, -0.1, -0.1, 0.1, 0.3])
-    found = overtaking(ROWS, mean, np.tile(mean, (100, 1)))
+    found = crossover(ROWS, mean, np.tile(mean, (100, 1)))
     assert found.rows == pytest.approx(np.sqrt(5000 * 10_000))
     assert (found.low, found.high) == (found.rows, found.rows)
 
 
 def test_overtaking_is_for_good() -> None:
     back_and_forth = np.array([0.1, -0.1, 0.1, -0.1, 0.1])
-    found = overtaking(ROWS, back_and_forth, back_and_forth[None])
+    found = crossover(ROWS, back_and_forth, back_and_forth[None])
     assert 10_000 < found.rows < 50_000
 
 
 def test_the_interval_may_reach_beyond_all_sizes() -> None:
     ahead, behind = np.full(5, 0.1), np.full(5, -0.1)
     crosses = np.array([-0.2, -0.1, -0.1, 0.1, 0.3])
-    always = overtaking(ROWS, ahead, np.tile(ahead, (50, 1)))
+    always = crossover(ROWS, ahead, np.tile(ahead, (50, 1)))
     assert (always.rows, always.low, always.high) == (0.0, 0.0, 0.0)
-    unsure = overtaking(ROWS, crosses, np.array([ahead] * 10 + [crosses] * 80 + [behind] * 10))
+    unsure = crossover(ROWS, crosses, np.array([ahead] * 10 + [crosses] * 80 + [behind] * 10))
     assert unsure.low == 0.0 and np.isinf(unsure.high) and 5000 < unsure.rows < 10_000
 
 

@@ -24,8 +24,8 @@ from astropy.table import Table
 from specvit.analysis.archive import unpack
 from specvit.data.inspect import inspect_file
 from specvit.data.shards import open_shard, read_labels
-from specvit.errors import DataError
-from specvit.quantities import ERROR, FLUX
+from specvit.utils.errors import DataError
+from specvit.utils.quantities import ERROR, FLUX
 
 RIDGE = ["model=ridge", "data=hdf5", "tracking.live=false", "tracking.progress=lines"]
 KEEP = ["--wave", "keep", "--no-normalise", "--unit", "A"]

@@ -10,8 +10,9 @@ import pytest
 from specvit.config import schema
 from specvit.config.build import build_config, to_plain
 from specvit.config.compose import compose
-from specvit.config.identity import FITTED_SECTIONS, UNUSED_DATA, default_name, identity_of, run_id, short_count
 from specvit.config.schema import Config
+from specvit.run_folder.identity import FITTED_SECTIONS, UNUSED_DATA, default_name, identity_of, run_id
+from specvit.utils.text import short_count
 
 MANIFEST = {"train": {"shape": [100, 256], "labels": "0123456789abcdef", "rows": "fedcba9876543210"}}
 

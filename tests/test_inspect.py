@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 from damage import damage_chunk, packed_by_blosc, table
 
-from specvit.data import __main__ as data_cli
+from specvit.commands import data as data_cli
 from specvit.data.inspect import inspect_file, inspect_files
-from specvit.quantities import ERROR, FLUX, PARAMS, WAVE
+from specvit.utils.quantities import ERROR, FLUX, PARAMS, WAVE
 
 
 @pytest.fixture

@@ -20,28 +20,28 @@ from planted import At, AtImport, AtRename, Instead, OnceWritten, Stop, Torn, To
 from processes import Child, whole_process
 from whole_runs import STEADY, only_run, state_of
 
-from specvit.engine import checkpoint
+from specvit.training import checkpoint
 
 pytestmark = pytest.mark.slow
 
-STEP = "specvit.engine.loop.Learner.step"
+STEP = "specvit.training.loop.Learner.step"
 LONG = [*STEADY, "train.epochs=20"]
 STAGES: dict[str, Any] = {
-    "folder is claimed": partial(At, "specvit.run.RunFolder.record_attempt"),
-    "first step": partial(At, "specvit.engine.loop.Learner.step"),
-    "middle of an epoch": partial(At, "specvit.engine.loop.Learner.step", call=31),
-    "validation": partial(At, "specvit.engine.loop.evaluate", call=2),
+    "folder is claimed": partial(At, "specvit.run.run.RunFolder.record_attempt"),
+    "first step": partial(At, "specvit.training.loop.Learner.step"),
+    "middle of an epoch": partial(At, "specvit.training.loop.Learner.step", call=31),
+    "validation": partial(At, "specvit.training.loop.evaluate", call=2),
     "half of a metrics line": partial(Torn, "metrics.jsonl", write=3),
-    "between metrics and checkpoint": partial(At, "specvit.engine.loop.Keeper.save_best", call=2),
-    "between best and last checkpoint": partial(At, "specvit.engine.loop.Keeper.save_last", call=3),
+    "between metrics and checkpoint": partial(At, "specvit.training.loop.CheckpointManager.save_best", call=2),
+    "between best and last checkpoint": partial(At, "specvit.training.loop.CheckpointManager.save_last", call=3),
     "checkpoint write": partial(TornCheckpoint, call=6),
     "between the renames of a checkpoint": partial(AtRename, "last.ckpt", call=3),
-    "checkpoint written": partial(At, "specvit.engine.checkpoint.save", call=4, after=True),
-    "last checkpoint written": partial(At, "specvit.engine.checkpoint.save", call=8, after=True),
-    "test prediction": partial(At, "specvit.score.predict"),
-    "between predictions and summary": partial(At, "specvit.score.write_json"),
+    "checkpoint written": partial(At, "specvit.training.checkpoint.save", call=4, after=True),
+    "last checkpoint written": partial(At, "specvit.training.checkpoint.save", call=8, after=True),
+    "test prediction": partial(At, "specvit.run.evaluation.predict"),
+    "between predictions and summary": partial(At, "specvit.run.evaluation.write_json"),
     "figures": partial(At, "specvit.tracking.figures.draw_curves"),
-    "after the summary": partial(At, "specvit.run.remedy_for"),
+    "after the summary": partial(At, "specvit.run.run.remedy_for"),
 }
 KILLED = [(stage, signal.SIGKILL) for stage in STAGES]
 STOPPED = [
@@ -82,7 +82,7 @@ DAILY = [
 SAVED = {"first step": 1, "middle of an epoch": 31, "validation": 24, "half of a metrics line": 36}
 SAVED |= {"checkpoint write": 37, "between the renames of a checkpoint": 37}
 """The step that a signal saves; after the training it is the last one."""
-HOLD = At("specvit.engine.loop.Learner.step", OnceWritten(), lasting=True)
+HOLD = At("specvit.training.loop.Learner.step", OnceWritten(), lasting=True)
 """Training goes on beside the writing; here each step waits for it, so that it is known what is on disk when."""
 
 
@@ -125,8 +125,8 @@ def test_a_signal_after_the_summary_changes_nothing(
 START_UP: dict[str, Any] = {
     "first import": partial(AtImport, "hydra"),
     "import of torch": partial(AtImport, "torch.nn"),
-    "files are opened": partial(At, "specvit.locate.open_splits", after=True),
-    "folder is sought": partial(At, "specvit.locate.find_folder"),
+    "files are opened": partial(At, "specvit.run.locate.open_splits", after=True),
+    "folder is sought": partial(At, "specvit.run.locate.find_folder"),
 }
 EARLY = [(stage, signal.SIGKILL) for stage in START_UP]
 EARLY += [("first import", signal.SIGTERM), ("import of torch", signal.SIGTERM), ("import of torch", signal.SIGINT)]

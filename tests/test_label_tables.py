@@ -12,8 +12,8 @@ from hostile import Canary
 
 from specvit.data.hdf5 import open_file
 from specvit.data.tables import label_table, read_table
-from specvit.errors import DataError
-from specvit.quantities import PARAMS
+from specvit.utils.errors import DataError
+from specvit.utils.quantities import PARAMS
 
 ROWS = 5
 FRAME = pd.DataFrame(

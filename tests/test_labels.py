@@ -15,7 +15,7 @@ from specvit.data.labels import coder_from_dict, coder_to_dict, fit_classes, fit
 from specvit.data.shards import write_shard
 from specvit.data.splits import note_of_classes, open_splits
 from specvit.data.views import Spectra, open_spectra
-from specvit.errors import DataError
+from specvit.utils.errors import DataError
 
 
 @pytest.mark.parametrize("kind", ["standard", "minmax", "none"])

@@ -7,7 +7,7 @@ import pytest
 
 from specvit.config.build import build_config
 from specvit.config.compose import compose
-from specvit.run import run
+from specvit.run.run import run
 
 pytestmark = pytest.mark.slow
 ROWS = {"train": 800, "val": 100, "test": 400}

@@ -9,8 +9,8 @@ import pytest
 import torch
 from toys import CPU, FREE, OVERFLOW, Run, Shuffled, toy_run
 
-from specvit.engine.precision import build_scaler, resolve_precision
-from specvit.quantities import Batch
+from specvit.training.amp import build_scaler, resolve_precision
+from specvit.utils.quantities import Batch
 
 
 @pytest.mark.parametrize("clip", [None, 0.05])

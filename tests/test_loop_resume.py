@@ -8,7 +8,7 @@ import pytest
 import torch
 from toys import FREE, LIVELY, OVERFLOW, Run, Shuffled, StopAfter, assert_identical, toy_run
 
-from specvit.engine import checkpoint
+from specvit.training import checkpoint
 
 
 @pytest.mark.parametrize("precision", ["32", "16-mixed"])
@@ -21,12 +21,12 @@ def test_interrupted_and_resumed_run_ends_bitwise_equal(tmp_path: Path, stops: l
 
     whole = start()
     ended = whole.fit()
-    whole.keeper.last.unlink()
+    whole.checkpoints.last.unlink()
     run, kept_rows, done = start(), [], 0
     for steps in stops:
         assert run.fit(StopAfter(steps)) == "interrupted"
         kept_rows += run.recorder.rows
-        run = start(checkpoint.load(run.keeper.last))
+        run = start(checkpoint.load(run.checkpoints.last))
         done += steps
         assert run.state.step == done
     assert run.fit() == ended
@@ -55,11 +55,11 @@ def test_killed_run_goes_on_from_its_last_checkpoint_bitwise_equal(tmp_path: Pat
 
     whole = start()
     ended = whole.fit()
-    whole.keeper.last.unlink()
+    whole.checkpoints.last.unlink()
     first = start()
     with pytest.raises(Killed):
         first.fit(DiesAt(died_at))
-    run = start(checkpoint.load(first.keeper.last))
+    run = start(checkpoint.load(first.checkpoints.last))
     assert run.state.step == died_at // 8 * 8
     kept_rows = [row for row in first.recorder.rows if row["step"] <= run.state.step]
     assert run.fit() == ended
@@ -70,7 +70,7 @@ def test_killed_run_goes_on_from_its_last_checkpoint_bitwise_equal(tmp_path: Pat
 def test_finished_run_is_not_trained_again(tmp_path: Path) -> None:
     run = toy_run(tmp_path, opt=LIVELY)
     ended = run.fit()
-    again = toy_run(tmp_path, opt=LIVELY, saved=checkpoint.load(run.keeper.last))
+    again = toy_run(tmp_path, opt=LIVELY, saved=checkpoint.load(run.checkpoints.last))
     assert again.fit() == ended
     assert again.recorder.rows == []
     assert torch.equal(again.weights(), run.weights())

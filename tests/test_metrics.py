@@ -12,10 +12,10 @@ from sklearn import metrics as sk
 from sklearn.linear_model import LinearRegression
 
 from specvit.config.schema import LossConfig
-from specvit.engine.task import Classification, Regression
-from specvit.quantities import MAG_BIN_EDGES, SNR_BIN_EDGES
-from specvit.scores.metrics import accuracy, all_label_scores, class_scores, confusion_matrix, regression_scores
-from specvit.scores.tables import class_rows, flat_scores, label_rows, rows_by
+from specvit.metrics.metrics import accuracy, all_label_scores, class_scores, confusion_matrix, regression_scores
+from specvit.metrics.tables import class_rows, flat_scores, label_rows, rows_by
+from specvit.training.task import Classification, Regression
+from specvit.utils.quantities import MAG_BIN_EDGES, SNR_BIN_EDGES
 
 NAMES, OFFSET, SCALE = ("T_eff", "log_g"), (5000.0, 3.0), (800.0, 1.3)
 

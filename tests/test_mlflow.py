@@ -9,11 +9,11 @@ import yaml
 from handmade import write_lines
 from mlflow_records import cut_after, only_run, points_of, runs_of, tracked
 
-from specvit.config.folder import STATES, RunFolder
+from specvit.commands.track import main
 from specvit.config.tracking_uri import check_names
-from specvit.files import read_json, read_json_lines
-from specvit.track import main
+from specvit.run_folder.folder import STATES, RunFolder
 from specvit.tracking.mlflow import Server, mlflow_status
+from specvit.utils.files import read_json, read_json_lines
 
 
 @pytest.fixture

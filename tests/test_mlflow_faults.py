@@ -10,12 +10,12 @@ import pytest
 import yaml
 from mlflow_records import only_run, points_of, runs_of, tracked
 
-from specvit.children import python_command, python_environment
-from specvit.config.folder import RunFolder
-from specvit.errors import TrackingError
-from specvit.files import locked, read_json, read_json_lines, write_json
-from specvit.track import main, runs_in
+from specvit.commands.track import main, runs_in
+from specvit.run_folder.folder import RunFolder
 from specvit.tracking.mlflow import Server
+from specvit.utils.child_processes import python_command, python_environment
+from specvit.utils.errors import TrackingError
+from specvit.utils.files import locked, read_json, read_json_lines, write_json
 
 pytestmark = pytest.mark.slow
 

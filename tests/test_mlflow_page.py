@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from mlflow_server import free_port, serving
 
-from specvit.config.folder import RunFolder
+from specvit.run_folder.folder import RunFolder
 from specvit.tracking.mlflow import Server
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")

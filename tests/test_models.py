@@ -11,13 +11,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from specvit.config.schema import CNNConfig, ViTConfig
-from specvit.errors import ConfigError
 from specvit.models import ViT, build_model
 from specvit.models.block import Attention
 from specvit.models.cost import cost_of
-from specvit.models.heads import AttentionPool, build_pool
+from specvit.models.pooling import AttentionPool, build_pool
 from specvit.models.positions import RotaryPositions, SinusoidalPositions
 from specvit.models.tokenizers import C1D, TOKENIZERS, LinearPatch, SlidingWindow
+from specvit.utils.errors import ConfigError
 
 SMALL = {"patch_size": 8, "stride_size": 8, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
 TILINGS = [(4096, 16, 16), (4096, 16, 8), (4096, 15, 7), (4095, 16, 16), (4097, 32, 10), (67, 8, 3), (50, 50, 1)]

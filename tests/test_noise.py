@@ -10,9 +10,9 @@ import torch
 from toy_data import CLEAN, CPU, PIXELS, ROWS, STEP_ROWS, eval_flux, raw_norm, train_data
 
 from specvit.config.schema import DataConfig, NoiseConfig
-from specvit.data import resident
+from specvit.data import batches as resident
+from specvit.data.batches import EvalData, Store, signal_to_noise
 from specvit.data.noise import evaluation_noise, fit_flux_norm
-from specvit.data.resident import EvalData, Store, signal_to_noise
 from specvit.data.shards import write_shard
 from specvit.data.views import Spectra, open_spectra
 

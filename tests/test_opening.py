@@ -9,7 +9,7 @@ import pandas as pd
 
 from specvit.data.shards import write_shard
 from specvit.data.views import open_spectra
-from specvit.quantities import LABELS
+from specvit.utils.quantities import LABELS
 
 
 def write_exact(path: Path, rows: int, start: int = 0) -> Path:

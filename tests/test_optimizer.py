@@ -10,9 +10,9 @@ import torch
 from toys import Toy, rows, toy_parts, toy_run
 
 from specvit.config.schema import OptConfig, ViTConfig
-from specvit.engine.loop import evaluate
-from specvit.engine.optimizer import Optimizer, build_optimizer
 from specvit.models import build_model
+from specvit.training.loop import evaluate
+from specvit.training.optimizer import Optimizer, build_optimizer
 
 
 def toy_with_gradients() -> tuple[Toy, Optimizer]:

@@ -25,15 +25,15 @@ from studies import until
 from torch import Tensor
 from whole_runs import STEADY, only_run, state_of
 
-from specvit.config.folder import RunFolder
 from specvit.config.schema import Config
-from specvit.engine import checkpoint, preempt
-from specvit.engine.failure import End, end_of, put_on_file
-from specvit.errors import DataError, explain, os_fault
-from specvit.tracking.files import read_metrics
+from specvit.run.outcome import End, outcome_of_error, record_outcome
+from specvit.run_folder.folder import RunFolder
+from specvit.tracking.metric_files import read_metrics
+from specvit.training import checkpoint, signals
+from specvit.utils.errors import DataError, explain, os_fault
 
-LOSS, VALIDATION = "specvit.engine.task.Regression.loss", "specvit.engine.loop.evaluate"
-STEP, GATHER = "specvit.engine.loop.Learner.step", "specvit.data.resident.Store.gather"
+LOSS, VALIDATION = "specvit.training.task.Regression.loss", "specvit.training.loop.evaluate"
+STEP, GATHER = "specvit.training.loop.Learner.step", "specvit.data.batches.Store.gather"
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
 
@@ -58,7 +58,7 @@ def test_what_the_system_refuses_is_one_sentence_with_its_own_remedy(
     try:
         refuse(number, hidden)
     except (OSError, RuntimeError) as problem:
-        end = end_of(problem, Config(), RunFolder(tmp_path, ""))
+        end = outcome_of_error(problem, Config(), RunFolder(tmp_path, ""))
     assert (end.state, end.cause, end.code, end.trace) == ("crashed", f"{words} ({tmp_path})", 1, "")
     assert end.remedy.startswith(remedy)
 
@@ -77,8 +77,8 @@ def test_a_place_outside_the_run_is_named(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run", "")
     inside = OSError(errno.ENOSPC, "full", str(tmp_path / "run" / ".last.ckpt.x.tmp"))
     outside = OSError(errno.EIO, "bad block", "/data/train.h5")
-    assert end_of(inside, Config(), folder).cause == f"the disk is full ({tmp_path / 'run'})"
-    assert end_of(outside, Config(), folder).cause == "input/output error (/data/train.h5)"
+    assert outcome_of_error(inside, Config(), folder).cause == f"the disk is full ({tmp_path / 'run'})"
+    assert outcome_of_error(outside, Config(), folder).cause == "input/output error (/data/train.h5)"
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_a_place_outside_the_run_is_named(tmp_path: Path) -> None:
     ],
 )
 def test_ends_without_a_trace(problem: BaseException, end: End, tmp_path: Path) -> None:
-    assert end_of(problem, Config(), RunFolder(tmp_path, "")) == end
+    assert outcome_of_error(problem, Config(), RunFolder(tmp_path, "")) == end
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_ends_without_a_trace(problem: BaseException, end: End, tmp_path: Path) 
     ],
 )
 def test_ends_with_a_trace(problem: BaseException, state: str, cause: str, tmp_path: Path) -> None:
-    end = end_of(problem, Config(), RunFolder(tmp_path, ""))
+    end = outcome_of_error(problem, Config(), RunFolder(tmp_path, ""))
     assert (end.state, end.cause, end.code) == (state, cause, 1)
     assert type(problem).__name__ in end.trace
     assert bool(end.remedy) == (state == "oom")
@@ -127,17 +127,17 @@ def test_an_error_that_was_raised_while_the_disk_was_no_issue_is_not_the_disks()
 def test_an_end_is_put_on_file(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path, "")
     folder.set_status("running")
-    assert put_on_file(End("crashed", "a cause", "a remedy", "a trace", 1), folder).code == 1
+    assert record_outcome(End("crashed", "a cause", "a remedy", "a trace", 1), folder).code == 1
     assert json.loads((tmp_path / "status.json").read_text())["traceback"] == "a trace"
     assert (tmp_path / "log.txt").read_text() == "a trace"
     assert [attempt["event"] for attempt in folder.attempts()] == ["end"]
     (tmp_path / "log.txt").unlink()
     (tmp_path / "log.txt").mkdir()
-    assert put_on_file(End("oom", "a cause", "a remedy", "a trace", 1), folder).state == "oom"
+    assert record_outcome(End("oom", "a cause", "a remedy", "a trace", 1), folder).state == "oom"
 
 
 def test_what_is_asked_for_elsewhere_stops_a_run_as_a_signal_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preempt, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(signals, "LOOK_SECONDS", 0.01)
     asked: list[bool] = []
     faults = [OSError(errno.ESTALE, "of the file server")]
 
@@ -146,7 +146,7 @@ def test_what_is_asked_for_elsewhere_stops_a_run_as_a_signal_does(monkeypatch: p
             raise faults.pop()
         return bool(asked)
 
-    with preempt.SignalStop(is_asked).installed() as stop, stop.deferred():
+    with signals.SignalStop(is_asked).installed() as stop, stop.deferred():
         time.sleep(0.1)
         assert not stop.requested()
         asked.append(True)
@@ -221,7 +221,7 @@ def test_goes_wrong_once(
 def test_the_gpu_dies(promised: Any, trained: Any, unbroken: Any, tiny: list[str], tmp_path: Path) -> None:
     arguments = [*tiny, *STEADY, f"tracking.folder={tmp_path / 'runs'}"]
     error = Fail(RuntimeError("CUDA error: an illegal memory access was encountered"))
-    dead = Changed("specvit.engine.failure._gpu_fault", "CUDA error: unspecified launch failure".__add__, lasting=True)
+    dead = Changed("specvit.run.outcome._gpu_fault", "CUDA error: unspecified launch failure".__add__, lasting=True)
     ended = trained(arguments, At(STEP, error, call=31), dead)
     assert ended.code == 1, ended.said
     run = only_run(tmp_path / "runs")
@@ -234,7 +234,7 @@ def test_the_gpu_dies(promised: Any, trained: Any, unbroken: Any, tiny: list[str
 @pytest.mark.slow
 def test_a_bug_leaves_its_traceback(promised: Any, trained: Any, unbroken: Any, tiny: list[str], tmp_path) -> None:
     arguments = [*tiny, *STEADY, f"tracking.folder={tmp_path / 'runs'}"]
-    ended = trained(arguments, At("specvit.score.predict", Fail(ZeroDivisionError("planted"))))
+    ended = trained(arguments, At("specvit.run.evaluation.predict", Fail(ZeroDivisionError("planted"))))
     run = only_run(tmp_path / "runs")
     promised.kept(state=state_of(run), said=ended.said)
     for trace in (RunFolder(run, "").status()["traceback"], (run / "log.txt").read_text()):

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import yaml
 
+from specvit.cluster.slots import LauncherConfig
+from specvit.commands.train import main, study_asked_for
+from specvit.config.batch_compose import Composer
 from specvit.config.build import build_config, to_plain
 from specvit.config.compose import compose
-from specvit.config.many import Composer
 from specvit.config.precedence import Replaced, replaced_lines
-from specvit.errors import ConfigError
-from specvit.launch.slots import LauncherConfig
-from specvit.train import main, study_asked_for
+from specvit.utils.errors import ConfigError
 
 HEADER = "# @package _global_\n"
 

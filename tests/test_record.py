@@ -9,11 +9,11 @@ import pytest
 import yaml
 
 from specvit.config.build import build_config, to_plain
-from specvit.config.folder import RunFolder
 from specvit.config.tracking_uri import OWN_TAGS, artifact_folder, check_names, check_uri, resolve_uri
-from specvit.errors import ConfigError
-from specvit.files import write_json
-from specvit.tracking.record import fingerprint_of, read_record
+from specvit.run_folder.folder import RunFolder
+from specvit.tracking.run_record import fingerprint_of, read_record
+from specvit.utils.errors import ConfigError
+from specvit.utils.files import write_json
 
 BUILTIN = {"data": {"kind": "builtin", "num_samples": 1000, "val_samples": 9, "test_samples": 9}}
 

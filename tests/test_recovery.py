@@ -11,10 +11,10 @@ from faults import by_day
 from harm import DAMAGES, rewrite
 from toys import LIVELY, Recorder, Run, StopAfter, assert_identical, toy_run
 
-from specvit.config.folder import RunFolder
-from specvit.engine import checkpoint
-from specvit.engine.recovery import Start, faults_of_best, find_start
-from specvit.tracking.files import FileTracker
+from specvit.run_folder.folder import RunFolder
+from specvit.tracking.metric_files import FileTracker
+from specvit.training import checkpoint
+from specvit.training.recovery import Start, faults_of_best, find_start
 
 EPOCH_STEPS, EPOCHS = 4, 5
 NOTHING = Start(None)

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from handmade import mixed_study
 
-from specvit.analysis.__main__ import main
 from specvit.analysis.archive import unpack
-from specvit.sweep.folder import command_of
+from specvit.commands.analysis import main
+from specvit.study.store import command_of
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 ARCHIVES = sorted(RESULTS.glob("*/runs.tar.xz"))

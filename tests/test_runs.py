@@ -11,13 +11,13 @@ import pandas as pd
 import pytest
 from sklearn.metrics import mean_absolute_error, r2_score
 
-from specvit import evaluate
+from specvit.commands import evaluate
 from specvit.config.build import build_config
 from specvit.config.compose import compose, conf_dir
-from specvit.config.folder import RunFolder
-from specvit.engine import checkpoint, loop
-from specvit.files import read_json
-from specvit.run import Result, run
+from specvit.run.run import Result, run
+from specvit.run_folder.folder import RunFolder
+from specvit.training import checkpoint, loop
+from specvit.utils.files import read_json
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ import torch
 from toys import FREE, Toy, toy_run
 
 from specvit.config.schema import OptConfig
-from specvit.engine.schedule import Schedule, build_schedule
+from specvit.training.schedule import Schedule, build_schedule
 
 SCHEDULES = ["cosine", "onecycle", "step", "constant", "none", "plateau"]
 

@@ -15,18 +15,18 @@ import pytest
 from planted import At, Stop
 from studies import LOCAL, Study, until
 
-from specvit.analysis.__main__ import main as analysis
+from specvit.commands.analysis import main as analysis
+from specvit.commands.sweep import main as sweep
 from specvit.config.build import build_config
-from specvit.config.folder import STATES
-from specvit.run import run
-from specvit.sweep.__main__ import main as sweep
-from specvit.sweep.definition import SAMPLERS
-from specvit.sweep.folder import WAITING
-from specvit.sweep.results import outcome_of
-from specvit.sweep.source import GROUPS, group_of
-from specvit.sweep.storage import open_storage
+from specvit.run.run import run
+from specvit.run_folder.folder import STATES
+from specvit.study.optuna_storage import open_storage
+from specvit.study.results import outcome_of
+from specvit.study.schema import SAMPLERS
+from specvit.study.store import WAITING
+from specvit.study.trial_queue import GROUPS, group_of
 from specvit.tracking.mlflow import mlflow_status
-from specvit.tracking.record import read_record
+from specvit.tracking.run_record import read_record
 
 pytestmark = pytest.mark.slow
 
@@ -176,7 +176,7 @@ def test_a_cancelled_trial_is_tried_again_however_often_that_is_interrupted(
     study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    toy, step = study({"search": ONE}), "specvit.engine.loop.Learner.step"  # of 24
+    toy, step = study({"search": ONE}), "specvit.training.loop.Learner.step"  # of 24
     assert toy.start(plants=[At(step, Stop(signal.SIGTERM), call=6)]).wait() == 143
     assert sweep(["cancel", "toy", toy.trial(0).name]) == 0
     code, said = toy.run()

@@ -13,8 +13,8 @@ from toy_data import PIXELS, ROWS
 
 from specvit.data.shards import find_files, write_shard
 from specvit.data.views import Spectra, open_spectra
-from specvit.errors import DataError
-from specvit.quantities import FLUX
+from specvit.utils.errors import DataError
+from specvit.utils.quantities import FLUX
 
 
 def test_a_written_file_is_read_by_pandas_and_h5py_at_the_documented_paths(write_set: Any, tmp_path: Path) -> None:

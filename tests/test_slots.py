@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from refusals import refusal_of
 
-from specvit.children import start
-from specvit.data.memory import JOBS_PER_GPU
-from specvit.engine import gpus
-from specvit.errors import ConfigError
-from specvit.launch.slots import LauncherConfig, Slot, plan_slots, read_launcher, visible_gpus
+from specvit.cluster.slots import LauncherConfig, Slot, plan_slots, read_launcher, visible_gpus
+from specvit.training import gpus
+from specvit.utils.child_processes import start
+from specvit.utils.errors import ConfigError
+from specvit.utils.memory import JOBS_PER_GPU
 
 NVIDIA_SMI = """#!/bin/sh
 [ "$*" = --list-gpus ] || exit 9

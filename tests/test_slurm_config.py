@@ -11,16 +11,16 @@ import pytest
 from handmade import config, epochs, make_run, make_study
 from refusals import unlike
 
-from specvit.config import heartbeat
+from specvit.cluster.queue import ClusterJob
+from specvit.cluster.slurm_settings import SlurmConfig, minutes_of, read_slurm
+from specvit.cluster.submit import Call, parameters, submit
 from specvit.config.compose import compose_launcher
-from specvit.config.folder import FolderError, RunFolder, hostname, job_here
-from specvit.errors import ConfigError
-from specvit.launch.queue import ClusterJob
-from specvit.launch.slurm_config import SlurmConfig, minutes_of, read_slurm
-from specvit.launch.submit import Call, parameters, submit
-from specvit.sweep import budget
-from specvit.sweep.folder import StudyFolder, stops_at_one_step
-from specvit.sweep.jobs import read_diary
+from specvit.run_folder import heartbeat
+from specvit.run_folder.folder import FolderError, RunFolder, hostname, job_here
+from specvit.study import budget
+from specvit.study.job_log import read_job_log
+from specvit.study.store import StudyFolder, stops_at_one_step
+from specvit.utils.errors import ConfigError
 
 
 def test_a_time_limit_is_counted_in_whole_minutes() -> None:
@@ -96,7 +96,7 @@ def test_what_is_left_open_is_left_to_the_cluster() -> None:
 def test_without_slurm_nothing_is_submitted_and_that_is_one_sentence(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ConfigError, match=r'hydra/launcher=slurm: was refused .*"srun"'):
-        submit(SlurmConfig(), tmp_path / "%j", "name", [Call("specvit.launch.probe", (), requeue=True)])
+        submit(SlurmConfig(), tmp_path / "%j", "name", [Call("specvit.cluster.probe", (), requeue=True)])
 
 
 # cost
@@ -185,12 +185,12 @@ def test_the_diary_says_which_slot_makes_what(tmp_path: Path) -> None:
     study.note("ends", slot=2, trial=5, state="preempted", job="7_2")
     study.note("submitted", file="jobs.jsonl", slot=1, job="8")
     study.note("worker starts", slot=9, job=None)  # of this machine
-    diary = read_diary(study)
+    diary = read_job_log(study)
     assert diary.job_of_slot == {0: "7_0", 1: "8", 2: "7_2"}
     assert diary.trial_of_slot == {1: 4, 2: 5}, "one that was stopped goes on"
     assert (diary.started, diary.fruitful) == ({"7_0", "7_1", "7_2"}, {"7_0"})
     study.note("begins", slot=0, trial=4)  # taken over
-    assert read_diary(study).trial_of_slot == {0: 4, 2: 5}
+    assert read_job_log(study).trial_of_slot == {0: 4, 2: 5}
 
 
 def test_a_job_says_what_slurm_says() -> None:

@@ -9,8 +9,8 @@ from studies import settings_of, until
 from whole_runs import STEADY, assert_same_run
 
 from specvit.config.build import build_config
-from specvit.config.folder import DONE
-from specvit.run import run
+from specvit.run.run import run
+from specvit.run_folder.folder import DONE
 
 pytestmark = [pytest.mark.nightly, pytest.mark.timeout(600)]
 

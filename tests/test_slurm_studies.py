@@ -14,10 +14,10 @@ import pytest
 from slurm_jobs import JOBS, LONG, all_at_work, epochs_of, jobs_of, process_of, ready_of
 from studies import until
 
-from specvit import doctor
-from specvit.config.folder import DONE
-from specvit.files import read_json_lines
-from specvit.sweep import __main__ as command
+from specvit.commands import doctor
+from specvit.commands import sweep as command
+from specvit.run_folder.folder import DONE
+from specvit.utils.files import read_json_lines
 
 pytestmark = [pytest.mark.nightly, pytest.mark.timeout(600)]
 

@@ -5,7 +5,7 @@ import pytest
 from slurm_jobs import JOBS, LONG, epochs_of, jobs_of, ready_of
 from studies import until
 
-from specvit.config.folder import DONE
+from specvit.run_folder.folder import DONE
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 

@@ -9,10 +9,10 @@ import pytest
 from toys import FREE, StopAfter, toy_run
 
 from specvit.config.schema import EarlyStoppingConfig, OptConfig
-from specvit.engine import checkpoint
-from specvit.engine.loop import Keeper, evaluate
-from specvit.engine.state import TrainState
-from specvit.engine.stopping import note_validation, stops_early
+from specvit.training import checkpoint
+from specvit.training.early_stopping import note_validation, stops_early
+from specvit.training.loop import CheckpointManager, evaluate
+from specvit.training.state import TrainState
 
 
 def noted(
@@ -64,31 +64,31 @@ def test_fit_stops_early_after_patience_epochs(tmp_path: Path) -> None:
     run = toy_run(tmp_path, opt=dataclasses.replace(FREE, lr=1e-30), epochs=50, early_stopping=rule, task="cls")
     assert run.fit() == "early_stopped"
     assert [row["epoch"] for row in run.recorder.rows] == [1, 2, 3, 4]
-    assert checkpoint.load(run.keeper.last)["state"]["ended"] == "early_stopped"
+    assert checkpoint.load(run.checkpoints.last)["state"]["ended"] == "early_stopped"
 
 
 class LookAtBest(StopAfter):
     """Reads the best checkpoint after each step, when the loop asks whether to stop."""
 
-    def __init__(self, keeper: Keeper) -> None:
+    def __init__(self, checkpoints: CheckpointManager) -> None:
         """Nothing is seen yet."""
         super().__init__()
-        self.keeper, self.epochs = keeper, []
+        self.checkpoints, self.epochs = checkpoints, []
 
     def requested(self) -> bool:
         """Note the epoch in the file, once it is written."""
-        self.keeper.writer.finish()
-        self.epochs.append(checkpoint.load(self.keeper.best)["epoch"] if self.keeper.best.exists() else 0)
+        self.checkpoints.writer.finish()
+        self.epochs.append(checkpoint.load(self.checkpoints.best)["epoch"] if self.checkpoints.best.exists() else 0)
         return super().requested()
 
 
 def test_best_checkpoint_is_written_only_on_improvement_and_holds_those_weights(tmp_path: Path) -> None:
     run = toy_run(tmp_path, opt=OptConfig(type="Adam", lr=0.15, lr_sch="none"), epochs=25)
-    look = LookAtBest(run.keeper)
+    look = LookAtBest(run.checkpoints)
     run.fit(look)
     values = [row["val_mae"] for row in run.recorder.rows]
     running = [1 + int(np.argmin(values[:epoch])) for epoch in range(1, 26)]
     assert 2 < len(set(running)) < 25, "the course must have ups and downs"
     assert look.epochs[3::4] == running
-    run.learner.module.load_state_dict(checkpoint.load(run.keeper.best)["model"])
+    run.learner.module.load_state_dict(checkpoint.load(run.checkpoints.best)["model"])
     assert evaluate(run.learner, run.val)["mae"] == min(values)

@@ -14,7 +14,7 @@ from studies import LOCAL, ONE_SLOT, Study, starts_of, until
 from whole_runs import assert_same_run
 
 from specvit.config.build import build_config
-from specvit.run import run
+from specvit.run.run import run
 
 pytestmark = pytest.mark.slow
 

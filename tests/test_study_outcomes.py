@@ -13,16 +13,16 @@ from planted import At, Stop
 from processes import Child
 from studies import Study, until
 
-from specvit.config.folder import DONE
-from specvit.sweep import __main__ as command
-from specvit.sweep import worker
-from specvit.train import main
+from specvit.commands import sweep as command
+from specvit.commands.train import main
+from specvit.run_folder.folder import DONE
+from specvit.study import worker
 
 pytestmark = pytest.mark.slow
 
 SEEDS = {"grids": [{}], "seeds": [1, 2]}
 LONG = {"train.epochs": 30}
-STEP = "specvit.engine.loop.Learner.step"
+STEP = "specvit.training.loop.Learner.step"
 DIVERGES = {"opt.lr": 1e30, "opt.lr_sch": "constant"}
 
 

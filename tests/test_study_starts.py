@@ -16,12 +16,12 @@ import pytest
 import yaml
 from studies import settings_of
 
-from specvit.launch import queue
-from specvit.sweep import budget, worker
-from specvit.sweep.folder import BROKEN_GPU, StudyFolder
-from specvit.sweep.storage import open_storage
-from specvit.sweep.watch import status_lines
-from specvit.train import main
+from specvit.cluster import queue
+from specvit.commands.train import main
+from specvit.study import budget, worker
+from specvit.study.optuna_storage import open_storage
+from specvit.study.status import status_lines
+from specvit.study.store import BROKEN_GPU, StudyFolder
 
 SEARCH = {
     "metrics": {"val_r2": "maximize"},

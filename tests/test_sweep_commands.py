@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from handmade import at_work, ended, epochs, holder, make_run, make_study, mixed_study, run_of
 
-from specvit.sweep.__main__ import main
-from specvit.sweep.folder import CANCELLED, StudyFolder
-from specvit.sweep.watch import status_lines
+from specvit.commands.sweep import main
+from specvit.study.status import status_lines
+from specvit.study.store import CANCELLED, StudyFolder
 
 Sweep = Callable[..., tuple[int, str, str]]
 
@@ -255,7 +255,7 @@ def test_looking_loads_no_heavy_library(study: StudyFolder) -> None:
     make_study(study.path.parent / "other", [run_of(study, 0)])
     code = """
 import json, sys
-from specvit.sweep.__main__ import main
+from specvit.commands.sweep import main
 codes = [main(words.split()) for words in ("status toy", "table toy", "why toy", "diff aaaa0000 aaaa0001", "retry toy")]
 codes += [main(["cancel", "toy"])]
 print(json.dumps([codes, sorted({name.partition(".")[0] for name in sys.modules})]))

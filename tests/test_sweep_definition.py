@@ -7,8 +7,8 @@ import pytest
 from handmade import GRID, SEARCH, study
 from refusals import refusal_of
 
-from specvit.errors import ConfigError
-from specvit.sweep.definition import Budget, Table, definition_of, read_definition
+from specvit.study.schema import Budget, Table, definition_of, read_definition
+from specvit.utils.errors import ConfigError
 
 # what a file says
 

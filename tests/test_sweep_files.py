@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from specvit.config.batch_compose import Composer
 from specvit.config.build import build_config
 from specvit.config.compose import conf_dir
-from specvit.config.many import Composer
 from specvit.config.schema import Config, TrackingConfig
-from specvit.sweep.definition import Definition, Dimension, Search, read_definition
-from specvit.sweep.folder import StudyFolder
-from specvit.sweep.grid import as_overrides, points_of
-from specvit.sweep.plan import try_space
-from specvit.sweep.reading import Settings, matches
+from specvit.study.grid import as_overrides, points_of
+from specvit.study.plan import try_space
+from specvit.study.schema import Definition, Dimension, Search, read_definition
+from specvit.study.store import StudyFolder
+from specvit.study.yaml_schema import Settings, matches
 
 FILES = {path.stem: path for path in sorted((conf_dir().parent / "sweeps").glob("*.yaml"))}
 compose = Composer()

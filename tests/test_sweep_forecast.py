@@ -9,17 +9,17 @@ import pytest
 import torch
 from handmade import config, ended, epochs, make_run, make_study, study, trial_of
 
+from specvit.cluster.slots import LauncherConfig
 from specvit.config.build import build_config
-from specvit.config.folder import RunFolder
 from specvit.config.schema import ViTConfig
-from specvit.launch.slots import LauncherConfig
 from specvit.models import build_model
 from specvit.models.cost import cost_of
-from specvit.quantities import NUM_PIXELS
-from specvit.sweep import forecast, work
-from specvit.sweep.folder import Trial
-from specvit.sweep.options import SweepOptions
-from specvit.sweep.order import Order
+from specvit.run_folder.folder import RunFolder
+from specvit.study import cost, forecast
+from specvit.study.options import SweepOptions
+from specvit.study.request import StudyRequest
+from specvit.study.store import Trial
+from specvit.utils.quantities import NUM_PIXELS
 
 SIZES = {
     "demo": {"patch_size": 64, "stride_size": 64, "hidden_size": 64, "num_hidden_layers": 3, "intermediate_size": 256},
@@ -48,19 +48,19 @@ def test_a_network_is_as_large_as_the_forecast_says(size: str, kind: dict[str, A
     model = ViTConfig(**SIZES[size], **kind, num_attention_heads=4)
     real = build_model(model, num_pixels=NUM_PIXELS, num_outputs=1, seed=0)
     plain = config(model=asdict(model), data={"num_samples": 1}, train={"epochs": 1})
-    assert work.parameters(plain["model"]) == pytest.approx(sum(p.numel() for p in real.parameters()), rel=0.02)
-    assert work.tokens(plain["model"]) == real.num_tokens + real.num_prefix_tokens
-    assert work.work(plain) == pytest.approx(cost_of(real).training_flops, rel=0.02)
+    assert cost.parameters(plain["model"]) == pytest.approx(sum(p.numel() for p in real.parameters()), rel=0.02)
+    assert cost.tokens(plain["model"]) == real.num_tokens + real.num_prefix_tokens
+    assert cost.work(plain) == pytest.approx(cost_of(real).training_flops, rel=0.02)
 
 
 def test_work_grows_with_spectra_and_epochs() -> None:
-    one, more = (work.work(config(data={"num_samples": n}, train={"epochs": e})) for n, e in ((1000, 2), (3000, 4)))
+    one, more = (cost.work(config(data={"num_samples": n}, train={"epochs": e})) for n, e in ((1000, 2), (3000, 4)))
     assert more == pytest.approx(6 * one)
 
 
 def test_a_run_leaves_its_checkpoints_on_disk() -> None:
     small, large = config(model=TINY), config()
-    more = work.parameters(large["model"]) - work.parameters(small["model"])
+    more = cost.parameters(large["model"]) - cost.parameters(small["model"])
     each = 4 * (3 + 3 + 1)  # weights and two moments of last and previous, weights of best
     assert forecast.disk_bytes(large) - forecast.disk_bytes(small) == each * more > 0
     assert forecast.disk_bytes(config(data={"test_samples": -1})) < forecast.disk_bytes(large)
@@ -94,7 +94,7 @@ def test_the_median_of_timed_runs_counts(tmp_path: Path) -> None:
     runs = [timed(tmp_path, 0, 3.0, done=4), timed(tmp_path, 1, 5.0), timed(tmp_path, 2, 100.0)]
     found = forecast.seconds_per_work(tmp_path)
     assert found is not None
-    assert found[0] * work.work(settings_of(tmp_path)) == pytest.approx(20.0)
+    assert found[0] * cost.work(settings_of(tmp_path)) == pytest.approx(20.0)
     assert found[1] == 3
     runs[2].file("config.yaml").write_text("a: [")
     runs[0].file("timing.jsonl").unlink()
@@ -178,7 +178,7 @@ def test_a_dry_run_tells_what_it_would_do(tmp_path: Path, capsys: pytest.Capture
     made = make_study(tmp_path / "toy", [run])
     waiting = to_make(tmp_path / "outputs")
     trials = [trial_of(0, run, {"cell": "old", "train.seed": 1}), waiting]
-    order = Order(study("grids: [{}]"), {}, SweepOptions(), LauncherConfig(kind="local"), ())
+    order = StudyRequest(study("grids: [{}]"), {}, SweepOptions(), LauncherConfig(kind="local"), ())
     assert forecast.tell(made, order, trials) == [waiting]
     said = capsys.readouterr().out.splitlines()
     assert said[:4] == [

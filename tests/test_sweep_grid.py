@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from specvit.config import compose as door
-from specvit.config.many import Composer
-from specvit.errors import ConfigError
-from specvit.sweep.definition import Definition
-from specvit.sweep.folder import StudyFolder
-from specvit.sweep.grid import Point, as_overrides, as_text, points_of, product_grid
-from specvit.sweep.plan import plan_grid, try_space
-from specvit.sweep.reading import Settings, Typed, matches
+from specvit.config.batch_compose import Composer
+from specvit.study.grid import Point, as_overrides, as_text, points_of, product_grid
+from specvit.study.plan import plan_grid, try_space
+from specvit.study.schema import Definition
+from specvit.study.store import StudyFolder
+from specvit.study.yaml_schema import Settings, Typed, matches
+from specvit.utils.errors import ConfigError
 
 compose = Composer()
 

@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 from refusals import unlike
 
+from specvit.cluster.slots import LauncherConfig
+from specvit.commands.train import main, study_asked_for
 from specvit.config import compose
 from specvit.config.compose import conf_dir, tidy
-from specvit.errors import ConfigError
-from specvit.launch.slots import LauncherConfig
-from specvit.sweep.grid import points_of
-from specvit.sweep.options import SweepOptions, split_options
-from specvit.sweep.order import Order, find_study, order_of
-from specvit.sweep.reading import Typed
-from specvit.train import main, study_asked_for
+from specvit.study.grid import points_of
+from specvit.study.options import SweepOptions, split_options
+from specvit.study.request import StudyRequest, find_study, study_request
+from specvit.study.yaml_schema import Typed
+from specvit.utils.errors import ConfigError
 
 GRID = "grids: [{axes: {model/tokenizer: [c1d, sw]}}]\nseeds: [1, 2]\n"
 SEARCH = "search: {space: {opt.lr: [1, 2]}, metrics: {val_r2: maximize}, trials: 3}\n"
@@ -34,8 +34,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def order(name: str | None, *overrides: str) -> Order:
-    return order_of(name, tidy(overrides, grid=name is None), ())
+def order(name: str | None, *overrides: str) -> StudyRequest:
+    return study_request(name, tidy(overrides, grid=name is None), ())
 
 
 # options

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from handmade import ended, epochs, make_run, make_study, trial_of
 
-from specvit.errors import ConfigError
-from specvit.sweep.definition import Table
-from specvit.sweep.folder import StudyFolder
-from specvit.sweep.results import Outcome, escape_step, has_direction, is_r2, lower_is_better, outcome_of, value_of
-from specvit.sweep.table import factor_names, factors_of, render, table_rows
+from specvit.study.results import Outcome, escape_step, has_direction, is_r2, lower_is_better, outcome_of, value_of
+from specvit.study.schema import Table
+from specvit.study.store import StudyFolder
+from specvit.study.table import factor_names, factors_of, render, table_rows
+from specvit.utils.errors import ConfigError
 
 SCORES = {("c1d", 1): 0.5, ("c1d", 2): 0.7, ("c1d", 3): 0.9, ("sw", 1): 0.25, ("sw", 2): None, ("sw", 3): None}
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from handmade import at_work, ended, epochs, holder, make_run, mixed_study, run_of
 
-from specvit.errors import FolderError
-from specvit.files import write_json
-from specvit.sweep import watch
-from specvit.sweep.folder import StudyFolder
-from specvit.sweep.watch import Watch
-from specvit.sweep.worker import note_missing_ends
+from specvit.study import status
+from specvit.study.status import StudyMonitor
+from specvit.study.store import StudyFolder
+from specvit.study.worker import note_missing_ends
+from specvit.utils.errors import FolderError
+from specvit.utils.files import write_json
 
 
 @pytest.fixture
@@ -141,13 +141,13 @@ def test_the_diary_has_one_line_an_event(study: StudyFolder) -> None:
 # news
 
 
-def news(watching: Watch, capsys: pytest.CaptureFixture[str]) -> list[str]:
+def news(watching: StudyMonitor, capsys: pytest.CaptureFixture[str]) -> list[str]:
     watching.say_news()
     return capsys.readouterr().out.splitlines()
 
 
 def test_each_end_is_news_once_and_a_retry_again(study: StudyFolder, capsys: pytest.CaptureFixture[str]) -> None:
-    watching = Watch(study)
+    watching = StudyMonitor(study)
     assert news(watching, capsys) == []
     run_of(study, 2).set_status("completed")
     (run_of(study, 2).file("summary.json")).write_text('{"test_r2": 0.75}')
@@ -173,7 +173,7 @@ def test_records_that_are_settled_are_not_read_again(
     read: list[int] = []
     real = StudyFolder.trial
     monkeypatch.setattr(StudyFolder, "trial", lambda self, number: read.append(number) or real(self, number))
-    watching = Watch(study)
+    watching = StudyMonitor(study)
     news(watching, capsys)
     assert read == [0, 1, 2, 3]
     news(watching, capsys)
@@ -192,8 +192,8 @@ def test_a_verdict_is_given_after_a_while_and_when_it_changes(
     study: StudyFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [1000.0]
-    monkeypatch.setattr(watch.time, "monotonic", lambda: now[0])
-    watching, run = Watch(study), run_of(study, 2)
+    monkeypatch.setattr(status.time, "monotonic", lambda: now[0])
+    watching, run = StudyMonitor(study), run_of(study, 2)
 
     def later(seconds: float, losses: list[float | None]) -> list[str]:
         now[0] += seconds

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from handmade import at_work, config, ended, epochs, make_run, make_study, trial_of
 
-from specvit.config.folder import RunFolder
-from specvit.errors import FolderError
-from specvit.sweep.health import verdict
-from specvit.sweep.results import outcome_of
-from specvit.sweep.why import BARS, WIDTH, diff_lines, find_run, sparkline, why_lines
+from specvit.run_folder.folder import RunFolder
+from specvit.study.diagnose import BARS, WIDTH, diagnosis_lines, diff_lines, find_run, sparkline
+from specvit.study.health import verdict
+from specvit.study.results import outcome_of
+from specvit.utils.errors import FolderError
 
 GOOD = {"train_loss": [1.0, 0.8, 0.6, 0.5, 0.4], "val_r2": [0.0, 0.1, 0.2, 0.3, 0.4], "skipped_steps": [0, 0, 0, 0, 0]}
 
@@ -22,7 +22,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def why(run: RunFolder, *trial: Any) -> str:
-    return "\n".join(why_lines(run, *trial))
+    return "\n".join(diagnosis_lines(run, *trial))
 
 
 # verdicts

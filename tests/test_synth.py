@@ -17,22 +17,22 @@ from planted import At, OnceWritten, Stop
 from toy_data import CLEAN, CPU, raw_norm
 from whole_runs import STEADY, assert_same_run, only_run, same_content
 
-from specvit import evaluate
+from specvit.commands import evaluate
+from specvit.commands.track import runs_in
 from specvit.config.build import build_config
 from specvit.config.compose import compose
 from specvit.config.schema import Config, DataConfig, NoiseConfig
 from specvit.data.builtin import PIECE_ROWS
 from specvit.data.labels import ClassCoder, LabelScaler
-from specvit.data.made import MadeSpectra
-from specvit.data.made_batches import MadeData
-from specvit.data.splits import is_made, open_split, open_splits
-from specvit.engine import checkpoint
-from specvit.run import run
-from specvit.track import runs_in
-from specvit.tracking.record import read_record
+from specvit.data.splits import is_synthetic, open_split, open_splits
+from specvit.data.synthetic import SyntheticSpectra
+from specvit.data.synthetic_batches import SyntheticTrainData
+from specvit.run.run import run
+from specvit.tracking.run_record import read_record
+from specvit.training import checkpoint
 
 ROWS, STEP_ROWS = 40, 16
-STARS = MadeSpectra(np.arange(ROWS), seed=5, split="train", max_redshift=0.0)
+STARS = SyntheticSpectra(np.arange(ROWS), seed=5, split="train", max_redshift=0.0)
 PARAM = ("T_eff", "log_g")
 UNCHANGED = LabelScaler(PARAM, (0.0, 0.0), (1.0, 1.0))
 ALL_ON = NoiseConfig(noise_level=1.0)
@@ -42,18 +42,20 @@ def silent(*progress: object) -> None:
     """Report nothing."""
 
 
-def made_data(spectra: MadeSpectra = STARS, noise: NoiseConfig = ALL_ON, *, endless: bool = False) -> MadeData:
+def made_data(
+    spectra: SyntheticSpectra = STARS, noise: NoiseConfig = ALL_ON, *, endless: bool = False
+) -> SyntheticTrainData:
     """Return training data whose targets are labels as they are, and whose flux is not normalised."""
     data = DataConfig(kind="synth", param=PARAM, endless=endless)
     norm = raw_norm(spectra.num_pixels)
-    return MadeData(spectra, UNCHANGED, data, norm, noise, seed=3, step_rows=STEP_ROWS, device=CPU)
+    return SyntheticTrainData(spectra, UNCHANGED, data, norm, noise, seed=3, step_rows=STEP_ROWS, device=CPU)
 
 
 def config_of(*overrides: str) -> Config:
     return build_config(compose(["data.num_samples=40", "train.batch_size=16", *overrides]))
 
 
-def labels_seen(data: MadeData, epochs: int) -> list[np.ndarray]:
+def labels_seen(data: SyntheticTrainData, epochs: int) -> list[np.ndarray]:
     """Return the labels (rows, K) that each epoch trains on."""
     steps = range(data.steps_per_epoch)
     return [
@@ -71,7 +73,7 @@ def test_made_spectra_are_those_of_the_built_in_set(split: str, redshift: float)
     made, filed = (
         open_split(config_of(f"data={kind}", *settings).data, split, silent) for kind in ("synth", "builtin")
     )
-    assert isinstance(made, MadeSpectra)
+    assert isinstance(made, SyntheticSpectra)
     index_B = np.array([39, 0, 7, 7, 21])
     for ours, theirs in zip(made.gather(index_B), filed.gather(index_B), strict=True):
         np.testing.assert_array_equal(ours, theirs)
@@ -84,7 +86,7 @@ def test_made_spectra_are_those_of_the_built_in_set(split: str, redshift: float)
 
 def test_spectra_that_are_kept_are_those_that_are_made_again() -> None:
     rows, star = np.arange(PIECE_ROWS + 5), {"seed": 1, "split": "test", "max_redshift": 0.0}
-    kept, again = (MadeSpectra(rows, **star, keep=keep) for keep in (True, False))
+    kept, again = (SyntheticSpectra(rows, **star, keep=keep) for keep in (True, False))
     assert (kept.contiguous, again.contiguous) == (True, False)
     for index_B in (rows, rows[30:60], rows[[254, 3, 251, 3]]):
         for ours, theirs in zip(kept.gather(index_B), again.gather(index_B), strict=True):
@@ -92,19 +94,19 @@ def test_spectra_that_are_kept_are_those_that_are_made_again() -> None:
 
 
 def test_a_million_stars_cost_no_spectrum(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(MadeSpectra, "_make", None)
+    monkeypatch.setattr(SyntheticSpectra, "_make", None)
     started = time.perf_counter()
     view = open_split(config_of("data=synth", "data/size=1m", "data.num_samples=1000000").data, "train", silent)
     assert view.label_values(("log_g",)).shape == (1_000_000, 1)
     assert time.perf_counter() - started < 10
-    assert isinstance(view, MadeSpectra)
+    assert isinstance(view, SyntheticSpectra)
     assert view.stars_NS.nbytes == 64_000_000
-    assert not MadeSpectra(np.arange(1_000_000), seed=0, split="test", max_redshift=0.0, keep=True).keep
+    assert not SyntheticSpectra(np.arange(1_000_000), seed=0, split="test", max_redshift=0.0, keep=True).keep
 
 
 def test_a_file_given_for_a_split_is_taken_whole(toy_sets: Path) -> None:
     data = config_of("data=synth", f"data.test_path={toy_sets / 'test' / 'dataset.h5'}", "data.test_samples=3").data
-    assert [is_made(data, split) for split in ("train", "val", "test")] == [True, True, False]
+    assert [is_synthetic(data, split) for split in ("train", "val", "test")] == [True, True, False]
     assert len(open_split(data, "test", silent)) == 64
 
 
@@ -136,15 +138,17 @@ def test_a_batch_holds_the_spectra_of_its_targets() -> None:
 def test_a_batch_is_made_without_waiting_for_the_device(redshift: float) -> None:
     """On the device without content whatever asks for a value is an error."""
     nowhere = torch.device("meta")
-    stars = MadeSpectra(np.arange(ROWS), seed=5, split="train", max_redshift=redshift)
+    stars = SyntheticSpectra(np.arange(ROWS), seed=5, split="train", max_redshift=redshift)
     data = DataConfig(kind="synth", param=PARAM)
     norm = raw_norm(stars.num_pixels).to(nowhere)
-    batch = MadeData(stars, UNCHANGED, data, norm, CLEAN, seed=3, step_rows=STEP_ROWS, device=nowhere).batch(0)
+    batch = SyntheticTrainData(stars, UNCHANGED, data, norm, CLEAN, seed=3, step_rows=STEP_ROWS, device=nowhere).batch(
+        0
+    )
     assert (batch.flux_BP.device, batch.flux_BP.shape) == (nowhere, (STEP_ROWS, 4096))
 
 
 def test_every_epoch_of_a_fixed_set_has_the_same_stars_in_another_order() -> None:
-    stars = MadeSpectra(np.arange(2 * STEP_ROWS), seed=5, split="train", max_redshift=0.0)
+    stars = SyntheticSpectra(np.arange(2 * STEP_ROWS), seed=5, split="train", max_redshift=0.0)
     first, second = labels_seen(made_data(stars, CLEAN), epochs=2)
     assert not np.array_equal(first, second)
     np.testing.assert_array_equal(np.unique(first, axis=0), np.unique(second, axis=0))
@@ -154,7 +158,7 @@ def test_endless_epochs_never_repeat_a_star() -> None:
     epochs = labels_seen(made_data(noise=CLEAN, endless=True), epochs=4)
     steps = ROWS // STEP_ROWS
     assert len(np.unique(np.concatenate(epochs), axis=0)) == 4 * steps * STEP_ROWS
-    later = MadeSpectra(np.arange(ROWS, 2 * ROWS), seed=5, split="train", max_redshift=0.0).label_values(PARAM)
+    later = SyntheticSpectra(np.arange(ROWS, 2 * ROWS), seed=5, split="train", max_redshift=0.0).label_values(PARAM)
     assert {tuple(row) for row in epochs[1]} <= {tuple(row) for row in later.astype(np.float32)}
     fixed = labels_seen(made_data(noise=CLEAN), epochs=1)
     np.testing.assert_array_equal(epochs[0], fixed[0])  # they begin alike
@@ -163,7 +167,7 @@ def test_endless_epochs_never_repeat_a_star() -> None:
 def test_classes_of_stars_that_come_later_are_those_of_their_labels() -> None:
     coder = ClassCoder(("log_g",), edges=(2.0, 4.0))
     data = DataConfig(kind="synth", param=("log_g",), class_edges=(2.0, 4.0), endless=True)
-    made = MadeData(STARS, coder, data, raw_norm(4096), CLEAN, seed=3, step_rows=STEP_ROWS, device=CPU)
+    made = SyntheticTrainData(STARS, coder, data, raw_norm(4096), CLEAN, seed=3, step_rows=STEP_ROWS, device=CPU)
     target = made.batch(2 * made.steps_per_epoch).target
     assert target.dtype == torch.int64
     assert set(target.tolist()) == {0, 1, 2}
@@ -195,7 +199,7 @@ def test_a_run_killed_in_an_epoch_ends_bitwise_equal(
 ) -> None:
     words = [*small, *STEADY, f"data.endless={endless}", "data.max_redshift=0.001"]
     arguments = [*words, f"tracking.folder={tmp_path / 'runs'}"]
-    kill = At("specvit.engine.loop.Learner.step", OnceWritten(Stop(signal.SIGKILL)), call=15)
+    kill = At("specvit.training.loop.Learner.step", OnceWritten(Stop(signal.SIGKILL)), call=15)
     assert trained(arguments, kill).code == -signal.SIGKILL
     again = trained(arguments)
     assert again.code == 0, again.said

@@ -9,9 +9,9 @@ import sys
 
 import pytest
 
-from specvit.entry import user_facing
-from specvit.text import csv_text, markdown_table, printable
+from specvit.commands.entry import user_facing
 from specvit.tracking.console import Screen
+from specvit.utils.text import csv_text, markdown_table, printable
 
 CLEAR = "\x1b[2J\x1b]0;owned\x07\x9b31m\rname\u202e"
 

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from specvit.commands.train import main
 from specvit.config.build import build_config
-from specvit.errors import ConfigError, TrackingError
-from specvit.sweep.options import split_options
-from specvit.train import main
-from specvit.urls import hide_secrets, holds_secret
+from specvit.study.options import split_options
+from specvit.utils.errors import ConfigError, TrackingError
+from specvit.utils.urls import hide_secrets, holds_secret
 
 BUILTIN = {"data": {"kind": "builtin", "num_samples": 640, "val_samples": 64, "test_samples": 64}}
 SECRETS = (

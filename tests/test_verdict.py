@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from specvit.config.folder import RunFolder
-from specvit.config.verdict import LEARNT_R2, verdict
+from specvit.run_folder.folder import RunFolder
+from specvit.run_folder.verdict import LEARNT_R2, verdict
 
 NAN = math.nan
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from specvit.engine import checkpoint
-from specvit.engine.writer import WAITING, Writer, copied
-from specvit.files import write_text
+from specvit.training import checkpoint
+from specvit.training.async_checkpoint import WAITING, AsyncCheckpointWriter, copied
+from specvit.utils.files import write_text
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_a_copy_is_of_its_moment_and_shares_memory_as_its_source_did() -> None:
 
 
 def test_training_goes_on_while_a_file_is_written(tmp_path: Path, gate: threading.Event) -> None:
-    writer, path = Writer(), tmp_path / "a.ckpt"
+    writer, path = AsyncCheckpointWriter(), tmp_path / "a.ckpt"
     writer.put(path, {"number": 1})
     writer.check()
     assert not path.exists()
@@ -50,7 +50,7 @@ def test_training_goes_on_while_a_file_is_written(tmp_path: Path, gate: threadin
 
 
 def test_a_slow_disk_holds_the_training_up_rather_than_fill_the_memory(tmp_path: Path, gate: threading.Event) -> None:
-    writer = Writer()
+    writer = AsyncCheckpointWriter()
     for number in range(WAITING):
         writer.put(tmp_path / "a.ckpt", {"number": number})
     third = threading.Thread(target=writer.put, args=(tmp_path / "a.ckpt", {"number": 9}))
@@ -66,7 +66,7 @@ def test_a_slow_disk_holds_the_training_up_rather_than_fill_the_memory(tmp_path:
 def test_nothing_is_written_after_a_file_that_failed_and_the_failure_is_raised(
     tmp_path: Path, gate: threading.Event
 ) -> None:
-    writer = Writer()
+    writer = AsyncCheckpointWriter()
     writer.put(tmp_path / "missing" / "best.ckpt", {"number": 1})
     writer.put(tmp_path / "last.ckpt", {"number": 1})
     gate.set()
@@ -79,7 +79,7 @@ def test_nothing_is_written_after_a_file_that_failed_and_the_failure_is_raised(
 
 
 def test_check_raises_once_a_write_has_failed(tmp_path: Path) -> None:
-    writer = Writer()
+    writer = AsyncCheckpointWriter()
     writer.put(tmp_path / "missing" / "last.ckpt", {"number": 1})
     with pytest.raises(FileNotFoundError):
         for _ in range(1000):

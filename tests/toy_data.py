@@ -5,8 +5,8 @@ from typing import Any
 import torch
 
 from specvit.config.schema import DataConfig, NoiseConfig
+from specvit.data.batches import EvalData, Store, TrainData
 from specvit.data.noise import FluxNorm
-from specvit.data.resident import EvalData, Store, TrainData
 from specvit.data.views import Spectra
 
 ROWS, PIXELS, STEP_ROWS = 80, 256, 16

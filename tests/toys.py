@@ -8,17 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from specvit import seeding
 from specvit.config.schema import EarlyStoppingConfig, LossConfig, OptConfig, TrainConfig
 from specvit.data.order import epoch_order
-from specvit.engine.loop import Keeper, Learner, Ports, fit
-from specvit.engine.optimizer import build_optimizer
-from specvit.engine.precision import build_scaler
-from specvit.engine.schedule import build_schedule
-from specvit.engine.state import TrainState
-from specvit.engine.task import Classification, Regression
 from specvit.models.dropout import KeyedDropout, set_dropout_key
-from specvit.quantities import Batch
+from specvit.training.amp import build_scaler
+from specvit.training.loop import Callbacks, CheckpointManager, Learner, fit
+from specvit.training.optimizer import build_optimizer
+from specvit.training.schedule import build_schedule
+from specvit.training.state import TrainState
+from specvit.training.task import Classification, Regression
+from specvit.utils import seeding
+from specvit.utils.quantities import Batch
 
 CPU = torch.device("cpu")
 PIXELS, ROWS = 6, 64
@@ -153,12 +153,12 @@ class Run:
     view: Shuffled
     val: Whole
     recorder: Recorder
-    keeper: Keeper
+    checkpoints: CheckpointManager
 
     def fit(self, stop: Any = None) -> str:
         """Train."""
-        ports = Ports(tracker=self.recorder, stop=stop or StopAfter(), keeper=self.keeper)
-        return fit(self.learner, self.state, self.view, self.val, self.learner.schedule.opt, ports)
+        callbacks = Callbacks(tracker=self.recorder, stop=stop or StopAfter(), checkpoints=self.checkpoints)
+        return fit(self.learner, self.state, self.view, self.val, self.learner.schedule.opt, callbacks)
 
     def step(self, number: int = 0) -> None:
         """Take one step without the loop."""
@@ -217,8 +217,8 @@ def toy_run(
         module.load_state_dict(saved["model"])
         learner.optimizer.load_state_dict(saved["optimizer"])
         learner.scaler.load_state_dict(saved["scaler"])
-    keeper = Keeper(folder / "last.ckpt", folder / "best.ckpt", {"run_id": "toy"})
-    return Run(learner, state, view, Whole(task), Recorder(), keeper)
+    checkpoints = CheckpointManager(folder / "last.ckpt", folder / "best.ckpt", {"run_id": "toy"})
+    return Run(learner, state, view, Whole(task), Recorder(), checkpoints)
 
 
 def assert_identical(one: Any, other: Any, where: str = "") -> None:

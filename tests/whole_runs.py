@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from specvit.config.folder import RunFolder
-from specvit.engine import checkpoint
+from specvit.run_folder.folder import RunFolder
+from specvit.training import checkpoint
 
 STEADY = ["model.dropout=0.1", "noise.noise_level=1.0", "train.epochs=4", "opt.lr=3e-3"]
 STEADY += ["train.threads=1", "train.deterministic=true"]

@@ -1,1 +1,1 @@
-"""What finished runs amount to beside the best that their test set allows. Reads run folders, never trains."""
+"""Finished runs to tables, figures and reports. Reads run folders, never trains."""

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from specvit.analysis.cases import Case
 from specvit.analysis.fit_verdict import fit_verdict, gap_of, trees_of
-from specvit.sweep.definition import ESCAPED
-from specvit.sweep.results import lower_is_better, rank
-from specvit.sweep.source import GROUPS, group_of
+from specvit.analysis.records import Case
+from specvit.study.results import lower_is_better, rank
+from specvit.study.schema import ESCAPED
+from specvit.study.trial_queue import GROUPS, group_of
 
 MOST_VALUES = 8
 """Of a factor, in a table; a search may try a number a run."""

@@ -4,9 +4,9 @@ import argparse
 from pathlib import Path
 
 from specvit.analysis.ablation_report import ablation_of, draw_ablation, write_ablation
-from specvit.analysis.cases import cases_in, check_metric, is_search, metric_of
 from specvit.analysis.fit_verdict import bounds_of
-from specvit.sweep.source import groups_said
+from specvit.analysis.records import cases_in, check_metric, is_search, metric_of
+from specvit.study.trial_queue import groups_said
 from specvit.tracking.figures import attempt
 
 

@@ -9,19 +9,19 @@ from typing import Any
 
 from specvit import __version__
 from specvit.analysis.ablation import Combination, Tally, best_first, combinations, stuck, tallies
-from specvit.analysis.cases import Case
+from specvit.analysis.bounds.figure import DPI
+from specvit.analysis.bounds.report import figure
 from specvit.analysis.comparisons import LEVEL, Difference, differences, run_names, said
-from specvit.analysis.figure import DPI
 from specvit.analysis.fit_verdict import MILD, SHARE_OF_BOUND, STRONG
-from specvit.analysis.report import figure
-from specvit.files import write_atomic, write_json, write_text
-from specvit.provenance import commit
-from specvit.sweep.definition import ESCAPED
-from specvit.sweep.results import is_r2
-from specvit.sweep.source import GROUPS
-from specvit.text import csv_text, markdown_table
+from specvit.analysis.records import Case
+from specvit.study.results import is_r2
+from specvit.study.schema import ESCAPED
+from specvit.study.trial_queue import GROUPS
 from specvit.tracking.figures import canvas
-from specvit.tracking.files import finite_or_none
+from specvit.tracking.metric_files import finite_or_none
+from specvit.utils.files import write_atomic, write_json, write_text
+from specvit.utils.provenance import commit
+from specvit.utils.text import csv_text, markdown_table
 
 Row = dict[str, Any]
 DEFINITIONS = {

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from specvit.errors import FolderError
-from specvit.files import write_atomic
-from specvit.sweep.folder import StudyFolder
-from specvit.urls import hide_secrets
+from specvit.study.store import StudyFolder
+from specvit.utils.errors import FolderError
+from specvit.utils.files import write_atomic
+from specvit.utils.urls import hide_secrets
 
 RUN_FILES = (
     "run.json",

@@ -25,10 +25,10 @@ from typing import Any
 import numpy as np
 from scipy import special
 
-from specvit.analysis.cases import Case
+from specvit.analysis.records import Case
 from specvit.analysis.survival import Pair, least_p, logrank_p, resolution, restricted_difference, time_of
-from specvit.sweep.definition import ESCAPED
-from specvit.sweep.results import has_direction, is_r2, lower_is_better
+from specvit.study.results import has_direction, is_r2, lower_is_better
+from specvit.study.schema import ESCAPED
 
 LEVEL = 0.95
 UNEQUAL = 0.5

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from specvit.analysis.ablation import combinations
-from specvit.analysis.cases import Case, cases_in
-from specvit.analysis.figure import DPI
-from specvit.errors import FolderError
-from specvit.files import write_atomic
+from specvit.analysis.bounds.figure import DPI
+from specvit.analysis.records import Case, cases_in
 from specvit.tracking.figures import attempt, canvas
+from specvit.utils.errors import FolderError
+from specvit.utils.files import write_atomic
 
 MOST_NAMED = 10
 """Most settings with a colour and a name, the first ones; the others are thin and grey."""

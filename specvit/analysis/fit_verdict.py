@@ -7,10 +7,10 @@ import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from specvit.analysis.cases import TEST_R2, Case
+from specvit.analysis.records import TEST_R2, Case
 from specvit.analysis.runs import by_test_set, finished_runs
 from specvit.analysis.scaling_command import ceilings_of
-from specvit.errors import FolderError
+from specvit.utils.errors import FolderError
 
 STRONG, MILD = 0.20, 0.08
 """Training less validation R² of the tested epoch from which a setting is strongly, or mildly, overfit."""

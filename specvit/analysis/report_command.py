@@ -4,21 +4,21 @@ import argparse
 from pathlib import Path
 
 from specvit.analysis.ablation_report import Ablation, ablation_of, draw_ablation
-from specvit.analysis.cases import Case, cases_in, check_metric, is_search, metric_of
 from specvit.analysis.curves import draw_many
 from specvit.analysis.fit_verdict import bounds_of
-from specvit.analysis.page import as_page, fill
+from specvit.analysis.html import as_page, fill
+from specvit.analysis.records import Case, cases_in, check_metric, is_search, metric_of
 from specvit.analysis.runs import by_test_set, finished_runs
-from specvit.analysis.scaling import Growth, growth
+from specvit.analysis.scaling import Scaling, scaling_of
 from specvit.analysis.scaling import said as growth_said
 from specvit.analysis.scaling_command import ceilings_of
-from specvit.analysis.scaling_figure import Ceilings, draw_growth
+from specvit.analysis.scaling_figure import Ceilings, draw_scaling
 from specvit.analysis.series import add_missing, series_of
 from specvit.analysis.study_report import study_parts, whole
-from specvit.errors import FolderError
-from specvit.files import write_text
-from specvit.sweep.folder import StudyFolder
+from specvit.study.store import StudyFolder
 from specvit.tracking.figures import attempt
+from specvit.utils.errors import FolderError
+from specvit.utils.files import write_text
 
 
 def report(options: argparse.Namespace) -> int:
@@ -29,7 +29,7 @@ def report(options: argparse.Namespace) -> int:
     check_metric(cases, metric)
     bounds = bounds_of([study.path], cases)
     found = ablation_of(cases, metric, study.name, bounds, search=is_search([study.path]))
-    grown, allowed = _growth(study, cases, options.label)
+    grown, allowed = _scaling(study, cases, options.label)
     out = options.out or study.path / "report"
     figures = _draw(out, cases, found, grown, allowed)
     sentences = [growth_said(pair) for pair in grown.pairs] if grown else []
@@ -55,7 +55,7 @@ def _found(named: str) -> Path:
     )
 
 
-def _growth(study: StudyFolder, cases: list[Case], label: str) -> tuple[Growth | None, Ceilings]:
+def _scaling(study: StudyFolder, cases: list[Case], label: str) -> tuple[Scaling | None, Ceilings]:
     """Return scores by training rows and ceilings, where the study has several sizes and all runs one test set."""
     if len({case.config.data.num_samples for case in cases}) < 2:
         return None, {}
@@ -69,16 +69,16 @@ def _growth(study: StudyFolder, cases: list[Case], label: str) -> tuple[Growth |
     series = series_of(sets[0])
     add_missing(series, [study.path])
     allowed = ceilings_of(sets[0], label, [study.path])
-    return growth(label, sets[0], series, allowed.get("van_trees", 1.0)), allowed
+    return scaling_of(label, sets[0], series, allowed.get("van_trees", 1.0)), allowed
 
 
-def _draw(out: Path, cases: list[Case], found: Ablation, grown: Growth | None, allowed: Ceilings) -> dict[str, Path]:
+def _draw(out: Path, cases: list[Case], found: Ablation, grown: Scaling | None, allowed: Ceilings) -> dict[str, Path]:
     """Draw the figures, as PNG and PDF, and return the PNG files by name."""
     place = out / "figures"
     place.mkdir(parents=True, exist_ok=True)
     drawn = {"ablation": lambda path: draw_ablation(found, path)}
     if grown:
-        drawn = {"scaling": lambda path: draw_growth(grown, [], allowed, path), **drawn}
+        drawn = {"scaling": lambda path: draw_scaling(grown, [], allowed, path), **drawn}
     if any(case.outcome.rows for case in cases):
         drawn["curves"] = lambda path: draw_many(cases, path)
     for name, draw in drawn.items():

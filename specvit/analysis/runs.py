@@ -13,16 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from specvit.config.build import build_config
-from specvit.config.folder import DONE, RunFolder
-from specvit.config.identity import flat
+from specvit.config.build import build_config, flatten
 from specvit.config.schema import Config, NoiseConfig, effective_level
 from specvit.data.builtin import GENERATOR_VERSION
-from specvit.errors import FolderError, SpecvitError
-from specvit.files import read_json
-from specvit.scores.metrics import regression_scores
-from specvit.sweep.folder import StudyFolder
-from specvit.yaml_files import read_yaml
+from specvit.metrics.metrics import regression_scores
+from specvit.run_folder.folder import DONE, RunFolder
+from specvit.study.store import StudyFolder
+from specvit.utils.errors import FolderError, SpecvitError
+from specvit.utils.files import read_json
+from specvit.utils.yaml_files import read_yaml
 
 Array = np.ndarray
 RESULTS = ("config.yaml", "summary.json", "predictions.csv")
@@ -188,7 +187,7 @@ def _settings(runs: Sequence[FinishedRun]) -> list[Setting]:
     groups: dict[str, list[FinishedRun]] = {}
     plain: dict[str, dict[str, Any]] = {}
     for run in runs:
-        config = flat(run.identity["config"])
+        config = flatten(run.identity["config"])
         config.pop("train.seed", None)
         key = key_of([config, run.identity["data"], run.identity.get("extra")])
         groups.setdefault(key, []).append(run)

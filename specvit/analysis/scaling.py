@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from specvit.analysis.growth import Law, Overtaking, fit_law, mean_over_seeds, overtaking
 from specvit.analysis.runs import FinishedRun, TestSet
+from specvit.analysis.scaling_law import Crossover, Law, crossover, fit_law, mean_over_seeds
 from specvit.analysis.series import Series
-from specvit.scores.bootstrap import SEED, percentile_interval, regression_replicate, resampled
-from specvit.scores.metrics import regression_scores
-from specvit.seeding import numpy_rng
-from specvit.sweep.results import NOT_LEARNT
+from specvit.metrics.intervals import SEED, percentile_interval, regression_replicate, resampled
+from specvit.metrics.metrics import regression_scores
+from specvit.study.results import NOT_LEARNT
+from specvit.utils.seeding import numpy_rng
 
 SCORES = ("r2", "mae", "rmse")
 
@@ -67,11 +67,11 @@ class Pair:
     ahead: Line
     behind: Line
     sizes: tuple[int, ...]
-    found: Overtaking
+    found: Crossover
 
 
 @dataclass(frozen=True)
-class Growth:
+class Scaling:
     """All that is found on one test set."""
 
     label: str
@@ -82,14 +82,14 @@ class Growth:
     """The greatest R² that a law may tend to: the van Trees bound if there is one, else 1."""
 
 
-def growth(label: str, test_set: TestSet, series: list[Series], limit: float = 1.0) -> Growth:
+def scaling_of(label: str, test_set: TestSet, series: list[Series], limit: float = 1.0) -> Scaling:
     """Return points, laws and overtakings of the series of a test set."""
     replicates = _resample(test_set.runs)
     lines = []
     for one in series:
         points = [_point(one, size, replicates) for size in one.sizes]
         lines.append(Line(one, points, *_laws(points, limit)))
-    return Growth(label, test_set, lines, _pairs(lines), limit)
+    return Scaling(label, test_set, lines, _pairs(lines), limit)
 
 
 def _resample(runs: list[FinishedRun]) -> dict[str, dict[str, np.ndarray]]:
@@ -134,7 +134,7 @@ def _pairs(lines: list[Line]) -> list[Pair]:
         r2_2RK = np.array([[of[size].r2_R for size in sizes] for of in points]).transpose(0, 2, 1)
         lines_here = (first, second)
         ahead = int(mean_2K[1, -1] > mean_2K[0, -1])
-        found = overtaking(
+        found = crossover(
             np.array(sizes, np.float64), mean_2K[ahead] - mean_2K[1 - ahead], r2_2RK[ahead] - r2_2RK[1 - ahead]
         )
         pairs.append(Pair(lines_here[ahead], lines_here[1 - ahead], tuple(sizes), found))

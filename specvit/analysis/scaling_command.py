@@ -4,16 +4,16 @@ import argparse
 from collections.abc import Iterable
 from pathlib import Path
 
-from specvit.analysis.reference import Point, read_reference
-from specvit.analysis.report import CEILINGS
+from specvit.analysis.bounds.report import CEILINGS
+from specvit.analysis.published_points import Point, read_reference
 from specvit.analysis.runs import TestSet, by_test_set, finished_runs
-from specvit.analysis.scaling import growth, said
-from specvit.analysis.scaling_figure import draw_growth
-from specvit.analysis.scaling_report import write_growth
+from specvit.analysis.scaling import said, scaling_of
+from specvit.analysis.scaling_figure import draw_scaling
+from specvit.analysis.scaling_report import write_scaling
 from specvit.analysis.series import Series, add_missing, series_of
-from specvit.errors import DataError
-from specvit.files import read_json
 from specvit.tracking.figures import attempt
+from specvit.utils.errors import DataError
+from specvit.utils.files import read_json
 
 LOWEST_SHOWN = 0.0
 """A Cramér-Rao mean far below 0 says nothing here and would stretch the figure."""
@@ -42,11 +42,11 @@ def _one_set(
     allowed = ceilings_of(found, options.label, options.folder, options.ceilings)
     if not allowed:
         print(f"note: no ceilings for {found.said}; `specvit analysis ceiling` computes them", flush=True)
-    grown = growth(options.label, found, series, allowed.get("van_trees", 1.0))
+    grown = scaling_of(options.label, found, series, allowed.get("van_trees", 1.0))
     out.mkdir(parents=True, exist_ok=True)
-    write_growth(grown, reference, out)
+    write_scaling(grown, reference, out)
     for name in ("scaling.png", "scaling.pdf"):
-        attempt(out / name, lambda path: draw_growth(grown, reference, allowed, path), print)
+        attempt(out / name, lambda path: draw_scaling(grown, reference, allowed, path), print)
     print("\n".join(said(pair) for pair in grown.pairs))
     print(f"written: {out}", flush=True)
 

@@ -7,15 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from specvit.analysis.figure import DPI, MARKERS, PUBLISHED, STYLES
-from specvit.analysis.report import CEILINGS
-from specvit.analysis.scaling import Growth, Line, said
+from specvit.analysis.bounds.figure import DPI, MARKERS, PUBLISHED, STYLES
+from specvit.analysis.bounds.report import CEILINGS
+from specvit.analysis.scaling import Line, Scaling, said
 from specvit.analysis.scaling_report import Row
-from specvit.config.identity import short_count
-from specvit.files import write_atomic
-from specvit.quantities import unit_of
-from specvit.scores.bootstrap import percentile_interval
+from specvit.metrics.intervals import percentile_interval
 from specvit.tracking.figures import canvas
+from specvit.utils.files import write_atomic
+from specvit.utils.quantities import unit_of
+from specvit.utils.text import short_count
 
 Ceilings = dict[str, float]
 """R² of each kind of ceiling (see `report.CEILINGS`), over all test stars."""
@@ -27,7 +27,7 @@ NOTE = (
 )
 
 
-def draw_growth(found: Growth, reference: list[Row], ceilings: Ceilings, path: Path) -> None:
+def draw_scaling(found: Scaling, reference: list[Row], ceilings: Ceilings, path: Path) -> None:
     """Draw the figure into `path`, a PNG of 300 dpi or a PDF by its ending."""
     figure, axes = canvas(1, 2, (10.0, 4.6))
     axis, errors = axes[0]
@@ -43,7 +43,7 @@ def draw_growth(found: Growth, reference: list[Row], ceilings: Ceilings, path: P
         _scores(errors, line, "mae", style, label=None)
         _law(axis, line, style["color"])
         _missing(axis, line, style["color"])
-    _overtakings(axis, found)
+    _crossovers(axis, found)
     unit = unit_of(found.label)
     axis.set_ylabel(f"test R² of {found.label}")
     errors.set_ylabel(f"test MAE of {found.label}" + (f", {unit}" if unit else ""))
@@ -88,7 +88,7 @@ def _missing(axis: Any, line: Line, color: str) -> None:
         axis.plot([size], [0.02], "x", color=color, ms=6, transform=axis.get_xaxis_transform())
 
 
-def _overtakings(axis: Any, found: Growth) -> None:
+def _crossovers(axis: Any, found: Scaling) -> None:
     """Mark where a line overtakes another, at the height that it has there."""
     for pair in found.pairs:
         if not 0 < pair.found.rows < np.inf:
@@ -101,7 +101,7 @@ def _overtakings(axis: Any, found: Growth) -> None:
         axis.plot([pair.found.rows], [height], "D", mfc="white", mec=color, ms=6, zorder=4)
 
 
-def _sizes(axis: Any, found: Growth, reference: list[Row]) -> None:
+def _sizes(axis: Any, found: Scaling, reference: list[Row]) -> None:
     """Name the sizes on the axis."""
     own = {size for line in found.lines for size in (*line.series.points, *line.series.missing)}
     sizes = sorted(own | {int(point["rows"]) for point in reference})

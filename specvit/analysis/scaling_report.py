@@ -5,14 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from specvit import __version__
-from specvit.analysis.report import SNR, about, figure
-from specvit.analysis.scaling import SCORES, Growth, Line, Point, plain_law, said
-from specvit.config.identity import short_count
-from specvit.files import write_json, write_text
-from specvit.provenance import commit
-from specvit.quantities import unit_of
-from specvit.text import csv_text, markdown_table
-from specvit.tracking.files import finite_or_none
+from specvit.analysis.bounds.report import SNR, about, figure
+from specvit.analysis.scaling import SCORES, Line, Point, Scaling, plain_law, said
+from specvit.tracking.metric_files import finite_or_none
+from specvit.utils.files import write_json, write_text
+from specvit.utils.provenance import commit
+from specvit.utils.quantities import unit_of
+from specvit.utils.text import csv_text, markdown_table, short_count
 
 Row = dict[str, Any]
 DEFINITIONS = {
@@ -26,7 +25,7 @@ COLUMNS = ("series", "rows", *(f"{name}{end}" for name in SCORES for end in ("",
 COLUMNS += ("best_epochs", "seeds", "run_ids", "missing", "label", "unit", "noise_level", "noise_type", "test_set")
 
 
-def write_growth(found: Growth, reference: list[Row], out: Path) -> None:
+def write_scaling(found: Scaling, reference: list[Row], out: Path) -> None:
     """Write scaling.csv, .md and .json into `out`, and a scaling_SERIES.json of sizes for each series."""
     write_text(out / "scaling.csv", csv_text(list(_lines(found)), COLUMNS))
     write_text(out / "scaling.md", "\n".join(_markdown(found, reference)) + "\n")
@@ -52,7 +51,7 @@ def _scores(point: Point) -> Row:
     return finite_or_none({**scores, "best_epoch": epochs}) | who
 
 
-def _lines(found: Growth) -> Iterator[Row]:
+def _lines(found: Scaling) -> Iterator[Row]:
     general = {**about(found.label, found.test_set), "unit": unit_of(found.label)}
     for line in found.lines:
         sizes = sorted({*line.series.points, *line.series.missing})
@@ -74,7 +73,7 @@ def _missing(line: Line, size: int) -> str:
     return ", ".join(f"{count} {state}" for state, count in line.series.missing.get(size, {}).items())
 
 
-def _plain(found: Growth, reference: list[Row]) -> Row:
+def _plain(found: Scaling, reference: list[Row]) -> Row:
     """Return all as JSON can hold it; 0 and null of an interval of sizes are below the first and above the last."""
     models = []
     for line in found.lines:
@@ -99,7 +98,7 @@ def _plain(found: Growth, reference: list[Row]) -> Row:
     }
 
 
-def _markdown(found: Growth, reference: list[Row]) -> Iterator[str]:
+def _markdown(found: Scaling, reference: list[Row]) -> Iterator[str]:
     unit = unit_of(found.label)
     yield f"# {found.label} by training rows"
     yield f"\n{found.test_set.said}; {len(found.test_set.runs[0].true_N):,} rows."
@@ -134,7 +133,7 @@ def _words(*lists: Any) -> list[str]:
     return [" ".join(str(item) for item in items) for items in lists]
 
 
-def _table(found: Growth, name: str, title: str) -> list[list[str]]:
+def _table(found: Scaling, name: str, title: str) -> list[list[str]]:
     sizes = sorted({size for line in found.lines for size in (*line.series.points, *line.series.missing)})
     cells = []
     for line in found.lines:

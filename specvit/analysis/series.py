@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from specvit.analysis.runs import Setting, TestSet, key_of, runs_in
-from specvit.config.build import build_config
-from specvit.config.folder import DONE
-from specvit.config.identity import flat, identity_of
+from specvit.config.build import build_config, flatten
 from specvit.config.schema import Config, ViTConfig
-from specvit.errors import SpecvitError
-from specvit.sweep.folder import StudyFolder
-from specvit.yaml_files import read_yaml
+from specvit.run_folder.folder import DONE
+from specvit.run_folder.identity import identity_of
+from specvit.study.store import StudyFolder
+from specvit.utils.errors import SpecvitError
+from specvit.utils.yaml_files import read_yaml
 
 TIED = (
     "train.epochs",
@@ -89,7 +89,7 @@ def _unfinished(folders: Iterable[Path]) -> Iterable[tuple[Config, str]]:
 
 def _key(named: dict[str, Any], *, tied: bool) -> str:
     """Return what a series has in common."""
-    config = flat(named)
+    config = flatten(named)
     config.pop("train.seed", None)
     return key_of({name: value for name, value in config.items() if tied or name not in TIED})
 
@@ -98,7 +98,7 @@ def _named(groups: dict[str, list[Setting]]) -> list[Series]:
     """Return the groups with names that tell them apart."""
     firsts = {key: group[0].runs[0] for key, group in groups.items()}
     names = {key: _short(run.config) for key, run in firsts.items()}
-    plain = {key: flat(run.identity["config"]) for key, run in firsts.items()}
+    plain = {key: flatten(run.identity["config"]) for key, run in firsts.items()}
     series = []
     for key, group in groups.items():
         name, others = names[key], [plain[other] for other in groups if other != key and names[other] == names[key]]

@@ -8,13 +8,13 @@ from typing import Any
 from specvit import __version__
 from specvit.analysis.ablation import Tally
 from specvit.analysis.ablation_report import Ablation, setting_table, tally_table
-from specvit.analysis.cases import Case
+from specvit.analysis.records import Case
 from specvit.config.schema import effective_level
-from specvit.provenance import commit
-from specvit.sweep.definition import ESCAPED
-from specvit.sweep.folder import StudyFolder, command_of
-from specvit.sweep.source import group_of, groups_said
-from specvit.text import markdown_table
+from specvit.study.schema import ESCAPED
+from specvit.study.store import StudyFolder, command_of
+from specvit.study.trial_queue import group_of, groups_said
+from specvit.utils.provenance import commit
+from specvit.utils.text import markdown_table
 
 MOST_CAUSES = 30
 NUMBER = re.compile(r"[-+]?\d[\d.]*(e[-+]?\d+)?")

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy import stats
 
-from specvit.analysis.cases import Case
+from specvit.analysis.records import Case
 
 Pair = tuple[Case, Case]
 PERMUTATIONS = 9_999

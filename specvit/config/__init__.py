@@ -1,1 +1,1 @@
-"""Configuration: compose (Hydra), build (strict dataclasses), identity (run id), folder (run-folder protocol)."""
+"""Configuration: schema, composition by Hydra, the strict builder, rules that span keys, suggestions for typos."""

@@ -12,11 +12,11 @@ import types
 import typing
 from typing import Any
 
-from specvit.config.kinds import refuse_foreign
-from specvit.config.rules import check_together
+from specvit.config.model_kinds import refuse_foreign
 from specvit.config.schema import MODELS, Config, ModelConfig
-from specvit.config.spelling import nearest, suggest
-from specvit.errors import ConfigError
+from specvit.config.suggestions import nearest, suggest
+from specvit.config.validate import check_together
+from specvit.utils.errors import ConfigError
 
 
 def build_config(plain: dict[str, Any]) -> Config:
@@ -129,3 +129,11 @@ def _in_range(raw: Any, rules: Any, where: str) -> Any:
     if high is not None and raw > high:
         raise ConfigError(f"is {raw} but must be at most {high:g}", where=where)
     return raw
+
+
+def flatten(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a nested section as one dict with dotted keys."""
+    values: dict[str, Any] = {}
+    for name, value in section.items():
+        values |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return values

@@ -29,12 +29,12 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from specvit.config.kinds import refuse_foreign, settle
+from specvit.config.model_kinds import refuse_foreign, settle
 from specvit.config.precedence import Replaced, replace_keys, replaced_keys, settings_of
 from specvit.config.schema import ViTConfig
 from specvit.config.sources import ConfFiles, refuse_hydra, without_settings
-from specvit.config.spelling import OLDER_OPTIONS, is_known, known_keys, nearest, suggest
-from specvit.errors import ConfigError
+from specvit.config.suggestions import OLDER_OPTIONS, is_known, known_keys, nearest, suggest
+from specvit.utils.errors import ConfigError
 
 VERSION_BASE = "1.3"
 CONFIG_NAME = "config"

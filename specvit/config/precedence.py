@@ -12,8 +12,8 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.default_element import ConfigDefault
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from specvit.config.identity import flat
-from specvit.config.kinds import kinds_with
+from specvit.config.build import flatten
+from specvit.config.model_kinds import kinds_with
 
 FILES = ("data.file_path", "data.val_path", "data.test_path")
 
@@ -84,7 +84,7 @@ def settings_of(path: str, loader: ConfigLoaderImpl) -> dict[str, Any]:
     group = path.rpartition("/")[0]
     package = file.header.get("package") or group.replace("/", ".")
     plain: Any = OmegaConf.to_container(file.config, resolve=False) if isinstance(file.config, DictConfig) else {}
-    own = flat(plain, "" if package in ("_global_", "") else f"{package}.")
+    own = flatten(plain, "" if package in ("_global_", "") else f"{package}.")
     found: dict[str, Any] = {}
     bases = [default.path for default in file.defaults_list or [] if isinstance(default, ConfigDefault)]
     for base in [*bases, *["_self_"] * ("_self_" not in bases)]:

@@ -11,9 +11,9 @@ from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, OmegaConf
 
-from specvit.config.identity import flat
-from specvit.errors import ConfigError
-from specvit.yaml_files import check_aliases
+from specvit.config.build import flatten
+from specvit.utils.errors import ConfigError
+from specvit.utils.yaml_files import check_aliases
 
 HYDRA_REMEDIES = {
     "hydra.run": "set tracking.folder=FOLDER",
@@ -99,7 +99,7 @@ def _refuse_hydra_in(found: ConfigResult, file: str) -> None:
     package = found.header.get("package") or ""
     settings = {package: plain} if package.startswith("hydra") else plain
     if isinstance(settings.get("hydra"), dict):
-        for name in flat(settings["hydra"], "hydra."):
+        for name in flatten(settings["hydra"], "hydra."):
             refuse_hydra(name, file)
     elif "hydra" in settings:
         refuse_hydra("hydra", file)

@@ -5,8 +5,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from specvit.errors import ConfigError
-from specvit.urls import holds_secret
+from specvit.utils.errors import ConfigError
+from specvit.utils.urls import holds_secret
 
 SCHEMES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql", "databricks")
 DATABASE = "mlflow.db"

@@ -1,1 +1,1 @@
-"""Spectra: shards (HDF5), views (subsets), labels (scalers), noise, resident (device batches), builtin, inspect."""
+"""Spectra: HDF5 shards, views (subsets and splits), labels, noise, and batches on the device."""

@@ -21,8 +21,8 @@ import h5py
 import numpy as np
 
 from specvit.data.shards import fill_shard
-from specvit.files import cache_dir, locked, read_json, remove_leftovers, write_json
-from specvit.quantities import ERROR, FLUX, LABELS
+from specvit.utils.files import cache_dir, locked, read_json, remove_leftovers, write_json
+from specvit.utils.quantities import ERROR, FLUX, LABELS
 
 GENERATOR_VERSION = 3
 """Part of a run's identity and of the cache's path; raised when any made row changes."""

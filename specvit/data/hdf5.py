@@ -6,7 +6,7 @@ from pathlib import Path
 
 import h5py
 
-from specvit.errors import DataError, explain, os_fault
+from specvit.utils.errors import DataError, explain, os_fault
 
 REPACK = "copy the values into this file, as `h5repack FILE NEW` does"
 

@@ -18,9 +18,9 @@ import numpy as np
 
 from specvit.data.hdf5 import filter_of, open_dataset, open_file
 from specvit.data.shards import Array2D, Shard, check_wave, open_array, read_labels, read_wave
-from specvit.errors import DataError
-from specvit.files import cache_dir, read_json, write_json
-from specvit.quantities import ERROR, FLUX, LABELS, WAVE
+from specvit.utils.errors import DataError
+from specvit.utils.files import cache_dir, read_json, write_json
+from specvit.utils.quantities import ERROR, FLUX, LABELS, WAVE
 
 INSPECT_VERSION = 2
 CHUNK_ROWS = 2048

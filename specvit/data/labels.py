@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from specvit.errors import DataError
+from specvit.utils.errors import DataError
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from specvit import seeding
 from specvit.config.schema import NoiseConfig, effective_level
-from specvit.data.finite import check_rows
+from specvit.data.validate import check_rows
 from specvit.data.views import SpectraView
+from specvit.utils import seeding
 
 STATISTICS_ROWS = 20_000
 """Rows from which the mean spectrum is made: more would not move it by a tenth of the noise."""

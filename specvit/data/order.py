@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from specvit import seeding
+from specvit.utils import seeding
 
 BLOCK_ROWS = 1024
 WINDOW_BLOCKS = 16

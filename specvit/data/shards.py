@@ -19,8 +19,8 @@ import numpy as np
 
 from specvit.data.hdf5 import open_dataset, open_file
 from specvit.data.tables import label_table, read_table
-from specvit.errors import DataError, explain, os_fault
-from specvit.quantities import ERROR, FLUX, PARAMS, WAVE
+from specvit.utils.errors import DataError, explain, os_fault
+from specvit.utils.quantities import ERROR, FLUX, PARAMS, WAVE
 
 PAGE_BYTES = 4096
 

@@ -7,15 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from specvit.config.rules import smaller_step
 from specvit.config.schema import Config, DataConfig, NetworkConfig
+from specvit.config.validate import smaller_step
 from specvit.data.builtin import builtin_files, builtin_manifest
 from specvit.data.labels import ClassCoder, TargetCoder, fit_classes, fit_scaler
-from specvit.data.made import MadeSpectra
-from specvit.data.memory import free_memory
 from specvit.data.shards import find_files, same_wavelengths
+from specvit.data.synthetic import SyntheticSpectra
 from specvit.data.views import Spectra, SpectraView, open_spectra
-from specvit.errors import DataError
+from specvit.utils.errors import DataError
+from specvit.utils.memory import free_memory
 
 SPLITS = {
     "train": ("file_path", "num_samples"),
@@ -38,7 +38,7 @@ class Splits:
     coder: TargetCoder
 
 
-def is_made(data: DataConfig, split: str) -> bool:
+def is_synthetic(data: DataConfig, split: str) -> bool:
     """Say whether a split is made by specvit; a path given for it takes precedence."""
     return data.makes and getattr(data, SPLITS[split][0]) is None
 
@@ -52,10 +52,10 @@ def open_split(data: DataConfig, split: str, report: Callable[[str, int, int], N
     """Open one split, making built-in spectra that are missing in the cache; raises `DataError`."""
     path_key, count_key = SPLITS[split]
     wanted, where = getattr(data, count_key), f"data.{count_key}"
-    if is_made(data, split) and data.kind == "synth":
+    if is_synthetic(data, split) and data.kind == "synth":
         _check_memory(wanted, where, endless=data.endless)
-        return MadeSpectra(np.arange(wanted), **_which(data, split), keep=split != "train")
-    if is_made(data, split):
+        return SyntheticSpectra(np.arange(wanted), **_which(data, split), keep=split != "train")
+    if is_synthetic(data, split):
         files = builtin_files(wanted, **_which(data, split), report=report)
     else:
         files = find_files(getattr(data, path_key), root=data.root, where=f"data.{path_key}")
@@ -144,7 +144,7 @@ def manifest(data: DataConfig, splits: Splits | None) -> dict[str, Any]:
 
 def split_manifest(data: DataConfig, split: str, view: SpectraView | None) -> dict[str, Any]:
     """Return what identifies one split. `view` may be None where the split is made by specvit."""
-    if is_made(data, split):
+    if is_synthetic(data, split):
         return builtin_manifest(getattr(data, SPLITS[split][1]), **_which(data, split))
     assert isinstance(view, Spectra)
     return view.manifest(data.param)
@@ -152,4 +152,4 @@ def split_manifest(data: DataConfig, split: str, view: SpectraView | None) -> di
 
 def needs_files(data: DataConfig) -> bool:
     """Say whether the manifest can only be made from files."""
-    return not all(is_made(data, split) for split in SPLITS)
+    return not all(is_synthetic(data, split) for split in SPLITS)

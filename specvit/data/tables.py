@@ -16,9 +16,9 @@ import h5py
 import numpy as np
 
 from specvit.data.hdf5 import at, open_dataset, short
-from specvit.data.memory import refuse_beyond_memory
-from specvit.errors import DataError
-from specvit.quantities import PARAMS
+from specvit.utils.errors import DataError
+from specvit.utils.memory import refuse_beyond_memory
+from specvit.utils.quantities import PARAMS
 
 REWRITE = f"write it again with DataFrame.to_hdf(FILE, key='{PARAMS}', format='table')"
 Parts = tuple[list[Any], dict[Any, np.ndarray]]

@@ -11,11 +11,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from specvit import seeding
 from specvit.data.hdf5 import unreadable
 from specvit.data.shards import Shard, as_float32, open_shards, read_labels
-from specvit.errors import DataError
-from specvit.quantities import LABELS
+from specvit.utils import seeding
+from specvit.utils.errors import DataError
+from specvit.utils.quantities import LABELS
 
 MANIFEST_ROWS = 16
 """How many evenly spaced spectra the manifest digests: enough to tell files apart, cheap at every start."""

@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor, nn
 
-from specvit import seeding
-from specvit.config.rules import check_fits
 from specvit.config.schema import CNNConfig
+from specvit.config.validate import check_fits
 from specvit.models.dropout import KeyedDropout, set_dropout_key
 from specvit.models.init import LINEAR_STD
+from specvit.utils import seeding
 
 
 class CNN(nn.Module):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from specvit import seeding
+from specvit.utils import seeding
 
 
 class KeyedDropout(nn.Module):

@@ -17,7 +17,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from specvit import seeding
+from specvit.utils import seeding
 
 LINEAR_STD = 0.02
 

@@ -4,12 +4,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from specvit.config.rules import check_fits
 from specvit.config.schema import ViTConfig
+from specvit.config.validate import check_fits
 from specvit.models.block import Attention, Block, FeedForward
 from specvit.models.dropout import KeyedDropout, set_dropout_key
-from specvit.models.heads import build_pool
 from specvit.models.init import initialise, token_std
+from specvit.models.pooling import build_pool
 from specvit.models.positions import LearnedPositions, RotaryPositions, SinusoidalPositions
 from specvit.models.tokenizers import TOKENIZERS, num_tokens
 

@@ -9,10 +9,10 @@ from numpy.typing import ArrayLike
 from scipy.ndimage import spline_filter1d
 from torch import Tensor, nn
 
-from specvit.errors import DataError
 from specvit.physics.grid import AXIS_NAMES, Grid, carbon_to_oxygen, packaged_grid, spline_pieces
 from specvit.physics.instrument import MAX_REDSHIFT, PAD, STEP, wavelength
 from specvit.physics.population import RANGES
+from specvit.utils.errors import DataError
 
 LABEL_COLUMNS = ("T_eff", "log_g", "M_H", "a_M", "C_M", "redshift")
 """K, four in dex, and v/c."""

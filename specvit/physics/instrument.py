@@ -9,7 +9,7 @@ from importlib.resources import files
 import numpy as np
 from numpy.typing import NDArray
 
-from specvit.quantities import NUM_PIXELS
+from specvit.utils.quantities import NUM_PIXELS
 
 FIRST_EDGE, STEP = 7100.0, 0.427246
 """Blue edge of the first pixel, and Angstrom per pixel."""

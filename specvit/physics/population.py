@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from specvit.seeding import key
+from specvit.utils.seeding import key
 
 STAR_COLUMNS = ("T_eff", "log_g", "M_H", "a_M", "C_M", "redshift", "mag", "throughput")
 """K, four in dex, v/c; for the exposure the AB magnitude (of the mean F_nu over the arm, in place of HSC i) and the

@@ -1,1 +1,1 @@
-"""Where metrics go: the run folder's files (always) and the terminal."""
+"""Where metrics go: the files of the run folder, the terminal, figures, and MLflow."""

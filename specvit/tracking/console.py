@@ -10,8 +10,8 @@ from typing import IO, Any, cast
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from specvit.files import drop_unwritten
-from specvit.text import printable, unfiltered
+from specvit.utils.files import drop_unwritten
+from specvit.utils.text import printable, unfiltered
 
 REFRESH_SECONDS = 0.5
 

@@ -9,8 +9,8 @@ from typing import Any, cast
 
 import numpy as np
 
-from specvit.files import write_atomic
-from specvit.quantities import LABELS
+from specvit.utils.files import write_atomic
+from specvit.utils.quantities import LABELS
 
 Columns = dict[str, tuple[np.ndarray, np.ndarray]]
 """Label -> true and predicted values, (N,) each, label units."""

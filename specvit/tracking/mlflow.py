@@ -14,11 +14,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from specvit.config.folder import DONE, FAILED, RunFolder
 from specvit.config.tracking_uri import STUDY_TAG, artifact_folder, sqlite_file
-from specvit.errors import TrackingError, TrackingRefused
-from specvit.files import locked
-from specvit.tracking.record import Point, Record, read_record
+from specvit.run_folder.folder import DONE, FAILED, RunFolder
+from specvit.tracking.run_record import Point, Record, read_record
+from specvit.utils.errors import TrackingError, TrackingRefused
+from specvit.utils.files import locked
 
 BATCH_POINTS, BATCH_PARAMS = 1000, 100
 """What MLflow takes in one call."""

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from specvit.scores.bootstrap import LEVEL
-from specvit.scores.wording import bin_name
+from specvit.metrics.intervals import LEVEL
+from specvit.metrics.wording import bin_name
 from specvit.tracking.figures import BLUE, Columns, axis_label, canvas, save
 
 BAND_BINS = 12

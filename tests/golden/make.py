@@ -183,7 +183,7 @@ def write_data() -> None:
     import pandas as pd
 
     from specvit.data.shards import write_shard
-    from specvit.quantities import LABELS
+    from specvit.utils.quantities import LABELS
 
     grid_P = np.arange(PIXELS) / PIXELS
     for seed, (name, rows) in enumerate({"train_0": 96, "train_1": 96, "val": 48, "test": 64}.items()):
@@ -218,7 +218,7 @@ def in_child(work: Callable[[], Any]) -> int:
 
 def train(words: list[str]) -> int:
     """Give `specvit train` its words."""
-    from specvit.train import main
+    from specvit.commands.train import main
 
     sys.argv = ["specvit train", *words]
     return main(words)
@@ -307,7 +307,7 @@ def make_studies() -> dict[str, Any]:
         expected[name] = {"overrides": words, "run_ids": [trial["run_id"] for trial in trials], "states": states}
 
     def archive() -> int:
-        from specvit.analysis.__main__ import main
+        from specvit.commands.analysis import main
 
         return main(["archive", "multirun/grid", "archive.tar.xz"])
 
@@ -356,7 +356,7 @@ def pack(name: str, folders: list[str]) -> None:
 
 def main() -> None:
     """Make all of it."""
-    from specvit.provenance import commit
+    from specvit.utils.provenance import commit
 
     assert commit() == COMMIT, f"make it with the specvit of {COMMIT}, not {commit()}"
     assert not list(Path().iterdir()), "begin in an empty folder"

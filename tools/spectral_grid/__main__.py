@@ -14,10 +14,10 @@ from typing import Any
 from numpy.typing import NDArray
 
 import specvit.physics
-from specvit.entry import Parser, user_facing
-from specvit.errors import ConfigError, FolderError
-from specvit.files import is_locked, locked, write_atomic, write_json
+from specvit.commands.entry import Parser, user_facing
 from specvit.physics.grid import FILE_NAME
+from specvit.utils.errors import ConfigError, FolderError
+from specvit.utils.files import is_locked, locked, write_atomic, write_json
 from tools.spectral_grid.compression import (
     best_splines,
     compress,

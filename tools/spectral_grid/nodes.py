@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from specvit.errors import DataError
-from specvit.files import cache_dir, remove_leftovers, write_atomic
 from specvit.physics import instrument
 from specvit.physics.grid import carbon, carbon_to_oxygen
 from specvit.physics.population import RANGES
-from specvit.pool import process_pool
-from specvit.quantities import NUM_PIXELS
+from specvit.utils.errors import DataError
+from specvit.utils.files import cache_dir, remove_leftovers, write_atomic
+from specvit.utils.process_pool import process_pool
+from specvit.utils.quantities import NUM_PIXELS
 
 Axes = Mapping[str, Sequence[float]]
 

@@ -13,9 +13,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from specvit.files import locked
 from specvit.physics.grid import packaged_grid
 from specvit.physics.population import RANGES
+from specvit.utils.files import locked
 from tools.spectral_grid import nodes
 from tools.spectral_grid.__main__ import delete_outdated, main
 from tools.spectral_grid.compression import (

@@ -1,0 +1,127 @@
+"""The figure of `specvit analysis attention`: mean spectrum, saliency and attention by wavelength, with known lines."""
+
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from specvit.analysis.attribution_report import AttributionFindings, SettingAttribution
+from specvit.analysis.bounds.figure import DPI
+from specvit.analysis.features import FEATURES
+from specvit.tracking.figures import canvas
+from specvit.utils.files import write_atomic
+
+BIN = 8
+"""Pixels that are summed for the saliency's line: two of the instrument's resolution elements."""
+EVEN = {"color": "0.5", "lw": 0.6, "ls": ":"}
+NAME_ROWS, NAME_WIDTH = 3, 0.007
+"""Rows of names over the spectrum, and a letter's part of the figure's width."""
+COLORS = ("C0", "C1", "C2", "C3", "C4", "C5", "C6", "C8", "C9", "navy", "darkgreen", "olive", "black")
+"""One for each feature."""
+SALIENCY = (
+    "Saliency: pixel's share of the variance that noise gives to the prediction, mean over stars, in bins of "
+    f"{BIN} pixels; optimum: that of the best estimator linear about each star, by the built-in model. Over an "
+    "even share, 1. Bands: least and greatest of the seeds. "
+)
+ATTENTION = (
+    "Attention: what the pooled vector takes from each token (mean over heads and stars) in the last block, and "
+    "through all of them (rollout), over an even share."
+)
+
+
+def draw_attention(found: AttributionFindings, one: SettingAttribution, path: Path) -> None:
+    """Draw one setting's figure into `path`, a PNG of 300 dpi or a PDF by its ending."""
+    attends = one.attributions[0].attention is not None
+    figure, axes = canvas(4 if attends else 2, 1, (10.0, 8.2 if attends else 5.0))
+    rows = list(axes[:, 0])
+    _spectrum(rows[0], found)
+    _saliency(rows[1], found, one)
+    if attends:
+        _attention(rows[2], found, one)
+        figure.colorbar(_blocks(rows[3], found, one), ax=rows[3], label="over even", pad=0.01)
+    for axis in rows:
+        axis.set_xlim(found.wave_P[0], found.wave_P[-1])
+        axis.tick_params(labelbottom=axis is rows[-1])
+        for number, feature in enumerate(FEATURES):
+            for place in feature.places:
+                axis.axvline(place, color=COLORS[number], lw=0.5, alpha=0.5, zorder=0)
+    rows[-1].set_xlabel("vacuum wavelength, Å")
+    runs = f"{len(one.attributions)} seeds" if len(one.attributions) > 1 else f"run {one.setting.runs[0].run_id}"
+    title = f"{found.label} by {one.setting.name} ({runs}); {found.test_set.said}; first {found.stars:,} rows"
+    figure.suptitle(textwrap.fill(title, 130), fontsize=9)
+    figure.supxlabel(textwrap.fill(SALIENCY + ATTENTION * attends, 190), fontsize=6.2, x=0.01, ha="left", color="0.25")
+    kind = path.suffix.removeprefix(".")
+    write_atomic(path, lambda stream: figure.savefig(stream, format=kind, dpi=DPI))
+
+
+def _spectrum(axis: Any, found: AttributionFindings) -> None:
+    """Draw the mean spectrum with the features' names above it, in rows where they do not touch each other."""
+    axis.plot(found.wave_P, found.flux_P, color="black", lw=0.6)
+    axis.set_ylabel("mean flux")
+    first, last = float(found.wave_P[0]), float(found.wave_P[-1])
+    low, high = float(found.flux_P.min()), float(found.flux_P.max())
+    axis.set_ylim(low - 0.05 * (high - low), high + 0.12 * (NAME_ROWS + 1) * (high - low))
+    ends = [-np.inf] * NAME_ROWS
+    for number, feature in sorted(enumerate(FEATURES), key=lambda pair: pair[1].places[0]):
+        if first <= feature.places[0] <= last:
+            half = 0.5 * NAME_WIDTH * len(feature.name) * (last - first)
+            place = float(np.clip(feature.places[0], first + half, last - half))
+            row = min(range(NAME_ROWS), key=lambda row: (ends[row] > place - half, row))
+            ends[row] = place + half
+            height = high + (0.08 + 0.12 * row) * (high - low)
+            axis.text(place, height, feature.name, fontsize=6.5, color=COLORS[number], ha="center")
+
+
+def _saliency(axis: Any, found: AttributionFindings, one: SettingAttribution) -> None:
+    wave_b = _binned(found.wave_P)
+    _banded(axis, wave_b, np.array([_binned(s) for s in one.saliency_RP()]) * len(found.wave_P), "C0", one.setting.name)
+    if found.optimal_weights is not None:
+        axis.plot(
+            wave_b, _binned(found.optimal_weights.share_P) * len(found.wave_P), color="black", lw=0.8, label="optimum"
+        )
+    axis.axhline(1.0, **EVEN)
+    axis.set_yscale("log")
+    axis.set_ylabel("saliency over even")
+    axis.legend(fontsize=7, frameon=False, loc="upper left")
+
+
+def _attention(axis: Any, found: AttributionFindings, one: SettingAttribution) -> None:
+    for shares_RP, color, name in ((one.attention_RP(), "C1", "last block"), (one.rollout_RP(), "C2", "rollout")):
+        assert shares_RP is not None
+        _banded(axis, found.wave_P, _over_even(one, shares_RP), color, name)
+    axis.axhline(1.0, **EVEN)
+    axis.set_ylabel("attention over even")
+    axis.legend(fontsize=7, frameon=False, loc="upper left")
+
+
+def _blocks(axis: Any, found: AttributionFindings, one: SettingAttribution) -> Any:
+    """Draw attention block by block, mean over runs, and return what a colour bar needs."""
+    of_runs = [attribution.attention.blocks_LP for attribution in one.attributions if attribution.attention is not None]
+    blocks_LP = np.mean([blocks_LP / blocks_LP.sum(1, keepdims=True) for blocks_LP in of_runs], axis=0)
+    extent = (float(found.wave_P[0]), float(found.wave_P[-1]), len(blocks_LP) + 0.5, 0.5)
+    drawn = axis.imshow(_over_even(one, blocks_LP), aspect="auto", extent=extent, cmap="magma", interpolation="nearest")
+    axis.set_yticks(range(1, len(blocks_LP) + 1))
+    axis.set_ylabel("block")
+    return drawn
+
+
+def _banded(axis: Any, x: np.ndarray, values_RX: np.ndarray, color: str, name: str) -> None:
+    """Draw the mean of some runs as a line, and their least and greatest as a band."""
+    axis.plot(x, values_RX.mean(0), color=color, lw=0.8, label=name)
+    if len(values_RX) > 1:
+        axis.fill_between(x, values_RX.min(0), values_RX.max(0), color=color, alpha=0.25, lw=0)
+
+
+def _over_even(one: SettingAttribution, shares_XP: np.ndarray) -> np.ndarray:
+    """Return shares over those of attention to all tokens alike, NaN where no token reaches."""
+    attention = one.attributions[0].attention
+    assert attention is not None
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return shares_XP / np.where(attention.even_P > 0, attention.even_P, np.nan)
+
+
+def _binned(value_P: np.ndarray) -> np.ndarray:
+    """Return means over bins of `BIN` pixels; the last, incomplete one is left out."""
+    whole = len(value_P) // BIN * BIN
+    return value_P[:whole].reshape(-1, BIN).mean(axis=1)

@@ -1,0 +1,164 @@
+"""The stars of a test set as ceilings need them: labels, magnitudes, and flux and noise as functions of the labels.
+
+Built-in stars are drawn again and their noise follows the labels; a file's labels and errors are taken as they are.
+
+Shape suffixes: N stars, B stars of a chunk, S columns of a star, L labels, P pixels.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from specvit.config.schema import Config, NoiseConfig
+from specvit.data.noise import sigma_of
+from specvit.data.shards import same_wavelengths
+from specvit.data.splits import is_synthetic, open_split
+from specvit.data.views import SpectraView
+from specvit.physics.fisher import Observe
+from specvit.physics.forward import LABEL_COLUMNS, ForwardModel, check_labels
+from specvit.physics.instrument import MAX_REDSHIFT, wavelength
+from specvit.physics.population import RANGES, STAR_COLUMNS, draw_stars
+from specvit.physics.simulator import Simulator
+from specvit.utils.errors import DataError
+
+MAG = STAR_COLUMNS.index("mag")
+CHUNK = 256
+Report = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Stars:
+    """Stars in the unit box of their labels; `noise` is the runs' law of noise."""
+
+    names: tuple[str, ...]
+    """The labels: five, and the redshift where stars move."""
+    low_L: Tensor
+    span_L: Tensor
+    place_NL: Tensor
+    """Coordinates from 0 to 1, float64."""
+    mag_N: NDArray[np.float64]
+    noise: NoiseConfig
+    pixels: Observe
+    """Takes labels (B, L) in their units and the stars' numbers (B,); returns flux and error (B, P)."""
+    drawn: NDArray[np.float64] | None
+    """The whole stars (N, S) where specvit drew them, uniformly over the box; None of a file's."""
+
+    def __len__(self) -> int:
+        """Number of stars."""
+        return len(self.place_NL)
+
+    def labels_of(self, name: str) -> NDArray[np.float64]:
+        """Return the true values (N,) of a label in its unit."""
+        column = self.names.index(name)
+        return (self.low_L[column] + self.span_L[column] * self.place_NL[:, column]).numpy()
+
+    def observe(self, place_BL: Tensor, rows_B: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """Return flux (B, P) and the noise's sigma, (B, P) or (B, 1), as `physics.fisher` takes them."""
+        flux_BP, error_BP = self.pixels(self.low_L + self.span_L * place_BL, rows_B)
+        sigma = sigma_of(error_BP, self.noise)
+        assert sigma is not None
+        return flux_BP, sigma
+
+    def signal_to_noise(self, place_NL: Tensor | None = None) -> NDArray[np.float64]:
+        """Return S/N (N,) as scores have it: the median over pixels of flux / error, over the noise level."""
+        place_NL = self.place_NL if place_NL is None else place_NL
+        found = []
+        for rows_B in np.split(np.arange(len(place_NL)), range(CHUNK, len(place_NL), CHUNK)):
+            with torch.no_grad():
+                flux_BP, error_BP = self.pixels(self.low_L + self.span_L * place_NL[rows_B], rows_B)
+            found.append(np.median((flux_BP / error_BP).numpy(), axis=1))
+        return np.concatenate(found) / self.noise.noise_level
+
+    def at_magnitude(self, mag: float) -> "Stars":
+        """Return drawn stars as they would be at another magnitude, each with its own throughput."""
+        assert self.drawn is not None
+        drawn_NS = self.drawn.copy()
+        drawn_NS[:, MAG] = mag
+        return replace(self, mag_N=drawn_NS[:, MAG], drawn=drawn_NS, pixels=_simulated(drawn_NS, self.names))
+
+    def first(self, rows: int) -> "Stars":
+        """Return the first stars alone."""
+        drawn = None if self.drawn is None else self.drawn[:rows]
+        return replace(self, place_NL=self.place_NL[:rows], mag_N=self.mag_N[:rows], drawn=drawn)
+
+
+def open_stars(config: Config, rows: int | None, report: Report) -> Stars:
+    """Return the first `rows` (or all) test stars of a run; raises `DataError` for files unknown to the model."""
+    if is_synthetic(config.data, "test"):
+        wanted = config.data.test_samples if rows is None else min(rows, config.data.test_samples)
+        return made_stars(config, wanted)
+    return _file_stars(open_split(config.data, "test", report), rows, config.noise)
+
+
+def made_stars(config: Config, rows: int, *, split: str = "test") -> Stars:
+    """Return built-in stars with the noise of `config`, float64."""
+    data = config.data
+    drawn_NS = draw_stars(data.builtin_seed, split, np.arange(rows), max_redshift=data.max_redshift)
+    names = LABEL_COLUMNS if data.max_redshift > 0 else LABEL_COLUMNS[:-1]
+    ends = {**RANGES, "redshift": (-data.max_redshift, data.max_redshift)}
+    low_L, span_L = _box(names, ends)
+    place_NL = (torch.from_numpy(drawn_NS[:, : len(names)]) - low_L) / span_L
+    pixels = _simulated(drawn_NS, names)
+    return Stars(names, low_L, span_L, place_NL, drawn_NS[:, MAG], config.noise, pixels, drawn_NS)
+
+
+def _simulated(drawn_NS: NDArray[np.float64], names: tuple[str, ...]) -> Observe:
+    """Return `Stars.pixels` of built-in stars: their magnitude and throughput stay, their labels may change."""
+    simulator = Simulator(redshifted="redshift" in names).double().requires_grad_(False)
+    rest = torch.from_numpy(drawn_NS[:, len(names) :])
+
+    def pixels(labels_BL: Tensor, rows_B: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        return simulator(torch.cat([labels_BL, rest[rows_B]], dim=1))
+
+    return pixels
+
+
+def _file_stars(view: SpectraView, rows: int | None, noise: NoiseConfig) -> Stars:
+    """Return the stars of a file: flux by the built-in model at its labels, errors as the file has them."""
+    index_N = np.arange(len(view) if rows is None else min(rows, len(view)))
+    where, labels = view.origins()[0][0], view.labels().iloc[: len(index_N)]
+    if not same_wavelengths(view.wave_P, wavelength()):
+        what = "its pixels are not those of the built-in model, so the information in its spectra is unknown"
+        raise DataError(what, where=where, remedy="ceilings need 4096 pixels of 0.427 Å from 7100 Å")
+    if missing := [name for name in LABEL_COLUMNS[:-1] if name not in labels]:
+        what = f"has no column {missing[0]}, without which the built-in model knows no spectrum"
+        raise DataError(what, where=where, remedy=f"ceilings need {', '.join(LABEL_COLUMNS[:-1])}")
+    moved = "redshift" in labels and bool((labels["redshift"] != 0).any())
+    names = LABEL_COLUMNS if moved else LABEL_COLUMNS[:-1]
+    labels_NL = view.label_values(names)[: len(index_N)]
+    model = ForwardModel(redshifted=moved).double().requires_grad_(False)
+    try:
+        check_labels(model, labels_NL)
+    except DataError as problem:
+        remedy = "ceilings need stars inside the built-in grid"
+        raise DataError(problem.what, where=f"{where} {problem.where}", remedy=remedy) from problem
+    low_L, span_L = _box(names, {**RANGES, "redshift": (-MAX_REDSHIFT, MAX_REDSHIFT)})
+    mag_N = labels["mag"].to_numpy(np.float64) if "mag" in labels else np.full(len(index_N), np.nan)
+    place_NL = (torch.tensor(labels_NL) - low_L) / span_L
+    return Stars(names, low_L, span_L, place_NL, mag_N, noise, _filed(view, model), None)
+
+
+def _filed(view: SpectraView, model: ForwardModel) -> Observe:
+    """Return `Stars.pixels` of a file: its errors over its flux's median, times that of the model's flux.
+
+    The errors do not follow the labels, since how they would is not in the file.
+    """
+
+    def pixels(labels_BL: Tensor, rows_B: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        flux_BP, error_BP = (torch.from_numpy(x).double() for x in view.gather(rows_B))
+        modelled_BP = model(labels_BL)
+        # Seen from here the factor is a constant: a median has no derivative that would mean anything.
+        factor_B1 = modelled_BP.detach().median(1, keepdim=True).values / flux_BP.median(1, keepdim=True).values
+        return modelled_BP, error_BP * factor_B1
+
+    return pixels
+
+
+def _box(names: tuple[str, ...], ends: dict[str, tuple[float, float]]) -> tuple[Tensor, Tensor]:
+    """Return low ends and widths of the labels' box."""
+    low_L, high_L = (torch.tensor([ends[name][end] for name in names], dtype=torch.float64) for end in (0, 1))
+    return low_L, high_L - low_L

@@ -1,0 +1,97 @@
+"""How a score grows with the training set: resampled points, a power law with a limit, and where one overtakes another.
+
+Shape suffixes: R resamples of test rows and seeds, K sizes of training sets, B exponents tried.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from specvit.metrics.intervals import LEVEL
+
+Array = np.ndarray
+FEWEST_SIZES = 4
+"""With fewer sizes a law of three constants is not tested by anything."""
+EXPONENTS = np.geomspace(0.02, 4.0, 160)
+
+
+@dataclass(frozen=True)
+class Law:
+    """R²(N) = limit − scale · N^−exponent, by least squares, of each resample."""
+
+    limit_R: Array
+    scale_R: Array
+    exponent_R: Array
+
+    def at(self, rows_K: Array) -> Array:
+        """Return the law's values at sizes (K,), shape (R, K)."""
+        return self.limit_R[:, None] - self.scale_R[:, None] * rows_K ** -self.exponent_R[:, None]
+
+
+def fit_law(rows_K: Array, r2_RK: Array, top: float = 1.0) -> Law | None:
+    """Return the law that fits each resample's points best, with a limit of at most `top`; None for too few sizes.
+
+    For each exponent tried limit and scale are linear; a scale below 0 is held at 0, a limit above `top` at `top`.
+    """
+    if len(rows_K) < FEWEST_SIZES:
+        return None
+    middle = np.exp(np.log(rows_K).mean())
+    x_BK = (rows_K / middle) ** -EXPONENTS[:, None]
+    x_BK1, y_1KR = x_BK[:, :, None], r2_RK.T[None]
+    moved_BK1, mean_R = x_BK1 - x_BK1.mean(1, keepdims=True), r2_RK.mean(1)
+    scale_BR = np.maximum(0, -(moved_BK1 * y_1KR).sum(1) / (moved_BK1**2).sum(1))
+    limit_BR = mean_R + scale_BR * x_BK.mean(1)[:, None]
+    capped_BR = ((top - y_1KR) * x_BK1).sum(1) / (x_BK1**2).sum(1)
+    over_BR = limit_BR > top
+    limit_BR, scale_BR = np.where(over_BR, top, limit_BR), np.where(over_BR, np.maximum(0, capped_BR), scale_BR)
+    squares_BR = ((limit_BR[:, None] - scale_BR[:, None] * x_BK1 - y_1KR) ** 2).sum(1)
+    best_R, resample_R = squares_BR.argmin(0), np.arange(len(r2_RK))
+    exponent_R = EXPONENTS[best_R]
+    return Law(limit_BR[best_R, resample_R], scale_BR[best_R, resample_R] * middle**exponent_R, exponent_R)
+
+
+@dataclass(frozen=True)
+class Crossover:
+    """From how many training rows on one series is ahead of another for good: of the means, and an interval.
+
+    0: from the first size on or earlier. inf: not at the last size.
+    """
+
+    rows: float
+    low: float
+    high: float
+
+
+def crossover(rows_K: Array, mean_K: Array, difference_RK: Array) -> Crossover:
+    """Return where a difference turns above 0 for good, linear in log N between two sizes.
+
+    `mean_K` are the differences of the means, `difference_RK` those of resamples.
+    """
+    tail = (100 - LEVEL) / 200
+    low, high = np.quantile(_turns(rows_K, difference_RK), (tail, 1 - tail), method="inverted_cdf")
+    return Crossover(float(_turns(rows_K, mean_K[None])[0]), float(low), float(high))
+
+
+def _turns(rows_K: Array, difference_RK: Array) -> Array:
+    """Return the size from which on each row of differences is above 0."""
+    above_RK = difference_RK > 0
+    ahead_RK = np.cumprod(above_RK[:, ::-1], axis=1)[:, ::-1].astype(bool)  # at this size and all above it
+    first_R = np.where(ahead_RK.any(1), ahead_RK.argmax(1), len(rows_K))
+    turns_R = np.full(len(difference_RK), np.inf)
+    turns_R[first_R == 0] = 0.0
+    between_R = np.flatnonzero((first_R > 0) & (first_R < len(rows_K)))
+    upper_R = first_R[between_R]
+    before_R, after_R = difference_RK[between_R, upper_R - 1], difference_RK[between_R, upper_R]
+    share_R = -before_R / (after_R - before_R)
+    log_K = np.log(rows_K)
+    turns_R[between_R] = np.exp(log_K[upper_R - 1] + share_R * (log_K[upper_R] - log_K[upper_R - 1]))
+    return turns_R
+
+
+def mean_over_seeds(replicates: Sequence[Array], rng: np.random.Generator) -> Array:
+    """Return the mean over seeds of resampled scores, each (R,), with the seeds drawn again too, shape (R,)."""
+    score_SR = np.stack(replicates)
+    seeds, resamples = score_SR.shape
+    drawn_SR = rng.integers(seeds, size=score_SR.shape)
+    return score_SR[drawn_SR, np.arange(resamples)].mean(0)

@@ -1,0 +1,120 @@
+"""Slots of this machine: which GPUs and how many CPU threads each worker gets, within what this process was given."""
+
+import os
+from collections.abc import Iterable, Set
+from dataclasses import dataclass, fields
+from typing import Any
+
+from specvit.config.suggestions import nearest
+from specvit.training.gpus import visible_gpus
+from specvit.utils.child_processes import python_environment
+from specvit.utils.errors import ConfigError
+from specvit.utils.memory import JOBS_PER_GPU
+
+KINDS = ("inprocess", "local")
+
+
+@dataclass(frozen=True)
+class LauncherConfig:
+    """`hydra.launcher`: where workers run. `inprocess` is one worker, the command itself; `local` fills slots."""
+
+    kind: str = "inprocess"
+    slots: int | None = None
+    """Workers at once; None: as many as GPUs (or CPU cores, if there is no GPU) allow."""
+    gpus_per_job: int | None = None
+    """GPUs of one worker; None: one, if there is one; 0: none."""
+    jobs_per_gpu: int = 1
+    """Workers that share one GPU."""
+    cpus_per_job: int | None = None
+    """CPU threads of one worker; None: an equal share, and one where slots are counted by cores."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One worker's place. `gpus` are values for CUDA_VISIBLE_DEVICES; None leaves the variable alone."""
+
+    number: int
+    gpus: tuple[str, ...] | None
+    threads: int
+    sharers: int = 1
+    """Workers on its GPU, itself among them."""
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment of this slot's worker."""
+        own = python_environment()
+        if self.gpus is not None:
+            own["CUDA_VISIBLE_DEVICES"] = ",".join(self.gpus)
+            own[JOBS_PER_GPU] = str(self.sharers)
+        own["OMP_NUM_THREADS"] = str(self.threads)
+        return own
+
+    def __str__(self) -> str:
+        """Say what it has, for the terminal."""
+        gpus = f"GPU {','.join(self.gpus)}, " if self.gpus else ""
+        return f"{gpus}{self.threads} CPU thread{'s' if self.threads > 1 else ''}"
+
+
+def read_launcher(plain: dict[str, Any]) -> LauncherConfig:
+    """Return the launcher's settings; raises `ConfigError` for a key or value that it does not have."""
+    known = {field.name: field.default for field in fields(LauncherConfig)}
+    refuse_unknown(plain, known)
+    for name, value in plain.items():
+        where = f"hydra.launcher.{name}"
+        least = 0 if name == "gpus_per_job" else 1
+        unset = value is None and known[name] is None
+        if name != "kind" and not unset and (type(value) is not int or value < least):
+            raise ConfigError(f"expects a whole number of at least {least}, not {value!r}", where=where)
+    config = LauncherConfig(**plain)
+    if config.kind not in KINDS:
+        what, remedy = f"{config.kind!r} is none of {', '.join(KINDS)}", "for a cluster there is slurm"
+        raise ConfigError(what, where="hydra/launcher", remedy=remedy)
+    if config.kind == "inprocess" and len(plain) > 1:
+        where = f"hydra.launcher.{next(name for name in plain if name != 'kind')}"
+        raise ConfigError("goes with slots", where=where, remedy="add hydra/launcher=local")
+    if (config.gpus_per_job or 1) > 1 and config.jobs_per_gpu > 1:
+        raise ConfigError("goes with one GPU a job", where="hydra.launcher.jobs_per_gpu", remedy="set one of the two")
+    return config
+
+
+def refuse_unknown(plain: Iterable[str], known: Iterable[str]) -> None:
+    """Raise `ConfigError` for a key of `hydra.launcher` that is not among the known ones."""
+    for name in plain:
+        if name not in known:
+            remedy = f"{nearest(name, known)}there are {', '.join(known)}"
+            raise ConfigError("unknown key", where=f"hydra.launcher.{name}", remedy=remedy)
+
+
+def plan_slots(config: LauncherConfig, devices: Set[str], *, limit: int | None = None) -> list[Slot]:
+    """Return the slots of this machine, at most `limit`; raises `ConfigError` for GPUs that are not there.
+
+    `devices` are what the runs ask for in `train.device`.
+    """
+    gpus, cores = visible_gpus(), len(os.sched_getaffinity(0))
+    wants_cuda = any(device.startswith("cuda") for device in devices)
+    if numbered := sorted(device for device in devices if device.startswith("cuda:")):
+        what = f"{numbered[0]} names a GPU, but a slot gives each worker its own"
+        raise ConfigError(what, where="train.device", remedy="write train.device=cuda")
+    each = 0 if devices == {"cpu"} else min(1, len(gpus))
+    each = each if config.gpus_per_job is None else config.gpus_per_job
+    if (wants_cuda or config.gpus_per_job) and len(gpus) < max(1, each):
+        there = f"{len(gpus) or 'none'} {'are' if len(gpus) > 1 else 'is'} visible"
+        what = f"a worker needs {max(1, each)} GPU(s), but {there} here"
+        raise ConfigError(
+            what, where="hydra.launcher.gpus_per_job", remedy="set train.device=cpu, or start it on a GPU"
+        )
+    if wants_cuda and each == 0:
+        raise ConfigError("is 0, but train.device asks for CUDA", where="hydra.launcher.gpus_per_job", remedy="drop it")
+    if each:
+        groups = [tuple(gpus[start : start + each]) for start in range(0, len(gpus) - each + 1, each)]
+        shares = [group for group in groups for _ in range(config.jobs_per_gpu)]
+        count = min(config.slots or len(shares), len(shares))
+        if config.slots and config.slots > len(shares):
+            what = f"is {config.slots}, but {len(gpus)} GPU(s) make {len(shares)} slot(s)"
+            raise ConfigError(what, where="hydra.launcher.slots", remedy="raise hydra.launcher.jobs_per_gpu")
+        shares = [groups[n % len(groups)] for n in range(count)] if config.jobs_per_gpu > 1 else shares[:count]
+    else:
+        count = config.slots or max(1, cores // (config.cpus_per_job or 1))
+        shares = [() if gpus else None] * count
+    count = min(count, limit or count)
+    threads = config.cpus_per_job or max(1, cores // count)
+    return [Slot(number, share, threads, config.jobs_per_gpu) for number, share in enumerate(shares[:count])]

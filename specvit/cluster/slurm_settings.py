@@ -1,0 +1,135 @@
+"""`hydra.launcher` of a SLURM cluster: what every job asks for, checked before anything is submitted."""
+
+import re
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from specvit.cluster.slots import refuse_unknown
+from specvit.utils.errors import ConfigError
+
+TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<hours>\d+)(?::(?P<minutes>[0-5]?\d))?(?::(?P<seconds>[0-5]?\d))?")
+GPU_PARAMETERS = ("gres", "gpus", "gpus-per-task", "gpus-per-socket")
+OURS = {
+    "array": "jobs",
+    "time": "time",
+    "partition": "partition",
+    "account": "account",
+    "qos": "qos",
+    "constraint": "constraint",
+    "mem": "memory",
+    "cpus-per-task": "cpus_per_job",
+    "gpus-per-node": "gpus_per_job",
+    "signal": "signal_seconds",
+    "job-name": "",
+    "output": "",
+    "error": "",
+    "requeue": "requeue",
+    "no-requeue": "requeue",
+    "clusters": "",
+}
+"""sbatch parameters that have a key of their own, or belong to specvit."""
+
+
+@dataclass(frozen=True)
+class SlurmConfig:
+    """What a job asks for. None leaves a parameter to the cluster."""
+
+    kind: str = "slurm"
+    jobs: int | None = None
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    time: str = "4:00:00"
+    gpus_per_job: int = 1
+    cpus_per_job: int = 4
+    memory: str | None = None
+    setup: tuple[str, ...] = ()
+    python: str | None = None
+    requeue: bool = True
+    signal_seconds: int = 120
+    poll_seconds: int | float = 5
+    max_gpu_hours: int | float | None = 100
+    snapshot_code: bool = False
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def gpus(self) -> int:
+        """The GPUs of one job, also where `extra` asks for them."""
+        asked = {name.replace("_", "-"): str(value) for name, value in self.extra.items()}
+        texts = [text for name, text in asked.items() if name in GPU_PARAMETERS and (name != "gres" or "gpu" in text)]
+        counts = [re.search(r"(?:^|:)(\d+)(?:\(|,|$)", text) for text in texts]
+        return self.gpus_per_job + sum(int(found[1]) if found else 1 for found in counts)
+
+    @property
+    def minutes(self) -> int:
+        """The time limit in whole minutes, as SLURM counts it."""
+        return minutes_of(self.time)
+
+
+def read_slurm(plain: dict[str, Any]) -> SlurmConfig:
+    """Return the launcher's settings; raises `ConfigError` for a key or value that it does not have."""
+    refuse_unknown(plain, [entry.name for entry in fields(SlurmConfig)])
+    for name, value in plain.items():
+        _check_type(value, name, f"hydra.launcher.{name}")
+    config = SlurmConfig(**{**plain, "setup": tuple(plain.get("setup") or ()), "extra": dict(plain.get("extra") or {})})
+    least = {"gpus_per_job": 0, "cpus_per_job": 1, "jobs": 1, "signal_seconds": 1, "poll_seconds": 1}
+    least["max_gpu_hours"] = 0
+    for name, low in least.items():
+        value = getattr(config, name)
+        if value is not None and value < low:
+            raise ConfigError(f"is {value} but must be at least {low}", where=f"hydra.launcher.{name}")
+    if 60 * config.minutes <= config.signal_seconds:
+        what = f"is {config.time}, no longer than the {config.signal_seconds} seconds that a job has to save"
+        raise ConfigError(what, where="hydra.launcher.time", remedy="raise it, or lower hydra.launcher.signal_seconds")
+    if config.memory is not None and not re.fullmatch(r"\d+[KMGT]?B?", config.memory):
+        raise ConfigError(f"expects a size such as 16G, not {config.memory!r}", where="hydra.launcher.memory")
+    _check_extra(config.extra)
+    return config
+
+
+def _check_type(value: Any, name: str, where: str) -> None:
+    """Raise `ConfigError` for a value of another type."""
+    text, whole, number = "text", "a whole number", "a number"
+    wanted = {"time": text, "requeue": "true or false", "snapshot_code": "true or false", "extra": "a mapping"}
+    wanted |= {"setup": "a list of lines", "poll_seconds": number, "max_gpu_hours": number}
+    wanted |= dict.fromkeys(("gpus_per_job", "cpus_per_job", "jobs", "signal_seconds"), whole)
+    kinds: dict[str, tuple[type, ...]] = {
+        text: (str,),
+        whole: (int,),
+        number: (int, float),
+        "true or false": (bool,),
+        "a mapping": (dict,),
+        "a list of lines": (list,),
+    }
+    expected = wanted.get(name, text)
+    unset = value is None and name not in ("time", "kind", "requeue", "snapshot_code", "gpus_per_job", "cpus_per_job")
+    lines = value if isinstance(value, list) else []
+    fits = type(value) in kinds[expected] and all(isinstance(line, str) for line in lines)
+    if name == "time" and not fits:
+        remedy = 'write "4:00:00" in quotes: YAML takes 4:00:00 without them for a number'
+        raise ConfigError(f"expects [days-]hours:minutes:seconds, not {value!r}", where=where, remedy=remedy)
+    if not unset and not fits:
+        raise ConfigError(f"expects {expected}, not {value!r}", where=where)
+
+
+def _check_extra(extra: dict[str, Any]) -> None:
+    """Refuse sbatch parameters that have a key of their own; the others are sbatch's to judge."""
+    for name, value in extra.items():
+        where, spelt = f"hydra.launcher.extra.{name}", str(name).replace("_", "-")
+        if spelt in OURS:
+            own = OURS[spelt]
+            remedy = f"set hydra.launcher.{own}" if own else "drop it: specvit sets it itself"
+            raise ConfigError("is no extra parameter", where=where, remedy=remedy)
+        if not isinstance(value, str | int | bool) or not re.fullmatch(r"[a-z][a-z0-9-]*", spelt):
+            raise ConfigError("expects an sbatch parameter with one value", where=where, remedy="true for one without")
+
+
+def minutes_of(time: str) -> int:
+    """Return a time limit in whole minutes, rounded up: `4:00:00`, `1-12:00:00`, `0:30:00`; raises `ConfigError`."""
+    found = TIME.fullmatch(time.strip())
+    if found is None or (found["days"] is None and found["seconds"] is None):
+        remedy = 'write it as "4:00:00" or "1-12:00:00"'
+        raise ConfigError(f"{time!r} is no [days-]hours:minutes:seconds", where="hydra.launcher.time", remedy=remedy)
+    days, hours, minutes, seconds = (int(found[name] or 0) for name in ("days", "hours", "minutes", "seconds"))
+    return max(1, 1440 * days + 60 * hours + minutes + (seconds > 0))

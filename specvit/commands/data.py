@@ -1,0 +1,146 @@
+"""`python -m specvit.data generate|inspect|convert`: built-in spectra written, files checked, any spectra as shards."""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from specvit.commands.entry import Parser, user_facing
+from specvit.convert.command import add_options, asked, is_foreign
+from specvit.convert.command import convert as convert_foreign
+from specvit.utils.errors import DataError
+
+
+@user_facing
+def main(arguments: list[str] | None = None) -> int:
+    """Make HDF5 shards of built-in spectra or of others, check them value by value, or rewrite them to be read fast."""
+    parser = Parser(prog="specvit data", description=main.__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    make = commands.add_parser("generate", help="make built-in spectra: train_<rows>_<i>, val_<rows>, test_<rows>")
+    make.add_argument("--out", type=Path, required=True, help="folder for the shards; give it to data.root afterwards")
+    make.add_argument("--train", type=_count, default=5000, metavar="ROWS", help="training rows, such as 5000 or 200k")
+    make.add_argument("--val", type=_count, default=1000, metavar="ROWS", help="validation rows")
+    make.add_argument("--test", type=_count, default=2000, metavar="ROWS", help="test rows")
+    make.add_argument("--shard", type=_count, default=5000, metavar="ROWS", help="most rows a training file")
+    make.add_argument("--seed", type=int, default=0, help="another seed makes other stars")
+    moved = "redshifts are drawn up to this, either way: 0.001 is 300 km/s, the most there is (default: none)"
+    make.add_argument("--max-redshift", type=_redshift, default=0.0, metavar="Z", help=moved)
+    check = commands.add_parser(
+        "inspect", help="print what files hold and find every fault; exit code 1 if there is one"
+    )
+    check.add_argument("files", type=Path, nargs="+", metavar="FILE")
+    rewrite = commands.add_parser(
+        "convert",
+        help="make shards of spectra of others, or rewrite chunked or compressed shards as contiguous float32",
+    )
+    rewrite.add_argument("sources", type=Path, nargs="+", metavar="SOURCE", help="files, folders, globs in quotes")
+    rewrite.add_argument("target", type=Path, metavar="TARGET", help="a new folder; of one shard, a new file")
+    add_options(rewrite)
+    options = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
+    if options.command == "convert":
+        given = asked(options)
+        if given or is_foreign(options.sources):
+            return convert_foreign(options.sources, options.target, given)
+        return _convert(options.sources, options.target)
+    return _generate(options) if options.command == "generate" else _inspect(options.files)
+
+
+def _generate(options: argparse.Namespace) -> int:
+    from specvit.data.builtin import make_shards
+    from specvit.utils.text import short_count
+
+    started = time.perf_counter()
+    size = short_count(min(options.shard, options.train))
+    starts = range(0, options.train, options.shard)
+    splits = {
+        "train": {
+            options.out / f"train_{size}_{i}" / "dataset.h5": range(first, min(first + options.shard, options.train))
+            for i, first in enumerate(starts)
+        },
+        "val": {options.out / f"val_{short_count(options.val)}" / "dataset.h5": range(options.val)},
+        "test": {options.out / f"test_{short_count(options.test)}" / "dataset.h5": range(options.test)},
+    }
+    there = [path for shards in splits.values() for path in shards if path.exists()]
+    if there:
+        raise DataError("is there already", where=str(there[0]), remedy="choose another --out, or remove it first")
+    for split, shards in splits.items():
+        make_shards(shards, seed=options.seed, split=split, report=_report, max_redshift=options.max_redshift)
+    print(f"made {options.train + options.val + options.test:,} spectra in {time.perf_counter() - started:.0f} s")
+    paths = [f"file_path='train_{size}_*/dataset.h5'"]
+    paths += [f"{split}_path={next(iter(splits[split])).relative_to(options.out)}" for split in ("val", "test")]
+    print(f"train on them:  specvit train data=hdf5 data.root={options.out} " + " ".join(f"data.{p}" for p in paths))
+    return 0
+
+
+def _convert(sources: list[Path], target: Path) -> int:
+    from specvit.convert.rewrite import convert, plan
+
+    started, conversions = time.perf_counter(), plan(sources, target)
+    for conversion in conversions:
+        if conversion.left_out:
+            print(f"note: {conversion.source.path}: left out, not in the layout: {', '.join(conversion.left_out)}")
+        convert(conversion, _report_bytes)
+    size = sum(conversion.num_bytes for conversion in conversions) / 1e9
+    print(f"converted {len(conversions)} file(s), {size:.2f} GB, in {time.perf_counter() - started:.0f} s")
+    print("a run on converted files is the same run: it keeps its name, and goes on where it was")
+    return 0
+
+
+def _inspect(files: list[Path]) -> int:
+    from specvit.convert.manifest import check
+    from specvit.data.inspect import inspect_files
+    from specvit.data.io_hints import layout_line
+
+    faults = 0
+    for report in inspect_files(files):
+        print(report.path)
+        widths = [max((len(row[i]) for row in report.columns), default=0) for i in range(5)]
+        for row in report.columns:
+            print("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        if line := layout_line(Path(report.path)):
+            print(f"  {line}")
+        line, fault = check(Path(report.path))
+        report.faults += [fault] if fault else []
+        if line:
+            print(f"  {line}")
+        for note in report.notes:
+            print(f"  {note}")
+        for fault in report.faults:
+            print(f"  FAULT: {fault}")
+        print("  no fault found" if not report.faults else f"  {len(report.faults)} fault(s)")
+        faults += len(report.faults)
+    return 1 if faults else 0
+
+
+def _report(split: str, done: int, total: int) -> None:
+    """Print how far the making is, about ten times a split."""
+    from specvit.data.builtin import PIECE_ROWS
+
+    if done % max(PIECE_ROWS, total // 10) < PIECE_ROWS or done == total:
+        print(f"making {split} {done:,} of {total:,}", flush=True)
+
+
+def _report_bytes(target: Path, done: int, total: int) -> None:
+    print(f"writing {target} {done / 1e9:.2f} of {total / 1e9:.2f} GB", flush=True)
+
+
+def _count(text: str) -> int:
+    """Read 5000, 200k or 1m."""
+    scale = {"k": 1000, "m": 1_000_000}.get(text[-1:].lower(), 1)
+    number = int(text[:-1] if scale > 1 else text) * scale
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number
+
+
+def _redshift(text: str) -> float:
+    """Read a redshift that the pixels beyond the spectrum's ends leave room for."""
+    from specvit.physics.instrument import MAX_REDSHIFT
+
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= MAX_REDSHIFT:
+        raise argparse.ArgumentTypeError(f"must be a number from 0 to {MAX_REDSHIFT:g}, which is 300 km/s")
+    return value

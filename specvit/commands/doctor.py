@@ -1,0 +1,140 @@
+"""`specvit doctor --cluster`: is this cluster fit for studies? One real job looks, and the answer is a list."""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from specvit.cluster import queue
+from specvit.cluster.probe import FOUND, LOCK
+from specvit.cluster.slurm_settings import SlurmConfig, read_slurm
+from specvit.commands.entry import user_facing
+from specvit.config import compose as composer
+from specvit.study.forecast import parameters
+from specvit.utils.errors import ConfigError
+from specvit.utils.files import locked, read_json
+
+COMMANDS = ("sbatch", "squeue", "scancel", "scontrol", "srun", "sacct")
+WAIT_SECONDS = 300.0
+Finding = tuple[str, str]
+"""`ok`, `note` or `FAIL`, and what was found."""
+
+
+@user_facing
+def main(arguments: list[str] | None = None) -> int:
+    """Check that a SLURM cluster can do what studies ask of it, with the settings of hydra/launcher=slurm."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if "--cluster" not in words or {"-h", "--help"} & set(words):
+        print("usage: specvit doctor --cluster [hydra/launcher=NAME hydra.launcher.KEY=VALUE ...] [model/size=NAME]")
+        return 0 if {"-h", "--help"} & set(words) else 2
+    overrides = composer.tidy([word for word in words if word != "--cluster"])
+    hydra, settings = composer.split_launcher(overrides)
+    if not any(text.startswith("hydra/launcher=") for text in hydra):
+        hydra.insert(0, "hydra/launcher=slurm")
+    launcher = composer.compose_launcher(hydra)
+    if launcher.get("kind") != "slurm":
+        raise ConfigError("is no cluster", where="hydra/launcher", remedy="use slurm, or one of your own made from it")
+    config = read_slurm(launcher)
+    model = composer.compose(settings)["model"]
+    failed = False
+    for kind, said in look(config, 3 * 4 * parameters(model)):  # weights and the optimizer's two averages
+        print(f"{kind:<5} {said}", flush=True)
+        failed |= kind == "FAIL"
+    return 1 if failed else 0
+
+
+def look(config: SlurmConfig, checkpoint_bytes: int) -> Iterator[Finding]:
+    """Yield what is found, one thing after the other; ends at the first without which the next makes no sense."""
+    if missing := [name for name in COMMANDS if shutil.which(name) is None]:
+        yield "FAIL", f"{', '.join(missing)}: not on this machine; log in to the cluster, or load its module"
+        return
+    if (problem := _refused("scontrol", "ping")) is not None:
+        yield "FAIL", f"the controller does not answer: {problem}"
+        return
+    yield "ok", "SLURM's commands are here and its controller answers"
+    if _refused("sacct", "--noheader", "-X") is None:
+        yield "ok", "accounting answers: how jobs ended will be known"
+    else:
+        yield "note", "no accounting (sacct): a job's exit code and what it was killed for are known for minutes only"
+    folder = Path(tempfile.mkdtemp(prefix=".doctor-", dir=Path.cwd()))
+    try:
+        with locked(folder / LOCK):
+            yield from _look_by_job(config, folder, checkpoint_bytes)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _refused(*words: str) -> str | None:
+    """Return what a command that fails says, or None if it ends well."""
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=queue.ANSWER_SECONDS)
+    except (OSError, subprocess.TimeoutExpired) as problem:
+        return str(problem)
+    return " ".join((done.stderr or done.stdout).split())[:200] if done.returncode else None
+
+
+def _look_by_job(config: SlurmConfig, folder: Path, checkpoint_bytes: int) -> Iterator[Finding]:
+    from specvit.cluster.submit import Call, submit
+
+    call = Call("specvit.cluster.probe", (str(folder), str(checkpoint_bytes)), requeue=False)
+    short = replace(config, time="0:05:00", signal_seconds=60, requeue=False)
+    started = time.monotonic()
+    try:
+        (job,) = submit(short, folder / "%j", "specvit-doctor", [call])
+    except ConfigError as refusal:
+        yield "FAIL", str(refusal)
+        return
+    yield "ok", f"job {job} was submitted"
+    last = _wait(job, started)
+    if not last:
+        yield "FAIL", f"job {job} ended, but SLURM does not say how"
+    elif last.alive:
+        queue.cancel([job])
+        yield "FAIL", f"{last} after {WAIT_SECONDS:.0f} seconds, and was cancelled; see `sinfo`, or ask for less"
+    elif not (found := read_json(folder / FOUND)):
+        log = "".join(path.read_text(errors="replace") for path in folder.glob(f"{job}/*log.out"))
+        yield "FAIL", f"{last}, without a word in {folder}; its log ends: {' '.join(log.split())[-300:] or '(empty)'}"
+    else:
+        yield "ok", f"it ran on {found['host']} and is over {time.monotonic() - started:.1f} s after it was submitted"
+        yield from findings(found, config, checkpoint_bytes)
+
+
+def _wait(job: str, started: float) -> queue.ClusterJob | None:
+    """Return the job as it was when it ended, or as it is when the wait is over."""
+    last = None
+    while time.monotonic() - started < WAIT_SECONDS:
+        there = queue.jobs_named("specvit-doctor")
+        last = (there or {}).get(job, last)
+        if there is not None and (last is None or not last.alive):
+            account = queue.ended_jobs([job]).get(job)  # it may be late
+            return last if account is None or account.alive else account
+        time.sleep(1.0)
+    return last
+
+
+def findings(found: dict[str, Any], config: SlurmConfig, checkpoint_bytes: int) -> Iterator[Finding]:
+    """Yield what the job saw, judged."""
+    yield "ok", f"Python {found['python']} with torch {found['torch']} (imported in {found['import_seconds']} s)"
+    if not config.gpus_per_job:
+        yield "note", "no GPU was asked for (hydra.launcher.gpus_per_job=0)"
+    elif found["gpu"]:
+        yield "ok", f"GPU: {found['gpu']}; a kernel ran on it, and torch has kernels for {' '.join(found['kernels'])}"
+    else:
+        seen = f"CUDA_VISIBLE_DEVICES is {found['visible']!r}, see partition and extra"
+        yield "FAIL", f"no GPU that works ({seen}): {found['gpu_fault']}"
+    if found["scontrol"]:
+        yield "ok", "a job can put itself into the queue again"
+    else:
+        yield "FAIL", "scontrol is not found in the job (a container?): jobs cannot requeue themselves there"
+    if found["lock_seen"]:
+        yield "ok", f"the folder is shared, and a lock held here is seen on {found['host']}"
+    else:
+        yield "note", "a lock held here is not seen there: heartbeats stand in for it; keep one command a study"
+    size, seconds = checkpoint_bytes / 1e6, found["save_seconds"]
+    said = f"a checkpoint of {size:.0f} MB is saved there in {seconds} s; a job has {config.signal_seconds} s to do so"
+    yield ("ok" if 4 * seconds < config.signal_seconds else "FAIL"), said

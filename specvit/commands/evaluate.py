@@ -1,0 +1,139 @@
+"""`python -m specvit.evaluate RUN [--data FILE] [--noise LEVELS]`: score a finished run on any file, at any noise.
+
+Statistics of labels and flux are those of the run's training, from its checkpoint; nothing is fitted here.
+"""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+from specvit.commands.entry import Parser, user_facing
+from specvit.config.build import build_config
+from specvit.config.schema import Config, NoiseConfig, effective_level
+from specvit.data.splits import open_split
+from specvit.data.views import open_spectra
+from specvit.metrics.wording import bin_lines, rest_line, row_line
+from specvit.run import evaluation
+from specvit.run.predictor import load_predictor
+from specvit.run_folder.folder import RunFolder
+from specvit.tracking.console import Screen
+from specvit.tracking.metric_files import finite_or_none
+from specvit.training.device import resolve_device, set_up_torch
+from specvit.utils.errors import ConfigError, FolderError
+from specvit.utils.files import read_json, write_text
+from specvit.utils.text import csv_text
+from specvit.utils.yaml_files import read_yaml
+
+ROWS_PRINTED = 50
+"""Smaller sets are printed row by row."""
+
+
+@user_facing
+def main(arguments: list[str] | None = None) -> int:
+    """Score the best checkpoint of a run folder on its own test set or on any file, row by row."""
+    parser = Parser(prog="specvit evaluate", description=main.__doc__)
+    parser.add_argument("run", type=Path, help="a run folder, outputs/<name>-<hash8>")
+    parser.add_argument("--data", metavar="FILE", help="an HDF5 file to score instead of the run's test set")
+    parser.add_argument("--noise", metavar="LEVELS", help="noise levels, such as 0,0.5,1,2 (default: the run's own)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    options = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
+    levels = read_levels(options.noise) if options.noise is not None else []
+    config = read_config(options.run)
+    if config.model.kind == "template" and 0 in levels:
+        what = "0 is among them, and model=template weighs templates by the noise"
+        raise ConfigError(what, where="--noise", remedy="leave 0 out")
+    if not (options.run / "best.ckpt").exists():
+        remedy = "train it first: the same command goes on"
+        raise FolderError("has no trained model yet", where=str(options.run), remedy=remedy)
+    _evaluate(config, options.run, options.data, levels, options.device)
+    return 0
+
+
+def read_levels(text: str) -> list[float]:
+    """Return noise levels from "0,0.5,1", each once; raises `ConfigError`."""
+    levels = []
+    for part in text.split(","):
+        try:
+            level = float(part)
+        except ValueError:
+            level = -1.0
+        if not 0 <= level < float("inf"):
+            what = f"{part.strip()!r} is no noise level"
+            raise ConfigError(what, where="--noise", remedy="give numbers of 0 or more between commas, such as 0,0.5,1")
+        levels.append(abs(level))  # -0 is 0
+    return list(dict.fromkeys(levels))
+
+
+def read_config(folder: Path) -> Config:
+    """Return the configuration of a run folder; raises `FolderError`."""
+    RunFolder(folder, "").about()  # raises for a folder of another format
+    try:
+        return build_config(read_yaml(folder / "config.yaml"))
+    except OSError as problem:
+        remedy = "name a folder in outputs/"
+        raise FolderError("is no run folder (no config.yaml)", where=str(folder), remedy=remedy) from problem
+
+
+def _evaluate(config: Config, folder: Path, file: str | None, levels: list[float], device_name: str) -> None:
+    """Score at each level (none named: at the run's own) into a folder of its own; several also make one table.
+
+    A row's unit noise is that of the run's test rows, keyed by the row's number: the same at every level.
+    """
+    screen = Screen("lines")
+    device = resolve_device(dataclasses.replace(config.train, device=device_name))
+    set_up_torch(config.train, None, screen, device)
+    spectra = open_spectra([Path(file)], -1, where="--data") if file else open_split(config.data, "test", screen.making)
+    trained = load_predictor(folder / "best.ckpt", config, device, _run_id(folder))
+    trained.check_pixels(spectra)
+    name = "evaluate-test" if file is None else f"evaluate-{Path(file).resolve().parent.name}-{Path(file).stem}"
+    table = []
+    for level in levels or [None]:
+        noise = config.noise if level is None else at_level(config.noise, level)
+        noisy = dataclasses.replace(trained, config=dataclasses.replace(config, noise=noise))
+        scored = evaluation.score(noisy, spectra, "test", device)
+        out = folder / (name if level is None else f"{name}-noise{_short(level)}")
+        out.mkdir(exist_ok=True)
+        facts = {"run": folder.name, "data": file or "test set of the run", "noise_level": effective_level(noise)}
+        evaluation.write_scored(scored, out, split="test", summary={**facts, "test_rows": len(spectra)})
+        evaluation.draw_scored(scored, out / "figures", screen.say)
+        _print(scored, effective_level(noise), screen, whole=len(levels) < 2)
+        screen.say(f"written: {out}")
+        table += [{"noise_level": effective_level(noise), **row} for row in scored.rows]
+    if len(levels) > 1:
+        _write_table(table, folder / f"{name}-by_noise" / "by_noise.csv", screen)
+
+
+def _run_id(folder: Path) -> str:
+    """Return a run's id by its record or, where that is damaged, by the end of its folder's name."""
+    known = read_json(folder / "run.json", {}).get("run_id")
+    return known if isinstance(known, str) else folder.resolve().name[-8:]
+
+
+def at_level(noise: NoiseConfig, level: float) -> NoiseConfig:
+    """Return the noise at another level; of a run without noise it is then that of the pixels' errors."""
+    kind = "heteroscedastic" if noise.noise_type == "none" else noise.noise_type
+    return dataclasses.replace(noise, noise_level=level, noise_type=kind)
+
+
+def _short(level: float) -> str:
+    """Return 0.5, 1 or 2e-05: a level as it stands in a folder's name, another one for each level."""
+    return repr(level).removesuffix(".0")
+
+
+def _write_table(rows: list[evaluation.Row], path: Path, screen: Screen) -> None:
+    """Write one line a level and label."""
+    path.parent.mkdir(exist_ok=True)
+    write_text(path, csv_text([finite_or_none(row) for row in rows]))
+    screen.say(f"all levels: {path}")
+
+
+def _print(scored: evaluation.Scored, level: float, screen: Screen, *, whole: bool) -> None:
+    """Print the scores of one noise level; `whole` adds the rows of a small set and the bins."""
+    if whole and len(scored.predictions) <= ROWS_PRINTED:
+        screen.say(scored.predictions.to_string(index=False, float_format=lambda value: f"{value:.4g}"))
+    for row in scored.rows:
+        screen.say(f"noise {_short(level)}: {row_line(row)}")
+        screen.say(f"  {rest_line(row)}")
+    for rows, quantity in ((scored.by_snr, "S/N"), (scored.by_mag, "mag")) if whole else ():
+        for line in bin_lines(rows, quantity):
+            screen.say(line)

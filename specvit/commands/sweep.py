@@ -1,0 +1,205 @@
+"""`python -m specvit.sweep status|table|why|diff|retry|cancel`: what became of each run of a study. Loads no torch."""
+
+import os
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from specvit.cluster import queue
+from specvit.commands.entry import Parser, user_facing
+from specvit.run_folder.folder import ALIVE, hostname
+from specvit.run_folder.verdict import EXPLODED_CAUSE
+from specvit.study.diagnose import diagnosis_lines, diff_lines, find_run
+from specvit.study.job_log import jobs_in_queue, jobs_of_trials, read_job_log, waiting_jobs
+from specvit.study.status import refused_lines, status_lines
+from specvit.study.store import CANCELLED, WAITING, StudyFolder, Trial, command_of, now
+from specvit.study.table import render, table_rows
+from specvit.study.trial_queue import failed_states, groups_said
+from specvit.utils.errors import ConfigError
+from specvit.utils.files import is_locked
+
+WATCH_SECONDS = 2.0
+
+
+@user_facing
+def main(arguments: list[str] | None = None) -> int:
+    """Look after studies: watch, compare, explain, retry, cancel."""
+    options = _parser().parse_args(sys.argv[1:] if arguments is None else arguments)
+    if options.command == "work":
+        return _work(StudyFolder(options.study_path), options)
+    studies, runs = Path(options.studies), Path(options.runs)
+    if options.command == "why":
+        return _why(options.run, studies, runs)
+    if options.command == "diff":
+        left, right = (find_run(name, studies, runs) for name in (options.left, options.right))
+        return _print(diff_lines(left, right))
+    study = StudyFolder((studies / options.study).absolute())
+    study.about()
+    if options.command == "status":
+        return _status(study, watch=options.watch)
+    if options.command == "table":
+        by = [name.strip() for name in options.by.split(",")] if options.by else None
+        return _print([render(*table_rows(study, options.metric, by), options.style)])
+    if options.command == "retry":
+        return _retry(study, options.run)
+    return _cancel(study, options.run)
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="specvit sweep", description=main.__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    def command(name: str, purpose: str) -> Parser:
+        made = commands.add_parser(name, help=purpose, description=purpose)
+        made.add_argument("--studies", default="multirun", help="where studies lie")
+        made.add_argument("--runs", default="outputs", help="where run folders lie")
+        return made
+
+    status = command("status", "counts, runs at work with a verdict on their health, failures with their cause")
+    status.add_argument("study")
+    status.add_argument("--watch", action="store_true", help="look again until nothing is at work")
+    table = command("table", "mean, spread and number of runs for each setting")
+    table.add_argument("study")
+    table.add_argument("--metric", help="test_r2, val_mae, train_seconds, escape_step, ...")
+    table.add_argument("--by", help="group by these of the varied keys only, between commas")
+    table.add_argument("--style", choices=("text", "csv", "markdown"), default="text")
+    why = command(
+        "why", "a run's cause, curves, gradient norms by part, and an override to try; of a study, each failure"
+    )
+    why.add_argument("run", help="a run's folder, name or id, or a study")
+    diff = command("diff", "keys and scores in which two runs differ")
+    diff.add_argument("left")
+    diff.add_argument("right")
+    for name, purpose in (("retry", "try failed runs again"), ("cancel", "stop a study, or some of its runs")):
+        made = command(name, purpose)
+        made.add_argument("study")
+        made.add_argument("run", nargs="*", help="names or ids; none: all")
+    work = commands.add_parser("work", help="make a study's runs in this process (a launcher starts this)")
+    work.add_argument("study_path", type=Path)
+    work.add_argument("--slot", type=int, default=0)
+    work.add_argument("--trial", type=int, help="make this one alone")
+    work.add_argument("--patience", type=float, default=1.0, help="seconds for an older worker to leave the slot")
+    return parser
+
+
+def _work(study: StudyFolder, options: Namespace) -> int:
+    from specvit.study.worker import work
+
+    os.chdir(study.about()["cwd"])
+    return work(study, options.slot, trial=options.trial, patience=options.patience)
+
+
+def _status(study: StudyFolder, *, watch: bool) -> int:
+    while True:
+        _print(status_lines(study))
+        at_work = study.slots_at_work() or any(trial.run.state() in ALIVE for trial in study.trials())
+        if not watch or not (at_work or waiting_jobs(study, study.about())):
+            return 0
+        time.sleep(WATCH_SECONDS)
+        print()
+
+
+def _why(name: str, studies: Path, runs: Path) -> int:
+    study = StudyFolder((studies / name).absolute())
+    if not study.file("study.json").exists():
+        return _print(diagnosis_lines(*find_run(name, studies, runs)))
+    study.about()  # raises for a study of another format
+    states = [(trial, study.state(trial)) for trial in study.trials()]
+    failed = [trial for trial, state in states if state in failed_states()]
+    if not failed:
+        print(f"no run of {study.name} failed")
+    _print(refused_lines(study))
+    for trial in failed:
+        _print([*diagnosis_lines(trial.run, trial), ""])
+    unlearnt = (trial for trial, state in states if state == "plateau")
+    _print(f"{trial.name}: plateau: {trial.run.status().get('cause') or 'cause unknown'}" for trial in unlearnt)
+    return _print([groups_said(state for _, state in states)])
+
+
+def _retry(study: StudyFolder, names: list[str]) -> int:
+    states = [(trial, study.state(trial)) for trial in _chosen(study, names)]
+    chosen = [trial for trial, state in states if state in failed_states()]
+    for trial in chosen:
+        study.ask_again(trial)
+    if unlearnt := sum(state == "plateau" for _, state in states):
+        print(f"{unlearnt} learnt nothing, which another try would not change")
+    if not chosen:
+        print("nothing failed")
+        return 0
+    print(f"{len(chosen)} run{'s' if len(chosen) != 1 else ''} will be tried again")
+    causes = [(trial.end or {}).get("cause") or trial.run.status().get("cause", "") for trial in chosen]
+    if exploded := sum(cause.startswith(EXPLODED_CAUSE) for cause in causes):
+        print(f"{exploded} of them exploded and will again: `specvit sweep why {study.name}` names other settings")
+    on_cluster = (study.about().get("launcher") or {}).get("kind") == "slurm"  # where each job makes its own run
+    served = is_locked(study.file("driver.lock")) if on_cluster else study.slots_at_work()
+    print("a worker takes them up" if served else f"start them with: {command_of(study)}")
+    return 0
+
+
+def _cancel(study: StudyFolder, names: list[str]) -> int:
+    """Stop a study, which its command then takes up again; or stop single runs, which stay cancelled until retried."""
+    about = study.about()
+    jobs = jobs_of_trials(study, about, jobs_in_queue(study, about))
+    if not names:
+        study.file("cancelled").touch()
+        queue.cancel([job.id for job in waiting_jobs(study, about)])
+    stopped, kept = 0, 0
+    for trial in _chosen(study, names):
+        if trial.run.state() in ALIVE:
+            stopped += _stop(study, trial, alone=bool(names))
+        elif names and study.state(trial) == WAITING:
+            queue.cancel([job.id for number, job in jobs.items() if number == trial.number and job.waits])
+            with study.claim(trial.number) as mine:
+                if mine:
+                    study.take_again(trial.number)
+                    study.write_trial(replace(trial, end={"state": "cancelled", "cause": CANCELLED, "time": now()}))
+                    kept += 1
+                else:  # a worker reads its data and looks for this as soon as its run begins
+                    study.ask_cancel(trial.number)
+                    stopped += 1
+    waiting = f", {kept} waiting kept from it" if kept else ""
+    print(f"{stopped} at work told to stop, saving what they have{waiting}")
+    print(
+        f"`specvit sweep retry {study.name}` takes them up again" if names else f"it goes on with: {command_of(study)}"
+    )
+    return 0
+
+
+def _stop(study: StudyFolder, trial: Trial, *, alone: bool) -> bool:
+    """Ask for a run to be stopped; say whether a worker of this study has it, which looks for that every second."""
+    status = trial.run.status()
+    if not study.is_claimed(trial.number):
+        here = status.get("host") == hostname()
+        place = "made outside of this study" if here else f"at work on {status.get('host')}"
+        print(f"{trial.name} is {place}; cancel it there", file=sys.stderr)
+        return False
+    if alone:
+        study.ask_cancel(trial.number)
+    elif (job := status.get("job")) and job in read_job_log(study).job_of_slot.values():
+        queue.cancel([job], signal="TERM")  # another node may see the study's mark a minute later
+    return True
+
+
+def _chosen(study: StudyFolder, names: list[str]) -> list[Trial]:
+    """Return the trials meant by names, ids or parts that fit one alone; raises `ConfigError` for any other."""
+    trials = study.trials()
+    chosen: set[int] = set()
+    for name in names:
+        fits = [t for t in trials if name in (t.name, t.run_id)] or [t for t in trials if name and name in t.name]
+        if not fits:
+            remedy = f"`specvit sweep status {study.name}` lists those at work, `multirun/{study.name}/runs` all"
+            raise ConfigError("is no run of this study", where=name or "''", remedy=remedy)
+        if len(fits) > 1:
+            some = ", ".join(trial.name for trial in fits[:3]) + (", ..." if len(fits) > 3 else "")
+            raise ConfigError(f"fits {len(fits)} runs", where=name, remedy=f"there are {some}")
+        chosen.add(fits[0].number)
+    return [trial for trial in trials if not names or trial.number in chosen]
+
+
+def _print(lines: Iterable[str]) -> int:
+    for line in lines:
+        print(line, flush=True)
+    return 0

@@ -1,0 +1,144 @@
+"""`python -m specvit.train [overrides]`: one run from a Hydra configuration.
+
+With `sweeps=NAME` it is a study, with `-m` a plain grid, which is a study without a file; `specvit.sweep` makes both.
+"""
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from specvit.commands.entry import user_facing
+from specvit.config import compose as composer
+from specvit.config.precedence import Replaced, replaced_lines
+from specvit.config.suggestions import nearest
+from specvit.utils.errors import ConfigError
+
+if TYPE_CHECKING:
+    from specvit.study.request import StudyRequest
+
+GRID = ("-m", "--multirun")
+SHOWS = {"--help": (), "--cfg": ("job", "hydra"), "--info": ("defaults", "defaults-tree", "plugins", "searchpath")}
+"""Flags that show something instead of training, with the values that they take."""
+SHORT = {"-h": "--help", "-c": "--cfg", "-i": "--info", "-p": "--package"}
+FLAGS = (*GRID, *SHOWS, "--resolve", "--package")
+COMPLETION = ("-sc", "--shell-completion")
+
+
+@user_facing
+def main(arguments: list[str] | None = None) -> int:
+    """Train what the command line says and return the process's exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments and arguments[0] in COMPLETION:
+        return _hydra(arguments)
+    flags, overrides = split_flags(arguments)
+    overrides = composer.tidy(overrides, grid=bool({*GRID} & {*flags}))
+    if order := study_asked_for(flags, overrides, tuple(arguments)):
+        from specvit.study.driver import drive
+
+        return drive(order)
+    if flags:
+        return _show(flags, overrides)
+    from specvit.config.build import build_config
+    from specvit.run.run import run
+    from specvit.tracking.mlflow_sync import WAIT_SECONDS
+
+    replaced: list[Replaced] = []
+    config = build_config(composer.compose(overrides, replaced=replaced))
+    for line in replaced_lines(replaced):
+        print(line, flush=True)
+    result = run(config)
+    if result.mlflow_sync and (words := result.mlflow_sync.closing_note(patience=WAIT_SECONDS)):
+        print(f"specvit: {words}", file=sys.stderr)
+    return result.exit_code
+
+
+def study_asked_for(flags: dict[str, str], overrides: list[str], words: tuple[str, ...]) -> "StudyRequest | None":
+    """Return the study that a command line asks for: `sweeps=NAME`, `-m`, or runs made elsewhere; else None."""
+    named = list(dict.fromkeys(text.partition("=")[2] for text in overrides if text.startswith("sweeps=")))
+    if len(named) > 1:
+        raise ConfigError(f"names {len(named)} studies", where="sweeps", remedy="start them one after the other")
+    name = named[0] if named else None
+    others = [flag for flag in flags if flag not in GRID]
+    asked = [text for text in overrides if text.startswith("sweep.")]
+    if others and (name is not None or asked):
+        remedy = "sweep.dry_run=true shows what a study would run"
+        raise ConfigError(f"does not go with {others[0]}", where="sweeps", remedy=remedy)
+    if name == "":
+        raise ConfigError("needs a name", where="sweeps", remedy="write sweeps=NAME; the studies lie in sweeps/")
+    if others:
+        return None
+    # a single run, too, is made where the launcher says
+    if name is None and not {*GRID} & {*flags} and not composer.is_made_elsewhere(overrides):
+        if asked:
+            remedy = "name a study with sweeps=NAME, or add -m for a grid"
+            raise ConfigError("goes with a study", where=asked[0].partition("=")[0], remedy=remedy)
+        return None
+    from specvit.study.request import study_request
+
+    return study_request(name, overrides, words)
+
+
+def split_flags(arguments: list[str]) -> tuple[dict[str, str], list[str]]:
+    """Separate flags, each with its value or "", from the overrides; raises `ConfigError` for one that is unknown."""
+    flags: dict[str, str] = {}
+    overrides: list[str] = []
+    waiting = ""
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        name = SHORT.get(name, name)
+        if waiting:
+            flags[waiting], waiting = argument, ""
+        elif not argument.startswith("-"):
+            overrides.append(argument)
+        elif name not in FLAGS:
+            remedy = f"{nearest(name, FLAGS)}there are {', '.join(FLAGS)}"
+            raise ConfigError("unknown flag", where=argument, remedy=remedy)
+        else:
+            flags[name] = value
+            waiting = name if not equals and (SHOWS.get(name) or name == "--package") else ""
+    if waiting:
+        raise ConfigError("needs a value", where=waiting, remedy=f"such as {waiting} {SHOWS.get(waiting, ('opt',))[0]}")
+    return flags, overrides
+
+
+def _show(flags: dict[str, str], overrides: list[str]) -> int:
+    """Print the configuration, or what Hydra knows of its files, instead of training."""
+    shows = [flag for flag in flags if flag in SHOWS]
+    if len(shows) > 1:
+        raise ConfigError(f"does not go with {shows[1]}", where=shows[0], remedy="give one of them")
+    flag = shows[0] if shows else ""
+    if flag and SHOWS[flag] and flags[flag] not in SHOWS[flag]:
+        what = f"expects {' or '.join(SHOWS[flag])}, not {flags[flag]!r}"
+        raise ConfigError(what, where=flag, remedy="--cfg job shows the configuration")
+    launcher, others = composer.split_launcher(overrides)
+    if launcher:
+        composer.compose_launcher(launcher)
+    composer.check_overrides(others)
+    if flags.get(flag) == "job":
+        print(_section_text(composer.compose(others), flags.get("--package")), end="")
+        return 0
+    if alone := [name for name in flags if name in ("--resolve", "--package")]:
+        raise ConfigError("goes with --cfg job", where=alone[0], remedy="add that, or leave it out")
+    return _hydra([flag, flags[flag], *overrides] if SHOWS[flag] else [flag])
+
+
+def _section_text(plain: Any, section: str | None) -> str:
+    """Return the configuration, or one section of it, as YAML."""
+    import yaml
+
+    for name in (section or "").split(".") if section else []:
+        if not isinstance(plain, dict) or name not in plain:
+            raise ConfigError("unknown section", where=f"--package {section}", remedy="name one of --cfg job")
+        plain = plain[name]
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+
+
+def _hydra(words: list[str]) -> int:
+    """Hand over to Hydra, which prints what `words` ask for."""
+    import hydra
+
+    composer.register()
+    sys.argv = [sys.argv[0], *words]
+    folder = str(composer.conf_dir())
+    with composer.explained(words):
+        hydra.main(config_path=folder, config_name=composer.CONFIG_NAME, version_base=composer.VERSION_BASE)(print)()
+    return 0

@@ -1,0 +1,252 @@
+"""Rules that span several keys, checked before anything is opened or written."""
+
+import itertools
+import re
+
+from specvit.config.schema import (
+    CNNConfig,
+    Config,
+    DataConfig,
+    ModelConfig,
+    NetworkConfig,
+    RidgeConfig,
+    ViTConfig,
+    effective_level,
+)
+from specvit.config.suggestions import nearest
+from specvit.config.tracking_uri import check_uri
+from specvit.utils.errors import ConfigError
+from specvit.utils.quantities import LABELS, NUM_PIXELS
+
+REGRESSION_METRICS = ("loss", "r2", "mae", "rmse", "mae_norm", "bias", "p90", "slope")
+CLASSIFICATION_METRICS = ("loss", "accuracy", "balanced_accuracy")
+LOWER_IS_BETTER = ("loss", "mae", "rmse", "mae_norm", "p90")
+HIGHER_IS_BETTER = ("r2", "accuracy", "balanced_accuracy")
+
+MOST_NAME_BYTES = 80
+"""Longest name of a label: two of them stand in the name of a run folder, which has 255 bytes at most."""
+
+
+def check_together(config: Config) -> None:
+    """Raise `ConfigError` for a combination that no run could use."""
+    if config.data.makes:
+        check_fits(config.model, NUM_PIXELS)
+    if isinstance(config.model, ViTConfig):
+        _check_vit(config.model)
+    _check_data(config.data)
+    _check_task(config)
+    _check_made(config)
+    if isinstance(config.model, NetworkConfig):
+        _check_training(config)
+        _check_monitor(config)
+    else:
+        _check_fitted(config)
+    check_uri(config.tracking.uri)
+    name = config.tracking.name
+    if name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._=+-]*", name):
+        what = f"{name!r} cannot be the start of a folder's name"
+        raise ConfigError(what, where="tracking.name", remedy="use letters, digits and . _ = + -")
+
+
+def check_fits(model: ModelConfig, num_pixels: int) -> None:
+    """Raise `ConfigError` if a network needs more than `num_pixels` pixels a spectrum."""
+    if isinstance(model, ViTConfig) and model.patch_size > num_pixels:
+        what = f"is {model.patch_size} but a spectrum has {num_pixels} pixels"
+        raise ConfigError(what, where="model.patch_size", remedy="choose a smaller patch")
+    if isinstance(model, CNNConfig) and model.pool_size ** len(model.channels) > num_pixels:
+        what = f"pools {len(model.channels)} times by {model.pool_size}, and nothing is left of {num_pixels} pixels"
+        raise ConfigError(what, where="model.channels", remedy="take fewer stages or a smaller model.pool_size")
+
+
+def smaller_step(rows: int, accumulate: int) -> str:
+    """Return the remedy of a step that takes more than `rows` spectra."""
+    return f"set train.batch_size={rows // accumulate} or less" if rows >= accumulate else "lower train.accumulate"
+
+
+def _check_vit(model: ViTConfig) -> None:
+    if model.stride_size > model.patch_size:
+        what = f"is {model.stride_size}, more than model.patch_size={model.patch_size}, so pixels would be skipped"
+        raise ConfigError(what, where="model.stride_size", remedy=f"set model.stride_size={model.patch_size} or less")
+    if model.hidden_size % model.num_attention_heads:
+        what = f"is {model.num_attention_heads}, which does not divide model.hidden_size={model.hidden_size}"
+        raise ConfigError(what, where="model.num_attention_heads", remedy="choose a divisor of the width")
+    if model.proj_fn == "linear" and model.stride_size != model.patch_size:
+        what = f"linear cuts the spectrum into separate patches, but model.stride_size={model.stride_size}"
+        raise ConfigError(what, where="model.proj_fn", remedy="use model.proj_fn=SW or C1D for overlapping patches")
+    if model.pos_encoding_type == "rope" and (model.hidden_size // model.num_attention_heads) % 2:
+        what = "rope turns pairs of channels, so each head needs an even width"
+        raise ConfigError(what, where="model.pos_encoding_type", remedy="change model.num_attention_heads")
+    if model.pos_encoding_type == "sinusoidal" and model.hidden_size % 2:
+        what = "sinusoidal positions need an even model.hidden_size"
+        raise ConfigError(what, where="model.pos_encoding_type", remedy="make model.hidden_size even")
+
+
+def _check_data(data: DataConfig) -> None:
+    if len(set(data.param)) != len(data.param):
+        raise ConfigError(f"names a label twice: {', '.join(data.param)}", where="data.param", remedy="name each once")
+    for name in data.param:  # it becomes part of the run folder's name and of metrics, in MLflow, too
+        if len(name.encode()) > MOST_NAME_BYTES or not re.fullmatch(r"\w([\w. -]*[\w-])?", name):
+            shown = repr(name[:MOST_NAME_BYTES])
+            what = f"{shown} cannot be part of folder and metric names: letters, digits, _ - . can"
+            remedy = f"rename the column, as `specvit data convert FILE NEW --columns NAME={shown}` does"
+            raise ConfigError(what, where="data.param", remedy=remedy)
+    _check_score_names(data.param)
+    for name in ("num_samples", "val_samples", "test_samples"):
+        if getattr(data, name) == 0:
+            raise ConfigError("is 0", where=f"data.{name}", remedy="give a number of rows, or -1 for all of them")
+    if data.kind == "hdf5":
+        for name in ("file_path", "val_path", "test_path"):
+            if getattr(data, name) is None:
+                what = "is not set, and data=hdf5 reads it"
+                remedy = f"set data.{name}=FILE, or use data=builtin for spectra made by specvit"
+                raise ConfigError(what, where=f"data.{name}", remedy=remedy)
+    edges = data.class_edges or ()
+    if any(right <= left for left, right in itertools.pairwise(edges)):
+        raise ConfigError(f"must rise, not {list(edges)}", where="data.class_edges", remedy="sort them, each once")
+
+
+def _check_made(config: Config) -> None:
+    """Refuse what does not go with spectra that specvit makes, and their keys where it makes none."""
+    data = config.data
+    if not data.makes and data.max_redshift:
+        what = "is set, but spectra from files have the redshifts that they have"
+        raise ConfigError(what, where="data.max_redshift", remedy="use data=builtin or data=synth, or set it to 0")
+    if data.kind != "synth" and data.endless:
+        what = f"is set, but data.kind={data.kind} has as many spectra as there are"
+        moved = f" data.max_redshift={data.max_redshift:g}" if data.max_redshift else ""
+        remedy = f"use data=synth{moved}, or set data.endless=false"
+        raise ConfigError(what, where="data.endless", remedy=remedy)
+    if not data.makes:
+        return
+    for name in ("num_samples", "val_samples", "test_samples"):
+        if getattr(data, name) < 0:
+            what = "is -1 (all rows), but built-in spectra are made on demand without end"
+            endless = data.kind == "synth" and name == "num_samples"
+            remedy = "give a number of rows" + (" an epoch, and data.endless=true for ever new ones" if endless else "")
+            raise ConfigError(what, where=f"data.{name}", remedy=remedy)
+    if data.file_path is not None:
+        what = f"is set, but data={data.kind} makes its own training spectra"
+        raise ConfigError(what, where="data.file_path", remedy="use data=hdf5 for files of yours")
+    if data.subset == "random":
+        what = "is random, but every built-in row is a random star already"
+        raise ConfigError(what, where="data.subset", remedy="set data.subset=first")
+    labels = [name for name in LABELS if name != "snr" or data.kind != "synth"]
+    if unknown := [name for name in data.param if name not in LABELS]:
+        what = f"names {unknown[0]!r}, but stars that specvit makes have {', '.join(labels)}"
+        raise ConfigError(what, where="data.param", remedy=f"{nearest(unknown[0], labels)}choose one of them")
+    if "redshift" in data.param and not data.max_redshift:
+        what = "names redshift, which is 0 for every star"
+        raise ConfigError(what, where="data.param", remedy="set data.max_redshift=0.001")
+    if config.model.task_type == "cls" and not data.class_edges:
+        what = "is not set, and no label of a star that specvit makes is a class number"
+        raise ConfigError(what, where="data.class_edges", remedy="set data.class_edges=[...] to cut it into classes")
+    if data.kind == "synth":
+        _check_synth(config)
+
+
+def _check_synth(config: Config) -> None:
+    """Refuse what needs the training spectra before they are made, or stored."""
+    data = config.data
+    if data.storage != "float32":
+        what = f"is {data.storage}, but data=synth stores no training spectra"
+        raise ConfigError(what, where="data.storage", remedy="set data.storage=float32")
+    if data.order != "global":
+        what = f"is {data.order}, but data=synth reads no files, for which that order is"
+        raise ConfigError(what, where="data.order", remedy="set data.order=global")
+    if data.endless and config.train.epochs == 1:
+        what = "is set, but the one epoch has no later one with other stars"
+        raise ConfigError(what, where="data.endless", remedy="set data.endless=false, or more train.epochs")
+    if "snr" in data.param:
+        what = "names snr, which is measured on a spectrum, and data=synth makes none before it is needed"
+        raise ConfigError(what, where="data.param", remedy="use data=builtin, or other labels")
+
+
+def _check_score_names(labels: tuple[str, ...]) -> None:
+    """Refuse labels two of whose scores would have one name: with labels x and x_low, r2_x_low means two things."""
+    metrics = [metric for metric in REGRESSION_METRICS if metric != "loss"]
+    names = [f"{metric}{label}" for metric in metrics for label in ("", *(f"_{name}" for name in labels))]
+    names = [f"{name}{end}" for name in names for end in ("", "_low", "_high")]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice and len(labels) > 1:
+        what = f"{', '.join(labels)} would give two scores the name {twice}"
+        raise ConfigError(what, where="data.param", remedy="rename a column, or learn these labels in two runs")
+
+
+def _check_task(config: Config) -> None:
+    classifies = config.model.task_type == "cls"
+    if classifies != (config.loss.name == "ce"):
+        what = f"{config.loss.name} does not go with model.task_type={config.model.task_type}"
+        raise ConfigError(what, where="loss.name", remedy="use loss=ce" if classifies else "use loss=mse, l1 or huber")
+    if classifies and len(config.data.param) != 1:
+        raise ConfigError("classification takes one label", where="data.param", remedy="name one")
+    if config.data.class_edges and not classifies:
+        remedy = "set model.task_type=cls loss=ce, or data.class_edges=null"
+        raise ConfigError("is set, but the task is regression", where="data.class_edges", remedy=remedy)
+
+
+def _check_training(config: Config) -> None:
+    train, opt = config.train, config.opt
+    step_rows = train.batch_size * train.accumulate
+    if 0 < config.data.num_samples < step_rows:
+        what = f"one step takes {step_rows} spectra but data.num_samples={config.data.num_samples}"
+        raise ConfigError(
+            what, where="train.batch_size", remedy=smaller_step(config.data.num_samples, train.accumulate)
+        )
+    if opt.warmup_epochs >= train.epochs:
+        what = f"is {opt.warmup_epochs:g}, not less than train.epochs={train.epochs}"
+        raise ConfigError(what, where="opt.warmup_epochs", remedy="set opt.warmup_epochs=0, or more train.epochs")
+    if opt.lr_sch in ("cosine", "onecycle") and opt.eta_min > opt.lr:
+        what = f"is {opt.eta_min:g}, above opt.lr={opt.lr:g}"
+        raise ConfigError(what, where="opt.eta_min", remedy=f"set opt.eta_min={opt.lr / 100:g} or less")
+    if train.compile and train.checkpoint_blocks:
+        raise ConfigError("cannot be combined with train.checkpoint_blocks", where="train.compile", remedy="drop one")
+
+
+def _check_fitted(config: Config) -> None:
+    """Refuse what does not go with a model that is fitted in one go."""
+    kind, data = config.model.kind, config.data
+    if config.model.kind != "lightgbm" and config.loss.name != "mse":
+        what = f"is {config.loss.name}, but model={kind} rests on squared errors"
+        raise ConfigError(what, where="loss.name", remedy="use loss=mse")
+    if isinstance(config.model, RidgeConfig):
+        _check_penalties(config.model)
+    if kind == "lightgbm" and len(data.param) > 1:
+        what = f"names {len(data.param)} labels, but model=lightgbm learns one"
+        raise ConfigError(what, where="data.param", remedy="make a run for each")
+    if kind == "template" and effective_level(config.noise) == 0:
+        what = "is 0, and model=template weighs templates by the noise"
+        raise ConfigError(what, where="noise.noise_level", remedy="set it above 0, and noise.noise_type to a noise")
+    if data.endless:
+        what = f"is set, but model={kind} looks at each spectrum once or always at the same ones"
+        raise ConfigError(what, where="data.endless", remedy="set data.endless=false")
+    if config.train.init_from:
+        what = f"is set, but model={kind} starts from nothing"
+        raise ConfigError(what, where="train.init_from", remedy="leave it out")
+
+
+def _check_penalties(model: RidgeConfig) -> None:
+    low, high = model.alpha_range
+    if low > high:
+        remedy = f"set model.alpha_range=[{high:g},{low:g}]"
+        raise ConfigError(f"goes from {low:g} down to {high:g}", where="model.alpha_range", remedy=remedy)
+    if model.num_alphas == 1 and low != high:
+        what = f"is 1, so of the penalties from {low:g} to {high:g} the first alone would be tried"
+        remedy = "set model.alpha_range=[A,A] for one penalty A, or more of them"
+        raise ConfigError(what, where="model.num_alphas", remedy=remedy)
+
+
+def _check_monitor(config: Config) -> None:
+    stopping = config.train.early_stopping
+    names = CLASSIFICATION_METRICS if config.model.task_type == "cls" else REGRESSION_METRICS
+    allowed = [f"val_{name}" for name in names if name in LOWER_IS_BETTER + HIGHER_IS_BETTER]
+    where = "train.early_stopping.monitor"
+    if stopping.monitor not in allowed:
+        what = f"{stopping.monitor!r} is none of {', '.join(allowed)}"
+        remedy = nearest(stopping.monitor, allowed).strip()
+        if "val_accuracy" in allowed:
+            remedy = f"set {where}=val_accuracy train.early_stopping.mode=max"
+        raise ConfigError(what, where=where, remedy=remedy)
+    right = "min" if stopping.monitor.removeprefix("val_") in LOWER_IS_BETTER else "max"
+    if stopping.mode != right:
+        what = f"is {stopping.mode}, but a better {stopping.monitor} is a {'lower' if right == 'min' else 'higher'} one"
+        raise ConfigError(what, where="train.early_stopping.mode", remedy=f"set train.early_stopping.mode={right}")

@@ -1,0 +1,209 @@
+"""Which of a file's arrays are wavelengths, flux, errors and labels: by their usual names, or as they were named."""
+
+from dataclasses import dataclass, field
+
+from specvit.convert.contents import Array, Contents, plain
+from specvit.convert.options import Options
+from specvit.convert.wavelengths import LOG_NAMES, WAVE_NAMES
+from specvit.utils.errors import DataError
+from specvit.utils.quantities import LABELS
+
+FLUX_NAMES = ("flux", "fluxes", "flam", "specificintensity", "intensity", "spectrum", "spectra", "spec", "sci")
+SIGMA_NAMES = ("error", "errors", "err", "sigma", "fluxerror", "fluxerr", "errflux", "eflux", "uncertainty", "stdev")
+SIGMA_NAMES += ("std", "unc", "stat", "errs")
+VARIANCE_NAMES = ("variance", "var", "fluxvar", "fluxvariance")
+INVERSE_NAMES = ("ivar", "invvar", "inversevariance", "fluxivar")
+PARTS_OF_NAMES = {
+    "inverse": ("ivar", "invvar", "inverse", "weight", "wgt"),
+    "variance": ("var",),
+    "sigma": ("err", "sig", "unc", "std"),
+}
+"""What a name such as Z_IVAR or flux_err_coadd has in it, by the kind of error; the first kind that fits counts."""
+POWERS = {"sigma": 1, "variance": 2, "inverse": -2}
+"""The unit of the error is that of the flux to this power."""
+LABEL_NAMES = {"teff": "T_eff", "logg": "log_g", "mh": "M_H", "am": "a_M", "cm": "C_M", "mag": "mag", "snr": "snr"}
+LABEL_NAMES |= {"redshift": "redshift"}
+"""Names of labels without case and signs; what may mean two things, such as feh, is not among them."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Names of the arrays to read; `wave` is None where wavelengths come from another file."""
+
+    flux: str
+    wave: str | None = None
+    error: str | None = None
+    error_kind: str = "sigma"
+    """`sigma`, `variance` or `inverse`, see `POWERS`."""
+    labels: dict[str, str] = field(default_factory=dict)
+    """Label -> array, of a file with many spectra."""
+    spectra: int | None = None
+    """Rows of a file with many spectra, None where a file is one spectrum."""
+
+    @property
+    def arrays(self) -> tuple[str, ...]:
+        """Wavelengths, flux and error, as far as they are in the file."""
+        return tuple(name for name in (self.wave, self.flux, self.error) if name is not None)
+
+
+def choose(contents: Contents, options: Options) -> Choice:
+    """Return which arrays of a file to read; raises `DataError`, which lists them, where that is not clear."""
+    if contents.numbered and options.source_wave is None and len(contents.arrays) > 1:
+        usual = {"wave": "1", "flux": "2"}
+    else:
+        usual = {"flux": "1"} if contents.numbered and len(contents.arrays) == 1 else {}
+    flux = _array(contents, options.flux_name or usual.get("flux"), "--flux-name", FLUX_NAMES, "the flux")
+    if flux is None:
+        flux = _only_matrix(contents)
+    wave = None
+    if options.source_wave is None:
+        names = (*WAVE_NAMES, *LOG_NAMES)
+        named = options.wave_name or usual.get("wave")
+        wave = _array(contents, named, "--wave-name", names, "the wavelengths", beside=flux.name)
+        if wave is None:
+            what = f"has no wavelengths by a name known; {contents.listing()}"
+            raise DataError(what, where=str(contents.path), remedy="give --wave-name NAME or --source-wave FILE")
+    error = None
+    if options.error_name != "none":
+        names = (*SIGMA_NAMES, *VARIANCE_NAMES, *INVERSE_NAMES)
+        error = _array(contents, options.error_name, "--error-name", names, "the errors", beside=flux.name)
+    check_shapes(contents, wave, flux, error)
+    many = flux.shape[0] if len(flux.shape) == 2 else None
+    if flux.planes:
+        what = f"has {many} rows that are not a spectrum each ({flux.planes})"
+        remedy = "write flux, error and wavelength of a star as columns of a table, and convert that"
+        raise DataError(what, where=f"{contents.path}:{flux.name}", remedy=remedy)
+    used = {array.name for array in (wave, flux, error) if array is not None}
+    return Choice(
+        flux=flux.name,
+        wave=wave.name if wave else None,
+        error=error.name if error else None,
+        error_kind=options.error_kind or _error_kind(contents, flux, error) if error else "sigma",
+        labels=_labels(contents, options, many, used) if many is not None else {},
+        spectra=many,
+    )
+
+
+def _array(
+    contents: Contents, name: str | None, option: str, known: tuple[str, ...], what: str, *, beside: str = ""
+) -> Array | None:
+    """Return the array of that name, or the one whose name is the first of `known` that there is; None without.
+
+    Of several the one in the folder or HDU of `beside`; raises `DataError` if that is not one.
+    """
+    if name is not None:
+        return contents.find(name, option)
+    alike = [a for a in contents.arrays.values() if plain(a.name) in known and a.numeric and a.shape]
+    alike = [a for a in alike if not a.derived] or alike or [a for a in contents.arrays.values() if _axis(a, known)]
+    best = min((known.index(plain(a.name)) for a in alike if plain(a.name) in known), default=None)
+    first = [a for a in alike if best is None or plain(a.name) == known[best]]
+    near = [a for a in first if a.name.rpartition("/")[0] in (beside, beside.rpartition("/")[0])]
+    first = near if beside and len(near) == 1 else first
+    if len(first) > 1:
+        several = " and ".join(array.name for array in first)
+        raise DataError(f"may have {what} in {several}", where=str(contents.path), remedy=f"say which by {option}")
+    return first[0] if first else None
+
+
+def _axis(array: Array, known: tuple[str, ...]) -> bool:
+    """Say whether an array is the wavelengths of a header, and wavelengths are looked for."""
+    return array.derived and known[0] == WAVE_NAMES[0]
+
+
+def _only_matrix(contents: Contents) -> Array:
+    """Return the one array that can only be the flux: with two dimensions, or the one image; raises `DataError`."""
+    numbers = [a for a in contents.arrays.values() if a.numeric and not a.derived and a.name not in LABELS]
+    numbers = [a for a in numbers if plain(a.name) not in (*WAVE_NAMES, *LOG_NAMES)]
+    numbers = [a for a in numbers if plain(a.name) not in (*SIGMA_NAMES, *VARIANCE_NAMES, *INVERSE_NAMES)]
+    for dimensions in (2, 1):
+        found = [array for array in numbers if len(array.shape) == dimensions]
+        if len(found) == 1:
+            return found[0]
+    what = f"has no flux by a name known; {contents.listing()}"
+    raise DataError(what, where=str(contents.path), remedy="give --flux-name NAME")
+
+
+def check_shapes(contents: Contents, wave: Array | None, flux: Array, error: Array | None) -> None:
+    """Raise `DataError` unless flux is (pixels,) or (spectra, pixels), and the others fit it."""
+    where = f"{contents.path}:{flux.name}"
+    if len(flux.shape) not in (1, 2) or 0 in flux.shape:
+        what = f"has shape {flux.shape}, not (pixels,) or (spectra, pixels); {contents.listing()}"
+        raise DataError(what, where=where, remedy="name another by --flux-name")
+    if wave is not None and wave.shape not in (flux.shape, flux.shape[-1:]):
+        turned = len(flux.shape) == 2 and wave.shape == flux.shape[:1]
+        remedy = "turn the array, so that a spectrum is a row" if turned else "give each value its wavelength"
+        raise DataError(f"has shape {flux.shape} but {wave.name} has {wave.shape}", where=where, remedy=remedy)
+    if error is not None and error.shape != flux.shape:
+        remedy = "name another by --error-name, or --error-name none"
+        raise DataError(f"has shape {flux.shape} but {error.name} has {error.shape}", where=where, remedy=remedy)
+    for array in (wave, flux, error):
+        if array is not None and not array.numeric:
+            raise DataError(
+                f"is not all numbers{_culprit(array)}", where=f"{contents.path}:{array.name}", remedy="mend it"
+            )
+
+
+def _culprit(array: Array) -> str:
+    """Return the first value of an array of words that is no number, and its row, for a message."""
+    if array.dtype.kind not in "OUST" or len(array.shape) != 1:
+        return f", but {array.dtype}"
+    for row, value in enumerate(array.take(None).tolist()):
+        try:
+            float(value)
+        except (TypeError, ValueError):
+            return f": {str(value)[:40]!r} in row {row}"
+    return ""
+
+
+def _error_kind(contents: Contents, flux: Array, error: Array) -> str:
+    """Return the kind of the errors by their name, or by their unit against that of the flux; raises `DataError`.
+
+    It is never guessed: an inverse variance read as an error is wrong in each pixel, and nothing shows it.
+    """
+    short = plain(error.name)
+    exact = {"sigma": SIGMA_NAMES, "variance": VARIANCE_NAMES, "inverse": INVERSE_NAMES}
+    named = next((kind for kind, names in exact.items() if short in names), None)
+    partly = (kind for kind, parts in PARTS_OF_NAMES.items() if any(part in short for part in parts))
+    named = named or next(partly, None)
+    by_unit = _kind_by_unit(flux.unit, error.unit)
+    if named and (by_unit or named) == named:
+        return named
+    if by_unit and not named:
+        return by_unit
+    unit = f" and its unit [{error.unit}] that of its {by_unit}" if by_unit else ""
+    what = f"has the name of a {named}{unit}" if named else "may be an error, a variance or an inverse variance"
+    remedy = f"say which by --error-kind {'|'.join(POWERS)}"
+    raise DataError(what, where=f"{contents.path}:{error.name}", remedy=remedy)
+
+
+def _kind_by_unit(flux: str, error: str) -> str | None:
+    """Return the kind whose unit is that of the flux to its power; None where units are missing or do not tell."""
+    try:
+        from astropy.units import Unit, dimensionless_unscaled
+    except ImportError:
+        return None
+    try:
+        of_flux, of_error = Unit(flux), Unit(error)
+    except (ValueError, TypeError):  # not a unit that astropy knows
+        return None
+    if not flux or not error or of_flux.is_equivalent(dimensionless_unscaled):
+        return None
+    return next((kind for kind, power in POWERS.items() if of_error.is_equivalent(of_flux**power)), None)
+
+
+def _labels(contents: Contents, options: Options, rows: int | None, used: set[str]) -> dict[str, str]:
+    """Return label -> array of a file with many spectra: as named, by their usual names, and the rest by their own."""
+    found = {label: contents.find(name, f"--columns {label}=").name for label, name in options.columns.items()}
+    for array in contents.arrays.values():
+        if (
+            array.name in used
+            or array.name in found.values()
+            or array.shape != (rows,)
+            or array.dtype.kind not in "fiu"
+        ):
+            continue
+        last = array.name.rpartition("/")[2]
+        label = last if last in LABELS else LABEL_NAMES.get(plain(array.name), last)
+        if label not in found:
+            found[label] = array.name
+    return found

@@ -1,0 +1,107 @@
+"""What a user may ask of a conversion: one frozen object, from the command line or by hand, checked on its own."""
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from specvit.utils.errors import ConfigError
+
+INSTRUMENT, KEEP = "instrument", "keep"
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to read the sources, and what to make of them. None: as the source says, or the default beside it."""
+
+    names: str | None = None
+    """`bosz2017`, `bosz2024`, or a pattern such as {T_eff}_{log_g}_{M_H} for the names of files."""
+    labels: str | None = None
+    """A CSV file of labels: a column `file`, the others labels."""
+    columns: dict[str, str] = field(default_factory=dict)
+    """Label -> what it is called in the source."""
+    fill: dict[str, float] = field(default_factory=dict)
+    """Label -> the value that it has in every spectrum."""
+    wave_name: str | None = None
+    flux_name: str | None = None
+    error_name: str | None = None
+    """`none`: the source's errors are not used."""
+    error_kind: str | None = None
+    """`sigma`, `variance` or `inverse`; default: what name and unit of the errors say."""
+    source_wave: str | None = None
+    """A file with the wavelengths of all spectra."""
+    unit: str | None = None
+    """A, nm or um."""
+    log10: bool = False
+    medium: str | None = None
+    """`air` or `vacuum`."""
+    resolution: float | None = None
+    """Of the source; smoothed to `to_resolution` if given."""
+    to_resolution: float | None = None
+    wave: str | None = None
+    """`instrument` (default), `keep` (default for files in the layout), or a file of vacuum Angstrom."""
+    snr: float | None = None
+    magnitudes: tuple[float, float] | None = None
+    seed: int = 0
+    normalise: bool | None = None
+    """Median of the pixels to 0.5; default: yes, but not for files in the layout."""
+    split: tuple[float, float, float] | None = None
+    """Shares of training, validation and test; None: one set."""
+    shard: int = 5000
+    """Most spectra a file."""
+    skip_bad: bool = False
+
+    def check(self) -> None:
+        """Raise `ConfigError` for values that mean nothing and for options that exclude each other."""
+        _positive("--resolution", self.resolution)
+        _positive("--to-resolution", self.to_resolution)
+        _positive("--snr", self.snr)
+        if self.snr is not None and math.isinf(self.snr):
+            raise ConfigError("is infinite, which leaves no errors", where="--snr", remedy="give a finite one")
+        if "snr" in self.fill:
+            raise ConfigError("gives snr, which is measured", where="--fill", remedy="leave it out; see --snr")
+        if self.snr is not None and self.magnitudes is not None:
+            raise ConfigError("exclude each other", where="--snr and --magnitudes", remedy="leave one out")
+        if self.names is not None and self.labels is not None:
+            raise ConfigError("both say what the labels are", where="--names and --labels", remedy="leave one out")
+        if self.magnitudes is not None and not -30 <= self.magnitudes[0] <= self.magnitudes[1] <= 40:
+            what = f"{self.magnitudes[0]:g} to {self.magnitudes[1]:g} is no range of magnitudes"
+            raise ConfigError(what, where="--magnitudes", remedy="give LOW HIGH, such as 20.5 22.5")
+        if self.split is not None and not (min(self.split) > 0 and abs(sum(self.split) - 1) <= 1e-6):
+            what = "are no three shares that make 1"
+            raise ConfigError(what, where="--split", remedy="give training, validation and test, such as 0.8,0.1,0.1")
+        names = list(self.columns.values())
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ConfigError(f"makes two labels of {twice}", where="--columns", remedy="name each once")
+        both = sorted(set(self.columns) & set(self.fill))
+        if both:
+            raise ConfigError(f"both give {both[0]}", where="--columns and --fill", remedy="leave one out")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what was asked for, as JSON has it; what stands at its default is left out."""
+        plain, usual = asdict(self), asdict(Options())
+        listed = {key: list(value) if isinstance(value, tuple) else value for key, value in plain.items()}
+        return {key: value for key, value in listed.items() if plain[key] != usual[key]}
+
+
+def spelled(options: dict[str, Any], key: str) -> str:
+    """Return an option of `Options.as_dict` as it is typed."""
+    flag = "--air or --vacuum" if key == "medium" else "--" + key.replace("_", "-")
+    if key not in options:
+        return f"no {flag}"
+    value = options[key]
+    if key == "medium":
+        return f"--{value}"
+    if isinstance(value, bool):
+        return flag if value else f"--no-{key}"
+    if isinstance(value, dict):
+        value = ",".join(f"{name}={item}" for name, item in value.items())
+    if isinstance(value, list):
+        value = (" " if key == "magnitudes" else ",").join(f"{item:g}" for item in value)
+    return f"{flag} {value}"
+
+
+def _positive(where: str, value: float | None) -> None:
+    if value is not None and not value > 0:
+        raise ConfigError(f"{value:g} is not above 0", where=where, remedy="give a positive number")

@@ -1,0 +1,103 @@
+"""Spectra that are made together, in a worker, into a file of their own.
+
+Shape suffixes: B spectra of a piece, P pixels.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from specvit.convert.contents import open_contents
+from specvit.convert.spectrum import Recipe, on_pixels, read_rows
+from specvit.utils.errors import DataError
+from specvit.utils.files import write_atomic
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Spectra that are made together, and the file that they go to."""
+
+    path: Path
+    spectra: tuple[tuple[Path, int], ...]
+    """File and row of each, in order."""
+    names: Mapping[Path, Path] = field(default_factory=dict)
+    """Copy -> the source that it is of, to be named where something is wrong."""
+    bad: Mapping[int, str] = field(default_factory=dict)
+    """Places of spectra that are left out already, and why."""
+
+
+def make_piece(recipe: Recipe, piece: Piece) -> None:
+    """Make the spectra of a piece into `piece.path`, an NPZ file, whole or absent.
+
+    It holds `flux` and, if wanted, `error`, (B, P) float32; `good` (B,), False where a spectrum was left out, whose
+    rows are zero; and in JSON `why` those were left out and the `digests` of files. Raises `DataError` for a
+    spectrum that cannot be made, unless such are to be left out.
+    """
+    made = _Made(recipe, piece)
+    places: dict[Path, list[int]] = {}
+    for place, (path, _) in enumerate(piece.spectra):
+        places.setdefault(path, [])
+        if place not in piece.bad:
+            places[path].append(place)
+    for path, here in places.items():
+        if not here:
+            continue
+        try:
+            made.add_file(path, here)
+        except DataError as problem:  # of the whole file
+            made.leave_out(here, problem)
+    digests = {str(path): digest_of(path) for path in places} if recipe.digest else {}
+    facts = {"why": np.array(json.dumps(made.why)), "digests": np.array(json.dumps(digests)), "good": made.good_B}
+    write_atomic(piece.path, lambda stream: np.savez(stream, **made.arrays, **facts))  # pyright: ignore[reportArgumentType]
+
+
+def digest_of(path: Path) -> dict[str, Any]:
+    """Return size and sha256 of a file; nothing for one that cannot be read."""
+    try:
+        with open(path, "rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            return {"bytes": stream.tell(), "sha256": digest}
+    except OSError:
+        return {}
+
+
+class _Made:
+    """The spectra of a piece as they come."""
+
+    def __init__(self, recipe: Recipe, piece: Piece) -> None:
+        """Nothing is made yet."""
+        self.recipe, self.piece = recipe, piece
+        shape = (len(piece.spectra), len(recipe.target.wave_P))
+        self.arrays = {name: np.zeros(shape, np.float32) for name in ("flux", "error")[: 1 + recipe.with_error]}
+        self.good_B = np.array([place not in piece.bad for place in range(shape[0])])
+        self.why = {str(place): why for place, why in piece.bad.items()}
+
+    def add_file(self, path: Path, here: list[int]) -> None:
+        """Make the spectra of a file, those at places `here` of the piece; raises `DataError`."""
+        recipe, name = self.recipe, self.piece.names.get(path, path)
+        rows = [self.piece.spectra[place][1] for place in here]
+        with open_contents(path, recipe.choice.arrays) as contents:
+            wave_BX, flux_BX, error_BX = read_rows(contents, recipe, rows)
+            for i, place in enumerate(here):
+                where = str(name) if recipe.choice.spectra is None else f"{name} row {rows[i]}"
+                wave_X = wave_BX if wave_BX.ndim == 1 else wave_BX[i]
+                error_X = None if error_BX is None else error_BX[i]
+                try:
+                    both = on_pixels(where, wave_X, flux_BX[i], error_X, recipe)
+                except DataError as problem:
+                    self.leave_out([place], problem)
+                    continue
+                for array, values_P in zip(self.arrays.values(), both, strict=False):
+                    array[place] = values_P
+
+    def leave_out(self, here: list[int], problem: DataError) -> None:
+        """Note that spectra are left out, and why; raises it again where none may be."""
+        if not self.recipe.skip_bad:
+            raise problem
+        self.good_B[here] = False
+        self.why |= {str(place): str(problem) for place in here}

@@ -1,0 +1,159 @@
+"""Which pixels spectra come to, and from which wavelengths: settled once, with the first file open.
+
+Shape suffixes: X points of a spectrum, P pixels.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from specvit.convert.choose import Choice
+from specvit.convert.contents import Array, Contents, plain
+from specvit.convert.names import Naming
+from specvit.convert.options import INSTRUMENT, KEEP, Options
+from specvit.convert.resample import Target, Wave, smoothing
+from specvit.convert.sources import read_wavelengths
+from specvit.convert.spectrum import Recipe, check_flux, read_rows
+from specvit.convert.wavelengths import LOG_NAMES, guess, read_unit, to_vacuum_angstrom
+from specvit.data.shards import check_wave, same_wavelengths
+from specvit.physics import instrument
+from specvit.utils.errors import ConfigError, DataError
+
+
+def make_recipe(
+    contents: Contents,
+    choice: Choice,
+    options: Options,
+    naming: Naming | None,
+    resolution: float | None,
+    *,
+    layout: bool,
+) -> tuple[Recipe, list[str]]:
+    """Return how each spectrum is made, and notes on what was taken to be so; raises `ConfigError` or `DataError`.
+
+    `resolution` is that of the sources, None if nobody says it; `layout` says that they are shards already.
+    """
+    check_flux(contents, contents.arrays[choice.flux])
+    wave = contents.arrays[choice.wave] if choice.wave else read_wavelengths(Path(options.source_wave or ""))
+    notes = [] if layout else [_read_from(contents, choice, options)]
+    keep = (options.wave or (KEEP if layout else INSTRUMENT)) == KEEP
+    if keep and (options.resolution or options.to_resolution):
+        what, remedy = "needs pixels to smooth onto, but these are kept", "give --wave instrument or --wave FILE"
+        raise ConfigError(what, where="--resolution", remedy=remedy)
+    target = None if keep else _target(options, resolution, notes)
+    medium = _medium(wave, options, naming, notes, layout=layout)
+    usual = naming.unit if naming else ("A" if layout else None)
+    log10 = options.log10 or plain(wave.name) in LOG_NAMES
+    unit, log10 = _unit(contents, wave, options.unit or usual, target, log10=log10)
+    recipe = Recipe(
+        choice=choice,
+        target=target or Target(np.empty(0)),
+        unit=unit,
+        unit_is_given=options.unit is not None,
+        air=medium == "air",
+        medium_is_given=options.medium is not None,
+        log10=log10,
+        keep=keep,
+        normalise=not layout if options.normalise is None else options.normalise,
+        with_error=_uses_errors(contents, choice, options, notes),
+        snr=options.snr,
+        magnitudes=options.magnitudes is not None,
+        skip_bad=options.skip_bad,
+        digest=choice.spectra is None,
+    )
+    if choice.wave is None:
+        given = np.asarray(wave.take(None), dtype=np.float64)
+        recipe = replace(recipe, wave_X=to_vacuum_angstrom(given, unit, log10=log10, air=recipe.air))
+    if keep:
+        recipe = replace(recipe, target=_own_pixels(contents, recipe))
+    if options.magnitudes is not None and not same_wavelengths(recipe.target.wave_P, instrument.wavelength()):
+        what = "needs the instrument's pixels, of which the noise is known"
+        raise ConfigError(what, where="--magnitudes", remedy="leave out --wave, or give --snr")
+    return recipe, notes
+
+
+def _read_from(contents: Contents, choice: Choice, options: Options) -> str:
+    """Return a note of what is read as what."""
+    read = f"flux from {choice.flux}, wavelengths from {choice.wave or Path(options.source_wave or '').name}"
+    errors = {"sigma": "errors", "variance": "variances", "inverse": "inverse variances"}[choice.error_kind]
+    return f"note: {contents.path.name}: {read}" + (f", {errors} from {choice.error}" if choice.error else "")
+
+
+def _medium(wave: Array, options: Options, naming: Naming | None, notes: list[str], *, layout: bool) -> str:
+    """Return `air` or `vacuum`: as asked for, by the header or name of the wavelengths, or usual; says which it is."""
+    known = naming.medium if naming else None
+    medium = options.medium or wave.medium or known or "vacuum"
+    if options.medium is None and (medium == "air" or wave.medium):
+        who = naming.name if naming and not wave.medium else "the header" if wave.derived else wave.name
+        notes.append(f"note: {who} has wavelengths in {medium}; --air or --vacuum would overrule it")
+    elif options.medium is None and known is None and not layout:
+        notes.append("note: wavelengths are taken as of vacuum; --air if they are of air")
+    return medium
+
+
+def _target(options: Options, resolution: float | None, notes: list[str]) -> Target:
+    """Return pixels and smoothing; raises `ConfigError` for resolutions that do not go together."""
+    if options.wave in (None, INSTRUMENT):
+        wave_P, wanted = instrument.wavelength(), options.to_resolution or instrument.RESOLUTION
+    else:
+        path = Path(str(options.wave))
+        given = read_wavelengths(path)
+        raw_P = np.asarray(given.take(None), dtype=np.float64)
+        log10 = plain(given.name) in LOG_NAMES
+        wave_P = to_vacuum_angstrom(raw_P, read_unit(given.unit) or "A", log10=log10, air=given.medium == "air")
+        check_wave(wave_P, len(wave_P), path)
+        wanted = options.to_resolution
+    if resolution is None:
+        if options.to_resolution is not None:
+            what = "needs the resolution of the spectra as they are"
+            raise ConfigError(what, where="--to-resolution", remedy="give --resolution R")
+        notes.append("note: without --resolution spectra are not smoothed, as if they had the instrument's resolution")
+        return Target(wave_P)
+    if wanted is None:
+        what = "needs a resolution to smooth to, which --wave FILE does not say"
+        raise ConfigError(what, where="--resolution", remedy="give --to-resolution R")
+    if resolution < wanted * (1 - 1e-6):
+        what = f"is {resolution:g}, below the {wanted:g} to come to; nothing makes spectra sharper"
+        raise ConfigError(what, where="--resolution", remedy="take spectra of a higher one")
+    return Target(wave_P, smoothing(wave_P, resolution, wanted))
+
+
+def _unit(contents: Contents, wave: Array, said: str | None, target: Target | None, *, log10: bool) -> tuple[str, bool]:
+    """Return the unit of the wavelengths and whether they are its logarithm: as said, by the header, or guessed.
+
+    Raises `DataError` for one that is no length, and where a guess may be wrong.
+    """
+    spelled = read_unit(wave.unit)
+    if said is not None:
+        return said, log10
+    if wave.unit and spelled is None:
+        what = f"has wavelengths in {wave.unit!r}, which is no length known"
+        raise DataError(what, where=f"{contents.path}:{wave.name}", remedy="give --unit A, nm or um")
+    if spelled is not None:
+        return spelled, log10
+    if target is None:
+        raise DataError("says no unit of its wavelengths", where=str(contents.path), remedy="give --unit A, nm or um")
+    values_X = np.asarray(wave.take(None), dtype=np.float64)
+    return guess(values_X, *target.needed, log10=log10, path=contents.path)
+
+
+def _uses_errors(contents: Contents, choice: Choice, options: Options, notes: list[str]) -> bool:
+    """Say whether errors come from the source; raises `DataError` if they come from nowhere."""
+    made = options.snr is not None or options.magnitudes is not None
+    if choice.error is not None and made:
+        notes.append(f"note: errors are made, and those of the source ({choice.error}) left out")
+    if choice.error is None and not made:
+        what = f"has no errors by a name known; {contents.listing()}"
+        remedy = "name them by --error-name, or have them made: --magnitudes LOW HIGH, or --snr X"
+        raise DataError(what, where=str(contents.path), remedy=remedy)
+    return not made
+
+
+def _own_pixels(contents: Contents, recipe: Recipe) -> Target:
+    """Return the wavelengths of the first spectrum as pixels; raises `DataError`."""
+    wave_X, *_ = read_rows(contents, recipe, [0])
+    own_P: Wave = wave_X if wave_X.ndim == 1 else wave_X[0]
+    own_P = own_P[::-1] if len(own_P) > 1 and own_P[0] > own_P[-1] else own_P
+    check_wave(own_P, len(own_P), contents.path)
+    return Target(own_P)

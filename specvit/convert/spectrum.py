@@ -1,0 +1,230 @@
+"""One spectrum as its file has it -> flux and error on the target's pixels.
+
+Shape suffixes: X points of a spectrum, P pixels, B spectra of one file.
+"""
+
+import hashlib
+import re
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from specvit.convert.choose import Choice, check_shapes
+from specvit.convert.contents import Array, Contents
+from specvit.convert.resample import TOLERANCE, Target, edges, is_same, refined, weights
+from specvit.convert.wavelengths import read_unit, to_vacuum_angstrom
+from specvit.utils.errors import DataError
+
+Values = NDArray[np.float64]
+
+NORMAL_MEDIAN = 0.5
+"""The median pixel of built-in spectra, and of these."""
+GAP = 3.0
+"""A step this many times the usual one is a hole if wider than a pixel; the usual one is at most so many pixels."""
+OTHER_FLUX = {"per frequency": r"hz|jy", "in magnitudes": r"\bmag", "in photons": r"\bph(ot(on)?s?)?\b"}
+"""What the unit of a flux may say that is no energy per wavelength."""
+MATRICES = 4
+"""Sparse matrices kept for spectra of the same wavelengths."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a worker needs to know to make any spectrum of a conversion."""
+
+    choice: Choice
+    target: Target
+    unit: str
+    unit_is_given: bool
+    """Else what a file's own header says goes first."""
+    air: bool
+    medium_is_given: bool
+    log10: bool = False
+    wave_X: Values | None = None
+    """Wavelengths of all spectra, vacuum Angstrom, where they come from a file of their own."""
+    keep: bool = False
+    normalise: bool = True
+    with_error: bool = True
+    snr: float | None = None
+    """Errors are made: the flux over this."""
+    magnitudes: bool = False
+    """Errors are made: those of the instrument."""
+    skip_bad: bool = False
+    digest: bool = False
+    """Whether files are digested as they are read."""
+
+
+def read_rows(contents: Contents, recipe: Recipe, rows: list[int]) -> tuple[Values, Values, Values | None]:
+    """Return wavelengths, (B, X) or (X,) in vacuum Angstrom, flux and 1 sigma error (B, X) of rows of a file.
+
+    Raises `DataError`.
+    """
+    choice = recipe.choice
+    contents = contents if choice.spectra is not None else contents.single()
+    missing = [name for name in choice.arrays if name not in contents.arrays]
+    if missing:
+        what = f"has no {missing[0]}, as the first file has; {contents.listing()}"
+        raise DataError(what, where=str(contents.path), remedy="convert files of one form at a time")
+    flux = contents.arrays[choice.flux]
+    wave = contents.arrays[choice.wave] if choice.wave else None
+    error = contents.arrays[choice.error] if choice.error else None
+    check_shapes(contents, wave, flux, error)
+    check_flux(contents, flux)
+    if (len(flux.shape) == 2) != (choice.spectra is not None):
+        what = f"has a flux of shape {flux.shape}, unlike the first file"
+        raise DataError(what, where=str(contents.path), remedy="convert files of one form at a time")
+    single = choice.spectra is None
+    at = None if single else np.array(rows)
+
+    def taken(array: Any) -> Values:
+        values = np.asarray(array.take(at), dtype=np.float64)
+        return values[None] if single else values
+
+    if wave is None:
+        assert recipe.wave_X is not None
+        vacuum_BX = recipe.wave_X
+        if len(vacuum_BX) != flux.shape[-1]:
+            what = f"has {flux.shape[-1]} values but there are {len(vacuum_BX)} wavelengths"
+            raise DataError(what, where=str(contents.path), remedy="check --source-wave")
+    else:
+        unit = recipe.unit if recipe.unit_is_given else (read_unit(wave.unit) or recipe.unit)
+        air = recipe.air if recipe.medium_is_given or not wave.medium else wave.medium == "air"
+        shared = wave.shape != flux.shape
+        raw = np.asarray(wave.take(None), dtype=np.float64) if shared else taken(wave)
+        vacuum_BX = to_vacuum_angstrom(raw, unit, log10=recipe.log10, air=air)
+    error_BX = None if error is None or not recipe.with_error else _sigma(taken(error), choice.error_kind)
+    return vacuum_BX, taken(flux), error_BX
+
+
+def check_flux(contents: Contents, flux: Array) -> None:
+    """Raise `DataError` for a unit of the flux that is no energy per wavelength; none is taken as such."""
+    for what, words in OTHER_FLUX.items():
+        if re.search(words, flux.unit.lower()):
+            remedy = "make it energy per wavelength first"
+            raise DataError(f"is {what} ({flux.unit})", where=f"{contents.path}:{flux.name}", remedy=remedy)
+
+
+def on_pixels(
+    where: str, wave_X: Values, flux_X: Values, error_X: Values | None, recipe: Recipe
+) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    """Return flux and error, (P,), of a spectrum on the target's pixels; raises `DataError` naming where it is from.
+
+    Errors are those of points drawn independently, brought to pixels that are drawn independently, too: as much noise
+    in the mean over many pixels as there was in that of the points under them. In a single pixel it is more than what
+    smoothing leaves there, which is correlated from pixel to pixel.
+    """
+    if len(wave_X) < 2:
+        raise DataError("has one point", where=where, remedy="leave it out")
+    if len(wave_X) > 1 and wave_X[0] > wave_X[-1]:
+        wave_X, flux_X = wave_X[::-1], flux_X[::-1]
+        error_X = None if error_X is None else error_X[::-1]
+    if recipe.keep and not is_same(wave_X, recipe.target):
+        what = "has other wavelengths than the first spectrum"
+        raise DataError(what, where=where, remedy="leave out --wave keep: they are put on common pixels then")
+    inside = slice(None) if recipe.keep else _needed_points(where, wave_X, recipe)
+    wave_X, flux_X = wave_X[inside], flux_X[inside]
+    error_X = None if error_X is None else error_X[inside]
+    _check_values(where, wave_X, flux_X, error_X)
+    if recipe.keep or is_same(wave_X, recipe.target):
+        flux_P, error_P = flux_X, error_X
+    else:
+        matrix, spread = _matrices(wave_X, recipe.target)
+        flux_P = matrix @ flux_X
+        error_P = None if error_X is None else np.sqrt(spread @ error_X**2)
+    if recipe.normalise:
+        median = float(np.median(flux_P))
+        if not median > 0:
+            raise DataError(f"has a median flux of {median:g}", where=where, remedy="leave it out, or --no-normalise")
+        flux_P = flux_P * (NORMAL_MEDIAN / median)
+        error_P = None if error_P is None else error_P * (NORMAL_MEDIAN / median)
+    with np.errstate(over="ignore", under="ignore"):
+        flux, error = flux_P.astype(np.float32), None if error_P is None else error_P.astype(np.float32)
+    if not np.isfinite(flux).all() or (error is not None and not (np.isfinite(error) & (error > 0)).all()):
+        raise DataError("does not fit into float32", where=where, remedy="leave out --no-normalise")
+    _check_light(where, flux, recipe)
+    return flux, error
+
+
+def _needed_points(where: str, wave_X: Values, recipe: Recipe) -> slice:
+    """Return the points that the target needs, after checking that they rise, reach far enough and leave no hole."""
+    low, high = recipe.target.needed
+    finite_X = wave_X[np.isfinite(wave_X)]
+    span = f"{finite_X.min():.1f}-{finite_X.max():.1f} Å" if len(finite_X) else "nothing finite"
+    near = np.flatnonzero((wave_X >= low) & (wave_X <= high))
+    uncovered = f"covers {span} but {low:.1f}-{high:.1f} Å are needed"
+    if not len(near):
+        raise DataError(uncovered, where=where, remedy="leave it out, or name other pixels by --wave FILE")
+    inside = slice(max(int(near[0]) - 1, 0), int(near[-1]) + 2)
+    points = wave_X[inside]
+    falls = np.flatnonzero(~(np.diff(points) > 0))
+    if len(falls):
+        at = int(falls[0]) + 1 + inside.start
+        what = f"wavelengths do not rise at point {at} ({wave_X[at - 1]:.4f}, {wave_X[at]:.4f} Å)"
+        raise DataError(what, where=where, remedy="sort them, and remove what is there twice")
+    bins, pixels = edges(points), np.diff(edges(recipe.target.wave_P))
+    if bins[0] > low + TOLERANCE * pixels[0] or bins[-1] < high - TOLERANCE * pixels[-1]:
+        raise DataError(uncovered, where=where, remedy="leave it out, or name other pixels by --wave FILE")
+    steps = np.diff(points)
+    if np.median(steps) > GAP * pixels.min():
+        what = f"has a point each {np.median(steps):.2f} Å for pixels of {pixels.min():.2f} Å"
+        raise DataError(what, where=where, remedy="take finer spectra, or name other pixels by --wave FILE")
+    widest = int(np.argmax(steps))
+    if steps[widest] > max(GAP * float(np.median(steps)), float(pixels.min())):
+        what = f"has a hole of {steps[widest]:.2f} Å after {points[widest]:.2f} Å"
+        raise DataError(what, where=where, remedy="fill it, with large errors, or leave the spectrum out")
+    return inside
+
+
+def _check_values(where: str, wave_X: Values, flux_X: Values, error_X: Values | None) -> None:
+    for name, values_X, good_X in (
+        ("flux", flux_X, np.isfinite(flux_X)),
+        ("error", error_X, None if error_X is None else np.isfinite(error_X) & (error_X > 0)),
+    ):
+        if values_X is not None and good_X is not None and not good_X.all():
+            at = int(np.flatnonzero(~good_X)[0])
+            what = f"{name} is {values_X[at]:g} at {wave_X[at]:.2f} Å"
+            raise DataError(what, where=where, remedy="mend it, or leave bad spectra out by --skip-bad")
+
+
+def _check_light(where: str, flux: NDArray[np.float32], recipe: Recipe) -> None:
+    """Raise `DataError` for a flux (P,) of which the errors that were asked for cannot be made."""
+    if recipe.snr is not None and not (flux / np.float32(recipe.snr) > 0).all():
+        at = int(np.argmin(flux))
+        what = f"has a flux of {flux[at]:g} at pixel {at}, of which --snr makes no error"
+        raise DataError(what, where=where, remedy="use --magnitudes LOW HIGH, or leave it out")
+    if recipe.magnitudes and not flux.astype(np.float64) @ recipe.target.wave_P**2 > 0:
+        raise DataError("has no light in all, and so no magnitude", where=where, remedy="leave it out")
+
+
+def _sigma(values: Values, kind: str) -> Values:
+    """Return 1 sigma errors of errors, variances or inverse variances; not finite where there are none."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        if kind == "variance":
+            return np.sqrt(values)
+        return 1 / np.sqrt(values) if kind == "inverse" else values
+
+
+_known: OrderedDict[bytes, tuple[Any, Any]] = OrderedDict()
+
+
+def _matrices(wave_X: Values, target: Target) -> tuple[Any, Any]:
+    """Return the matrices that bring flux and variances to the pixels, made once for the same wavelengths.
+
+    Of a variance the share that falls into a pixel goes there, times how much narrower than the pixel its bin is.
+    """
+    sigma = b"" if target.sigma_P is None else target.sigma_P.tobytes()
+    key = hashlib.blake2b(wave_X.tobytes() + target.wave_P.tobytes() + sigma, digest_size=16).digest()
+    if key not in _known:
+        flux = shares = weights(wave_X, target)
+        between = refined(wave_X, target)
+        if between is not None:
+            flux = weights(between[0], target) @ between[1]
+        width_P, width_X = np.diff(edges(target.wave_P)), np.diff(edges(wave_X))
+        _known[key] = flux, sparse.diags_array(1 / width_P) @ shares @ sparse.diags_array(width_X)
+        if len(_known) > MATRICES:
+            _known.popitem(last=False)
+    _known.move_to_end(key)
+    return _known[key]

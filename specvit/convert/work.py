@@ -1,0 +1,205 @@
+"""The target folder of a conversion: its lock, what was asked for, what is done, and the manifest in the end.
+
+While it goes on `OUT/.convert` holds the plan, pieces of spectra and a record of each finished shard; in the end all
+of it is in `OUT/manifest.json`. Nothing that another conversion wrote is ever touched.
+"""
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from specvit.convert.options import INSTRUMENT, KEEP, spelled
+from specvit.convert.piece import digest_of
+from specvit.convert.plan import Plan
+from specvit.utils.errors import DataError, FolderError
+from specvit.utils.files import locked, read_json, remove_leftovers, write_json
+
+FORMAT = 2
+"""Of manifest and plan; raised when the same options make other spectra."""
+MANIFEST, HIDDEN = "manifest.json", ".convert"
+FRESH = "name another target, or remove it first"
+FACTS = {"format", "options", "inputs", "folder", "sources"}
+"""What plan and manifest say of what was asked for."""
+
+
+class Work:
+    """The target folder `out` of one plan."""
+
+    def __init__(self, out: Path, plan: Plan) -> None:
+        """Nothing is looked at or written yet."""
+        self.out, self.plan, self.folder = out, plan, out / HIDDEN
+        self.pieces, self.copies = self.folder / "pieces", self.folder / "unpacked"
+
+    @contextlib.contextmanager
+    def claimed(self) -> Iterator[bool]:
+        """Hold the folder, and say whether something is left to do; raises where it holds anything else.
+
+        `FolderError` if another process is at it, `DataError` if it is not of this plan.
+        """
+        self._check_place()
+        if self._finished():
+            yield False
+            return
+        with locked(self.folder / ".lock", seconds=0) as mine:
+            if not mine:
+                raise FolderError(
+                    "another process converts into it", where=str(self.out), remedy="wait until it is done"
+                )
+            if self._finished():  # by that process, just now
+                yield False
+                return
+            try:
+                self._begin()
+                yield True
+            except DataError:  # what was asked for cannot be: as if it had not been
+                if not self._anything_made():
+                    shutil.rmtree(self.copies, ignore_errors=True)
+                raise
+            finally:
+                if not self._anything_made() and not self.unpacked_bytes():
+                    shutil.rmtree(self.folder, ignore_errors=True)
+                    with contextlib.suppress(OSError):  # it is not empty: it is finished
+                        self.out.rmdir()
+
+    def record_of(self, shard: str) -> dict[str, Any] | None:
+        """Return what is known of a finished shard, None for one that is still to be made."""
+        record = read_json(self.folder / self._name(shard))
+        path = self.out / shard
+        if record is None or not path.exists() or path.stat().st_size != record["bytes"]:
+            path.unlink(missing_ok=True)  # it stands there without a record only if we were killed in between
+            return None
+        return record
+
+    def record(self, shard: str, rows: int, left_out: list[dict[str, Any]], digests: dict[str, Any]) -> None:
+        """Note that a shard is finished; its pieces are not needed any more."""
+        path = self.out / shard
+        made = {"file": shard, "rows": rows, **digest_of(path)}
+        write_json(self.folder / self._name(shard), {**made, "left_out": left_out, "digests": digests})
+        for piece in self.pieces.glob(f"{Path(shard).parent.name}.*.npz"):
+            piece.unlink(missing_ok=True)
+
+    def piece(self, shard: str, number: int) -> Path:
+        """Return the file of a piece of a shard."""
+        return self.pieces / f"{Path(shard).parent.name}.{number:05d}.npz"
+
+    def finish(self, digests: dict[str, Any]) -> dict[str, Any]:
+        """Write the manifest, remove the work folder, and return the manifest."""
+        records = [record for shard in self.plan.shards if (record := self.record_of(shard)) is not None]
+        for record in records:
+            digests |= record["digests"]
+        facts = self._facts(times=False)
+        facts["sources"] = [
+            {"file": name, "bytes": size, **digests[str(path)]}
+            for path, (name, size) in zip(self.plan.sources, facts["sources"], strict=True)
+        ]
+        facts["outputs"] = [{key: record[key] for key in ("file", "rows", "bytes", "sha256")} for record in records]
+        spectra = [spectrum for record in records for spectrum in record["left_out"]]
+        names = [source["file"] for source in facts["sources"]]
+        facts["left_out"] = [{"file": names[s["source"]], "row": s["row"], "why": s["why"]} for s in spectra]
+        write_json(self.out / MANIFEST, facts)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        return facts
+
+    def _begin(self) -> None:
+        """Note what was asked for, or check that it is what was asked for before; sweep up after a kill."""
+        known, now = read_json(self.folder / "plan.json"), self._facts(times=True)
+        if self._anything_made():
+            if not _has_facts(known):
+                raise DataError("holds a conversion of which the plan is lost", where=str(self.out), remedy=FRESH)
+            self._compare(known, now, "begun")
+        elif known != now:
+            shutil.rmtree(self.copies, ignore_errors=True)
+        if known != now:
+            write_json(self.folder / "plan.json", now)
+        for folder in (self.pieces, self.copies):
+            folder.mkdir(exist_ok=True)
+        for folder in (self.folder, self.pieces, self.copies, *((self.out / s).parent for s in self.plan.shards)):
+            remove_leftovers(folder)
+
+    def unpacked_bytes(self) -> int:
+        """Return how much there is of copies of the sources, also of those that are being made."""
+        found = 0
+        for path in self.copies.glob("*"):
+            with contextlib.suppress(FileNotFoundError):  # it was finished just now, and so renamed
+                found += path.stat().st_size
+        return found
+
+    def _anything_made(self) -> bool:
+        """Say whether a piece or a shard is made."""
+        return any(True for pattern in ("pieces/*.npz", "*_*.json") for _ in self.folder.glob(pattern))
+
+    def _name(self, shard: str) -> str:
+        return f"{Path(shard).parent.name}.json"
+
+    def _facts(self, *, times: bool) -> dict[str, Any]:
+        """Return what was asked for: options, and each source by name, size and, of one at work, time of change."""
+        plan = self.plan
+        sources = []
+        for path in plan.sources:
+            found = path.stat()
+            sources.append([path.relative_to(plan.base).as_posix(), found.st_size])
+            sources[-1] += [found.st_mtime_ns] if times else []
+        asked = plan.options
+        named = {"labels": asked.labels, "source_wave": plan.wave_file, "wave": asked.wave}
+        given = {key: Path(name) for key, name in named.items() if name not in (None, INSTRUMENT, KEEP)}
+        inputs = {key: {"file": path.name, **digest_of(path)} for key, path in given.items()}
+        facts = {"format": FORMAT, "options": asked.as_dict(), "inputs": inputs}
+        return {**facts, "folder": str(plan.base), "sources": sources}
+
+    def _finished(self) -> bool:
+        """Say whether this very conversion is done; raises `DataError` if the folder is one of another's."""
+        if not (self.out / MANIFEST).exists():
+            return False
+        known = read_json(self.out / MANIFEST)
+        if not _has_facts(known) or not {"outputs", "left_out"} <= set(known):
+            raise DataError("is no manifest of a conversion", where=str(self.out / MANIFEST), remedy=FRESH)
+        if known["left_out"] and not self.plan.options.skip_bad:
+            what = f"was made by --skip-bad, which left out {len(known['left_out'])} spectra"
+            raise DataError(what, where=str(self.out), remedy=f"type the same command, or {FRESH}")
+        known["options"].pop("skip_bad", None)  # it made no difference, or was asked for again
+        known["sources"] = [[source["file"], source["bytes"]] for source in known["sources"]]
+        self._compare(known, self._facts(times=False), "made")
+        for output in known["outputs"]:
+            path = self.out / output["file"]
+            if not path.exists() or path.stat().st_size != output["bytes"]:
+                raise DataError("is not what its manifest says", where=str(path), remedy=FRESH)
+        shutil.rmtree(self.folder, ignore_errors=True)  # left by a kill at the very end
+        return True
+
+    def _compare(self, known: dict[str, Any], now: dict[str, Any], how: str) -> None:
+        if known["format"] != now["format"]:
+            raise DataError(f"was {how} by another version of specvit", where=str(self.out), remedy=FRESH)
+        before, after = known["options"], dict(now["options"])
+        if "skip_bad" not in before:  # one that was stopped by a bad spectrum may go on without it
+            after.pop("skip_bad", None)
+        key = next((key for key in {**before, **after} if before.get(key) != after.get(key)), None)
+        if key is not None:
+            what = f"was {how} with {spelled(before, key)}, and not with {spelled(after, key)}"
+            raise DataError(what, where=str(self.out), remedy=f"type the same command, or {FRESH}")
+        if known["inputs"] != now["inputs"]:
+            changed = [given["file"] for key, given in now["inputs"].items() if given != known["inputs"].get(key)]
+            what = f"was {how} with another content of {', '.join(changed) or 'its files'}"
+            raise DataError(what, where=str(self.out), remedy=FRESH)
+        if known["folder"] != now["folder"] or known["sources"] != now["sources"]:
+            others = {name for name, *_ in known["sources"]} ^ {name for name, *_ in now["sources"]}
+            changed = sorted(others) or [name for name, *f in now["sources"] if [name, *f] not in known["sources"]]
+            what = f"was {how} from other sources ({changed[0] if changed else known['folder']})"
+            raise DataError(what, where=str(self.out), remedy=FRESH)
+
+    def _check_place(self) -> None:
+        """Raise `DataError` unless the target is a new folder, an empty one, or one of a conversion."""
+        if self.out.suffix.lower() in (".h5", ".hdf5", ".hdf") or (self.out.exists() and not self.out.is_dir()):
+            raise DataError(
+                "is no folder, as these sources need", where=str(self.out), remedy="name a folder as target"
+            )
+        if self.out.is_dir():
+            inside = {path.name for path in self.out.iterdir()}
+            if inside and not inside & {MANIFEST, HIDDEN}:
+                what = f"is a folder with other files in it ({min(inside)})"
+                raise DataError(what, where=str(self.out), remedy="name a new folder")
+
+
+def _has_facts(known: Any) -> bool:
+    return isinstance(known, dict) and set(known) >= FACTS

@@ -1,0 +1,258 @@
+"""Batches on the device. Where the arrays lie (device, host memory, files) never changes what a batch holds.
+
+Legend: N rows of a view, B rows of a step, P pixels.
+"""
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from specvit.config.schema import DataConfig, NoiseConfig, effective_level
+from specvit.data.io_hints import beyond_memory, chunked_note
+from specvit.data.noise import FluxNorm, evaluation_noise, sigma_of, with_training_noise
+from specvit.data.order import epoch_order
+from specvit.data.prefetch import Prefetcher
+from specvit.data.validate import check_rows
+from specvit.data.views import Spectra, SpectraView
+from specvit.utils.errors import DataError, is_out_of_memory
+from specvit.utils.memory import JOBS_PER_GPU, free_memory
+from specvit.utils.quantities import Batch
+
+EVAL_BATCH = 256
+"""Rows a forward pass in evaluation: fixed, so that a score never depends on a training setting."""
+SHARE_OF_FREE = 0.5
+"""Share of a device's free memory that resident spectra may take; the rest is for activations."""
+COPY_ROWS = 4096
+CACHED_EVAL_BYTES = 256 * 2**20
+
+
+class Store:
+    """Flux and error of a view, gathered by view row onto the device, wherever they lie."""
+
+    def __init__(self, spectra: SpectraView, data: DataConfig, device: torch.device) -> None:
+        """On a CPU contiguous files are mapped and nothing is copied; chunked ones are unpacked once if they fit."""
+        self.spectra, self.device = spectra, device
+        self.storage = data.storage
+        self.dtype = torch.float16 if data.storage == "float16" else torch.float32
+        self.arrays: tuple[Tensor, Tensor] | None = None
+        wanted = data.resident == "auto" and (device.type != "cpu" or not spectra.contiguous)
+        size = 2 * len(spectra) * spectra.num_pixels * torch.finfo(self.dtype).bits // 8
+        self.note = ""
+        if wanted and size <= SHARE_OF_FREE * _free_bytes(device):
+            self.arrays = self._load_if_it_fits()
+
+    @property
+    def place(self) -> str:
+        """Say where the spectra lie, for the banner."""
+        if self.arrays is not None:
+            return "in memory" if self.device.type == "cpu" else f"on {self.device}"
+        return "mapped from files" if self.spectra.contiguous else "read from chunked files (slow)"
+
+    def gather(self, index_B: np.ndarray, on_device: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return clipped flux and error (B, P), float32, on the device.
+
+        `on_device` is the same index there already: copying it in each step would make the step wait for the device.
+        """
+        if self.arrays is None:
+            flux_BP, error_BP = self.host(index_B)
+            flux_BP, error_BP = flux_BP.to(self.device), error_BP.to(self.device)
+        else:
+            index = torch.from_numpy(index_B).to(self.device) if on_device is None else on_device
+            flux_BP, error_BP = self.arrays[0][index], self.arrays[1][index]
+        return flux_BP.float(), error_BP.float()
+
+    def host(self, index_B: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Return clipped flux and error (B, P) in the storage type, in host memory; raises `DataError`."""
+        arrays = self.spectra.gather(index_B)
+        check_rows(self.spectra, index_B, *arrays, self.storage)
+        flux_BP, error_BP = map(torch.from_numpy, arrays)
+        return flux_BP.clamp_(min=0.0).to(self.dtype), error_BP.to(self.dtype)
+
+    def pinned(self, index_B: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Return `host` in page-locked memory, from which a copy to the device does not block."""
+        flux_BP, error_BP = self.host(index_B)
+        return flux_BP.pin_memory(), error_BP.pin_memory()
+
+    def _load_if_it_fits(self) -> tuple[Tensor, Tensor] | None:
+        """Return flux and error on the device, or None where another process has taken its free memory meanwhile."""
+        try:
+            return self._load()
+        except Exception as problem:
+            if not is_out_of_memory(problem):
+                raise
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()  # what was copied so far: the exception held it until here
+        self.note = f"note: the spectra no longer fit on {self.device}, whose memory others use, too"
+        return None
+
+    def _load(self) -> tuple[Tensor, Tensor]:
+        shape = (len(self.spectra), self.spectra.num_pixels)
+        flux_NP = torch.empty(shape, dtype=self.dtype, device=self.device)
+        error_NP = torch.empty_like(flux_NP)
+        for start in range(0, shape[0], COPY_ROWS):
+            rows = slice(start, min(start + COPY_ROWS, shape[0]))
+            flux_NP[rows], error_NP[rows] = self.host(np.arange(rows.start, rows.stop))
+        return flux_NP, error_NP
+
+
+@dataclass
+class TrainData:
+    """The training view: `batch(step)` is a pure function of the configuration and the step."""
+
+    store: Store
+    targets: Tensor
+    flux_norm: FluxNorm
+    noise: NoiseConfig
+    order: str
+    seed: int
+    step_rows: int
+
+    def __post_init__(self) -> None:
+        """Prepare the look-ahead thread, which only helps where gathering and computing run on different hardware."""
+        self._epoch, self._order_N, self._order_on_device = -1, np.empty(0, dtype=np.int64), torch.empty(0)
+        ahead = self.store.arrays is None and self.store.device.type != "cpu"
+        self._pool = ThreadPoolExecutor(1) if ahead else None
+        self._next: tuple[int, Future[tuple[Tensor, Tensor]]] | None = None
+        spectra = self.store.spectra
+        self._mapped = self.store.arrays is None and spectra.contiguous
+        self._free = free_memory()
+        from_disk = self._mapped and (self.order == "block" or spectra.num_bytes > self._free)
+        self._disk = None
+        if from_disk and isinstance(spectra, Spectra):
+            self._disk = Prefetcher(spectra, order=self.order, seed=self.seed)
+
+    @property
+    def place(self) -> str:
+        """Say where the spectra lie, for the banner."""
+        return self.store.place
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole steps an epoch; the last rows of an epoch's order that fill no step wait for the next shuffle."""
+        return len(self.targets) // self.step_rows
+
+    def batch(self, step: int) -> Batch:
+        """Return the batch of `step` (counted from 0 over all epochs): gathered, noised, normalised, on the device."""
+        index_B, on_device = self._rows(step)
+        flux_BP, error_BP = self._gather(step, index_B, on_device)
+        flux_BP = with_training_noise(flux_BP, error_BP, self.noise, seed=self.seed, step=step)
+        return Batch(self.flux_norm(flux_BP), self.targets[on_device])
+
+    def close(self) -> None:
+        """Stop what works ahead of the steps."""
+        if self._disk is not None:
+            self._disk.close()
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def notes(self, step: int) -> list[str]:
+        """Return what the user is to know about where the spectra lie: what a step costs, and what is cheaper."""
+        notes = [self.store.note] if self.store.note else []
+        if self._mapped:
+            return notes + beyond_memory(self.store.spectra, self._free, self.order)
+        if self.store.arrays is None:
+            return [*notes, chunked_note(self.store.spectra, self._rows(step)[0])]
+        return notes
+
+    def _rows(self, step: int) -> tuple[np.ndarray, Tensor]:
+        """Return the view rows of a step, on the host and on the device; an epoch's order is copied there once."""
+        epoch, within = divmod(step, self.steps_per_epoch)
+        if epoch != self._epoch:
+            self._order_N = epoch_order(len(self.targets), seed=self.seed, epoch=epoch, order=self.order)
+            self._order_on_device = torch.from_numpy(self._order_N).to(self.targets.device)
+            self._epoch = epoch
+        rows = slice(within * self.step_rows, (within + 1) * self.step_rows)
+        if self._disk is not None:
+            self._disk.reach(epoch, rows.start, rows.stop)
+        return self._order_N[rows], self._order_on_device[rows]
+
+    def _gather(self, step: int, index_B: np.ndarray, on_device: Tensor) -> tuple[Tensor, Tensor]:
+        if self._pool is None:
+            return self.store.gather(index_B, on_device)
+        ready = self._next[1].result() if self._next and self._next[0] == step else self.store.pinned(index_B)
+        if (step + 1) % self.steps_per_epoch:
+            self._next = (step + 1, self._pool.submit(self.store.pinned, self._rows(step + 1)[0]))
+        device = self.store.device
+        # torch hands a page-locked block out again only after the copy from it has ended.
+        flux_BP, error_BP = (part.to(device, non_blocking=True) for part in ready)
+        return flux_BP.float(), error_BP.float()
+
+
+@dataclass
+class EvalData:
+    """A validation or test view: fixed noise, fixed batches, in row order.
+
+    A model that is fitted in one go sees its training rows like this, too. `with_sigma` gives the noisy flux as it is
+    and its sigma (B, 2, P) in place of normalised flux (B, P).
+    """
+
+    store: Store
+    targets: Tensor
+    flux_norm: FluxNorm
+    noise: NoiseConfig
+    split: str
+    with_sigma: bool = False
+
+    def __post_init__(self) -> None:
+        """Keep the noisy input of a small set instead of making it again each epoch."""
+        row_bytes = 4 * (1 + self.with_sigma) * self.store.spectra.num_pixels
+        small = len(self.targets) * row_bytes <= CACHED_EVAL_BYTES
+        self._cache: dict[int, Batch] | None = {} if small else None
+
+    def __len__(self) -> int:
+        """Number of spectra."""
+        return len(self.targets)
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield the whole set in batches of `EVAL_BATCH` rows; the last one may be shorter."""
+        for start in range(0, len(self), EVAL_BATCH):
+            if self._cache is not None and start in self._cache:
+                yield self._cache[start]
+                continue
+            batch = self.rows(np.arange(start, min(start + EVAL_BATCH, len(self))))
+            if self._cache is not None:
+                self._cache[start] = batch
+            yield batch
+
+    def rows(self, index_B: np.ndarray) -> Batch:
+        """Return view rows `index_B`, which must follow each other."""
+        flux_BP, error_BP = self.store.gather(index_B)
+        sigma_BP = sigma_of(error_BP, self.noise)
+        if sigma_BP is not None:
+            rows_B = self.store.spectra.rows_N[index_B]
+            unit = evaluation_noise(rows_B, flux_BP.shape[1], seed=self.noise.eval_seed, split=self.split)
+            flux_BP = flux_BP + sigma_BP * torch.from_numpy(unit).to(flux_BP.device)
+        targets = self.targets[int(index_B[0]) : int(index_B[-1]) + 1]
+        if not self.with_sigma:
+            return Batch(self.flux_norm(flux_BP), targets)
+        assert sigma_BP is not None
+        if not bool((sigma_BP > 0).all()):
+            row = int(index_B[int((sigma_BP <= 0).expand_as(flux_BP).any(1).nonzero()[0])])
+            where, what = self.store.spectra.describe_row(row), "has an error of 0, and templates are weighed by errors"
+            raise DataError(what, where=where, remedy="mend or remove that row")
+        return Batch(torch.stack((flux_BP, sigma_BP.expand_as(flux_BP)), dim=1), targets)
+
+
+def signal_to_noise(spectra: SpectraView, noise: NoiseConfig) -> np.ndarray:
+    """Return S/N (N,) = median over pixels of flux/error, divided by the noise level (infinite for clean flux)."""
+    snr_N = np.empty(len(spectra))
+    for start in range(0, len(spectra), COPY_ROWS):
+        rows = np.arange(start, min(start + COPY_ROWS, len(spectra)))
+        flux_BP, error_BP = spectra.gather(rows)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            snr_N[rows] = np.median(np.clip(flux_BP, 0.0, None) / error_BP, axis=1)
+    level = effective_level(noise)
+    return snr_N / level if level > 0 else np.full(len(spectra), np.inf)
+
+
+def _free_bytes(device: torch.device) -> int:
+    """Return the device's free memory, of a GPU that workers share this one's part."""
+    if device.type == "cuda":
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return (torch.cuda.mem_get_info(device)[0] + cached) // int(os.environ.get(JOBS_PER_GPU, 1))
+    return free_memory()

@@ -1,1 +1,0 @@
-"""Where workers run: in this process, or in slots of this machine."""

@@ -1,0 +1,1 @@
+"""Scores of predictions, their confidence intervals, and the tables and sentences that show them."""

@@ -1,0 +1,139 @@
+"""Scores a trained network on a split: predictions, summary, figures. The same for the final test and `evaluate`."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from specvit.data.batches import signal_to_noise
+from specvit.data.labels import LabelScaler
+from specvit.data.views import SpectraView
+from specvit.metrics.metrics import confusion_matrix
+from specvit.metrics.tables import Row, class_rows, flat_scores, label_rows, rows_by
+from specvit.run.predictor import Predictor, build_task, eval_data
+from specvit.tracking.figures import attempt, draw_predictions
+from specvit.tracking.metric_files import finite_or_none
+from specvit.tracking.score_figures import draw_bins, draw_confusion, draw_residuals
+from specvit.training.loop import predict
+from specvit.utils.files import write_atomic, write_json
+from specvit.utils.quantities import MAG_BIN_EDGES, SNR_BIN_EDGES, unit_of
+from specvit.utils.text import safe_cell
+
+CONFUSION_CLASSES = 100
+"""With more classes the matrix stays out of the summary, where it would fill 10,000 lines; predictions.csv has it."""
+
+
+@dataclass(frozen=True)
+class Classes:
+    """What the classes are of, what each is called, and how many rows of each (row) were taken for each (column)."""
+
+    label: str
+    names: tuple[str, ...]
+    confusion_CC: np.ndarray
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A split's scores, whole and by bin (rows as in `scores.tables`), and the table they come from."""
+
+    loss: float
+    rows: list[Row]
+    by_snr: list[Row]
+    by_mag: list[Row]
+    predictions: Any
+    classes: Classes | None = None
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """Return loss, scores and ends of intervals under flat names."""
+        return {"loss": self.loss, **flat_scores(self.rows)}
+
+    @property
+    def label(self) -> str:
+        """Return the primary label, `class` for classes: what its columns in the table are called after."""
+        return self.rows[0]["label"]
+
+    def columns(self, label: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return true and predicted values (N,) of a label."""
+        return self.predictions[f"true_{label}"].to_numpy(), self.predictions[f"pred_{label}"].to_numpy()
+
+
+def score(trained: Predictor, spectra: SpectraView, split: str, device: Any) -> Scored:
+    """Predict every row of `spectra` with its fixed noise and score it; training statistics only."""
+    config, coder = trained.config, trained.coder
+    view = eval_data(spectra, split, config, coder, trained.flux_norm, device)
+    task = build_task(config, coder)
+    output_NK, target = predict(trained.model, view)
+    predicted_NK, table = task.decode(output_NK), _table(spectra, config.noise)
+    classes, true_NK, names = None, target[:, None], ("class",)
+    if isinstance(coder, LabelScaler):
+        names, true_NK = coder.names, spectra.label_values(coder.names)  # the targets were rounded to float32
+    else:
+        counts_CC = confusion_matrix(target, predicted_NK[:, 0], coder.num_classes)
+        classes = Classes(coder.names[0], coder.class_names, counts_CC)
+    for k, name in enumerate(names):
+        table[f"true_{name}"], table[f"pred_{name}"] = true_NK[:, k], predicted_NK[:, k]
+
+    def rows_of(index_n: np.ndarray) -> list[Row]:
+        if isinstance(coder, LabelScaler):
+            return label_rows(true_NK[index_n], predicted_NK[index_n], names, coder.scale)
+        return class_rows(target[index_n], predicted_NK[index_n, 0], names[0])
+
+    return Scored(
+        loss=task.scores(output_NK, target)["loss"],
+        rows=rows_of(np.arange(len(target))),
+        by_snr=rows_by(table["snr"].to_numpy(), SNR_BIN_EDGES, rows_of),
+        by_mag=rows_by(table["mag"].to_numpy(), MAG_BIN_EDGES, rows_of),
+        predictions=table,
+        classes=classes,
+    )
+
+
+def write_scored(scored: Scored, folder: Path, *, split: str, summary: dict[str, Any]) -> None:
+    """Write `predictions.csv` and `summary.json` into `folder`; what JSON cannot hold (NaN, open bins) is null."""
+    write_atomic(folder / "predictions.csv", lambda stream: scored.predictions.to_csv(stream, index=False))
+    facts = {**summary, "label": scored.label, "unit": unit_of(scored.label)}
+    facts |= finite_or_none({f"{split}_{name}": value for name, value in scored.scores.items()})
+    for name, rows in (("by_snr", scored.by_snr), ("by_mag", scored.by_mag)):
+        facts[f"{split}_{name}"] = [finite_or_none(row) for row in rows]
+    if scored.classes and len(scored.classes.names) <= CONFUSION_CLASSES:
+        facts |= {"classes": list(scored.classes.names), f"{split}_confusion": scored.classes.confusion_CC.tolist()}
+    write_json(folder / "summary.json", facts)
+
+
+def draw_scored(scored: Scored, folder: Path, say: Callable[[str], None]) -> None:
+    """Draw the figures of a scored split into `folder`; one that fails is missing, and `say` hears why."""
+    snr_N = scored.predictions["snr"].to_numpy()
+    if scored.classes:
+        classes = scored.classes
+        title = f"accuracy {scored.rows[0]['accuracy']:.3f}, balanced {scored.rows[0]['balanced_accuracy']:.3f}"
+        figures = {
+            "confusion.png": lambda path: draw_confusion(
+                path, classes.confusion_CC, classes.names, label=classes.label, title=title
+            )
+        }
+    else:
+        columns = {row["label"]: scored.columns(row["label"]) for row in scored.rows}
+        titles = [f"R² = {row['r2']:.3f}, {row['rows']:,} spectra" for row in scored.rows]
+        figures = {
+            "predictions.png": lambda path: draw_predictions(path, columns, snr_N, titles=titles),
+            "residuals.png": lambda path: draw_residuals(path, columns, snr_N),
+        }
+    figures["by_snr.png"] = lambda path: draw_bins(path, scored.by_snr, scored.by_mag)
+    for name, draw in figures.items():
+        attempt(folder / name, draw, say)
+
+
+def _table(spectra: SpectraView, noise: Any) -> Any:
+    import pandas as pd
+
+    files, rows_N = spectra.origins()
+    table = pd.DataFrame(
+        {"file": [safe_cell(f"{Path(name).parent.name}/{Path(name).name}") for name in files], "row": rows_N}
+    )
+    table["snr"] = signal_to_noise(spectra, noise)
+    labels = spectra.labels()
+    table["mag"] = pd.to_numeric(labels["mag"], errors="coerce") if "mag" in labels else np.nan
+    return table

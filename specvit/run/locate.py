@@ -1,0 +1,56 @@
+"""Where a run lies: configuration and data to its name, without a device or a network."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from specvit.config.schema import Config
+from specvit.config.tracking_uri import check_names, resolve_uri
+from specvit.data.splits import Splits, manifest, needs_files, open_splits
+from specvit.run_folder.folder import RunFolder, find_folder
+from specvit.run_folder.identity import default_name, identity_of, run_id
+from specvit.utils.errors import CheckpointError, ConfigError
+
+
+@dataclass(frozen=True)
+class LocatedRun:
+    """A run's folder, which may not exist yet, and what its name was made from."""
+
+    folder: RunFolder
+    identity: dict[str, Any]
+    splits: Splits | None
+    """Opened data, where the name needed it; built-in spectra are known without being made."""
+    weights: Any
+    """The weights to start from, if any."""
+
+
+def locate(config: Config, report: Callable[[str, int, int], None], splits: Splits | None = None) -> LocatedRun:
+    """Return where the run of `config` lies; raises `SpecvitError` for data or weights that cannot be read.
+
+    So it does for a record that MLflow would never take. `splits` are its data where they have been opened already.
+    """
+    weights, digest = _initial_weights(config)
+    if splits is None and needs_files(config.data):
+        splits = open_splits(config, report)
+    identity = identity_of(config, manifest(config.data, splits), digest)
+    name = config.tracking.name or default_name(config)
+    folder = find_folder(Path(config.tracking.folder), run_id(identity), name)
+    check_names(config.tracking.experiment, config.tracking.tags)
+    if config.tracking.live:
+        resolve_uri(config.tracking.uri, folder.path)
+    return LocatedRun(folder, identity, splits, weights)
+
+
+def _initial_weights(config: Config) -> tuple[Any, dict[str, Any] | None]:
+    """Return the weights to start from, read once, and their digest, which is part of what a run is."""
+    if config.train.init_from is None:
+        return None, None
+    from specvit.run import train_network
+
+    try:
+        weights, digest = train_network.read_weights(config.train.init_from)
+    except CheckpointError as problem:
+        remedy = "name a run folder with a best.ckpt, or a .ckpt file"
+        raise ConfigError(f"{problem.where} {problem.what}", where="train.init_from", remedy=remedy) from problem
+    return weights, {"init_from": digest}

@@ -1,0 +1,235 @@
+"""`run(config) -> Result`: one run from configuration to test score. The composition root.
+
+Asking again for the same run skips it if it is finished, goes on if it was stopped, and tries again if it failed.
+torch is imported only when there is something to compute, or weights to start from.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from specvit.config.build import to_plain
+from specvit.config.schema import Config, NetworkConfig, effective_level
+from specvit.config.tracking_uri import resolve_uri
+from specvit.config.validate import check_fits
+from specvit.data.splits import Splits, note_of_classes, open_splits
+from specvit.metrics.wording import summary_line
+from specvit.run.job import RunContext
+from specvit.run.locate import locate
+from specvit.run.outcome import RunOutcome, outcome_of_error, record_outcome
+from specvit.run.suggested_fixes import remedy_for
+from specvit.run_folder.disk_reserve import disk_reserve
+from specvit.run_folder.folder import CHECKPOINTS, DONE, FAILED, RunFolder, hostname, job_here
+from specvit.run_folder.similar_runs import note_of_other_data
+from specvit.run_folder.verdict import EXPLODED_CAUSE, Verdict, verdict
+from specvit.tracking.console import Screen
+from specvit.tracking.mlflow_sync import MlflowSync
+from specvit.training.protocols import NoPruner, Pruner
+from specvit.training.signals import SignalStop
+from specvit.utils.errors import Diverged
+from specvit.utils.files import read_json
+from specvit.utils.provenance import commit
+
+_MADE = {
+    "builtin": "built-in spectra, made by specvit from a physical model (data=builtin)",
+    "synth": "synthetic spectra, made on the device as it trains, from a physical model (data=synth)",
+}
+"""What the banner says of spectra that specvit makes."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run ended: its state, its folder, and the test scores if it came so far."""
+
+    state: str
+    folder: Path
+    summary: dict[str, Any]
+    exit_code: int
+    signal: int | None = None
+    """The signal that came while it worked, if any; a grid goes no further then."""
+    mlflow_sync: MlflowSync | None = None
+    """Tells MLflow; it may still be at work."""
+    fault: OSError | None = None
+    """The passing fault of a disk or its server that ended it."""
+
+
+def run(
+    config: Config, pruner: Pruner | None = None, *, syncs_mlflow: bool = True, asked: Callable[[], bool] | None = None
+) -> Result:
+    """Make or finish the run of `config`; raises `SpecvitError` before a folder exists if it cannot be made.
+
+    A `pruner` may end it as `pruned`; another command for the same run then goes on with it. `tells`: whether it tells
+    MLflow itself. `asked` is called every second, and stops the run as SIGTERM does once it returns True.
+    """
+    screen = Screen(config.tracking.progress)
+    with SignalStop(asked).installed() as stop:
+        located = locate(config, screen.making)
+        folder, identity, splits, weights = located.folder, located.identity, located.splits, located.weights
+        if _is_finished(folder, folder.state()) and not config.train.rerun:
+            return _already(folder, screen)
+        _check_device(config)
+        splits = splits or open_splits(config, screen.making)
+        lines = _check_model(config, splits, weights)
+        lines += [note] if (note := note_of_classes(config, splits)) else []
+        if config.train.rerun or not _can_go_on(folder):
+            _check_rows(config, splits)
+        with folder.claimed(), disk_reserve(folder.path):
+            before = folder.state(claimed=True)
+            if _is_finished(folder, before) and not config.train.rerun:  # another process was faster
+                return _already(folder, screen)
+            # A rerun that was stopped goes on, one that was killed while it removed the results starts again.
+            anew = folder.to_forget() or (config.train.rerun and before in DONE + FAILED)
+            lines += [note] if not before and (note := note_of_other_data(folder, identity)) else []
+            folder.create(identity, yaml.safe_dump(to_plain(config), sort_keys=False))
+            screen.log = folder.file("log.txt")
+            _banner(config, folder, before, lines, screen, anew=anew)
+            if anew:
+                folder.forget()
+            job = RunContext(config, splits, weights, folder, screen, stop, pruner or NoPruner(), syncs_mlflow)
+            return _guarded(job)
+
+
+def _is_finished(folder: RunFolder, state: str) -> bool:
+    return state in DONE and bool(read_json(folder.file("summary.json")))
+
+
+def _can_go_on(folder: RunFolder) -> bool:
+    return any(folder.file(name).exists() for name in CHECKPOINTS)
+
+
+def _check_device(config: Config) -> None:
+    """Refuse a device that is not there, before built-in spectra are made and a folder exists."""
+    from specvit.run import train_network
+
+    train_network.resolve_device(config.train)
+
+
+def _check_model(config: Config, splits: Splits, weights: Any) -> list[str]:
+    """Refuse a model that does not fit the data or the weights to start from; return its printed summary."""
+    from specvit.run import train_estimator, train_network
+
+    if not isinstance(config.model, NetworkConfig):
+        return train_estimator.describe_model(config, splits)
+    check_fits(config.model, splits.train.num_pixels)
+    if weights:
+        train_network.check_weights(config, splits, weights)
+    return train_network.describe_model(config, splits)
+
+
+def _check_rows(config: Config, splits: Splits) -> None:
+    """Refuse validation and test spectra that are not finite, before a folder exists."""
+    from specvit.run import train_network
+
+    train_network.check_evaluation_rows(config, splits)
+
+
+def _guarded(job: RunContext) -> Result:
+    """Train and test; whatever happens ends in exactly one state with its cause on file."""
+    config, folder, screen, stop = job.config, job.folder, job.screen, job.stop
+    mlflow_sync = None
+    with stop.deferred(wholly=True):  # a second signal must not lose what the first one was about
+        try:
+            job_id, log = job_here(), str(folder.file("log.txt"))
+            folder.set_status("running", pid=os.getpid(), host=hostname(), job=job_id, log=log)
+            folder.record_attempt(event="start", commit=commit(), job=job_id)
+            mlflow_sync = _courier(config, folder, screen) if job.syncs_mlflow else None
+            with stop.immediate():
+                found = _train_and_test(job)
+            end = RunOutcome(found.state, found.cause, remedy_for(found.state, config))
+        except BaseException as problem:  # a library's sys.exit() is an end, too
+            end = outcome_of_error(problem, config, folder)
+        end = record_outcome(end, folder)
+        summary = {} if end.code else read_json(folder.file("summary.json"), {})
+        _farewell(end, folder, summary, screen)
+    return Result(end.state, folder.path, summary, end.code, stop.received, mlflow_sync, end.fault)
+
+
+def _courier(config: Config, folder: RunFolder, screen: Screen) -> MlflowSync | None:
+    if not config.tracking.live:
+        return None
+    uri = resolve_uri(config.tracking.uri, folder.path)
+    screen.say(f"MLflow: {uri}, experiment {config.tracking.experiment}")
+    return MlflowSync(folder, uri)
+
+
+def _train_and_test(job: RunContext) -> Verdict:
+    """Train, judge and test; raises `Diverged` for a run that exploded, which has no test scores."""
+    from specvit.run import evaluation, train_estimator, train_network
+    from specvit.run.predictor import load_predictor
+    from specvit.tracking.metric_files import read_metrics
+
+    config, splits, folder = job.config, job.splits, job.folder
+    is_network = isinstance(config.model, NetworkConfig)
+    ended = train_network.train(job) if is_network else train_estimator.train(job)
+    job.stop.raise_if_requested()
+    rows = read_metrics(folder.path)
+    found = verdict(ended, rows)
+    if found.state == "diverged":
+        raise Diverged(found.cause)
+    device = train_network.resolve_device(config.train)
+    trained = load_predictor(folder.file("best.ckpt"), config, device, folder.run_id)
+    scored = evaluation.score(trained, splits.test, "test", device)
+    monitor = config.train.early_stopping.monitor if is_network else "val_loss"
+    best = next(row[monitor] for row in rows if row["epoch"] == trained.epoch)
+    facts = {"run_id": folder.run_id, "state": found.state, "data": config.data.kind, "epochs": rows[-1]["epoch"]}
+    facts |= {"best_epoch": trained.epoch, f"best_{monitor}": best, "test_rows": len(splits.test)}
+    facts |= {"noise_level": effective_level(config.noise), "seed": config.train.seed}
+    evaluation.write_scored(scored, folder.path, split="test", summary=facts)
+    _draw(scored, rows, folder, job.screen, steps="epoch" if is_network else "trees")
+    return found
+
+
+def _draw(scored: Any, rows: list[dict[str, Any]], folder: RunFolder, screen: Screen, *, steps: str) -> None:
+    """Draw a run's figures; a failure there costs the figures, not the run."""
+    from specvit.run import evaluation
+    from specvit.tracking.figures import attempt, draw_curves
+
+    name = "r2" if "r2" in scored.scores else "accuracy"
+    evaluation.draw_scored(scored, folder.file("figures"), screen.say)
+    if len(rows) > 1:
+        place = folder.file("figures") / "curves.png"
+        attempt(place, lambda path: draw_curves(path, rows, score=name, steps=steps), screen.say)
+
+
+def _already(folder: RunFolder, screen: Screen) -> Result:
+    state, summary = folder.state(), read_json(folder.file("summary.json"), {})
+    screen.say(f"finished already ({state}): {summary_line(summary)}  {folder.path}")
+    screen.say("nothing was done; train.rerun=true does it again, another train.seed is another run")
+    return Result(state, folder.path, summary, 0)
+
+
+def _banner(config: Config, folder: RunFolder, before: str, lines: list[str], screen: Screen, *, anew: bool) -> None:
+    screen.say(f"run {folder.path}")
+    if config.data.makes:
+        screen.say(f"data: {_MADE[config.data.kind]}, not observations")
+    if anew:
+        screen.say(f"this run was {before} before; starting from nothing (train.rerun=true)")
+    elif before in FAILED:
+        cause, outlook = folder.status().get("cause", "cause unknown"), "trying again"
+        if cause.startswith(EXPLODED_CAUSE):
+            outlook = "the same settings end the same way; train.rerun=true trains it again from the beginning"
+        screen.say(f"this run ended as {before} before: {cause}; {outlook}")
+    elif before:
+        screen.say(f"this run was {before} before; going on")
+    for line in lines:
+        screen.say(line)
+
+
+def _farewell(end: RunOutcome, folder: RunFolder, summary: dict[str, Any], screen: Screen) -> None:
+    if end.state in DONE:
+        screen.say(f"{end.state}: {summary_line(summary)}  {folder.path}")
+        if end.cause:
+            screen.say(f"note: {end.cause}")
+    elif end.state == "preempted":
+        saved = "saved, the same command goes on"
+        goes_on = saved if _can_go_on(folder) else "nothing to save yet, the same command starts again"
+        screen.say(f"{end.state}: {end.cause}; {goes_on}  {folder.path}")
+    else:
+        trace = " (traceback in log.txt)" if end.trace else ""
+        screen.say(f"{end.state}: {end.cause}{trace}  {folder.path}")
+    if end.remedy:
+        screen.say(f"remedy: {end.remedy}")

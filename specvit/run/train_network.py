@@ -1,0 +1,235 @@
+"""From opened data to a tested model: builds the parts of one run and lets the engine work. Imports torch.
+
+`run.py` decides whether a run is to be made at all; this module is imported when it is, or for weights to start from.
+"""
+
+import contextlib
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from specvit.config.build import to_plain
+from specvit.config.schema import Config, NetworkConfig
+from specvit.data.batches import Store, TrainData
+from specvit.data.file_mtimes import file_stamps, note_of_changes
+from specvit.data.labels import coder_to_dict
+from specvit.data.noise import FluxNorm, fit_flux_norm
+from specvit.data.splits import Splits, is_synthetic
+from specvit.data.synthetic import SyntheticSpectra
+from specvit.data.validate import check_view
+from specvit.models import Network, ViT, build_model
+from specvit.models.cost import cost_of
+from specvit.run.job import RunContext
+from specvit.run.predictor import Weights, build_task, encoded, eval_data, fill
+from specvit.tracking.console import ProgressTracker
+from specvit.tracking.metric_files import FileTracker, StatusTracker, Trackers
+from specvit.training import checkpoint
+from specvit.training.amp import build_scaler, has_bf16, resolve_precision
+from specvit.training.device import hardware, resolve_device, set_up_torch
+from specvit.training.loop import Callbacks, CheckpointManager, Learner, fit
+from specvit.training.optimizer import build_optimizer
+from specvit.training.recovery import faults_of_best, find_start
+from specvit.training.schedule import build_schedule
+from specvit.training.state import TrainState
+from specvit.utils.errors import CheckpointError
+from specvit.utils.provenance import changes, made_by
+
+if TYPE_CHECKING:
+    from specvit.data.synthetic_batches import SyntheticTrainData
+
+
+def train(job: RunContext) -> str:
+    """Train one run to its end, or go on with it, and return the final state, or "interrupted".
+
+    Raises `CheckpointError`, `DataError` for a spectrum that is not finite, `Diverged`, `Pruned`, and `Interrupted` by
+    a signal before the loop or a second Ctrl-C in it.
+    """
+    faults = ""
+    for _ in range(2):  # the best weights may come to harm where they lie; starting once more mends them
+        ended, faults = _train(job)
+        if not faults:
+            return ended
+        job.screen.say(f"note: {faults}")
+    raise CheckpointError(faults, where=str(job.folder.path), remedy="see to the disk, then the same command goes on")
+
+
+def check_evaluation_rows(config: Config, splits: Splits) -> None:
+    """Raise `DataError` for a validation or test spectrum from a file that is not finite, before hours are spent."""
+    for split in ("val", "test"):
+        if not is_synthetic(config.data, split):
+            check_view(getattr(splits, split), config.data.storage)
+
+
+def _train(job: RunContext) -> tuple[str, str]:
+    """Return the state, and what is wrong with the best weights where the run has ended."""
+    config, splits, folder, screen = job.config, job.splits, job.folder, job.screen
+    device, epoch_steps = resolve_device(config.train), _epoch_steps(config, splits)
+    start = find_start(folder, epoch_steps)
+    maker = {**made_by(), **hardware(device)}
+    changed = _say_what_changed(job, start.saved, maker)
+    if start.note:
+        screen.say(start.note)
+    set_up_torch(config.train, start.saved["threads"] if start.saved else None, screen, device)
+    learner, state, checkpoints, flux_norm = _build(job, device, start.saved, maker)
+    train_data = _train_data(config, splits, flux_norm, device)
+    facts = {"device": str(device), "precision": learner.precision, "threads": torch.get_num_threads()}
+    folder.note_progress(step=state.step, **facts)
+    folder.record_attempt(event="ready", step=state.step, **facts, **changed)
+    screen.say(f"device {device}, precision {learner.precision}")
+    if learner.precision == "16-mixed" and device.type == "cpu":
+        screen.say("note: 16-mixed is slow on a CPU; train.precision=auto takes what is fast here")
+    if learner.precision == "bf16-mixed" and device.type == "cuda" and not has_bf16(device):
+        screen.say("note: this GPU only emulates bf16, slowly; train.precision=16-mixed is fast here")
+    screen.say(f"{len(splits.train):,} training spectra, {train_data.place}; {epoch_steps} steps an epoch")
+    for note in train_data.notes(state.step):
+        screen.say(note)
+    if state.step:
+        screen.say(f"going on from step {state.step} (epoch {state.step // epoch_steps})")
+    folder.cut_back(state.step)
+    val_data = eval_data(splits.val, "val", config, splits.coder, flux_norm, device)
+    progress = ProgressTracker(
+        screen,
+        epochs=config.train.epochs,
+        steps_per_epoch=epoch_steps,
+        step_rows=train_data.step_rows,
+        start_step=state.step,
+        score="r2" if config.model.task_type == "reg" else "accuracy",
+    )
+    status = StatusTracker(folder, start_step=state.step, total_steps=learner.schedule.total_steps)
+    with contextlib.closing(train_data), progress, job.stop.deferred():
+        tracker = Trackers(FileTracker(folder.path), status, progress)
+        callbacks = Callbacks(tracker=tracker, stop=job.stop, checkpoints=checkpoints, pruner=job.pruner)
+        ended = fit(learner, state, train_data, val_data, config.opt, callbacks)
+    return ended, faults_of_best(folder, state, epoch_steps) if state.ended else ""
+
+
+def _say_what_changed(job: RunContext, saved: dict[str, Any] | None, maker: dict[str, str]) -> dict[str, Any]:
+    """Say what is not as it was when the run was saved, and return what its attempts are to remember."""
+    stamps = file_stamps(job.config.data, job.splits)
+    notes = []
+    if saved:
+        notes += changes(saved.get("made_by", {}), maker)
+        notes += [note] if (note := note_of_changes(job.folder.attempts(), stamps)) else []
+    for note in notes:
+        job.screen.say(note)
+    return {"made_by": maker, "files": stamps, **({"changed": notes} if notes else {})}
+
+
+def _train_data(
+    config: Config, splits: Splits, flux_norm: FluxNorm, device: torch.device
+) -> "TrainData | SyntheticTrainData":
+    step_rows, seed = config.train.batch_size * config.train.accumulate, config.train.seed
+    if isinstance(splits.train, SyntheticSpectra):
+        from specvit.data.synthetic_batches import (
+            SyntheticTrainData,  # brings scipy, for which other runs need not wait
+        )
+
+        return SyntheticTrainData(
+            spectra=splits.train,
+            coder=splits.coder,
+            data=config.data,
+            flux_norm=flux_norm.to(device),
+            noise=config.noise,
+            seed=seed,
+            step_rows=step_rows,
+            device=device,
+        )
+    return TrainData(
+        store=Store(splits.train, config.data, device),
+        targets=encoded(splits.train, splits.coder, config, device),
+        flux_norm=flux_norm.to(device),
+        noise=config.noise,
+        order=config.data.order,
+        seed=seed,
+        step_rows=step_rows,
+    )
+
+
+def read_weights(name: str) -> tuple[Weights, str]:
+    """Return the weights of a run (its best) or a file, and their digest; raises `CheckpointError`."""
+    path = Path(name).expanduser()
+    content = checkpoint.load(path / "best.ckpt" if path.is_dir() else path)
+    checkpoint.check_parts(content, {"model": dict}, str(path))
+    weights: Weights = content["model"]
+    if not weights or not all(isinstance(value, torch.Tensor) for value in weights.values()):
+        remedy = "name a run of model=vit or model=cnn"
+        raise CheckpointError("holds no network's weights", where=str(path), remedy=remedy)
+    digest = hashlib.sha256()
+    for parameter, value in sorted(weights.items()):
+        digest.update(parameter.encode() + value.contiguous().numpy().tobytes())
+    return weights, digest.hexdigest()[:16]
+
+
+def check_weights(config: Config, splits: Splits, weights: Weights) -> None:
+    """Raise `CheckpointError` if `weights` do not fit the configured model."""
+    fill(_new_model(config, splits), weights, str(config.train.init_from))
+
+
+def _build(
+    job: RunContext, device: torch.device, saved: dict[str, Any] | None, maker: dict[str, str]
+) -> tuple[Learner, TrainState, CheckpointManager, FluxNorm]:
+    """Build model, optimizer and state, and fill them from a checkpoint where there is one."""
+    config, splits, weights, folder = job.config, job.splits, job.weights, job.folder
+    if saved:
+        checkpoint.check_parts(saved, checkpoint.CONSTANTS, str(folder.file("last.ckpt")))
+        flux_norm = FluxNorm(saved["flux_mean_P"], saved["flux_scale"])
+    else:
+        flux_norm = fit_flux_norm(splits.train, config.data.flux_norm, config.noise)
+    precision = saved["precision"] if saved else resolve_precision(config.train.precision, device)
+    model = _new_model(config, splits)
+    if isinstance(model, ViT):
+        model.checkpoint_blocks = config.train.checkpoint_blocks
+    if weights and not saved:
+        fill(model, weights, str(config.train.init_from))
+    model.to(device)
+    parts = {name: parameters for name, parameters in model.parts().items() if parameters}
+    task = build_task(config, splits.coder)
+    learner = Learner(
+        module=model,
+        task=task,
+        optimizer=build_optimizer(model, parts, config.opt),
+        scaler=build_scaler(precision, device),
+        schedule=build_schedule(config.opt, epochs=config.train.epochs, steps_per_epoch=_epoch_steps(config, splits)),
+        train=config.train,
+        precision=precision,
+        device=device,
+    )
+    state = TrainState.from_plain(saved["state"]) if saved else TrainState()
+    state.start_sums(task=task.num_sums, norms=len(parts) + 1, device=device)
+    if saved:
+        remedy = "use the specvit that saved it, or start from nothing with train.rerun=true"
+        fill(model, saved["model"], "the run's checkpoint", remedy)
+        learner.optimizer.load_state_dict(saved["optimizer"])
+        learner.scaler.load_state_dict(saved["scaler"])
+    if config.train.compile:
+        torch._dynamo.reset()  # it keeps eight variants of a function, some of them of other runs of this process
+        model.compile()
+    constants = {
+        "run_id": folder.run_id,
+        "config": to_plain(config),
+        "coder": coder_to_dict(splits.coder),
+        "flux_mean_P": flux_norm.mean_P,
+        "flux_scale": flux_norm.scale,
+        "wave_P": torch.from_numpy(splits.train.wave_P),
+        "precision": precision,
+        "threads": torch.get_num_threads(),
+        "made_by": maker,
+    }
+    return learner, state, CheckpointManager(folder.file("last.ckpt"), folder.file("best.ckpt"), constants), flux_norm
+
+
+def describe_model(config: Config, splits: Splits) -> list[str]:
+    """Return the printed summary: parameters by part, tokens, FLOPs a spectrum."""
+    return cost_of(_new_model(config, splits)).lines()
+
+
+def _new_model(config: Config, splits: Splits) -> Network:
+    assert isinstance(config.model, NetworkConfig)
+    pixels, outputs = splits.train.num_pixels, splits.coder.num_outputs
+    return build_model(config.model, num_pixels=pixels, num_outputs=outputs, seed=config.train.seed)
+
+
+def _epoch_steps(config: Config, splits: Splits) -> int:
+    return len(splits.train) // (config.train.batch_size * config.train.accumulate)

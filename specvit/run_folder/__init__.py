@@ -1,0 +1,1 @@
+"""What a run leaves on disk: its name, the protocol of its folder, how it ended."""

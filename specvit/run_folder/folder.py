@@ -1,0 +1,256 @@
+"""The run folder: what lies in it, who may write, and what became of the run.
+
+    outputs/<name>-<hash8>/
+        run.json         format version, run id, and what the id was made from
+        config.yaml      the resolved configuration
+        status.json      the state now: step, cause, remedy, pid, host
+        attempts.jsonl   one line each time a process worked on it, and how that ended
+        metrics.jsonl    one line an epoch; bitwise reproducible
+        timing.jsonl     wall-clock figures of the same epochs
+        summary.json     test scores
+        predictions.csv  one line a test spectrum
+        last.ckpt previous.ckpt best.ckpt  figures/  log.txt
+        *.damaged        a checkpoint that could not be read, set aside
+
+One process writes at a time: it holds `flock` on `.lock`, which the kernel releases however that process ends, and
+touches `.heartbeat`, which says to other hosts that it lives. It also holds `.ballast`, see `config.ballast`.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from specvit.run_folder.heartbeat import heartbeat, is_fresh, stands_still
+from specvit.run_folder.verdict import EXPLODED_REMEDY, LEARNT, verdict
+from specvit.utils.errors import FolderError, explain, os_fault
+from specvit.utils.files import (
+    append_line,
+    is_locked,
+    locked,
+    read_json,
+    read_json_lines,
+    remove_leftovers,
+    write_json,
+    write_text,
+)
+
+FORMAT = 1
+ALIVE = ("queued", "running", "requeued")
+DONE = (*LEARNT, "plateau")
+RESUMABLE = ("preempted", "timeout", "lost")
+FAILED = ("diverged", "oom", "crashed", "cancelled", "pruned")
+STATES = ALIVE + DONE + RESUMABLE + FAILED
+CHECKPOINTS = ("last.ckpt", "previous.ckpt")
+"""What a run goes on from, newest first."""
+RESULTS = ("best.ckpt", "metrics.jsonl", "timing.jsonl", "summary.json", "predictions.csv")
+CLAIM_SECONDS = 1.0
+"""How long a claim waits: somebody who only looks at the state holds the lock for a moment."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths and records of one run; holding one does not create anything."""
+
+    path: Path
+    run_id: str
+
+    def file(self, name: str) -> Path:
+        """Return the path of a file in the folder."""
+        return self.path / name
+
+    def about(self) -> dict[str, Any]:
+        """Return `run.json`, empty where there is none; raises `FolderError` for a folder of another format."""
+        found = read_json(self.file("run.json"), {})
+        if (version := found.get("format", FORMAT)) != FORMAT:
+            what = f"has format {version}, this specvit writes {FORMAT}"
+            raise FolderError(what, where=str(self.path), remedy="move it away, or use the specvit that made it")
+        return found
+
+    def status(self) -> dict[str, Any]:
+        """Return the last written status, or where that is damaged what other records say; empty if there is no run.
+
+        A `plateau` without a cause is an older specvit's, which judged by the last epoch: it is judged again.
+        Raises `FolderError` for a folder of another format.
+        """
+        self.about()
+        found = read_json(self.file("status.json"), {})
+        status = found if found.get("state") in STATES else self._status_by_records()
+        return self._judged_again(status) if status.get("state") == "plateau" and not status.get("cause") else status
+
+    def attempts(self) -> list[dict[str, Any]]:
+        """Return the lines of `attempts.jsonl`, oldest first, without one that was cut off in writing."""
+        return read_json_lines(self.file("attempts.jsonl"))
+
+    def state(self, *, claimed: bool = False) -> str:
+        """Return what became of the run, `lost` if its process is gone, or "" if there is no run.
+
+        With `claimed` the caller holds the folder, so that no other process can still be at work.
+        """
+        status = self.status()
+        state = status.get("state", "")
+        return "lost" if state in ALIVE and (claimed or not self._writer_lives(status)) else state
+
+    def set_status(self, state: str, **facts: Any) -> None:
+        """Write the status, keeping facts that are not given anew; a cause outlives only its own state."""
+        assert state in STATES, state
+        before = self.status()
+        of_state = ("cause", "remedy", "traceback", "passing")
+        kept = {k: v for k, v in before.items() if k not in of_state or before.get("state") == state}
+        write_json(self.file("status.json"), {**kept, "state": state, "updated": _now(), **facts})
+
+    def note_progress(self, **facts: Any) -> None:
+        """Write facts about a run at work; what cannot be written is let go: what counts stands in other files."""
+        with contextlib.suppress(OSError):
+            self.set_status("running", **facts)
+
+    def record_attempt(self, **facts: Any) -> None:
+        """Append one line to `attempts.jsonl`."""
+        append_line(self.file("attempts.jsonl"), {"time": _now(), "pid": os.getpid(), "host": hostname(), **facts})
+
+    def create(self, identity: dict[str, Any], config_yaml: str) -> None:
+        """Write what never changes: the identity and the configuration. Refuses a folder of another run."""
+        found = self.about()
+        if found and found["identity"] != identity:
+            what = "holds another run under the same id"
+            raise FolderError(what, where=str(self.path), remedy="set another tracking.folder")
+        if not found:
+            self._write_about(identity)
+        write_text(self.file("config.yaml"), config_yaml)
+
+    def _write_about(self, identity: dict[str, Any]) -> None:
+        """Write what the run is; `record` is new whenever it starts from nothing, so that trackers tell these apart."""
+        about = {"format": FORMAT, "run_id": self.run_id, "record": uuid.uuid4().hex, "identity": identity}
+        write_json(self.file("run.json"), about)
+
+    def forget(self) -> None:
+        """Remove a run's results, so that it starts from nothing; its attempts stay on file.
+
+        A kill in between leaves a `lost` run that is still `to_forget`.
+        """
+        self.set_status("lost", to_forget=True)
+        self._write_about(self.about()["identity"])
+        for path in (*map(self.file, CHECKPOINTS + RESULTS), *self.path.glob("*.damaged")):
+            path.unlink(missing_ok=True)
+        shutil.rmtree(self.file("figures"), ignore_errors=True)
+        self.file("status.json").unlink(missing_ok=True)
+
+    def to_forget(self) -> bool:
+        """Say whether a process was killed while it removed the results."""
+        return bool(self.status().get("to_forget"))
+
+    def epochs_on_file(self) -> set[int]:
+        """Return the epochs whose line in `metrics.jsonl` is whole."""
+        return {row["epoch"] for row in read_json_lines(self.file("metrics.jsonl")) if "epoch" in row}
+
+    def cut_back(self, step: int) -> None:
+        """Drop lines of the metric files that are later than `step` or were cut off in writing."""
+        for name in ("metrics.jsonl", "timing.jsonl"):
+            path = self.file(name)
+            if path.exists():
+                kept = [line for line in path.read_text(errors="replace").splitlines() if _step_of(line) <= step]
+                write_text(path, "".join(f"{line}\n" for line in kept))
+
+    @contextlib.contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Be the folder's one writer; raises `FolderError` if another process is."""
+        with contextlib.ExitStack() as held:
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                mine = held.enter_context(locked(self.file(".lock"), seconds=CLAIM_SECONDS))
+            except OSError as problem:
+                self._refuse_if_closed(problem)
+                raise
+            if not mine:
+                raise self._busy("wait for it, or stop it first")
+            self._refuse_if_alive_elsewhere()
+            remove_leftovers(self.path)
+            held.enter_context(heartbeat(self.file(".heartbeat")))
+            yield
+
+    def _status_by_records(self) -> dict[str, Any]:
+        """Return the status that the other files speak for, where `status.json` is damaged, or missing beside them."""
+        summary = read_json(self.file("summary.json"), {})
+        if summary.get("state") in DONE:
+            return {"state": summary["state"]}
+        if not any(self.file(name).exists() for name in ("status.json", *CHECKPOINTS, "metrics.jsonl")):
+            return {}
+        last = (self.attempts() or [{}])[-1]
+        known = {name: last[name] for name in ("pid", "host", "cause") if name in last}
+        return {**known, "state": last["state"] if last.get("state") in STATES else "running"}
+
+    def _judged_again(self, status: dict[str, Any]) -> dict[str, Any]:
+        rows = read_json_lines(self.file("metrics.jsonl"))
+        if not rows:
+            return status
+        found = verdict("plateau", rows)
+        remedies = {"plateau": status.get("remedy", ""), "diverged": EXPLODED_REMEDY}
+        return {**status, "state": found.state, "cause": found.cause, "remedy": remedies.get(found.state, "")}
+
+    def _writer_lives(self, status: dict[str, Any]) -> bool:
+        if status.get("host") == hostname():
+            return is_locked(self.file(".lock"))
+        return is_fresh(self.file(".heartbeat"))
+
+    def _refuse_if_alive_elsewhere(self) -> None:
+        """Refuse a folder that another host writes: on many shared file systems a lock is not seen from here."""
+        status = self.status()
+        elsewhere = status.get("state") in ALIVE and status.get("host") != hostname()
+        if elsewhere and is_fresh(self.file(".heartbeat"), probe=True):
+            requeued = status.get("job") is not None and status.get("job") == job_here()
+            if requeued and stands_still(self.file(".heartbeat")):
+                return  # the same job on another node, and what it ran before has ended
+            raise self._busy("wait for it; if it was killed, the same command works a minute later")
+
+    def _busy(self, remedy: str) -> FolderError:
+        status = self.status()
+        who = f"process {status.get('pid')} on {status.get('host')}" if status else "another process"
+        return FolderError(f"{who} is working on this run", where=str(self.path), remedy=remedy)
+
+    def _refuse_if_closed(self, problem: OSError) -> None:
+        """Raise the sentence of a folder that cannot be made or written, if that is what the problem is."""
+        if fault := os_fault(problem):
+            cause, remedy = explain(fault, str(self.path))
+            raise FolderError(cause, where="tracking.folder", remedy=remedy) from problem
+
+
+def hostname() -> str:
+    """Return this host's name, as the records have it."""
+    return socket.gethostname()
+
+
+def job_here() -> str | None:
+    """Return the SLURM job that this process is part of, as people type it: `12`, or `12_3` in an array."""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
+
+
+def find_folder(root: Path, run_id: str, name: str) -> RunFolder:
+    """Return the folder of a run: the one whose name ends in its id, else a new `<name>-<id>` (not created).
+
+    Raises `FolderError` where several folders hold the run, such as a copy beside the original.
+    """
+    candidates = sorted(root.glob(f"*-{run_id}")) if root.is_dir() else []
+    runs = [path for path in candidates if (path / "run.json").exists()]
+    if len(runs) > 1:
+        what = f"holds run {run_id} {len(runs)} times, as {' and '.join(path.name for path in runs)}"
+        raise FolderError(what, where=str(root), remedy="move all of these but one elsewhere")
+    return RunFolder((runs or candidates or [root / f"{name}-{run_id}"])[0], run_id)
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")

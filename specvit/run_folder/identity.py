@@ -1,0 +1,79 @@
+"""A run's identity: a hash of what changes its result, and of nothing else.
+
+In: every config key but those marked `identity=False` (tracking, device, saving, display, and paths, whose content
+stands in the data manifest instead), the data manifest, and `NUMERICS_VERSION`. A key at its `neutral` value is left
+out, so a key that is added later renames no older run, and so is one without effect beside the others (`used_if`).
+"""
+
+import dataclasses
+import hashlib
+import json
+from typing import Any
+
+from specvit import NUMERICS_VERSION
+from specvit.config.schema import MISSING, Config, ViTConfig, effective_level
+from specvit.utils.text import short_count
+
+FITTED_SECTIONS = {
+    "ridge": ("model", "data", "noise"),
+    "lightgbm": ("model", "data", "noise", "loss"),
+    "template": ("model", "data", "noise"),
+}
+"""What names a run whose model is fitted in one go, beside the seed where anything is drawn."""
+UNUSED_DATA = {"ridge": ("order",), "lightgbm": ("order",), "template": ("order", "flux_norm")}
+"""Keys of `data` without effect there: all rows count at once, and templates are compared with flux as it is."""
+
+
+def identity_of(config: Config, manifest: dict[str, Any], extra: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return what names the run, as a plain dict; `extra` holds e.g. the digest of weights to start from."""
+    named = _identity_part(config)
+    kind = named.get("model", {}).get("kind")
+    if used := FITTED_SECTIONS.get(kind):
+        seed = {"train": {"seed": config.train.seed}} if _draws(config) else {}
+        named = {name: part for name, part in named.items() if name in used} | seed
+        named["data"] = {name: value for name, value in named["data"].items() if name not in UNUSED_DATA[kind]}
+    parts = {"numerics_version": NUMERICS_VERSION, "config": named, "data": manifest}
+    return {**parts, **({"extra": extra} if extra else {})}
+
+
+def run_id(identity: dict[str, Any]) -> str:
+    """Return the 8 hexadecimal digits that end a run folder's name."""
+    text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def default_name(config: Config) -> str:
+    """Return a readable folder name, such as `c1d-p64-h64-log_g-builtin-5k-s42`."""
+    model, data = config.model, config.data
+    count = "all" if data.num_samples < 0 else short_count(data.num_samples)
+    label = "-".join(data.param) if len(data.param) < 3 else f"{len(data.param)}labels"
+    kind = "endless" if data.endless else data.kind
+    parts = [label, kind, count, f"s{config.train.seed}"]
+    if not _draws(config):
+        parts.pop()
+    if isinstance(model, ViTConfig):
+        return "-".join([model.proj_fn.lower(), f"p{model.patch_size}", f"h{model.hidden_size}", *parts])
+    return "-".join([model.kind, *parts])
+
+
+def _draws(config: Config) -> bool:
+    """Say whether the seed changes the result: templates have none, ridge has that of its training noise."""
+    kind = config.model.kind
+    return kind != "template" and (kind != "ridge" or effective_level(config.noise) > 0)
+
+
+def _identity_part(section: Any) -> dict[str, Any]:
+    part = {}
+    for field in dataclasses.fields(section):
+        value, rules = getattr(section, field.name), field.metadata
+        neutral, used_if = rules.get("neutral", MISSING), rules.get("used_if")
+        if not rules.get("identity", True) or (neutral is not MISSING and value == neutral):
+            continue
+        if used_if is not None and not used_if(section):
+            continue
+        if dataclasses.is_dataclass(value):
+            if inner := _identity_part(value):
+                part[field.name] = inner
+        else:
+            part[field.name] = list(value) if isinstance(value, tuple) else value
+    return part

@@ -1,1 +1,0 @@
-"""Scores and the ports that engine, baselines, tracking and analysis share."""

@@ -1,0 +1,168 @@
+"""Why a run ended as it did: cause, curves, gradient norms by part, an override to try; and how two runs differ."""
+
+import glob
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from specvit.cluster import queue
+from specvit.cluster.queue import ended_jobs
+from specvit.config.build import flatten
+from specvit.run_folder.folder import ALIVE, DONE, RunFolder
+from specvit.study.health import verdict
+from specvit.study.results import Outcome, outcome_of
+from specvit.study.store import StudyFolder, Trial
+from specvit.utils.errors import FolderError
+from specvit.utils.files import read_json
+from specvit.utils.yaml_files import read_yaml
+
+BARS = "▁▂▃▄▅▆▇█"
+WIDTH = 60
+CURVES = ("train_loss", "val_loss", "val_r2", "val_accuracy", "lr", "grad_norm")
+
+
+def diagnosis_lines(run: RunFolder, trial: Trial | None = None) -> Iterator[str]:
+    """Yield what a run's record says about how it went; `trial` is it in a study, whose worker may know more."""
+    status, outcome, state = run.status(), outcome_of(run), run.state()
+    end = (trial.end if trial and state not in ALIVE + DONE else None) or {}
+    yield f"{run.path.name}: {end.get('state') or state or 'never started'}"
+    if cause := end.get("cause") or status.get("cause"):
+        yield f"cause: {cause}"
+    if remedy := end.get("remedy") or status.get("remedy"):
+        yield f"remedy: {remedy}"
+    yield from _job(run, state)
+    if state and state not in (*DONE, "diverged") and (found := verdict(run, outcome)):
+        yield f"health: {found}"
+    yield from _curves(outcome)
+    yield from _gradients(outcome)
+    yield from _attempts(run, at_work=state in ALIVE)
+    trace = str(end.get("traceback") or status.get("traceback") or "").strip().splitlines()
+    if trace:
+        yield from ["traceback (the last lines; all of it is in log.txt):", *(f"  {line}" for line in trace[-6:])]
+
+
+def _job(run: RunFolder, state: str) -> Iterator[str]:
+    """Yield what SLURM says of the run's latest job, where that is not simply its good end."""
+    job = next((attempt["job"] for attempt in reversed(run.attempts()) if attempt.get("job")), None)
+    if job is None or state in DONE:
+        return
+    found = ended_jobs([job]).get(job) if queue.here() else None
+    yield f"SLURM: {found or f'job {job}'}"
+
+
+def _curves(outcome: Outcome) -> Iterator[str]:
+    rows = outcome.rows
+    if rows:
+        yield f"{len(rows)} epochs, {rows[-1]['step']} steps"
+    for name in CURVES:
+        values = [row[name] for row in rows if isinstance(row.get(name), int | float) and math.isfinite(row[name])]
+        if values:
+            yield f"  {name:<12} {sparkline(values)}  {values[0]:.4g} → {values[-1]:.4g}"
+
+
+def _gradients(outcome: Outcome) -> Iterator[str]:
+    """Yield the mean gradient norm of each part in the last epoch, and whether any part hardly gets one."""
+    last = outcome.rows[-1] if outcome.rows else {}
+    norms = {n.removeprefix("grad_norm_"): v for n, v in last.items() if n.startswith("grad_norm_") and v is not None}
+    if norms:
+        yield "gradient norm by part, last epoch: " + ", ".join(f"{name} {value:.3g}" for name, value in norms.items())
+        faint = [name for name, value in norms.items() if value < 1e-3 * max(norms.values())]
+        if faint:
+            yield f"  {', '.join(faint)} hardly gets a gradient"
+
+
+def _attempts(run: RunFolder, *, at_work: bool) -> Iterator[str]:
+    starts = [attempt for attempt in run.attempts() if attempt.get("event") == "start"]
+    ends = [attempt.get("state") for attempt in run.attempts() if attempt.get("event") == "end"]
+    if len(starts) > 1:
+        silent = len(starts) - len(ends) - at_work
+        said = [*(str(state) for state in ends), *([f"{silent} without a word"] if silent > 0 else [])]
+        said += ["one at work"] if at_work else []
+        yield f"{len(starts)} attempts: {', '.join(said)}"
+
+
+def sparkline(values: list[float]) -> str:
+    """Return a curve as one line of text."""
+    if len(values) > WIDTH:
+        values = [values[round(n * (len(values) - 1) / (WIDTH - 1))] for n in range(WIDTH)]
+    low, high = min(values), max(values)
+    return "".join(BARS[round((value - low) / (high - low) * (len(BARS) - 1)) if high > low else 0] for value in values)
+
+
+def diff_lines(left: tuple[RunFolder, Trial | None], right: tuple[RunFolder, Trial | None]) -> Iterator[str]:
+    """Yield the keys in which two runs differ, then their scores side by side; a run that never began has its plan."""
+    runs = (left[0], right[0])
+    shown = [("", runs[0].path.name, runs[1].path.name)]
+    keys = [flatten(_config(run) or (trial.config if trial else {})) for run, trial in (left, right)]
+    keys = [{k: v for k, v in one.items() if not k.startswith("tracking.")} for one in keys]
+    differing = [key for key in {**keys[0], **keys[1]} if keys[0].get(key) != keys[1].get(key)]
+    shown += [(key, str(keys[0].get(key)), str(keys[1].get(key))) for key in differing]
+    shown += [] if differing else [("the same settings", "", "")]
+    if all(run.file("run.json").exists() for run in runs) and _data(runs[0]) != _data(runs[1]):
+        shown.append(("the data differ", "", ""))
+    scores = [_scores(run) for run in runs]
+    for name in dict.fromkeys([*scores[0], *scores[1]]):
+        a, b = scores[0].get(name), scores[1].get(name)
+        gap = f"  {b - a:+.4g}" if isinstance(a, int | float) and isinstance(b, int | float) else ""
+        shown.append((name, _short(a), _short(b) + gap))
+    widths = [max(len(row[column]) for row in shown) for column in range(2)]
+    for key, *values in shown:
+        yield f"{key:<{widths[0]}}  {values[0]:<{widths[1]}}  {values[1]}".rstrip()
+
+
+def find_run(name: str, studies: Path, runs: Path) -> tuple[RunFolder, Trial | None]:
+    """Return a run by its folder, its name, its id or the end of one, and its trial if a study has it.
+
+    Raises `FolderError` if there is none, or more than one.
+    """
+    if not name:
+        raise FolderError("names no run", where="''", remedy=f"name a folder in {runs} or the end of its name")
+    path = Path(name)
+    if (path / "run.json").exists():
+        return _run_in(path), None
+    found: dict[str, tuple[RunFolder, Trial | None]] = {}
+    for file in sorted(runs.glob(f"*{glob.escape(name)}*/run.json")):
+        found[file.parent.name] = _run_in(file.parent), None
+    for study in sorted(studies.glob("*/study.json")):
+        there = StudyFolder(study.parent.absolute())
+        there.about()  # raises for a study of another format
+        for trial in there.trials():
+            if name in trial.name:
+                found[trial.name] = trial.run, trial
+    if len(found) == 1:
+        return next(iter(found.values()))
+    if not found:
+        raise FolderError(
+            "is no run, in no study", where=name, remedy=f"name a folder in {runs} or the end of its name"
+        )
+    remedy = f"there are {', '.join(list(found)[:5])}{', ...' if len(found) > 5 else ''}"
+    raise FolderError(f"fits {len(found)} runs", where=name, remedy=remedy)
+
+
+def _run_in(path: Path) -> RunFolder:
+    return RunFolder(path.resolve(), (read_json(path / "run.json") or {}).get("run_id", ""))
+
+
+def _config(run: RunFolder) -> dict[str, Any]:
+    try:
+        return read_yaml(run.file("config.yaml"))
+    except (OSError, FolderError):
+        return {}
+
+
+def _data(run: RunFolder) -> Any:
+    return run.about().get("identity", {}).get("data")
+
+
+def _scores(run: RunFolder) -> dict[str, Any]:
+    outcome = outcome_of(run)
+    names = ("test_r2", "test_mae", "test_rmse", "test_bias", "test_accuracy", "best_epoch", "epochs")
+    found: dict[str, Any] = {"state": run.state() or "never started"}
+    found |= {name: outcome.summary[name] for name in names if name in outcome.summary}
+    found |= {name: value for name, value in outcome.best_row.items() if name.startswith("val_")}
+    return found | {"train_seconds": outcome.train_seconds}
+
+
+def _short(value: Any) -> str:
+    return f"{value:.5g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,268 @@
+"""The command that starts a study, or goes on with it: checks the whole of it, fills the slots, and tells what comes.
+
+It holds nothing that the study needs: killed at any moment it loses no run, its workers go on, and the same command
+takes up again.
+"""
+
+import contextlib
+import itertools
+import json
+import os
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from specvit.cluster import queue
+from specvit.cluster.slots import LauncherConfig, plan_slots
+from specvit.cluster.slurm_settings import SlurmConfig
+from specvit.config.batch_compose import Composer
+from specvit.config.precedence import replaced_lines
+from specvit.run_folder.folder import DONE
+from specvit.study import budget, forecast
+from specvit.study.local_slots import LocalSlots
+from specvit.study.plan import plan_grid, relative, take_code, take_snapshot, try_space
+from specvit.study.request import StudyRequest
+from specvit.study.schema import Definition
+from specvit.study.status import refused_lines
+from specvit.study.store import StudyFolder, Trial
+from specvit.study.table import render, table_rows
+from specvit.study.trial_queue import failed_states, groups_said, is_over
+from specvit.utils.child_processes import python_command, python_environment, start
+from specvit.utils.errors import ConfigError, FolderError
+from specvit.utils.files import locked
+
+ASKED = "SPECVIT_COST_AGREED"
+"""In the environment of a command in the background: its cost was agreed to in the foreground."""
+
+
+def drive(order: StudyRequest) -> int:
+    """Start a study or go on with it until nothing is open; return the exit code."""
+    study = StudyFolder(Path(order.options.folder).absolute() / (order.options.name or order.definition.name))
+    planned = prepare(study, order)
+    if order.options.dry_run:
+        return _tell(study, order, planned)
+    check_start(study, order, planned)
+    study.path.mkdir(parents=True, exist_ok=True)
+    with locked(study.file("driver.lock"), seconds=1.0) as mine:
+        if not mine:
+            remedy = f"watch it with `specvit sweep status {study.name} --watch`"
+            raise FolderError("another command drives this study", where=relative(study.path), remedy=remedy)
+        _refuse_older_workers(study, order, planned)
+        write(study, order, planned)
+        if not order.options.detach:
+            return _drive(study, order, planned)
+    return _detach(study, order)
+
+
+def _drive(study: StudyFolder, order: StudyRequest, planned: list[Trial]) -> int:
+    _say_what_is_there(study, order.definition)
+    code = 0
+    if forecast.is_work_left(study):
+        _start_courier(study, planned)
+        code = _at_work(study, order, _devices(planned))
+        print(forecast.counts_line(study))
+    return _conclude(study, code)
+
+
+def _tell(study: StudyFolder, order: StudyRequest, planned: list[Trial]) -> int:
+    """Say what would run and what it costs; start nothing."""
+    left = forecast.tell(study, order, planned)
+    if isinstance(order.launcher, SlurmConfig):
+        print(budget.gpu_hours(left, order.launcher)[1])
+    return 0
+
+
+def _at_work(study: StudyFolder, order: StudyRequest, devices: set[str]) -> int:
+    """Have the runs made where the launcher says; return the exit code. `devices` are theirs."""
+    if isinstance(order.launcher, SlurmConfig):
+        from specvit.study.slurm_slots import ClusterSlots
+
+        return ClusterSlots(study, order).run()
+    return _inprocess(study) if order.launcher.kind == "inprocess" else LocalSlots(study, order, devices).run()
+
+
+def prepare(study: StudyFolder, order: StudyRequest) -> list[Trial]:
+    """Return a grid's trials, or one example of a search's, all checked; nothing is written. Raises `ConfigError`."""
+    definition, options = order.definition, order.options
+    _refuse_change(study, order)
+    compose = Composer()
+    if definition.search is None:
+        trials = plan_grid(definition, order.typed, study, compose)
+    else:
+        trials = [try_space(definition, order.typed, study, compose)]
+        if options.extend and study.file("study.json").exists():
+            from specvit.study.optuna_trials import check_same_space
+
+            check_same_space(study, definition)
+    if isinstance(order.launcher, LauncherConfig) and order.launcher.kind == "local":
+        plan_slots(order.launcher, _devices(trials), limit=options.max_parallel)
+    for line in replaced_lines(compose.replaced):
+        print(line, flush=True)
+    return trials
+
+
+def _devices(planned: list[Trial]) -> set[str]:
+    return {trial.config["train"]["device"] for trial in planned}
+
+
+def check_start(study: StudyFolder, order: StudyRequest, planned: list[Trial]) -> None:
+    """Refuse a study that could not start, before anything of it is written. Raises `ConfigError`."""
+    search, options, launcher = order.definition.search, order.options, order.launcher
+    if isinstance(launcher, SlurmConfig):
+        if not queue.here():
+            what = "needs SLURM's commands, and squeue is not on this machine"
+            raise ConfigError(what, where="hydra/launcher", remedy="log in to the cluster, or use local")
+        if not os.environ.pop(ASKED, None):
+            trials = study.trials() if search else [_as_recorded(study, trial) for trial in planned]
+            missing = order.count_trials(planned) - len(trials)
+            left = budget.open_trials(study, trials, retry=options.retry)
+            budget.confirm(launcher, left + planned * max(0, missing))
+    if search:
+        from specvit.study.optuna_trials import check_storage
+
+        check_storage(study, search, options.storage)
+
+
+def _as_recorded(study: StudyFolder, planned: Trial) -> Trial:
+    """Return a planned trial with the end that the study has of it, if that is still the same run."""
+    recorded = study.trial(planned.number)
+    if recorded is None or recorded.run_id != planned.run_id:
+        return planned
+    return recorded if recorded.config == planned.config else replace(planned, end=recorded.end)
+
+
+def write(study: StudyFolder, order: StudyRequest, planned: list[Trial]) -> None:
+    """Write or renew the study. Trials that are there keep their ends; `sweep.retry` asks for failed ones.
+
+    `study.json` comes after what it speaks of: killed before that, a new study has not begun, and is written again.
+    """
+    definition, options = order.definition, order.options
+    search = definition.search
+    study.make_folders()
+    if options.extend or not (study.file("study.json").exists() and study.file("conf").exists()):
+        take_snapshot(study)
+    if isinstance(order.launcher, SlurmConfig) and order.launcher.snapshot_code:
+        take_code(study)
+    for trial in [] if search else planned:
+        if (current := _as_recorded(study, trial)) != study.trial(trial.number):
+            study.write_trial(current)
+    hours = options.hours or definition.budget.hours
+    failures = options.failures or definition.budget.failures
+    study.create(
+        kind="search" if search else "grid",
+        digest=_digest(order),
+        definition=definition.source,
+        typed=order.typed,
+        question=definition.question,
+        table=asdict(definition.table),
+        metrics=search.metrics if search else None,
+        trials=order.count_trials(planned),
+        deadline=time.time() + 3600 * hours if hours else None,
+        failures=failures,
+        storage=options.storage,
+        launcher=asdict(order.launcher),
+        cwd=str(Path.cwd()),
+        command=["specvit", "train", *order.words],
+    )
+    study.file("cancelled").unlink(missing_ok=True)
+    if search:
+        from specvit.study.optuna_trials import OptunaTrials, create
+
+        create(study, study.about(), definition)
+        asker = OptunaTrials(study, study.about())
+        for line in asker.restore_records():
+            print(line, flush=True)
+        if options.extend:
+            asker.renew_settings()
+    else:
+        study.remove_trials_from(len(planned))
+    if options.retry:
+        for trial in study.trials():
+            if study.state(trial) in failed_states():
+                study.ask_again(trial)
+
+
+def _refuse_change(study: StudyFolder, order: StudyRequest) -> None:
+    """Raise `ConfigError` where a study of this name was started with another definition or other settings."""
+    before = study.about() if study.file("study.json").exists() else {}
+    if not before or before.get("digest") == _digest(order) or order.options.extend:
+        return
+    old, new = before.get("typed", {}), order.typed
+    changed = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+    said = f"{', '.join(changed[:3])}{more} differ" if changed else "its file differs"
+    what = f"was started with other settings ({said})"
+    remedy = "give this one another name with sweep.name=NAME, or take it as it is now with sweep.extend=true"
+    raise ConfigError(what, where=relative(study.path), remedy=remedy)
+
+
+def _refuse_older_workers(study: StudyFolder, order: StudyRequest, planned: list[Trial]) -> None:
+    """Raise `FolderError` where workers go on with a study as it was before this command changed it."""
+    before = {trial.number: trial.run_id for trial in study.trials()}
+    changed = any(before.get(trial.number, trial.run_id) != trial.run_id for trial in planned)
+    if study.slots_at_work() and (order.options.extend if order.definition.search else changed):
+        remedy = f"wait for them, or stop them first with `specvit sweep cancel {study.name}`"
+        what = "workers of an earlier command are still at work on it as it was"
+        raise FolderError(what, where=relative(study.path), remedy=remedy)
+
+
+def _digest(order: StudyRequest) -> str:
+    return order.definition.digest() + json.dumps(order.typed, sort_keys=True)
+
+
+def _say_what_is_there(study: StudyFolder, definition: Definition) -> None:
+    print(f"study {study.name}: {relative(study.path)}", flush=True)
+    if definition.question:
+        print(f"question: {definition.question}", flush=True)
+    print(forecast.counts_line(study), flush=True)
+    for line in forecast.lines(study):
+        print(line, flush=True)
+
+
+def _inprocess(study: StudyFolder) -> int:
+    from specvit.study.worker import work
+
+    taken = study.slots_at_work()  # by workers of an earlier command
+    code = work(study, next(number for number in itertools.count() if number not in taken))
+    return 0 if code == os.EX_TEMPFAIL else code  # what waits is told below
+
+
+def _start_courier(study: StudyFolder, planned: list[Trial]) -> None:
+    """Have one process tell MLflow about all runs of the study; it outlives this command, and knows when to end."""
+    if any(trial.config["tracking"]["live"] for trial in (*planned, *study.trials())):
+        with contextlib.suppress(OSError):
+            start(python_command("specvit.track", "study", str(study.path)), study.file("tracking.log"))
+
+
+def _conclude(study: StudyFolder, code: int) -> int:
+    """Print the table and what to do next; return the exit code: 1 if a run failed."""
+    trials = study.trials()
+    states = [study.state(trial) for trial in trials]
+    failed = [trial for trial, state in zip(trials, states, strict=True) if state in failed_states()]
+    if any(state in DONE for state in states):
+        with contextlib.suppress(ConfigError):
+            print(render(*table_rows(study), "text"))
+    for trial in failed[:3]:
+        cause = (trial.end or {}).get("cause") or trial.run.status().get("cause", "cause unknown")
+        print(f"failed: {trial.name}: {cause}")
+    if failed or "plateau" in states:
+        print(groups_said(states))
+    if failed:
+        print(f"`specvit sweep why {study.name}` says more; sweep.retry=true tries failed runs again")
+    left = forecast.is_work_left(study)
+    if left and not code:
+        why = (
+            is_over(study, study.about()) or next(refused_lines(study), "") or "its workers ended before it was through"
+        )
+        print(f"not finished: {why}; the same command goes on")
+    return code or (1 if failed or left else 0)
+
+
+def _detach(study: StudyFolder, order: StudyRequest) -> int:
+    """Give the command again in the background."""
+    log = study.file("driver.log")
+    words = python_command("specvit.train", *(word for word in order.words if "sweep.detach" not in word))
+    process = start(words, log, {**python_environment(), ASKED: "1"})
+    print(f"study {study.name} started in the background: process {process.pid}, log {relative(log)}")
+    print(f"watch it with `specvit sweep status {study.name} --watch`")
+    return 0

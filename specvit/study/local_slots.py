@@ -1,0 +1,148 @@
+"""Keeps the slots of this machine at work on a study, and passes signals on to their workers."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+
+from specvit.cluster.slots import LauncherConfig, Slot, plan_slots
+from specvit.study.plan import relative
+from specvit.study.processes import stop_worker
+from specvit.study.request import StudyRequest
+from specvit.study.status import StudyMonitor
+from specvit.study.store import BROKEN_GPU, StudyFolder
+from specvit.utils.child_processes import python_command, start
+from specvit.utils.errors import Interrupted
+
+POLL_SECONDS, NEWS_SECONDS = 0.2, 1.0
+GIVE_UP = 10
+"""A slot is left empty after so many workers in a row that died there before they ended a run."""
+LONGEST_PAUSE_SECONDS = 15.0
+"""Between two tries of a slot whose disk is full: all of them together outlast two minutes."""
+
+
+class LocalSlots:
+    """Workers in slots of this machine: a slot that is free is filled while there is something to do."""
+
+    def __init__(self, study: StudyFolder, order: StudyRequest, devices: set[str]) -> None:
+        """Plan the slots for runs on `devices`; raises `ConfigError` for GPUs that are not there."""
+        self.study = study
+        assert isinstance(order.launcher, LauncherConfig)
+        self.slots = plan_slots(order.launcher, devices, limit=order.options.max_parallel)
+        self.workers: dict[int, subprocess.Popen[bytes]] = {}
+        self.ended: set[int] = set()
+        self.deaths: dict[int, int] = {}
+        self.started: dict[int, float] = {}
+        self.pause: dict[int, float] = {}
+        """Until when a slot stays empty whose worker met a full disk, or another fault that passes."""
+        self.received: signal.Signals | None = None
+        self.passed_on = False
+        self.not_ours: set[int] = set()
+        """Slots of workers that a signal could not be passed on to."""
+
+    def run(self) -> int:
+        """Keep the slots at work until nothing is open; return the exit code, 128 + n after signal n."""
+        count = f"{len(self.slots)} slot{'s' if len(self.slots) > 1 else ''}"
+        with self._signals():
+            print(f"{count}: {'; '.join(dict.fromkeys(map(str, self.slots)))}", flush=True)
+            watch, news = StudyMonitor(self.study), 0.0
+            while True:
+                if time.monotonic() >= news:
+                    watch.say_news()
+                    news = time.monotonic() + NEWS_SECONDS
+                self._fill()
+                if self.received and not self.passed_on:
+                    self._pass_on()
+                if not self.workers and not self._older_workers() and (self.received or not self.pause):
+                    break
+                time.sleep(POLL_SECONDS)
+            watch.say_news()
+        if self.received:
+            raise Interrupted(self.received.name, int(self.received))
+        return 0
+
+    def _fill(self) -> None:
+        for slot in self.slots:
+            worker = self.workers.get(slot.number)
+            if worker is not None and worker.poll() is not None:
+                self._note_end(slot, worker.returncode)
+                del self.workers[slot.number]
+            if slot.number in self.workers or slot.number in self.ended or self.received:
+                continue
+            if time.monotonic() < self.pause.get(slot.number, 0.0):
+                continue
+            self.pause.pop(slot.number, None)
+            if slot.number in self.study.slots_at_work():
+                continue  # a worker that an earlier command started
+            words = python_command("specvit.sweep", "work", str(self.study.path), "--slot", str(slot.number))
+            self.started[slot.number] = time.time()
+            log = self.study.file("workers") / f"{slot.number}.log"
+            self.workers[slot.number] = start(words, log, slot.environment())
+            if self.received:  # in this very moment
+                self.workers[slot.number].send_signal(signal.SIGTERM)
+
+    def _note_end(self, slot: Slot, code: int) -> None:
+        """A worker that ends by itself has found nothing open; one that died is started again."""
+        if code == 0 and self._has("worker ends", slot):
+            self.ended.add(slot.number)
+            return
+        if code == BROKEN_GPU and not self._has("begins", slot):
+            fault = self.study.events("GPU fails", slot.number)[-1]["cause"]
+            print(f"slot {slot.number} is left empty: {fault}", flush=True)
+            self.ended.add(slot.number)
+            return
+        deaths = self.deaths[slot.number] = 0 if self._has("ends", slot) else self.deaths.get(slot.number, 0) + 1
+        log = relative(self.study.file("workers") / f"{slot.number}.log")
+        how = f"by {signal.Signals(-code).name}" if code < 0 else f"with code {code}"
+        if passing := code == os.EX_TEMPFAIL:
+            latest = (self.study.events("worker ends", slot.number) or [{}])[-1]
+            how = latest.get("cause", "a disk or file server fails")
+        if deaths >= GIVE_UP:
+            what = f"{GIVE_UP} workers in a row died there before they ended a run, the latest {'of: ' * passing}{how}"
+            print(f"slot {slot.number} is left empty: {what}; see {log}", flush=True)
+            self.ended.add(slot.number)
+        elif passing and not self.received:
+            seconds = min(2.0**deaths, LONGEST_PAUSE_SECONDS)
+            self.pause[slot.number] = time.monotonic() + seconds
+            print(f"slot {slot.number}: {how}; its runs wait, and another try comes in {seconds:.0f} s", flush=True)
+        elif not self.received and not self.study.is_cancelled:
+            print(f"the worker in slot {slot.number} ended {how}; its run goes on  {log}", flush=True)
+
+    def _has(self, event: str, slot: Slot) -> bool:
+        """Say whether the slot's last worker has noted such an event."""
+        return any(found["time"] >= self.started[slot.number] for found in self.study.events(event, slot.number))
+
+    def _older_workers(self) -> list[int]:
+        return [n for n in self.study.slots_at_work() if n not in self.workers and n not in self.not_ours]
+
+    def _pass_on(self) -> None:
+        """Pass the signal on to workers of earlier commands; those that cannot be told go on, and this command ends."""
+        self.passed_on = True
+        print("workers save and end; Ctrl-C again leaves at once, and they end by themselves", flush=True)
+        for slot in self._older_workers():
+            if not stop_worker(self.study, slot):
+                self.not_ours.add(slot)
+                remedy = f"`specvit sweep cancel {self.study.name}` stops it"
+                print(f"slot {slot}: the worker of an earlier command goes on; {remedy}", flush=True)
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Pass a signal on to the workers: they save, and this command ends when they have."""
+
+        def handle(number: int, frame: object) -> None:
+            if self.received:  # somebody insists
+                raise Interrupted(self.received.name, int(self.received))
+            self.received = signal.Signals(number)
+            for worker in self.workers.values():
+                with contextlib.suppress(OSError):
+                    worker.send_signal(signal.SIGTERM)
+
+        wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        before = {n: signal.signal(n, handle) for n in wanted if signal.getsignal(n) is not signal.SIG_IGN}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)

@@ -1,0 +1,194 @@
+"""A study's trials before they run: every point composed, checked and named, so that a typo costs no GPU-hour."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from specvit.config import compose as composer
+from specvit.config.build import build_config, to_plain
+from specvit.config.schema import Config
+from specvit.config.suggestions import nearest
+from specvit.config.validate import CLASSIFICATION_METRICS, REGRESSION_METRICS
+from specvit.run.locate import locate
+from specvit.run_folder.folder import RunFolder
+from specvit.study.grid import Point, as_overrides, as_text, points_of, refuse_varied
+from specvit.study.schema import Definition, Search
+from specvit.study.search_space import FORBIDDEN
+from specvit.study.store import StudyFolder, Trial
+from specvit.study.yaml_schema import Settings, matches
+from specvit.utils import provenance
+from specvit.utils.errors import ConfigError, DataError, SpecvitError
+from specvit.utils.files import copy_folders
+
+SHOWN_FAULTS = 5
+TRIED_POINTS = 50
+"""So many points of a search are tried before its space counts as one without runs."""
+Composer = Callable[[Sequence[str]], dict[str, Any]]
+
+
+def plan_grid(
+    definition: Definition, typed: Settings, study: StudyFolder, compose: Composer = composer.compose
+) -> list[Trial]:
+    """Return the trials of a study's grids, in order; points that are the same run become one trial.
+
+    Raises `ConfigError` that names every kind of fault among them, before anything is written.
+    """
+    _check_rules(definition)
+    trials: dict[str, Trial] = {}
+    faults: list[tuple[Point, SpecvitError]] = []
+    known: dict[str, Any] = {}
+    for point in points_of(definition, typed):
+        try:
+            trial = make_trial(point, len(trials), study, compose, known)
+            trials.setdefault(trial.run_id, trial)
+        except SpecvitError as fault:
+            faults.append((point, fault))
+    if faults:
+        raise _all_faults(faults, len(trials) + len(faults))
+    return list(trials.values())
+
+
+def _check_rules(definition: Definition) -> None:
+    """Raise `ConfigError` for a condition on a key or choice that is unknown: it would never hold."""
+    search = definition.search
+    rules = [rule for grid in definition.grids for rule in (*grid.forbid, *(axis.when for axis in grid.axes))]
+    rules += [*search.forbid, *(dimension.when for dimension in search.space)] if search else []
+    values = {
+        (key, as_text(v)) for rule in rules for key, vs in rule.items() for v in (vs if isinstance(vs, list) else [vs])
+    }
+    with composer.composer() as loader:
+        for key, text in sorted(values):
+            composer.check_one(composer.parse(f"{key}={text}"), loader)
+
+
+def try_space(definition: Definition, typed: Settings, study: StudyFolder, compose: Composer) -> Trial:
+    """Return one point of a search's space as a trial that is not recorded, having composed every choice.
+
+    Raises `ConfigError` for a key or choice that is unknown, or where no point at all can be a run.
+    """
+    search = definition.search
+    assert search is not None
+    _check_rules(definition)
+    base = {**definition.overrides, **typed}
+    refuse_varied(typed, {key for dimension in search.space for key in dimension.keys})
+    for dimension in search.space:
+        for value in dimension.examples():
+            compose(as_overrides({**base, **dimension.settings(value)}))
+    fault: SpecvitError | None = None
+    for number in range(TRIED_POINTS):
+        start = search.start[number] if number < len(search.start) else {}
+        settings: Settings = {}
+        for position, dimension in enumerate(search.space):
+            if matches(settings, dimension.when):
+                examples = dimension.examples()
+                value = examples[(number * (position + 1) + number // 7) % len(examples)]
+                settings |= dimension.settings(start.get(dimension.key, value))
+        try:
+            if any(matches({**base, **settings}, rule) for rule in search.forbid):
+                raise ConfigError(FORBIDDEN, where=", ".join(settings))
+            trial = make_trial(Point({**base, **settings}, settings), 0, study, compose)
+        except SpecvitError as problem:
+            fault = fault or problem
+        else:
+            _check_metrics(search, trial.config)
+            return trial
+    assert fault is not None
+    raise fault
+
+
+def _check_metrics(search: Search, config: dict[str, Any]) -> None:
+    """Raise `ConfigError` for a metric of the test set, that no trial would have, or by which none could be pruned."""
+    names = CLASSIFICATION_METRICS if config["model"]["task_type"] == "cls" else REGRESSION_METRICS
+    labels = ("", *(f"_{label}" for label in config["data"]["param"]))
+    of_epochs = ["train_loss", *(f"val_{name}{label}" for name in names for label in labels)]
+    of_runs = ["train_seconds", "epochs", "best_epoch"]
+    known = of_epochs if search.pruner != "none" else [*of_epochs, *of_runs]
+    for metric in search.metrics:
+        if metric.startswith("test_"):
+            what = "would choose settings by the test rows, which then tell nothing of unseen spectra"
+            remedy = f"search by {metric.replace('test_', 'val_', 1)}"
+            raise ConfigError(what, where=f"search.metrics.{metric}", remedy=remedy)
+        if metric not in known:
+            what = "is a metric that no epoch has, to prune by" if metric in of_runs else "is a metric that no run has"
+            remedy = f"{nearest(metric, known)}docs/scores.md lists them"
+            raise ConfigError(what, where=f"search.metrics.{metric}", remedy=remedy)
+
+
+def make_trial(
+    point: Point, number: int, study: StudyFolder, compose: Composer, known: dict[str, Any] | None = None
+) -> Trial:
+    """Return the trial of a point, with its configuration frozen; `known` keeps what runs on the same data share."""
+    config = build_config(compose(as_overrides(point.settings)))
+    tags = {**config.tracking.tags, "study": study.name, **({"cell": point.cell} if point.cell else {})}
+    config = replace(config, tracking=replace(config.tracking, tags=tags))
+    folder = _locate(config, known if known is not None else {})
+    return Trial(
+        number=number,
+        name=folder.path.name,
+        factors=point.factors,
+        cell=point.cell,
+        config=to_plain(config),
+        run_id=folder.run_id,
+        folder=str(folder.path.absolute()),
+    )
+
+
+def label_of(factors: Settings, cell: str = "") -> str:
+    """Return what makes a trial different, in short: `old, tokenizer=sw, seed=43`."""
+    parts = [f"{key.rpartition('.')[2].rpartition('/')[2]}={as_text(value)}" for key, value in factors.items()]
+    return ", ".join([cell] * bool(cell) + parts)
+
+
+def take_snapshot(study: StudyFolder) -> None:
+    """Copy the configuration files into the study: what is edited afterwards changes none of its trials."""
+    copy_folders({folder: "" for folder in reversed(composer.conf_folders())}, study.file("conf"))
+
+
+def code_folder(study: StudyFolder) -> Path:
+    """Return where a study has its copy of the code as it is now."""
+    return study.file("code") / provenance.made_by()["code"]
+
+
+def take_code(study: StudyFolder) -> None:
+    """Copy specvit's own code into the study, with its commit: jobs that wait for days run it as it is now."""
+    target, source = code_folder(study), provenance.SOURCE
+    if (target / provenance.COMMIT_FILE).exists():
+        return
+    bundled = composer.conf_dir().parent
+    copy_folders(
+        {source: source.name, **{bundled / name: f"{source.name}/{name}" for name in ("conf", "sweeps")}}, target
+    )
+    (target / provenance.COMMIT_FILE).write_text(f"{provenance.commit() or ''}\n")
+
+
+def _locate(config: Config, known: dict[str, Any]) -> RunFolder:
+    """Return where a run lies. Opening its data is what takes time, and does not depend on the network."""
+    parts = to_plain(config)
+    train = {name: parts["train"][name] for name in ("batch_size", "accumulate", "early_stopping")}
+    key = json.dumps([parts["data"], train, parts["model"]["task_type"]], sort_keys=True)
+    located = locate(config, lambda split, done, total: None, splits=known.get(key))
+    known[key] = located.splits
+    return located.folder
+
+
+def _all_faults(faults: list[tuple[Point, SpecvitError]], total: int) -> SpecvitError:
+    """Return one error for all points at fault; equal sentences are said once."""
+    if len({str(fault) for _, fault in faults}) == 1 and len(faults) == total:
+        return faults[0][1]
+    sentences: dict[str, list[str]] = {}
+    for point, fault in faults:
+        sentences.setdefault(str(fault).rstrip("."), []).append(label_of(point.factors, point.cell))
+    shown = [
+        f"{sentence} ({labels[0]}{f' and {len(labels) - 1} more' if len(labels) > 1 else ''})"
+        for sentence, labels in list(sentences.items())[:SHOWN_FAULTS]
+    ]
+    more = f"; {len(sentences) - SHOWN_FAULTS} more faults" if len(sentences) > SHOWN_FAULTS else ""
+    kind = DataError if isinstance(faults[0][1], DataError) else ConfigError
+    return kind(f"{len(faults)} of {total} runs cannot be made: {'; '.join(shown)}{more}", remedy="nothing was started")
+
+
+def relative(path: Path) -> str:
+    """Return a path as a user would type it."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

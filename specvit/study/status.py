@@ -1,0 +1,179 @@
+"""What is going on in a study: news as trials end, and the status of all of it. Without torch, mlflow or optuna."""
+
+import re
+import time
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from specvit.cluster.queue import ClusterJob
+from specvit.run_folder.folder import ALIVE, DONE
+from specvit.run_folder.verdict import LEARNT
+from specvit.study.cost import NETWORKS
+from specvit.study.forecast import counts_line, forecast_of
+from specvit.study.health import verdict
+from specvit.study.job_log import jobs_in_queue, jobs_of_trials
+from specvit.study.results import lower_is_better, outcome_of, value_of
+from specvit.study.schema import Table
+from specvit.study.search_space import FORBIDDEN
+from specvit.study.store import WAITING, StudyFolder, Trial, command_of
+
+VERDICT_SECONDS = 120.0
+"""So long after its start a run gets its first verdict."""
+
+
+class StudyMonitor:
+    """Says what has changed since it was last asked."""
+
+    def __init__(self, study: StudyFolder) -> None:
+        """What has ended already is no news."""
+        self.study = study
+        self.metric, self.table = metric_of(study.about()), Table(**study.about()["table"])
+        self._ended = {t.number: t.end for t in study.trials() if t.end or study.state(t) in DONE}
+        self._settled: dict[int, tuple[int, ...]] = {}
+        """Stamps of records that are no news while they stay: hundreds may be there, to be looked at each second."""
+        self._judged: dict[int, str] = {}
+        self._begun: dict[int, float] = {}
+
+    def say_news(self) -> None:
+        """Print a line for each trial that has ended, and one for each run that does not look healthy."""
+        for number, stamp in self.study.record_stamps().items():
+            trial = None if self._settled.get(number) == stamp else self.study.trial(number)
+            if trial is None:
+                continue
+            state = self.study.state(trial)
+            if not trial.end and state not in DONE:
+                self._ended.pop(number, None)  # it is tried again
+                if state in ALIVE:
+                    self._judge(trial)
+                continue
+            if trial.end and trial.end != self._ended.get(number):
+                self._ended[number] = trial.end
+                print(f"{self._count()} {end_line(trial, state, self.metric, self.table)}", flush=True)
+            self._settled[number] = stamp
+
+    def _count(self) -> str:
+        return f"[{len(self._ended)}/{max(self.study.about()['trials'], len(self._ended))}]"
+
+    def _judge(self, trial: Trial) -> None:
+        """Give a verdict once it can be told, and again when it has changed."""
+        begun = self._begun.setdefault(trial.number, time.monotonic())
+        if time.monotonic() - begun < VERDICT_SECONDS:
+            return
+        self._begun[trial.number] = time.monotonic() - VERDICT_SECONDS + 10.0  # look again in ten seconds
+        found = verdict(trial.run, outcome_of(trial.run))
+        kind = re.sub(r"[-\d.]+", "", found)  # other figures are no other verdict
+        if found and kind != self._judged.get(trial.number):
+            if found != "healthy" or self._judged.get(trial.number):
+                print(f"{trial.name}: {found}", flush=True)
+            self._judged[trial.number] = kind
+
+
+def metric_of(about: dict[str, Any]) -> str:
+    """Return the metric that a study is about."""
+    return next(iter(about.get("metrics") or {}), about["table"]["metric"])
+
+
+def end_line(trial: Trial, state: str, metric: str, table: Table) -> str:
+    """Return one line about how a trial ended."""
+    outcome = outcome_of(trial.run)
+    value = value_of(outcome, metric, table)
+    said = f"{metric} {value:.4g}" if value is not None else (trial.end or {}).get("cause", "")[:80]
+    return f"{state:<13} {_time((trial.end or {}).get('seconds'))}  {trial.name}  {said}"
+
+
+def status_lines(study: StudyFolder) -> Iterator[str]:
+    """Yield the status of a study: counts, then one line for each trial that is at work, failed or learnt nothing."""
+    about = study.about()
+    slots = study.slots_at_work()
+    workers = f"{len(slots)} worker{'s' if len(slots) != 1 else ''} at work" if slots else "no worker at work"
+    trials, there = study.trials(), jobs_in_queue(study, about)
+    jobs = jobs_of_trials(study, about, there)
+    states = {trial.number: _state(study, trial, jobs) for trial in trials}
+    counts = counts_line(study, states)
+    yield f"study {study.name}: {counts}; {workers}{', cancelled' if study.is_cancelled else ''}"
+    if there is None:
+        yield "  SLURM does not answer: what waits there is not shown"
+    yield from _queue_lines(there or {}, {job.id for n, job in jobs.items() if states[n] == "requeued"})
+    for trial in trials:
+        state, job = states[trial.number], jobs.get(trial.number)
+        if state == "running":
+            yield f"  {state:<13} {trial.name}  {_progress(trial)}{f', {job}' if job and job.alive else ''}"
+        elif state == WAITING and job and not job.alive and trial.run.state():
+            yield f"  {trial.run.state():<13} {trial.name}  {job}"
+        elif state in ALIVE:
+            continue
+        elif state not in (*LEARNT, WAITING, "pruned"):
+            cause = (trial.end or {}).get("cause") or trial.run.status().get("cause", "cause unknown")
+            yield f"  {state:<13} {trial.name}  {cause}"
+    for path in study.lost_records(trials):
+        yield f"  {'record lost':<13} {path.parent.name}/{path.name}; `{command_of(study)}` writes it again"
+    yield from (f"  {line}" for line in refused_lines(study))
+    yield from best_lines(study, trials, metric_of(about), about)
+
+
+def refused_lines(study: StudyFolder) -> Iterator[str]:
+    """Yield how many points of a search could not be runs, and why the most of them."""
+    causes = Counter(event["cause"] for event in study.events("refused") if FORBIDDEN not in event["cause"])
+    if causes:
+        (cause, count), *others = causes.most_common()
+        more = f" ({len(others)} other cause{'s' if len(others) > 1 else ''})" if others else ""
+        yield f"{causes.total()} point{'s' if count > 1 else ''} refused: {cause}{more}"
+
+
+def _state(study: StudyFolder, trial: Trial, jobs: dict[int, ClusterJob]) -> str:
+    """Return a trial's state; one whose job is in the queue is `queued`, or `requeued` if it has begun before."""
+    state, job = study.state(trial), jobs.get(trial.number)
+    if state == WAITING and job and job.alive:
+        return "requeued" if trial.run.attempts() else "queued"
+    return state
+
+
+def _queue_lines(there: dict[str, ClusterJob], again: set[str]) -> Iterator[str]:
+    """Yield one line for each reason for which jobs wait; those in `again` have begun before."""
+    waiting: dict[tuple[str, str], list[str]] = {}
+    for job in there.values():
+        if job.waits:
+            kind = "requeued" if job.id in again else "queued"
+            waiting.setdefault((kind, job.reason or "no reason given"), []).append(job.id)
+    for (kind, reason), ids in waiting.items():
+        named = ", ".join(ids[:5]) + (f", ... ({len(ids)} jobs)" if len(ids) > 5 else "")
+        yield f"  {kind:<13} {reason}: job {named}"
+
+
+def best_lines(study: StudyFolder, trials: list[Trial], metric: str, about: dict[str, Any]) -> Iterator[str]:
+    """Yield the best finished trial by the study's metric."""
+    found = [
+        (value, trial)
+        for trial in trials
+        if study.state(trial) in LEARNT
+        and (value := value_of(outcome_of(trial.run), metric, Table(**about["table"]))) is not None
+    ]
+    if found:
+        best = min if lower_is_better(metric, about.get("metrics")) else max
+        value, trial = best(found, key=lambda pair: pair[0])
+        yield f"best: {metric} {value:.4g}  {trial.name}"
+
+
+def _progress(trial: Trial) -> str:
+    outcome, config = outcome_of(trial.run), trial.config
+    if not outcome.rows:
+        return "starting"
+    row = outcome.rows[-1]
+    score = "val_r2" if "val_r2" in row else "val_accuracy"
+    fitted = config["model"].get("kind", "vit") not in NETWORKS
+    place = f"step {row['step']}" if fitted else f"epoch {row['epoch']}/{config['train']['epochs']}"
+    told = f"{place}, {score} {row.get(score) or float('nan'):.3f}"
+    until = f", until {end[11:16]}" if (end := forecast_of(trial.run)) else ""
+    return f"{told}{until}, {verdict(trial.run, outcome)}"
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return "   -"
+    whole = round(seconds)
+    return (
+        f"{whole // 3600}:{whole % 3600 // 60:02d}:{whole % 60:02d}"
+        if whole >= 3600
+        else f"{whole // 60}:{whole % 60:02d}"
+    )

@@ -1,0 +1,90 @@
+"""The run folder's own record: `metrics.jsonl` is the truth that every table and every tracker is fed from."""
+
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from specvit.run_folder.folder import RunFolder
+from specvit.training.protocols import Tracker
+from specvit.utils.files import append_line
+
+
+class FileTracker:
+    """Appends one line an epoch to `metrics.jsonl` (reproducible to the bit) and `timing.jsonl` (wall clock)."""
+
+    def __init__(self, folder: Path) -> None:
+        """`folder` is the run folder."""
+        self.folder = folder
+
+    def metrics(self, row: dict[str, Any]) -> None:
+        """Append one epoch's scores."""
+        # Durable, so that the checkpoint that follows never makes this row again.
+        append_line(self.folder / "metrics.jsonl", finite_or_none(row), durable=True)
+
+    def timing(self, row: dict[str, Any]) -> None:
+        """Append one epoch's wall-clock figures and the time of day, in seconds since 1970."""
+        timed = {**row, "time": round(time.time(), 3)}
+        append_line(self.folder / "timing.jsonl", finite_or_none(timed), durable=True)
+
+    def progress(self, step: int, loss: Callable[[], float]) -> None:
+        """Write nothing between epochs."""
+
+
+class StatusTracker:
+    """Keeps `status.json` up to date: step, epoch, latest validation loss, and when the run will be through."""
+
+    def __init__(self, folder: RunFolder, *, start_step: int, total_steps: int) -> None:
+        """`start_step` is where this process began."""
+        self.folder, self.start_step, self.total_steps = folder, start_step, total_steps
+        self.started = time.monotonic()
+
+    def metrics(self, row: dict[str, Any]) -> None:
+        """Write how far the run is."""
+        elapsed, step = time.monotonic() - self.started, row["step"]
+        left = elapsed * (self.total_steps - step) / max(1, step - self.start_step)
+        forecast = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(time.time() + left))
+        facts = {"step": step, "epoch": row["epoch"], "val_loss": row["val_loss"], "forecast": forecast}
+        self.folder.note_progress(**finite_or_none(facts))
+
+    def timing(self, row: dict[str, Any]) -> None:
+        """Write nothing."""
+
+    def progress(self, step: int, loss: Callable[[], float]) -> None:
+        """Write nothing between epochs."""
+
+
+class Trackers:
+    """Hands everything to several trackers, in order."""
+
+    def __init__(self, *trackers: Tracker) -> None:
+        """The run folder's files come first: what follows is fed from the same rows."""
+        self.trackers = trackers
+
+    def metrics(self, row: dict[str, Any]) -> None:
+        """Hand on one epoch's scores."""
+        for tracker in self.trackers:
+            tracker.metrics(row)
+
+    def timing(self, row: dict[str, Any]) -> None:
+        """Hand on one epoch's wall-clock figures."""
+        for tracker in self.trackers:
+            tracker.timing(row)
+
+    def progress(self, step: int, loss: Callable[[], float]) -> None:
+        """Hand on the step count."""
+        for tracker in self.trackers:
+            tracker.progress(step, loss)
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """Return the rows of a run's `metrics.jsonl`."""
+    path = folder / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def finite_or_none(row: dict[str, Any]) -> dict[str, Any]:
+    """Return `row` with NaN and infinities as None, which JSON can hold."""
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}

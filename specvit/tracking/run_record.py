@@ -1,0 +1,206 @@
+"""What a run folder has to tell a tracking server: names, parameters, tags, points, results, files. Knows no server."""
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from specvit.config.tracking_uri import KEY_CHARACTERS
+from specvit.run_folder.folder import ALIVE, RunFolder
+from specvit.utils.files import read_json, read_json_lines
+from specvit.utils.yaml_files import read_yaml
+
+WATCHED = ("metrics.jsonl", "timing.jsonl", "status.json", "summary.json", "config.yaml")
+"""Files whose change means that there is something to tell."""
+SHOWN = ("config.yaml", "summary.json", "status.json", "attempts.jsonl", "log.txt")
+"""Files that are copied to the server when the run has ended; figures are, too. Predictions stay in the folder."""
+_MADE = {
+    "builtin": "built-in spectra, made by specvit from a physical model",
+    "synth": "synthetic spectra, made by specvit as it trained, from a physical model",
+}
+
+
+@dataclass(frozen=True)
+class Point:
+    """One metric at one optimizer step; `time` in milliseconds since 1970."""
+
+    name: str
+    value: float
+    step: int
+    time: int
+
+
+@dataclass(frozen=True)
+class Record:
+    """Everything about one run, in a tracking server's terms. `key` names it for ever, whatever server has it."""
+
+    key: str
+    name: str
+    experiment: str
+    state: str
+    started: int
+    ended: int | None
+    params: dict[str, str]
+    tags: dict[str, str]
+    notes: str
+    rows: list[list[Point]]
+    results: list[Point]
+    files: list[tuple[Path, str]]
+    fingerprint: str
+
+    @property
+    def alive(self) -> bool:
+        """Say whether more is to come."""
+        return self.state in ALIVE
+
+
+def read_record(folder: RunFolder) -> Record:
+    """Return what `folder` holds now; a run that was killed counts as `lost`."""
+    fingerprint = fingerprint_of(folder)  # taken first: what is written meanwhile makes it differ the next time
+    about = folder.about()
+    config = read_yaml(folder.file("config.yaml"))
+    status, state = folder.status(), folder.state()
+    summary = read_json(folder.file("summary.json"), {}) or {}
+    attempts = read_json_lines(folder.file("attempts.jsonl"))
+    started = _milliseconds(attempts[0].get("time") if attempts else None, status)
+    ended = None if state in ALIVE else _milliseconds(status.get("updated"), status)
+    rows = list(_rows(folder, whole=state not in ALIVE))
+    last_step = rows[-1][0].step if rows else 0
+    return Record(
+        key=str(about.get("record") or folder.run_id),
+        name=folder.path.name,
+        experiment=str(config["tracking"]["experiment"]),
+        state=state,
+        started=started,
+        ended=ended,
+        params=dict(_flat({name: part for name, part in config.items() if name != "tracking"})),
+        tags=_tags(folder, config, about, status, attempts) | {"state": state},
+        notes=_notes(config, status, state),
+        rows=rows,
+        results=[Point(name, value, last_step, ended or started) for name, value in _numbers(summary)],
+        files=_files(folder, state),
+        fingerprint=fingerprint,
+    )
+
+
+def fingerprint_of(folder: RunFolder) -> str:
+    """Return a digest of the sizes and times of the files that have something to tell, and of the state."""
+    state = folder.state()
+    facts: list[Any] = [state]
+    for name in WATCHED if state in ALIVE else WATCHED + SHOWN:
+        path = folder.file(name)
+        facts.append([path.stat().st_size, path.stat().st_mtime_ns] if path.exists() else None)
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
+
+def _rows(folder: RunFolder, *, whole: bool) -> Iterator[list[Point]]:
+    """Yield each epoch's points; while the run is alive the last row waits for its wall-clock figures."""
+    timing = {row["step"]: row for row in read_json_lines(folder.file("timing.jsonl")) if "step" in row}
+    for row in read_json_lines(folder.file("metrics.jsonl")):
+        times = timing.get(row["step"])
+        if times is None and not whole:
+            return
+        times = dict(times or {})
+        moment = times.pop("time", None)
+        if moment is None:
+            moment = folder.file("metrics.jsonl").stat().st_mtime
+        step = row["step"]
+        yield [
+            Point(name, value, step, int(1000 * moment))
+            for name, value in _numbers({**times, **row}, "")
+            if name != "step"
+        ]
+
+
+def _numbers(values: dict[str, Any], prefix: str | tuple[str, ...] = ("test_", "best_")) -> Iterator[tuple[str, float]]:
+    for name, value in values.items():
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if is_number and name.startswith(prefix) and math.isfinite(value):
+            yield re.sub(r"[^/\w.\- :]", "_", name)[:KEY_CHARACTERS], float(value)  # of labels MLflow takes no others
+
+
+def _flat(section: dict[str, Any], before: str = "") -> Iterator[tuple[str, str]]:
+    """Yield dotted names with their values as text, as they are typed on the command line."""
+    for name, value in section.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{before}{name}.")
+        else:
+            yield f"{before}{name}", value if isinstance(value, str) else json.dumps(value)
+
+
+def _tags(
+    folder: RunFolder,
+    config: dict[str, Any],
+    about: dict[str, Any],
+    status: dict[str, Any],
+    attempts: list[dict[str, Any]],
+) -> dict[str, str]:
+    model, data = config["model"], config["data"]
+    train = about.get("identity", {}).get("data", {}).get("train", {})
+    tags = {
+        "signature": folder.run_id,
+        "data": data["kind"],
+        "labels": ",".join(data["param"]),
+        "model": model["kind"],
+        **_network_tags(model),
+        "seed": config["train"]["seed"],
+        "rows": (train.get("shape") or [train.get("rows")])[0],
+        "cause": status.get("cause") or None,
+        "remedy": status.get("remedy") or None,
+        "host": status.get("host"),
+        "device": status.get("device"),
+        "attempts": sum(attempt.get("event") == "start" for attempt in attempts),
+        "commit": _latest(attempts, "commit"),
+        "slurm_job": _latest(attempts, "job"),
+        "folder": str(folder.path.resolve()),
+    }
+    tags = (config["tracking"].get("tags") or {}) | tags
+    return {name: str(value) for name, value in tags.items() if value is not None}
+
+
+def _network_tags(model: dict[str, Any]) -> dict[str, str]:
+    """Return what tells ViTs apart."""
+    if model["kind"] != "vit":
+        return {}
+    size = f"h{model['hidden_size']}-L{model['num_hidden_layers']}-p{model['patch_size']}"
+    return {"tokenizer": model["proj_fn"], "size": size}
+
+
+def _notes(config: dict[str, Any], status: dict[str, Any], state: str) -> str:
+    """Return the description shown on the run's page."""
+    parts = [config["tracking"].get("notes") or ""]
+    if made := _MADE.get(config["data"]["kind"]):
+        parts.append(f"Data: {made}, not observations.")
+    if status.get("cause"):
+        parts.append(f"**{state}**: {status['cause']}")
+    if status.get("remedy"):
+        parts.append(f"Remedy: {status['remedy']}")
+    return "\n\n".join(part for part in parts if part)
+
+
+def _files(folder: RunFolder, state: str) -> list[tuple[Path, str]]:
+    """Return (file, folder on the server) of what is copied: the configuration at once, the rest at the end."""
+    names = SHOWN[:1] if state in ALIVE else SHOWN
+    found = [(folder.file(name), "") for name in names if folder.file(name).exists()]
+    if state not in ALIVE:
+        found += [(path, "figures") for path in sorted(folder.file("figures").glob("*.png"))]
+    return found
+
+
+def _latest(attempts: list[dict[str, Any]], name: str) -> Any:
+    return next((attempt[name] for attempt in reversed(attempts) if attempt.get(name)), None)
+
+
+def _milliseconds(text: str | None, status: dict[str, Any]) -> int:
+    """Return a recorded moment in milliseconds since 1970, or the last one that the status knows."""
+    for candidate in (text, status.get("updated")):
+        try:
+            return int(1000 * datetime.fromisoformat(str(candidate)).timestamp())
+        except ValueError:
+            continue
+    return 0

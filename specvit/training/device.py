@@ -1,0 +1,142 @@
+"""The device of a run and torch's settings on it, on which a run's bits depend."""
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from specvit.config.schema import TrainConfig
+from specvit.training.gpus import given_by
+from specvit.training.malloc import keep_memory
+from specvit.utils.errors import ConfigError, DeviceError
+
+DEFAULT_THREADS = torch.get_num_threads()
+"""What torch found when it was imported (physical cores, or OMP_NUM_THREADS); a grid's runs must not inherit theirs."""
+
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+REPEATABLE_WORKSPACES = (":4096:8", ":16:8")
+"""Values of CUBLAS_WORKSPACE_CONFIG with which cuBLAS repeats its bits; read when its first handle is made."""
+
+
+class Speaker(Protocol):
+    """What notes are said to."""
+
+    def say(self, text: str) -> None:
+        """Print one line."""
+        ...
+
+
+def resolve_device(train: TrainConfig) -> torch.device:
+    """Return the device of `train.device`, on which a kernel has run.
+
+    Raises `ConfigError` if it is not there, and `DeviceError` if it does not work: `auto` means the CPU only where this
+    process was given no GPU.
+    """
+    name, given = train.device, given_by()
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() or given else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as problem:
+        raise ConfigError(
+            f"{name!r} is no device", where="train.device", remedy="use auto, cpu, cuda or cuda:N"
+        ) from problem
+    if device.type == "cuda":
+        if given and not torch.cuda.is_available():
+            build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"
+            what = (
+                f"there is a GPU ({given}), but torch {torch.__version__} ({build}) cannot use it: {fault_of(device)}"
+            )
+            remedy = "install the torch build for your driver, or set train.device=cpu"
+            raise DeviceError(what, where="train.device", remedy=remedy)
+        if not torch.cuda.is_available():
+            raise ConfigError("no CUDA device is there", where="train.device", remedy="set train.device=cpu or auto")
+        if (device.index or 0) >= torch.cuda.device_count():
+            what = f"{name} is not there, {torch.cuda.device_count()} device(s) are"
+            raise ConfigError(what, where="train.device", remedy="count from cuda:0")
+        if fault := fault_of(device):
+            raise DeviceError(f"{name} does not work: {fault}", where="train.device", remedy=_remedy(fault, device))
+    elif device.type != "cpu" or device.index:
+        raise ConfigError(f"{name!r} is not supported", where="train.device", remedy="use auto, cpu, cuda or cuda:N")
+    return device
+
+
+def fault_of(device: torch.device) -> str:
+    """Return why no kernel runs on a device, in the words of CUDA or torch, or "" where one does."""
+    try:
+        total = torch.ones(8, device=device).sum().item()
+    except Exception as problem:  # RuntimeError; AssertionError from a build without CUDA
+        return str(problem).partition("\n")[0].partition(". ")[0] or type(problem).__name__
+    return "" if total == 8 else f"it adds eight ones up to {total:g}"
+
+
+def _remedy(fault: str, device: torch.device) -> str:
+    if "no kernel image" not in fault:
+        return "use another GPU, or set train.device=cpu"
+    needs, has = "sm_{}{}".format(*torch.cuda.get_device_capability(device)), " ".join(torch.cuda.get_arch_list())
+    what = f"this GPU needs kernels for {needs}, and torch {torch.__version__} has them for {has}"
+    return f"{what}; install a torch build for it (a V100: that of CUDA 12.6), or set train.device=cpu"
+
+
+def hardware(device: torch.device) -> dict[str, str]:
+    """Return what the random numbers and the last bits of a run depend on besides its code.
+
+    CUDA deals a random stream out over the multiprocessors, so that another card draws other noise and other masks.
+    """
+    if device.type != "cuda":
+        return {"device": device.type}
+    card = torch.cuda.get_device_properties(device)
+    name = f"{card.name} (sm_{card.major}{card.minor}, {card.multi_processor_count} multiprocessors)"
+    return {"device": name, "cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version())}
+
+
+def cpu_share() -> int:
+    """Return how many threads this process should compute with: its part of the machine, not the whole of it.
+
+    That is the least of what torch found, the cores it may run on, SLURM's `cpus-per-task` and a container's quota.
+    """
+    limits = [DEFAULT_THREADS, len(os.sched_getaffinity(0))]
+    with contextlib.suppress(KeyError, ValueError):
+        limits.append(int(os.environ["SLURM_CPUS_PER_TASK"]))
+    with contextlib.suppress(OSError, ValueError):  # no such group, or "max"
+        quota, period = map(int, CPU_QUOTA.read_text().split())
+        limits.append(quota // period)
+    return max(1, min(limits))
+
+
+def _set_up_cuda(train: TrainConfig, screen: Speaker, device: torch.device) -> None:
+    torch.cuda.set_device(device)
+    workspace = os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", REPEATABLE_WORKSPACES[0])
+    if train.deterministic and workspace not in REPEATABLE_WORKSPACES:
+        what = f"is {workspace}, with which products on a GPU do not repeat"
+        remedy = f"unset it, or set it to {' or '.join(REPEATABLE_WORKSPACES)}"
+        raise ConfigError(what, where="CUBLAS_WORKSPACE_CONFIG", remedy=remedy)
+    if os.environ.get("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE") == "1":
+        screen.say(
+            "note: TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=1 (some containers set it) drops 13 bits in float32 products"
+        )
+
+
+def set_up_torch(train: TrainConfig, saved_threads: int | None, screen: Speaker, device: torch.device) -> None:
+    """Set threads, determinism and the current GPU; a resumed run gets the thread count that its bits depend on."""
+    threads = saved_threads or train.threads or cpu_share()
+    if saved_threads and train.threads and train.threads != saved_threads:
+        screen.say(f"note: going on with {saved_threads} threads, as this run began, not train.threads={train.threads}")
+    if threads > len(os.sched_getaffinity(0)):
+        screen.say(f"note: {threads} threads on fewer cores; a run that began on more may differ in its last bits")
+    torch.set_num_threads(threads)
+    keep_memory(train.keep_memory)
+    if device.type == "cuda":
+        _set_up_cuda(train, screen, device)
+    if train.compile:
+        torch.use_deterministic_algorithms(train.deterministic)  # tells the compiler, too, importing it (1.2 s)
+    else:
+        torch.set_deterministic_debug_mode("error" if train.deterministic else "default")
+    # Without this, determinism makes torch fill every empty() it hands out.
+    flags: Any = torch.utils.deterministic
+    flags.fill_uninitialized_memory = False
+    # Float32 means float32: by default a convolution, so C1D, would run in TF32 and a linear layer, so SW, would not.
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False

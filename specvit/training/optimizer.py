@@ -1,0 +1,170 @@
+"""Optimizers over all parameters laid end to end, with gradient norms by part and clipping.
+
+A network has about a hundred parameters; one buffer for those with weight decay and one for the rest make of each
+update, norm and clipping a few passes over memory. Not `torch.optim`: its first use imports the compiler (1.3 s).
+Nothing waits for the device, but RMSprop in 16-mixed, where GradScaler asks on the host whether to skip a step.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from specvit.config.schema import OptConfig
+
+EPSILON = 1e-8
+SMOOTHING = 0.99
+"""RMSprop's share of the old mean square; both numbers are torch's defaults."""
+MOMENTS = {"AdamW": ("exp_avg", "exp_avg_sq"), "Adam": ("exp_avg", "exp_avg_sq")}
+MOMENTS |= {"SGD": ("momentum_buffer",), "RMSprop": ("square_avg", "momentum_buffer")}
+
+
+class FlatParameters:
+    """Parameters that lie end to end in `values`, their gradients in `values.grad`; each parameter becomes a view."""
+
+    def __init__(self, parameters: Sequence[nn.Parameter], moments: Sequence[str], weight_decay: float) -> None:
+        """Move the parameters into one buffer, keeping their numbers."""
+        self.weight_decay = weight_decay
+        self.values = nn.Parameter(torch.cat([p.detach().reshape(-1) for p in parameters]))
+        gradient = torch.zeros_like(self.values)
+        self.values.grad = gradient
+        pieces = zip(parameters, _spans(parameters), strict=True)
+        for parameter, span in pieces:
+            parameter.data = self.values.detach()[span].view(parameter.shape)
+            parameter.grad = gradient[span].view(parameter.shape)
+        self.gradient = gradient
+        self.moments = {name: torch.zeros_like(gradient) for name in moments}
+        self.step = torch.zeros((), device=gradient.device)
+
+
+class Optimizer:
+    """One of `opt.type`. Parameters and gradients may be read at any time, but only be changed in place."""
+
+    _step_supports_amp_scaling: bool  # read by torch's GradScaler: `step` itself skips when gradients overflowed
+    grad_scale: Tensor | None = None  # GradScaler sets both before a step, and deletes them after it
+    found_inf: Tensor | None = None
+
+    def __init__(self, parts: Mapping[str, Sequence[nn.Parameter]], spared: set[nn.Parameter], opt: OptConfig) -> None:
+        """`parts` hold every parameter once; those in `spared` have no weight decay."""
+        self.opt, self.lr = opt, opt.lr
+        self._step_supports_amp_scaling = opt.type != "RMSprop"
+        self.flats: list[FlatParameters] = []
+        self.parts = tuple(parts)
+        self._gradients: dict[str, list[Tensor]] = {name: [] for name in parts}
+        for weight_decay, chosen in ((opt.weight_decay, False), (0.0, True)):
+            mine = {name: [p for p in part if (p in spared) == chosen] for name, part in parts.items()}
+            parameters = [parameter for part in mine.values() for parameter in part]
+            if parameters:
+                flat = FlatParameters(parameters, MOMENTS[opt.type], weight_decay)
+                self.flats.append(flat)
+                sizes = [sum(parameter.numel() for parameter in part) for part in mine.values()]
+                for name, piece in zip(mine, flat.gradient.split(sizes), strict=True):
+                    self._gradients[name] += [piece] if len(piece) else []
+
+    @property
+    def param_groups(self) -> list[dict[str, list[Tensor]]]:
+        """The buffers, as torch's GradScaler asks for them."""
+        return [{"params": [flat.values for flat in self.flats]}]
+
+    def gradient_norms(self) -> Tensor:
+        """Return the 2-norm of the whole gradient, then of each part, as one float32 vector on the device."""
+        squares = [
+            torch.stack([torch.linalg.vector_norm(piece) for piece in pieces]).square().sum()
+            for pieces in self._gradients.values()
+        ]
+        squares = torch.stack(squares)
+        return torch.cat([squares.sum().reshape(1), squares]).sqrt()
+
+    def clip(self, norm: Tensor, limit: float) -> None:
+        """Scale all gradients so that their norm, which is `norm` now, is at most `limit`."""
+        factor = (limit / (norm + 1e-6)).clamp(max=1.0)
+        for flat in self.flats:
+            flat.gradient.mul_(factor)
+
+    def zero_gradients(self) -> None:
+        """Set all gradients to zero, for the next step to add to."""
+        for flat in self.flats:
+            flat.gradient.zero_()
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Update all parameters, or none where GradScaler found an overflow."""
+        for flat in self.flats:
+            flat.step += 1
+            update = {"SGD": self._sgd, "RMSprop": self._rmsprop}.get(self.opt.type, self._adam)
+            update(flat)
+            if self.found_inf is not None:
+                flat.step -= self.found_inf
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the next step depends on besides parameters and gradients."""
+        return {"flats": [{"step": flat.step, **flat.moments} for flat in self.flats]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` returned."""
+        for flat, saved in zip(self.flats, state["flats"], strict=True):
+            flat.step.copy_(saved["step"])
+            for name, moment in flat.moments.items():
+                moment.copy_(saved[name])
+
+    def _adam(self, flat: FlatParameters) -> None:
+        kernel = torch.ops.aten._fused_adamw_ if self.opt.type == "AdamW" else torch.ops.aten._fused_adam_
+        kernel(
+            [flat.values],
+            [flat.gradient],
+            [flat.moments["exp_avg"]],
+            [flat.moments["exp_avg_sq"]],
+            [],
+            [flat.step],
+            amsgrad=False,
+            lr=self.lr,
+            beta1=self.opt.betas[0],
+            beta2=self.opt.betas[1],
+            weight_decay=flat.weight_decay,
+            eps=EPSILON,
+            maximize=False,
+            grad_scale=self.grad_scale,
+            found_inf=self.found_inf,
+        )
+
+    def _sgd(self, flat: FlatParameters) -> None:
+        torch.ops.aten._fused_sgd_(
+            [flat.values],
+            [flat.gradient],
+            [flat.moments["momentum_buffer"]] if self.opt.momentum else [],
+            weight_decay=flat.weight_decay,
+            momentum=self.opt.momentum,
+            lr=self.lr,
+            dampening=0.0,
+            nesterov=False,
+            maximize=False,
+            is_first_step=False,  # the buffer starts at zero, which comes to the same
+            grad_scale=self.grad_scale,
+            found_inf=self.found_inf,
+        )
+
+    def _rmsprop(self, flat: FlatParameters) -> None:
+        square_avg, momentum = flat.moments["square_avg"], flat.moments["momentum_buffer"]
+        gradient = flat.gradient.add(flat.values, alpha=flat.weight_decay)
+        square_avg.mul_(SMOOTHING).addcmul_(gradient, gradient, value=1 - SMOOTHING)
+        momentum.mul_(self.opt.momentum).addcdiv_(gradient, square_avg.sqrt().add_(EPSILON))
+        flat.values.add_(momentum, alpha=-self.lr)
+
+
+def build_optimizer(module: nn.Module, parts: Mapping[str, Sequence[nn.Parameter]], opt: OptConfig) -> Optimizer:
+    """Return the optimizer of `opt`; weight decay is for matrices only, not for biases, norms, positions or CLS.
+
+    `parts` hold every parameter of `module` once. The module must lie on its device already.
+    """
+    named = dict(module.named_parameters())
+    assert sorted(map(id, named.values())) == sorted(id(p) for part in parts.values() for p in part)
+    spared = {p for name, p in named.items() if p.ndim <= 1 or name.startswith(("positions.", "cls_token"))}
+    return Optimizer(parts, spared, opt)
+
+
+def _spans(parameters: Sequence[nn.Parameter]) -> Iterator[slice]:
+    start = 0
+    for parameter in parameters:
+        yield slice(start, start + parameter.numel())
+        start += parameter.numel()

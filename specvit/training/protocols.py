@@ -1,0 +1,91 @@
+"""What the engine asks of its surroundings, so that it needs to know neither models nor data nor trackers."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+from specvit.utils.quantities import Batch
+
+
+class TrainView(Protocol):
+    """Training data: a pure function of the step."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole steps an epoch."""
+        ...
+
+    def batch(self, step: int) -> Batch:
+        """Return the rows of one step, on the device."""
+        ...
+
+
+class EvalView(Protocol):
+    """Validation or test data in row order."""
+
+    def __len__(self) -> int:
+        """Number of spectra."""
+        ...
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield all rows once."""
+        ...
+
+
+class Task(Protocol):
+    """What is learnt: regression of labels or classification. Turns outputs into a loss and into scores."""
+
+    def loss(self, output: Any, target: Any, /) -> Any:
+        """Return the mean loss of a batch, in float32."""
+        ...
+
+    def sums(self, output: Any, target: Any, /) -> Any:
+        """Return a float64 vector of sums over the batch's rows; sums of batches add up."""
+        ...
+
+    def running_scores(self, sums: Any, /) -> dict[str, float]:
+        """Return training scores from the added-up sums."""
+        ...
+
+    def scores(self, output: Any, target: Any, /) -> dict[str, float]:
+        """Return the scores of a whole split from its outputs and targets, as NumPy arrays."""
+        ...
+
+
+class Tracker(Protocol):
+    """Takes metrics; the run folder's own files are one, MLflow will be another."""
+
+    def metrics(self, row: dict[str, float]) -> None:
+        """Take one epoch's row; `step` and `epoch` are in it."""
+        ...
+
+    def timing(self, row: dict[str, float]) -> None:
+        """Take one epoch's wall-clock figures."""
+        ...
+
+    def progress(self, step: int, loss: Callable[[], float]) -> None:
+        """Take the step count after each step; `loss()` is the epoch's mean so far and costs a device sync."""
+        ...
+
+
+class Stop(Protocol):
+    """Says whether somebody wants the run to stop."""
+
+    def requested(self) -> bool:
+        """Return True from the first signal on."""
+        ...
+
+
+class Pruner(Protocol):
+    """Compares a run with others of its study while it trains."""
+
+    def prunes(self, row: dict[str, Any]) -> str:
+        """Take one epoch's row, as a tracker does, and return why the run is to end here, or ""."""
+        ...
+
+
+class NoPruner:
+    """Lets every run go on."""
+
+    def prunes(self, row: dict[str, Any]) -> str:
+        """Return ""."""
+        return ""

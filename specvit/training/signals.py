@@ -1,0 +1,94 @@
+"""Signals become a flag that the loop reads at a step boundary; outside the loop they stop the run at once."""
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+from specvit.utils.errors import Interrupted
+
+LOOK_SECONDS = 1.0
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
+
+class SignalStop:
+    """Handles `SIGNALS` while installed; use `with SignalStop().installed() as stop`."""
+
+    def __init__(self, asked: Callable[[], bool] | None = None) -> None:
+        """Nothing is installed yet. While it is, `asked()` is called every second; True is as good as a SIGTERM."""
+        self.asked = asked
+        self.received: signal.Signals | None = None
+        self._deferring = self._wholly = False
+
+    def requested(self) -> bool:
+        """Return True from the first signal on."""
+        return self.received is not None
+
+    def raise_if_requested(self) -> None:
+        """Raise `Interrupted` if a signal came while signals were deferred."""
+        if self.received is not None:
+            raise Interrupted(self.received.name, int(self.received))
+
+    @contextlib.contextmanager
+    def installed(self) -> Iterator["SignalStop"]:
+        """Handle the signals within the block and restore the former handlers after it."""
+        # What is ignored stays so: SIGHUP under nohup, SIGINT in a script's background job.
+        ours = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        before: dict[signal.Signals, Any] = {number: signal.signal(number, self._handle) for number in ours}
+        try:
+            with _looking(self.asked) if self.asked else contextlib.nullcontext():
+                yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    @contextlib.contextmanager
+    def deferred(self, *, wholly: bool = False) -> Iterator[None]:
+        """Only set the flag within the block; a second Ctrl-C there still stops at once, unless `wholly`."""
+        before = self._deferring, self._wholly
+        self._deferring, self._wholly = True, wholly
+        try:
+            yield
+        finally:
+            self._deferring, self._wholly = before
+
+    @contextlib.contextmanager
+    def immediate(self) -> Iterator[None]:
+        """Let signals stop the block at once, inside a `deferred` one; raises what came before it."""
+        before = self._deferring, self._wholly
+        self._deferring = self._wholly = False
+        try:
+            self.raise_if_requested()
+            yield
+        finally:
+            self._deferring, self._wholly = before
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        insists = self.received is not None and number == signal.SIGINT and not self._wholly
+        self.received = signal.Signals(number)
+        if insists or not self._deferring:
+            raise Interrupted(self.received.name, number)
+
+
+@contextlib.contextmanager
+def _looking(asked: Callable[[], bool]) -> Iterator[None]:
+    """Send this process a SIGTERM from a thread once `asked()` is true; never after the block."""
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(LOOK_SECONDS):
+            with contextlib.suppress(OSError):  # a file server that fails for a moment
+                if asked():
+                    os.kill(os.getpid(), signal.SIGTERM)
+                    return
+
+    thread = threading.Thread(target=look, daemon=True, name="stop asked for")
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()

@@ -1,0 +1,133 @@
+"""Errors that reach the user as one sentence: what is wrong, where, and what to do."""
+
+import errno
+
+from specvit.utils.urls import hide_secrets
+
+_FREE = "free some space there, then the same command goes on"
+_WAIT = "see to the disk or the file server, then the same command goes on"
+_OS_FAULTS = {
+    errno.ENOSPC: ("the disk is full ({where})", _FREE),
+    errno.EDQUOT: ("the disk quota is used up ({where})", _FREE),
+    errno.EIO: ("input/output error ({where})", _WAIT),
+    errno.ESTALE: ("the file server no longer knows an open file ({where})", _WAIT),
+    errno.EROFS: ("the file system is read-only ({where})", "name a folder elsewhere, or have it mounted for writing"),
+    errno.EACCES: ("permission denied ({where})", "name a folder of your own, or have the permission changed"),
+    errno.ENOLCK: ("this file system gives no locks ({where})", "name a folder on another file system"),
+    errno.ENOSYS: ("this file system gives no locks ({where})", "name a folder on another file system"),
+    errno.EMFILE: ("too many files are open ({where})", "type `ulimit -n 65536`, then the same command goes on"),
+}
+PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EROFS, errno.EMFILE)
+"""What comes and goes without any fault of a run: others would meet it, too, and the same run may not meet it again."""
+
+
+_MEMORY_WORDS = (
+    "can't allocate memory",
+    "cannot allocate memory",
+    "out of memory",
+    "alloc_failed",
+    "cublas_status_not_initialized",
+    "nvml_success == r",
+    "could not execute a primitive",
+)
+"""What torch, the CUDA libraries and oneDNN (the last one) say when memory is short.
+
+cuBLAS has no room for its handle; NVML cannot tell torch what is free on a MIG slice, and torch takes that for its bug.
+"""
+
+
+class SpecvitError(Exception):
+    """A fault of the input or the environment, never of our own code.
+
+    `what` and `where` say what is wrong and at which key, file or row; `remedy` says what to type or
+    change. The entry points print `str(error)` without a traceback and exit with `exit_code`.
+    """
+
+    exit_code = 2
+
+    def __init__(self, what: str, *, where: str = "", remedy: str = "") -> None:
+        """Join the parts that are given into one sentence."""
+        self.what, self.where, self.remedy = what, where, remedy
+        sentence = ": ".join(part for part in (where, what) if part) + (f"; {remedy}" if remedy else "")
+        super().__init__(hide_secrets(sentence if sentence.endswith(("?", ".")) else f"{sentence}."))
+
+
+class ConfigError(SpecvitError):
+    """A key, value or combination that cannot be a run; `where` is the dotted key."""
+
+
+class DeviceError(ConfigError):
+    """A GPU that this process was given, and that computes nothing."""
+
+
+class DataError(SpecvitError):
+    """A file that cannot be trusted; `where` names file, dataset and row."""
+
+
+class FolderError(SpecvitError):
+    """A run folder that is in use, foreign or of another version."""
+
+
+class CheckpointError(SpecvitError):
+    """A checkpoint that is truncated, foreign or from an incompatible configuration."""
+
+
+class TrackingError(SpecvitError):
+    """MLflow could not be told; the run folder has everything, and a later sync sends it."""
+
+    exit_code = 1
+
+
+class TrackingRefused(TrackingError):
+    """MLflow will never take it as it is; another try is of no use."""
+
+
+class Diverged(Exception):
+    """Training broke down: the loss, the gradients or the weights are no longer finite."""
+
+
+class Pruned(Exception):
+    """A study has seen enough of this run: others do better at the same epoch."""
+
+
+class Interrupted(BaseException):
+    """A signal asked the run to stop; not an `Exception`, so that no broad handler swallows it."""
+
+    def __init__(self, signal_name: str, signal_number: int) -> None:
+        """Remember which signal it was: the state's cause and the exit code come from it."""
+        self.signal_name, self.signal_number = signal_name, signal_number
+        super().__init__(signal_name)
+
+
+def os_fault(problem: BaseException | None) -> OSError | None:
+    """Return what the operating system refused: `problem` itself, or the error it was raised from or after.
+
+    torch hides a full disk behind a RuntimeError, as do others that write through a stream.
+    """
+    seen: list[BaseException] = []
+    while problem is not None and problem not in seen:  # chains may be circular
+        if isinstance(problem, OSError) and problem.errno in _OS_FAULTS:
+            return problem
+        seen.append(problem)
+        problem = problem.__cause__ or problem.__context__
+    return None
+
+
+def passing_fault(problem: BaseException | None) -> OSError | None:
+    """Return the `os_fault` that is the cause of a problem if it is one that passes."""
+    fault = os_fault(problem)
+    return fault if fault is not None and fault.errno in PASSING else None
+
+
+def explain(fault: OSError, where: str) -> tuple[str, str]:
+    """Return cause and remedy of an `os_fault`; `where` is the file or folder that it was about, "" if unknown."""
+    assert fault.errno is not None
+    cause, remedy = _OS_FAULTS[fault.errno]
+    return cause.format(where=where).removesuffix(" ()"), remedy
+
+
+def is_out_of_memory(problem: BaseException) -> bool:
+    """Return whether memory, the device's or the host's, was short."""
+    text = str(problem).lower()
+    by_name = isinstance(problem, MemoryError) or type(problem).__name__ == "OutOfMemoryError"  # the latter is torch's
+    return by_name or any(words in text for words in _MEMORY_WORDS)

@@ -1,0 +1,218 @@
+"""Files that are either whole or absent, and locks that die with their process."""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from specvit.utils.errors import FolderError
+
+
+def write_atomic(path: Path, write: Callable[[IO[bytes]], Any], *, keep: Path | None = None) -> None:
+    """Let `write(stream)` fill a temporary file beside `path`, flush it to disk, then rename it over `path`.
+
+    A reader sees the old file or the new one, never a part. On any error the old file stays as it was. With `keep`
+    the old file takes that name at last; a kill between the two renames leaves it there, and nothing at `path`.
+    """
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            write(stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        if keep is not None:
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(path, keep)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+    _sync_folder(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8, atomically."""
+    write_atomic(path, lambda stream: stream.write(text.encode()))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=False, default=str) + "\n")
+
+
+def read_json(path: Path, default: Any = None) -> Any:
+    """Read a JSON record; a file that is missing or damaged, or holds no names with values, gives `default`.
+
+    Raises `OSError` where a file cannot be read.
+    """
+    try:
+        found = json.loads(read_text(path))
+    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
+        return default
+    return found if isinstance(found, dict) else default
+
+
+def read_text(path: Path) -> str:
+    """Read text; a file server that fails for a moment (ESTALE, EIO) is asked again."""
+    for pause in (0.1, 0.3):
+        try:
+            return path.read_text(errors="replace")
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError):
+            raise
+        except OSError:
+            time.sleep(pause)
+    return path.read_text(errors="replace")
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the objects of a file with one a line; none if it is missing, and without lines cut off in writing."""
+    found = []
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        for line in read_text(path).splitlines():
+            with contextlib.suppress(ValueError):
+                value = json.loads(line)
+                found += [value] if isinstance(value, dict) else []
+    return found
+
+
+def copy_folders(sources: dict[Path, str], target: Path) -> None:
+    """Copy folders to their places in `target`, later ones over earlier ones; `target` is whole or absent.
+
+    One writer at a time. Left out are compiled code and dead links, such as the locks of an editor.
+    """
+    temporary = target.with_name(f".{target.name}.tmp")
+    for leftover in (temporary, target.with_name(f".{target.name}.old")):
+        shutil.rmtree(leftover, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    for source, place in sources.items():
+        for folder, _, names in os.walk(source, followlinks=True):
+            if Path(folder).name == "__pycache__":
+                continue
+            inside = temporary / place / Path(folder).relative_to(source)
+            inside.mkdir(parents=True, exist_ok=True)
+            for name in names:
+                if os.path.isfile(os.path.join(folder, name)):
+                    shutil.copyfile(os.path.join(folder, name), inside / name)
+    if target.exists():
+        os.replace(target, target.with_name(f".{target.name}.old"))
+    os.replace(temporary, target)
+    shutil.rmtree(target.with_name(f".{target.name}.old"), ignore_errors=True)
+
+
+def append_line(path: Path, record: dict[str, Any], *, durable: bool = False) -> None:
+    """Append `record` as one line of JSON, in one write, so that lines of several processes stay whole.
+
+    A last line that was cut off, by a full disk or a power failure, is ended first. `durable`: flush it to the disk.
+    Raises `OSError` where the line could not be written whole.
+    """
+    with open(path, "ab+", buffering=0) as stream:
+        size = stream.seek(0, os.SEEK_END)
+        stream.seek(max(0, size - 1))
+        torn = size > 0 and stream.read(1) != b"\n"
+        line = b"\n" * torn + json.dumps(record).encode() + b"\n"
+        if stream.write(line) != len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        if durable:
+            os.fsync(stream.fileno())
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete temporary files that a killed writer left in `folder`; call it only with the folder locked."""
+    for leftover in folder.glob(".*.tmp"):
+        leftover.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, seconds: float = float("inf")) -> Iterator[bool]:
+    """Hold an exclusive `flock` on `path`; yields False if another process still has it after `seconds`.
+
+    The kernel lets go of the lock when the process dies, however it dies.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    until = time.monotonic() + seconds
+    with open(path, "a") as stream:
+        while not _try_lock(stream, fcntl.LOCK_EX):
+            if time.monotonic() >= until:
+                yield False
+                return
+            time.sleep(0.02)
+        yield True
+
+
+def is_locked(path: Path) -> bool:
+    """Say whether a process holds `locked(path)`. Looking takes a shared lock, so lookers do not see each other."""
+    try:
+        with open(path) as stream:
+            return not _try_lock(stream, fcntl.LOCK_SH)
+    except FileNotFoundError:
+        return False
+
+
+def _try_lock(stream: IO[str], kind: int) -> bool:
+    try:
+        fcntl.flock(stream, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def drop_unwritten(stream: Any) -> None:
+    """Empty the buffer of an output stream that a full disk or a terminal that is gone does not take.
+
+    What is left in it would be tried again at the end of Python, which then changes the exit code.
+    """
+    with contextlib.suppress(OSError, ValueError):  # no file descriptor, or closed
+        descriptor = stream.fileno()
+        kept, nowhere = os.dup(descriptor), os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(nowhere, descriptor)
+            stream.flush()
+        finally:
+            os.dup2(kept, descriptor)
+            os.close(kept)
+            os.close(nowhere)
+
+
+def cache_dir() -> Path:
+    """Return specvit's cache folder: `SPECVIT_CACHE`, else `$XDG_CACHE_HOME/specvit`, else `~/.cache/specvit`."""
+    if own := os.environ.get("SPECVIT_CACHE"):
+        return _expanded(own, "SPECVIT_CACHE")
+    return _expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "XDG_CACHE_HOME") / "specvit"
+
+
+def _expanded(text: str, variable: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as problem:
+        what = f"{text!r} begins with the home of a user that this machine does not know"
+        raise FolderError(what, where=variable, remedy="set SPECVIT_CACHE=FOLDER") from problem
+
+
+def _umask() -> int:
+    """Return the process's umask, read where that is possible without setting it, which threads would do in turns."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("Umask:"):
+                return int(line.split()[1], 8)
+    current = os.umask(0)
+    os.umask(current)
+    return current
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the rename itself durable; some network file systems refuse, and then it is theirs to keep."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
