@@ -40,7 +40,7 @@ from specvit.tracking import figures, score_figures
 from specvit.tracking.mlflow import Server
 from specvit.utils.quantities import LABELS
 
-pytest_plugins = ("ceiling_fixtures", "faults", "scored_runs", "study_fixtures")
+pytest_plugins = ("bounds_fixtures", "faults", "scored_runs", "study_fixtures")
 pytest.register_assert_rewrite("toys", "whole_runs")
 settings.register_profile("specvit", deadline=None, database=None, derandomize=True, max_examples=60)
 settings.load_profile("specvit")

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import yaml
 from sklearn.metrics import mean_absolute_error, r2_score
-from test_baselines import settings
+from test_estimators import settings
 
 from specvit.analysis.fit_verdict import bounds_of
 from specvit.analysis.records import cases_in

@@ -21,7 +21,7 @@ PRECISION = 12.0
 
 @dataclass(frozen=True)
 class OptimalWeights:
-    """What that estimator does, as `gaze.Gaze` says it of a model."""
+    """What that estimator does, as `gaze.Attribution` says it of a model."""
 
     share_P: np.ndarray
     """Pixel's share of the variance that noise gives to the estimate, mean over stars; sums to 1."""

@@ -35,7 +35,7 @@ class FinishedRun:
     folder: Path
     config: Config
     identity: dict[str, Any]
-    """What the run is named after, see `config.identity`."""
+    """What the run is named after, see `run_folder.identity`."""
     true_N: Array
     predicted_N: Array
     snr_N: Array

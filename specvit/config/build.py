@@ -1,7 +1,7 @@
 """The strict builder: a plain dict becomes frozen dataclasses, or one sentence says which key is wrong.
 
 Types are exact (no "3" for 3, no 1 for true; an int may stand for a float), unknown keys are refused, ranges and
-choices come from the schema's metadata; `config.rules` then holds the rules that span several keys.
+choices come from the schema's metadata; `config.validate` then holds the rules that span several keys.
 """
 
 import dataclasses

@@ -1,6 +1,6 @@
 """Scores in words, for the terminal: the same line at the end of a run, when it is asked for again, and in `evaluate`.
 
-Scores are rows as in `scores.tables`; runs recorded before there were intervals have none, and are told without.
+Scores are rows as in `metrics.tables`; runs recorded before there were intervals have none, and are told without.
 """
 
 from collections.abc import Sequence

@@ -36,7 +36,7 @@ class Classes:
 
 @dataclass(frozen=True)
 class Scored:
-    """A split's scores, whole and by bin (rows as in `scores.tables`), and the table they come from."""
+    """A split's scores, whole and by bin (rows as in `metrics.tables`), and the table they come from."""
 
     loss: float
     rows: list[Row]

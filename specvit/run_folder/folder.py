@@ -13,7 +13,7 @@
         *.damaged        a checkpoint that could not be read, set aside
 
 One process writes at a time: it holds `flock` on `.lock`, which the kernel releases however that process ends, and
-touches `.heartbeat`, which says to other hosts that it lives. It also holds `.ballast`, see `config.ballast`.
+touches `.heartbeat`, which says to other hosts that it lives. It also holds `.ballast`, see `run_folder.disk_reserve`.
 """
 
 import contextlib

@@ -1,6 +1,6 @@
 """Figures of final scores: residuals, scores by S/N and magnitude with their intervals, confusion of classes.
 
-Legend: N rows, C classes. Rows of bins are those of `scores.tables`.
+Legend: N rows, C classes. Rows of bins are those of `metrics.tables`.
 """
 
 from collections.abc import Sequence

@@ -5,7 +5,7 @@ estimator, which can only help it. For any field h(u, magnitude) whose normal pa
 
     E[(estimate - u_c)^2]  >=  E[h_c]^2 / (E[h' I h] + E[(div h)^2]),
 
-with I the Fisher information of flux and noise. docs/ceilings.md has the derivation and its sources. The field is
+with I the Fisher information of flux and noise. docs/bounds.md has the derivation and its sources. The field is
 h = (I + A)^-1 e_c with I of the flux alone and A = diag(STRENGTH / (u (1 - u))), which is infinite on the walls: where
 spectra say much it is the Cramér-Rao bound's direction, where they say nothing the bound becomes the variance of the
 population, 1/12. Labels along which it does not move are told to the estimator, too. For stars in a range of S/N, which

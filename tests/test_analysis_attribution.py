@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from ceiling_fixtures import BUILTIN, trained
+from bounds_fixtures import BUILTIN, trained
 
 from specvit.analysis.attribution import attention_of, attribution, spread
 from specvit.analysis.bounds.inputs import open_stars

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from ceiling_fixtures import BUILTIN, ROWS, trained
+from bounds_fixtures import BUILTIN, ROWS, trained
 
 from specvit.analysis.bounds.inputs import open_stars
 from specvit.analysis.published_points import read_reference

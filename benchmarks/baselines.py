@@ -1,4 +1,4 @@
-"""Ridge, trees, templates, a CNN and a small ViT on the same rows and noise: python benchmarks/rivals.py [MODEL...].
+"""Ridge, trees, templates, a CNN and a small ViT on the same rows and noise: python benchmarks/baselines.py [MODEL...].
 
 Models: ridge (10k to 200k training rows), lightgbm (10k to 50k), template (20k to 200k), cnn and vit (20k); without
 any: all. Each is one run of the usual command at noise level 1 with 2,000 test rows, in a process of its own, whose

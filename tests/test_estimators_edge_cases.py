@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_baselines import KINDS, configured, made, opened
+from test_estimators import KINDS, configured, made, opened
 
 from specvit.commands import evaluate
 from specvit.config.schema import LightGBMConfig, LossConfig
