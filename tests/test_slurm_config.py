@@ -1,7 +1,9 @@
 """What is asked of SLURM, its cost, and which job makes which run: all that needs no cluster."""
 
+import importlib
 import io
 import re
+import subprocess
 import sys
 import textwrap
 from pathlib import Path
@@ -251,3 +253,19 @@ def test_stops_are_counted_until_the_run_gets_further(tmp_path: Path) -> None:
     study = make_study(tmp_path / "study", [run])
     study.ask_again(study.trials()[0])
     assert stops_at_one_step(run) == 0
+
+
+PICKLED_BY_0_1 = (
+    b"\x80\x04\x95t\x00\x00\x00\x00\x00\x00\x00\x8c\x15specvit.launch.submit\x94\x8c\x04Call\x94\x93\x94)\x81\x94}\x94("
+    b"\x8c\x06module\x94\x8c\x16specvit.sweep.__main__\x94\x8c\x05words\x94\x8c\x06status\x94\x8c\x07nowhere\x94\x86\x94"
+    b"\x8c\x07requeue\x94\x88ub."
+)
+"""`Call("specvit.sweep.__main__", ("status", "nowhere"), True)`, as version 0.1 pickled it for SLURM."""
+
+
+def test_a_job_that_version_0_1_queued_still_starts() -> None:
+    code = f"import pickle; pickle.loads({PICKLED_BY_0_1!r})()"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (ended.returncode, "/nowhere: " in ended.stderr) == (2, True), ended.stderr
+    for module in ("specvit.launch.probe", "specvit.sweep.__main__"):
+        assert callable(importlib.import_module(module).main)
