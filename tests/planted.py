@@ -50,9 +50,9 @@ class OnceWritten:
 
     def __call__(self) -> None:
         """Wait for the thread that writes them, then act."""
-        from specvit.training.async_checkpoint import Writer
+        from specvit.training.async_checkpoint import AsyncCheckpointWriter
 
-        for writer in [thing for thing in gc.get_objects() if type(thing) is Writer]:
+        for writer in [thing for thing in gc.get_objects() if type(thing) is AsyncCheckpointWriter]:
             futures.wait(list(writer._waiting))
         self.act()
 

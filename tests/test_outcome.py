@@ -26,7 +26,7 @@ from torch import Tensor
 from whole_runs import STEADY, only_run, state_of
 
 from specvit.config.schema import Config
-from specvit.run.outcome import End, outcome_of_error, record_outcome
+from specvit.run.outcome import RunOutcome, outcome_of_error, record_outcome
 from specvit.run_folder.folder import RunFolder
 from specvit.tracking.metric_files import read_metrics
 from specvit.training import checkpoint, signals
@@ -84,14 +84,14 @@ def test_a_place_outside_the_run_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("problem", "end"),
     [
-        (KeyboardInterrupt(), End("preempted", "stopped by Ctrl-C", code=130)),
+        (KeyboardInterrupt(), RunOutcome("preempted", "stopped by Ctrl-C", code=130)),
         (
             DataError("flux is not finite", where="a.h5 row 3"),
-            End("crashed", "a.h5 row 3: flux is not finite.", code=1),
+            RunOutcome("crashed", "a.h5 row 3: flux is not finite.", code=1),
         ),
     ],
 )
-def test_ends_without_a_trace(problem: BaseException, end: End, tmp_path: Path) -> None:
+def test_ends_without_a_trace(problem: BaseException, end: RunOutcome, tmp_path: Path) -> None:
     assert outcome_of_error(problem, Config(), RunFolder(tmp_path, "")) == end
 
 
@@ -127,13 +127,13 @@ def test_an_error_that_was_raised_while_the_disk_was_no_issue_is_not_the_disks()
 def test_an_end_is_put_on_file(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path, "")
     folder.set_status("running")
-    assert record_outcome(End("crashed", "a cause", "a remedy", "a trace", 1), folder).code == 1
+    assert record_outcome(RunOutcome("crashed", "a cause", "a remedy", "a trace", 1), folder).code == 1
     assert json.loads((tmp_path / "status.json").read_text())["traceback"] == "a trace"
     assert (tmp_path / "log.txt").read_text() == "a trace"
     assert [attempt["event"] for attempt in folder.attempts()] == ["end"]
     (tmp_path / "log.txt").unlink()
     (tmp_path / "log.txt").mkdir()
-    assert record_outcome(End("oom", "a cause", "a remedy", "a trace", 1), folder).state == "oom"
+    assert record_outcome(RunOutcome("oom", "a cause", "a remedy", "a trace", 1), folder).state == "oom"
 
 
 def test_what_is_asked_for_elsewhere_stops_a_run_as_a_signal_does(monkeypatch: pytest.MonkeyPatch) -> None:
