@@ -20,7 +20,8 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.special import ndtr
 
-from specvit.metrics.intervals import RESAMPLES, intervals, regression_replicate
+from specvit.metrics.intervals import RESAMPLES, intervals
+from specvit.metrics.statistics import RegressionRows
 
 LOW, HIGH, OFFSET, SLOPE, SIGMA = 1.0, 5.0, 0.6, 0.8, 0.3
 POPULATIONS = {"gaussian": ((1.0, 1.0),), "outliers": ((0.95, 1.0), (0.05, 5.0))}
@@ -56,7 +57,7 @@ def coverage(population: str, rows: int, repetitions: int) -> dict[str, float]:
     hits = dict.fromkeys(METRICS, 0)
     for first in range(0, repetitions, BATCH):
         sets = [draw(population, rows, rng) for _ in range(min(BATCH, repetitions - first))]
-        for found in intervals([regression_replicate(*one) for one in sets], rows):
+        for found in intervals([RegressionRows(*one) for one in sets]):
             for name in METRICS:
                 low, high = found[name]
                 hits[name] += low <= right[name] <= high
@@ -72,7 +73,7 @@ def draw(population: str, rows: int, rng: np.random.Generator) -> tuple[np.ndarr
 
 
 def truth(population: str) -> dict[str, float]:
-    """Return the population's scores, as defined by `metrics.regression_scores` for endless rows."""
+    """Return the population's scores, as defined by `metrics.scores.regression_scores` for endless rows."""
     nodes, weights = np.polynomial.legendre.leggauss(200)
     label = LOW + (HIGH - LOW) * (nodes + 1) / 2
     shift, parts = OFFSET + (SLOPE - 1) * label, POPULATIONS[population]
@@ -99,7 +100,7 @@ def seconds(rows: int) -> float:
     """Return how long the intervals of one label take."""
     one = draw("gaussian", rows, np.random.default_rng(0))
     started = time.perf_counter()
-    intervals([regression_replicate(*one)], rows)
+    intervals([RegressionRows(*one)])
     return time.perf_counter() - started
 
 

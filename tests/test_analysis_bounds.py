@@ -20,7 +20,7 @@ from specvit.commands.analysis import main
 from specvit.commands.data import main as data_main
 from specvit.config.build import build_config
 from specvit.config.compose import compose
-from specvit.metrics.metrics import regression_scores
+from specvit.metrics.scores import regression_scores
 from specvit.physics.fisher import cramer_rao, information
 from specvit.run_folder.folder import RunFolder
 from specvit.study.store import StudyFolder, Trial

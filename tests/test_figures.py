@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from specvit.metrics.metrics import confusion_matrix
+from specvit.metrics.scores import confusion_matrix
 from specvit.tracking import figures, score_figures
 
 NAN = float("nan")

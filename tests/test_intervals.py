@@ -10,10 +10,9 @@ from scipy import stats
 from sklearn.metrics import balanced_accuracy_score
 
 from specvit.metrics import intervals as bootstrap
-from specvit.metrics.intervals import class_replicate, count_matrices, intervals, percentile_interval
-from specvit.metrics.intervals import regression_replicate as replicate
-from specvit.metrics.metrics import class_scores, regression_scores
-from specvit.metrics.tables import class_rows, label_rows
+from specvit.metrics.intervals import count_matrices, intervals, percentile_interval
+from specvit.metrics.scores import class_rows, class_scores, label_rows, regression_scores
+from specvit.metrics.statistics import ClassRows, RegressionRows
 
 
 @pytest.fixture(autouse=True)
@@ -36,6 +35,11 @@ def drawn(rows: int) -> np.ndarray:
     return np.concatenate(list(count_matrices(rows)))
 
 
+def scored(rows: RegressionRows | ClassRows, counts_RN: np.ndarray) -> dict[str, np.ndarray]:
+    """Return all metrics of the resamples, (R,) each."""
+    return {name: metric.function(rows.resampled(counts_RN)) for name, metric in rows.metrics.items()}
+
+
 def same(found: np.ndarray, expected: np.ndarray) -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
 
@@ -45,7 +49,7 @@ def same(found: np.ndarray, expected: np.ndarray) -> None:
 def test_resampled_scores_equal_those_of_rows_drawn_one_by_one(rows: int, step: float) -> None:
     true_N, predicted_N = labels(rows, step=step)
     counts_RN = drawn(rows)[::9]
-    found = replicate(true_N, predicted_N, scale=7.0)(counts_RN)
+    found = scored(RegressionRows(true_N, predicted_N, scale=7.0), counts_RN)
     index_RN = [np.repeat(np.arange(rows), counts_N) for counts_N in counts_RN]
     naive = [regression_scores(true_N[index_N], predicted_N[index_N], scale=7.0) for index_N in index_RN]
     assert list(found) == list(naive[0])
@@ -60,7 +64,7 @@ def test_resampled_classes_equal_those_of_rows_drawn_one_by_one(rows: int) -> No
     rng = np.random.default_rng(3)
     true_N, predicted_N = rng.choice(5, size=(2, rows), p=[0.5, 0.3, 0.1, 0.07, 0.03])
     counts_RN = drawn(rows)[::9]
-    found = class_replicate(true_N, predicted_N)(counts_RN)
+    found = scored(ClassRows(true_N, predicted_N), counts_RN)
     index_RN = [np.repeat(np.arange(rows), counts_N) for counts_N in counts_RN]
     naive = [class_scores(true_N[index_N], predicted_N[index_N]) for index_N in index_RN]
     for metric, value_R in found.items():
@@ -75,7 +79,7 @@ def test_an_interval_is_the_middle_95_percent_of_the_resamples() -> None:
     scores = [
         regression_scores(np.repeat(true_N, counts_N), np.repeat(predicted_N, counts_N)) for counts_N in drawn(40)
     ]
-    (found,) = intervals([replicate(true_N, predicted_N)], 40)
+    (found,) = intervals([RegressionRows(true_N, predicted_N)])
     assert len(scores) == 1000
     for metric, interval in found.items():
         assert interval == pytest.approx(np.percentile([one[metric] for one in scores], (2.5, 97.5)), rel=1e-9)
@@ -95,16 +99,16 @@ def test_every_resample_draws_as_many_rows_as_there_are_each_alike_often() -> No
 @pytest.mark.parametrize("chunk", [1, 7, 64, 1000, 5000])
 def test_chunks_change_nothing(chunk: int) -> None:
     true_N, predicted_N = labels(333)
-    parts = [replicate(true_N, predicted_N), class_replicate(true_N > 5000, predicted_N > 5000)]
-    assert intervals(parts, 333, chunk=chunk) == intervals(parts, 333)
+    sets = [RegressionRows(true_N, predicted_N), ClassRows(true_N > 5000, predicted_N > 5000)]
+    assert intervals(sets, chunk=chunk) == intervals(sets)
 
 
 def test_the_same_seed_gives_the_same_intervals_and_another_seed_others(monkeypatch: pytest.MonkeyPatch) -> None:
     true_N, predicted_N = labels(100)
-    first, again = (intervals([replicate(true_N, predicted_N)], 100) for _ in range(2))
+    first, again = (intervals([RegressionRows(true_N, predicted_N)]) for _ in range(2))
     assert first == again
     monkeypatch.setattr(bootstrap, "SEED", 1)
-    (other,) = intervals([replicate(true_N, predicted_N)], 100)
+    (other,) = intervals([RegressionRows(true_N, predicted_N)])
     for metric, (low, high) in first[0].items():
         assert other[metric] != (low, high)
         assert other[metric] == pytest.approx((low, high), abs=0.3 * (high - low))
@@ -112,8 +116,8 @@ def test_the_same_seed_gives_the_same_intervals_and_another_seed_others(monkeypa
 
 def test_labels_share_their_resamples() -> None:
     true_N, predicted_N = labels(80)
-    together = intervals([replicate(true_N, predicted_N), replicate(2 * true_N, 2 * predicted_N)], 80)
-    assert together[0] == intervals([replicate(true_N, predicted_N)], 80)[0]
+    together = intervals([RegressionRows(true_N, predicted_N), RegressionRows(2 * true_N, 2 * predicted_N)])
+    assert together[0] == intervals([RegressionRows(true_N, predicted_N)])[0]
     assert together[1]["mae"] == pytest.approx(np.multiply(together[0]["mae"], 2))
     assert together[1]["r2"] == pytest.approx(together[0]["r2"])
 
@@ -132,7 +136,7 @@ def test_constant_resamples_do_not_count_and_hardly_constant_ones_do(rows: int, 
     """Of the last three sets the mean of equal labels is not their value, by rounding."""
     true_N = np.array([value] * (rows - 1) + [other])  # a third of the resamples miss the last row
     predicted_N = true_N + np.arange(rows) / 10
-    value_R = replicate(true_N, predicted_N)(drawn(rows))["r2"]
+    value_R = scored(RegressionRows(true_N, predicted_N), drawn(rows))["r2"]
     constant_R = drawn(rows)[:, -1] == 0
     assert 250 < constant_R.sum() < 450
     np.testing.assert_array_equal(np.isnan(value_R), constant_R)
@@ -142,7 +146,7 @@ def test_constant_resamples_do_not_count_and_hardly_constant_ones_do(rows: int, 
 
 def test_constant_predictions_and_perfect_ones() -> None:
     true_N, _ = labels(25)
-    (flat,), (perfect,) = (intervals([replicate(true_N, guess)], 25) for guess in (np.full(25, 5000.0), true_N))
+    (flat,), (perfect,) = (intervals([RegressionRows(true_N, guess)]) for guess in (np.full(25, 5000.0), true_N))
     assert flat["slope"] == (0.0, 0.0)
     assert flat["r2"][1] <= 0.0
     assert perfect["r2"] == (1.0, 1.0)
@@ -152,7 +156,7 @@ def test_constant_predictions_and_perfect_ones() -> None:
 def test_a_prediction_that_is_no_number_leaves_no_interval() -> None:
     true_N, predicted_N = labels(25)
     predicted_N[7] = np.nan
-    (found,) = intervals([replicate(true_N, predicted_N)], 25)
+    (found,) = intervals([RegressionRows(true_N, predicted_N)])
     assert all(math.isnan(end) for interval in found.values() for end in interval)
 
 
@@ -177,8 +181,7 @@ def test_intervals_hold_the_true_score_about_as_often_as_they_say() -> None:
     truth |= {"bias": shift, "p90": size.ppf(0.9), "slope": 1.0}
     true_SN = rng.uniform(0.0, 4.0, (sets, rows))
     predicted_SN = true_SN + shift + sigma * rng.standard_normal((sets, rows))
-    parts = [replicate(*one) for one in zip(true_SN, predicted_SN, strict=True)]
-    found = intervals(parts, rows)
+    found = intervals([RegressionRows(*one) for one in zip(true_SN, predicted_SN, strict=True)])
     for metric, value in truth.items():
         hits = sum(low <= value <= high for low, high in (one[metric] for one in found))
         # The true coverage of percentile intervals at 200 rows lies in 92 to 96 %; beyond it only chance, 1 in 1000.
@@ -191,7 +194,7 @@ def test_classes_are_covered_as_well() -> None:
     share, recall = np.array([0.6, 0.3, 0.1]), np.array([0.9, 0.7, 0.5])
     true_SN = rng.choice(3, size=(sets, rows), p=share)
     predicted_SN = np.where(rng.random((sets, rows)) < recall[true_SN], true_SN, (true_SN + 1) % 3)
-    found = intervals([class_replicate(*one) for one in zip(true_SN, predicted_SN, strict=True)], rows)
+    found = intervals([ClassRows(*one) for one in zip(true_SN, predicted_SN, strict=True)])
     for metric, value in (("accuracy", share @ recall), ("balanced_accuracy", recall.mean())):
         hits = sum(low <= value <= high for low, high in (one[metric] for one in found))
         assert stats.binom.ppf(5e-4, sets, 0.92) <= hits <= stats.binom.ppf(1 - 5e-4, sets, 0.96), (metric, hits / sets)

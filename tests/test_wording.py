@@ -2,7 +2,7 @@
 
 import pytest
 
-from specvit.metrics.wording import bin_lines, bin_name, rest_line, row_line, summary_line
+from specvit.metrics.format import bin_lines, bin_name, rest_line, row_line, summary_line
 
 OLD = {
     "state": "completed",

@@ -16,7 +16,8 @@ import numpy as np
 from specvit.config.build import build_config, flatten
 from specvit.config.schema import Config, NoiseConfig, effective_level
 from specvit.data.builtin import GENERATOR_VERSION
-from specvit.metrics.metrics import regression_scores
+from specvit.metrics.metrics import REGRESSION
+from specvit.metrics.statistics import RegressionRows
 from specvit.run_folder.folder import DONE, RunFolder
 from specvit.study.store import StudyFolder
 from specvit.utils.errors import FolderError, SpecvitError
@@ -57,8 +58,8 @@ class FinishedRun:
         """Return R² over chosen rows, about their own mean; None where it is undefined."""
         if inside_N.sum() < 2:
             return None
-        found = regression_scores(self.true_N[inside_N], self.predicted_N[inside_N])["r2"]
-        return found if np.isfinite(found) else None
+        r2 = REGRESSION["r2"].function(RegressionRows(self.true_N[inside_N], self.predicted_N[inside_N]))
+        return r2 if np.isfinite(r2) else None
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ import numpy as np
 from specvit.analysis.runs import FinishedRun, TestSet
 from specvit.analysis.scaling_law import Crossover, Law, crossover, fit_law, mean_over_seeds
 from specvit.analysis.series import Series
-from specvit.metrics.intervals import SEED, percentile_interval, regression_replicate, resampled
-from specvit.metrics.metrics import regression_scores
+from specvit.metrics.intervals import SEED, percentile_interval, resampled
+from specvit.metrics.scores import regression_scores
+from specvit.metrics.statistics import RegressionRows
 from specvit.study.results import NOT_LEARNT
 from specvit.utils.seeding import numpy_rng
 
@@ -94,9 +95,8 @@ def scaling_of(label: str, test_set: TestSet, series: list[Series], limit: float
 
 def _resample(runs: list[FinishedRun]) -> dict[str, dict[str, np.ndarray]]:
     """Return the resampled scores of each run by its id, (R,) each."""
-    parts = [regression_replicate(run.true_N, run.predicted_N, ranked=False) for run in runs]
-    found = resampled(parts, len(runs[0].true_N))
-    return {run.run_id: scores for run, scores in zip(runs, found, strict=True)}
+    scores = resampled([RegressionRows(run.true_N, run.predicted_N) for run in runs], SCORES)
+    return {run.run_id: of_run for run, of_run in zip(runs, scores, strict=True)}
 
 
 def _point(series: Series, rows: int, replicates: dict[str, dict[str, np.ndarray]]) -> Point:

@@ -7,6 +7,7 @@ from typing import Any
 from specvit import __version__
 from specvit.analysis.bounds.report import SNR, about, figure
 from specvit.analysis.scaling import SCORES, Line, Point, Scaling, plain_law, said
+from specvit.metrics.metrics import REGRESSION
 from specvit.tracking.metric_files import finite_or_none
 from specvit.utils.files import write_json, write_text
 from specvit.utils.provenance import commit
@@ -102,9 +103,10 @@ def _markdown(found: Scaling, reference: list[Row]) -> Iterator[str]:
     unit = unit_of(found.label)
     yield f"# {found.label} by training rows"
     yield f"\n{found.test_set.said}; {len(found.test_set.runs[0].true_N):,} rows."
-    for name, title in (("r2", "R²"), ("mae", "MAE"), ("rmse", "RMSE")):
+    for metric in (REGRESSION[name] for name in SCORES):
         yield ""
-        yield from markdown_table(_table(found, name, title + (f", {unit}" if unit and name != "r2" else "")))
+        title = metric.title + (f", {unit}" if unit and metric.unit else "")
+        yield from markdown_table(_table(found, metric.name, title))
     if laws := [line for line in found.lines if line.law]:
         yield ""
         head = ["law", "limit", "exponent"]

@@ -12,7 +12,7 @@ from specvit.config.build import build_config
 from specvit.config.schema import Config, NoiseConfig, effective_level
 from specvit.data.splits import open_split
 from specvit.data.views import open_spectra
-from specvit.metrics.wording import bin_lines, rest_line, row_line
+from specvit.metrics.format import bin_lines, rest_line, row_line
 from specvit.run import evaluation
 from specvit.run.predictor import load_predictor
 from specvit.run_folder.folder import RunFolder

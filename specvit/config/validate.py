@@ -15,13 +15,9 @@ from specvit.config.schema import (
 )
 from specvit.config.suggestions import nearest
 from specvit.config.tracking_uri import check_uri
+from specvit.metrics.metrics import METRICS, REGRESSION, better_direction
 from specvit.utils.errors import ConfigError
 from specvit.utils.quantities import LABELS, NUM_PIXELS
-
-REGRESSION_METRICS = ("loss", "r2", "mae", "rmse", "mae_norm", "bias", "p90", "slope")
-CLASSIFICATION_METRICS = ("loss", "accuracy", "balanced_accuracy")
-LOWER_IS_BETTER = ("loss", "mae", "rmse", "mae_norm", "p90")
-HIGHER_IS_BETTER = ("r2", "accuracy", "balanced_accuracy")
 
 MOST_NAME_BYTES = 80
 """Longest name of a label: two of them stand in the name of a run folder, which has 255 bytes at most."""
@@ -163,8 +159,7 @@ def _check_synth(config: Config) -> None:
 
 def _check_score_names(labels: tuple[str, ...]) -> None:
     """Refuse labels two of whose scores would have one name: with labels x and x_low, r2_x_low means two things."""
-    metrics = [metric for metric in REGRESSION_METRICS if metric != "loss"]
-    names = [f"{metric}{label}" for metric in metrics for label in ("", *(f"_{name}" for name in labels))]
+    names = [f"{metric}{label}" for metric in REGRESSION for label in ("", *(f"_{name}" for name in labels))]
     names = [f"{name}{end}" for name in names for end in ("", "_low", "_high")]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice and len(labels) > 1:
@@ -237,8 +232,7 @@ def _check_penalties(model: RidgeConfig) -> None:
 
 def _check_monitor(config: Config) -> None:
     stopping = config.train.early_stopping
-    names = CLASSIFICATION_METRICS if config.model.task_type == "cls" else REGRESSION_METRICS
-    allowed = [f"val_{name}" for name in names if name in LOWER_IS_BETTER + HIGHER_IS_BETTER]
+    allowed = [f"val_{name}" for name in ("loss", *METRICS[config.model.task_type]) if better_direction(name)]
     where = "train.early_stopping.monitor"
     if stopping.monitor not in allowed:
         what = f"{stopping.monitor!r} is none of {', '.join(allowed)}"
@@ -246,7 +240,7 @@ def _check_monitor(config: Config) -> None:
         if "val_accuracy" in allowed:
             remedy = f"set {where}=val_accuracy train.early_stopping.mode=max"
         raise ConfigError(what, where=where, remedy=remedy)
-    right = "min" if stopping.monitor.removeprefix("val_") in LOWER_IS_BETTER else "max"
+    right = "min" if better_direction(stopping.monitor.removeprefix("val_")) == "lower" else "max"
     if stopping.mode != right:
         what = f"is {stopping.mode}, but a better {stopping.monitor} is a {'lower' if right == 'min' else 'higher'} one"
         raise ConfigError(what, where="train.early_stopping.mode", remedy=f"set train.early_stopping.mode={right}")

@@ -1,1 +1,1 @@
-"""Scores of predictions, their confidence intervals, and the tables and sentences that show them."""
+"""Metrics of predictions: their registry, computation, bootstrap intervals, and text."""

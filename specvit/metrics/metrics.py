@@ -1,65 +1,76 @@
-"""Scores over a whole split, in label units. Legend: N rows, K labels, C classes.
+"""The registry of metrics: what each is called, how it is computed, its unit, and which direction is better.
 
-Metric names are flat and the same everywhere: `r2`, `mae`, `rmse`, `bias`, `p90`, `slope`, `mae_norm`, `accuracy`,
-`balanced_accuracy`, with `train_`, `val_` or `test_` before them. With several labels the plain name is the first
-label's, and each label has its own as `r2_T_eff`. Formulas and units: docs/scores.md.
+The same function of statistics (`metrics.statistics`) serves a set of rows and its bootstrap resamples. Formulas:
+docs/scores.md. How to add a metric: CONTRIBUTING.md.
+
+Metric names are flat and the same everywhere, with `train_`, `val_` or `test_` before them. With several labels the
+plain name is the first label's, and each label has its own as `r2_T_eff`. The configuration reads this module, so it
+does not import NumPy.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
 
-import numpy as np
-
-
-def regression_scores(true_N: np.ndarray, predicted_N: np.ndarray, *, scale: float = 1.0) -> dict[str, float]:
-    """Return the scores of one label, sums over rows divided by their number.
-
-    `r2` = 1 - SSE/SST about the mean of these rows; `mae`, `rmse`, median `bias` and `p90`, 90 % of |error|, in
-    label units; `slope` of predicted on true; `mae_norm` = mae / `scale`, the training scaler's. A constant label has
-    no r2 and no slope (NaN).
-    """
-    true_N, predicted_N = np.asarray(true_N, np.float64), np.asarray(predicted_N, np.float64)
-    error_N = predicted_N - true_N
-    centred_N = true_N - true_N.mean()
-    total = float(centred_N @ centred_N) if np.ptp(true_N) > 0 else 0.0
-    return {
-        "r2": 1.0 - float(error_N @ error_N) / total if total > 0 else float("nan"),
-        "mae": float(np.abs(error_N).mean()),
-        "rmse": float(np.sqrt(np.square(error_N).mean())),
-        "bias": float(np.median(error_N)),
-        "p90": float(np.percentile(np.abs(error_N), 90)),
-        "slope": float(centred_N @ predicted_N) / total if total > 0 else float("nan"),
-        "mae_norm": float(np.abs(error_N).mean()) / scale,
-    }
+Better = Literal["lower", "higher"]
 
 
-def all_label_scores(
-    true_NK: np.ndarray, predicted_NK: np.ndarray, names: Sequence[str], scales: Sequence[float]
-) -> dict[str, float]:
-    """Return the scores of the first label under plain names and, if there are several, of each as `r2_NAME`."""
-    scores: dict[str, float] = {}
-    for k, name in enumerate(names):
-        of_label = regression_scores(true_NK[:, k], predicted_NK[:, k], scale=scales[k])
-        if k == 0:
-            scores.update(of_label)
-        if len(names) > 1:
-            scores.update({f"{metric}_{name}": value for metric, value in of_label.items()})
-    return scores
+@dataclass(frozen=True)
+class Metric:
+    """One score of a split."""
+
+    name: str
+    function: Callable[[Any], Any]
+    """Takes the statistics of a set of rows, and returns a float, or those of R resamples, and returns (R,)."""
+    title: str
+    better: Better | None = None
+    """None where the best value lies in between; such a metric is neither monitored nor ranked by."""
+    unit: Literal["", "label"] = ""
+
+    @property
+    def formats(self) -> tuple[str, str]:
+        """Format of the value and of the ends of its interval. A label unit may be K or dex: 4 significant digits."""
+        return (".4g", ".3g") if self.unit else (".3f", ".3f")
 
 
-def accuracy(true_N: np.ndarray, predicted_N: np.ndarray) -> float:
-    """Return the share of rows whose class is right."""
-    return float((true_N == predicted_N).mean())
+REGRESSION = {
+    metric.name: metric
+    for metric in (
+        Metric("r2", lambda s: 1.0 - s.ratio(s.sse, s.sst), "R²", "higher"),
+        Metric("mae", lambda s: s.mae, "MAE", "lower", "label"),
+        Metric("rmse", lambda s: s.sqrt(s.mse), "RMSE", "lower", "label"),
+        Metric("bias", lambda s: s.median_error(), "bias", unit="label"),
+        Metric("p90", lambda s: s.absolute_error_quantile(0.9), "p90", "lower", "label"),
+        Metric("slope", lambda s: s.ratio(s.sxy, s.sst), "slope"),
+        Metric("mae_norm", lambda s: s.mae / s.errors.scale, "MAE / scale", "lower"),
+    )
+}
+CLASSIFICATION = {
+    metric.name: metric
+    for metric in (
+        Metric("accuracy", lambda s: s.accuracy, "accuracy", "higher"),
+        Metric("balanced_accuracy", lambda s: s.mean_recall, "balanced accuracy", "higher"),
+    )
+}
+METRICS = {"reg": REGRESSION, "cls": CLASSIFICATION}
+"""By `model.task_type`. Epochs and summaries also have the `loss`, which the training task computes."""
+_BY_LENGTH = sorted((REGRESSION | CLASSIFICATION).values(), key=lambda metric: -len(metric.name))
 
 
-def class_scores(true_N: np.ndarray, predicted_N: np.ndarray) -> dict[str, float]:
-    """Return the scores of class numbers: `accuracy`, and `balanced_accuracy`, the mean recall over true classes."""
-    classes_C, number_N = np.unique(true_N, return_inverse=True)
-    right_C = np.bincount(number_N, weights=true_N == predicted_N, minlength=len(classes_C))
-    recall_C = right_C / np.bincount(number_N)
-    return {"accuracy": accuracy(true_N, predicted_N), "balanced_accuracy": float(recall_C.mean())}
+def metric_of(name: str) -> Metric | None:
+    """Return the metric of a flat name without its split (`mae_norm`, `r2_T_eff`); None for any other name."""
+    return next((metric for metric in _BY_LENGTH if f"{name}_".startswith(f"{metric.name}_")), None)
 
 
-def confusion_matrix(true_N: np.ndarray, predicted_N: np.ndarray, num_classes: int) -> np.ndarray:
-    """Return how many rows of each true class (row) were given each class (column), (C, C), int64."""
-    pairs_N = true_N.astype(np.int64) * num_classes + predicted_N.astype(np.int64)
-    return np.bincount(pairs_N, minlength=num_classes**2).reshape(num_classes, num_classes)
+def better_direction(name: str) -> Better | None:
+    """Return which direction of a flat name without its split is better; None where neither is, or none is known."""
+    if name == "loss":
+        return "lower"
+    metric = metric_of(name)
+    return metric.better if metric else None
+
+
+def title_of(name: str) -> str:
+    """Return how people write a metric: `r2` -> R²; a name that is not a metric as it is."""
+    metric = (REGRESSION | CLASSIFICATION).get(name)
+    return metric.title if metric else name

@@ -10,8 +10,7 @@ import numpy as np
 from specvit.data.batches import signal_to_noise
 from specvit.data.labels import LabelScaler
 from specvit.data.views import SpectraView
-from specvit.metrics.metrics import confusion_matrix
-from specvit.metrics.tables import Row, class_rows, flat_scores, label_rows, rows_by
+from specvit.metrics.scores import Row, class_rows, confusion_matrix, flat_scores, label_rows, rows_by
 from specvit.run.predictor import Predictor, build_task, eval_data
 from specvit.tracking.figures import attempt, draw_predictions
 from specvit.tracking.metric_files import finite_or_none
@@ -36,7 +35,7 @@ class Classes:
 
 @dataclass(frozen=True)
 class Scored:
-    """A split's scores, whole and by bin (rows as in `metrics.tables`), and the table they come from."""
+    """A split's scores, whole and by bin (rows as in `metrics.scores`), and the table they come from."""
 
     loss: float
     rows: list[Row]

@@ -17,7 +17,7 @@ from specvit.config.schema import Config, NetworkConfig, effective_level
 from specvit.config.tracking_uri import resolve_uri
 from specvit.config.validate import check_fits
 from specvit.data.splits import Splits, note_of_classes, open_splits
-from specvit.metrics.wording import summary_line
+from specvit.metrics.format import summary_line
 from specvit.run.job import RunContext
 from specvit.run.locate import locate
 from specvit.run.outcome import RunOutcome, outcome_of_error, record_outcome

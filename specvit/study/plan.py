@@ -10,7 +10,7 @@ from specvit.config import compose as composer
 from specvit.config.build import build_config, to_plain
 from specvit.config.schema import Config
 from specvit.config.suggestions import nearest
-from specvit.config.validate import CLASSIFICATION_METRICS, REGRESSION_METRICS
+from specvit.metrics.metrics import METRICS
 from specvit.run.locate import locate
 from specvit.run_folder.folder import RunFolder
 from specvit.study.grid import Point, as_overrides, as_text, points_of, refuse_varied
@@ -100,7 +100,7 @@ def try_space(definition: Definition, typed: Settings, study: StudyFolder, compo
 
 def _check_metrics(search: Search, config: dict[str, Any]) -> None:
     """Raise `ConfigError` for a metric of the test set, that no trial would have, or by which none could be pruned."""
-    names = CLASSIFICATION_METRICS if config["model"]["task_type"] == "cls" else REGRESSION_METRICS
+    names = ("loss", *METRICS[config["model"]["task_type"]])
     labels = ("", *(f"_{label}" for label in config["data"]["param"]))
     of_epochs = ["train_loss", *(f"val_{name}{label}" for name in names for label in labels)]
     of_runs = ["train_seconds", "epochs", "best_epoch"]

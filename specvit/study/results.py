@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from specvit.config.validate import HIGHER_IS_BETTER, LOWER_IS_BETTER
+from specvit.metrics.metrics import better_direction, metric_of
 from specvit.run_folder.folder import DONE, RunFolder
 from specvit.study.schema import ESCAPED, Table
 from specvit.utils.files import read_json, read_json_lines
@@ -52,7 +52,8 @@ def value_of(outcome: Outcome, metric: str, table: Table | None = None) -> float
 
 def is_r2(metric: str) -> bool:
     """Say whether a metric is an R² (of any split or label), which is 0 for a model that has learnt nothing."""
-    return _of_any_split(metric).split("_")[0] == "r2"
+    found = metric_of(_of_any_split(metric))
+    return found is not None and found.name == "r2"
 
 
 def ranked_value(value: float | None, state: str, metric: str) -> float | None:
@@ -82,12 +83,12 @@ def lower_is_better(metric: str, asked: dict[str, str] | None = None) -> bool:
     """Say whether less of a metric is better; `asked` has the directions of a search."""
     if direction := (asked or {}).get(metric):
         return direction == "minimize"
-    return metric in (ESCAPED, "train_seconds") or _of_any_split(metric).startswith(LOWER_IS_BETTER)
+    return metric in (ESCAPED, "train_seconds") or better_direction(_of_any_split(metric)) == "lower"
 
 
 def has_direction(metric: str) -> bool:
     """Say whether more or less of a metric is better at all; a bias or a slope has a best value in between."""
-    return lower_is_better(metric) or _of_any_split(metric).startswith(HIGHER_IS_BETTER)
+    return lower_is_better(metric) or better_direction(_of_any_split(metric)) is not None
 
 
 def _of_any_split(metric: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from specvit.metrics.metrics import title_of
 from specvit.utils.files import write_atomic
 from specvit.utils.quantities import LABELS
 
@@ -42,7 +43,7 @@ def draw_curves(path: Path, rows: list[dict[str, Any]], *, score: str, steps: st
         for split, style in (("train", "--"), ("val", "-")):
             values = [_number(row.get(f"{split}_{name}")) for row in rows]
             axis.plot(epochs, values, style, label=split, color=BLUE if split == "val" else GRAY)
-        axis.set(xlabel=steps, ylabel={"r2": "R²"}.get(name, name))
+        axis.set(xlabel=steps, ylabel=title_of(name))
         axis.grid(alpha=0.3)
     axes[0, 0].legend(frameon=False)
     save(figure, path)

@@ -1,6 +1,6 @@
 """Figures of final scores: residuals, scores by S/N and magnitude with their intervals, confusion of classes.
 
-Legend: N rows, C classes. Rows of bins are those of `metrics.tables`.
+Legend: N rows, C classes. Rows of bins are those of `metrics.scores`.
 """
 
 from collections.abc import Sequence
@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from specvit.metrics.format import bin_name
 from specvit.metrics.intervals import LEVEL
-from specvit.metrics.wording import bin_name
+from specvit.metrics.metrics import title_of
 from specvit.tracking.figures import BLUE, Columns, axis_label, canvas, save
 
 BAND_BINS = 12
@@ -55,8 +56,7 @@ def draw_bins(path: Path, by_snr: Sequence[dict[str, Any]], by_mag: Sequence[dic
     for axis, (rows, name) in zip(axes[0], sides, strict=True):
         _binned(axis, rows, labels, metric)
         lower = ", ▼ below -1" if any(row[metric] < LOWEST for row in rows) else ""
-        said = {"r2": "R²"}.get(metric, metric)
-        axis.set(xlabel=f"{name} (number of spectra)", ylabel=f"{said} with {LEVEL} % interval{lower}")
+        axis.set(xlabel=f"{name} (number of spectra)", ylabel=f"{title_of(metric)} with {LEVEL} % interval{lower}")
     if any(row[f"{metric}_low"] < LOWEST for rows, _ in sides for row in rows):
         axes[0, 0].set_ylim(LOWEST - 0.06, 1.05)
     if len(labels) > 1:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from specvit.config.schema import LossConfig
-from specvit.metrics.metrics import all_label_scores, class_scores
+from specvit.metrics.scores import all_label_scores, class_scores
 
 
 @dataclass(frozen=True)

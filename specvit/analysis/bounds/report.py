@@ -10,7 +10,7 @@ import numpy as np
 
 from specvit import __version__
 from specvit.analysis.runs import Setting, TestSet
-from specvit.metrics.wording import bin_name
+from specvit.metrics.format import bin_name
 from specvit.tracking.metric_files import finite_or_none
 from specvit.utils.files import write_json, write_text
 from specvit.utils.provenance import commit

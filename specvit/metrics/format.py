@@ -1,14 +1,17 @@
-"""Scores in words, for the terminal: the same line at the end of a run, when it is asked for again, and in `evaluate`.
+"""Scores as text for the terminal: the same line at the end of a run, when it is requested again, and in `evaluate`.
 
-Scores are rows as in `metrics.tables`; runs recorded before there were intervals have none, and are told without.
+Rows are those of `metrics.scores`; runs recorded before there were intervals have none, and are printed without.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
+from specvit.metrics.metrics import CLASSIFICATION, REGRESSION
 from specvit.utils.quantities import unit_of
 
 Row = dict[str, Any]
+MAIN_METRICS = ("r2", "mae", "mae_norm", "accuracy")
+"""On a row's first line; `mae_norm` is `mae` in another unit."""
 
 
 def summary_line(summary: dict[str, Any]) -> str:
@@ -21,21 +24,20 @@ def summary_line(summary: dict[str, Any]) -> str:
 
 def row_line(row: Row) -> str:
     """Return the main scores of one label, or of classes, with the interval of the first."""
+    spectra = f"{row['rows']:,} spectr{'um' if row['rows'] == 1 else 'a'}"
     if "accuracy" in row:
-        return f"accuracy {with_interval(row, 'accuracy', '.4f', '.3f')} ({_spectra(row['rows'])})"
+        return f"accuracy {with_interval(row, 'accuracy', '.4f', '.3f')} ({spectra})"
     unit = f" {unit_of(row['label'])}".rstrip()
     small = not _missing(row["mae"]) and row["mae"] < 0.01  # redshifts
-    r2, mae = (
-        with_interval(row, "r2", ".4f", ".3f"),
-        with_interval({"mae": row["mae"]}, "mae", ".4g" if small else ".4f", ""),
-    )
-    return f"R² {r2}, MAE {mae}{unit} ({row['label']}, {_spectra(row['rows'])})"
+    mae = with_interval({"mae": row["mae"]}, "mae", ".4g" if small else ".4f", "")
+    return f"R² {with_interval(row, 'r2', '.4f', '.3f')}, MAE {mae}{unit} ({row['label']}, {spectra})"
 
 
 def rest_line(row: Row) -> str:
     """Return the further scores of one label, or of classes, with their intervals."""
-    names = {"rmse": "RMSE", "bias": "bias", "p90": "p90", "slope": "slope", "balanced_accuracy": "balanced accuracy"}
-    return ", ".join(f"{said} {with_interval(row, name, '.4g', '.3g')}" for name, said in names.items() if name in row)
+    further = [metric for name, metric in (REGRESSION | CLASSIFICATION).items() if name not in MAIN_METRICS]
+    shown = [metric for metric in further if metric.name in row]
+    return ", ".join(f"{metric.title} {with_interval(row, metric.name, '.4g', '.3g')}" for metric in shown)
 
 
 def with_interval(row: Row, metric: str, style: str, ends: str) -> str:
@@ -50,12 +52,11 @@ def bin_lines(rows: Sequence[Row], quantity: str) -> list[str]:
     """Return a table of bins in `quantity` ("S/N", "mag"), aligned; no line where there is no bin."""
     if not rows:
         return []
-    metrics = ("accuracy", "balanced_accuracy") if "accuracy" in rows[0] else ("r2", "mae")
-    head = [quantity, "label", "spectra", *({"r2": "R²", "mae": "MAE"}.get(name, name) for name in metrics)]
-    cells = [head]
+    metrics = list(CLASSIFICATION.values()) if "accuracy" in rows[0] else [REGRESSION["r2"], REGRESSION["mae"]]
+    cells = [[quantity, "label", "spectra", *(metric.title for metric in metrics)]]
     for row in rows:
         label = f"{row['label']} [{unit_of(row['label'])}]" if unit_of(row["label"]) else row["label"]
-        shown = [with_interval(row, name, *STYLES.get(name, (".4g", ".3g"))) for name in metrics]
+        shown = [with_interval(row, metric.name, *metric.formats) for metric in metrics]
         cells.append([bin_name(row["low"], row["high"]), label, f"{row['rows']:,}", *shown])
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return ["  " + "  ".join(map(str.ljust, line, widths)).rstrip() for line in cells]
@@ -66,14 +67,6 @@ def bin_name(low: float, high: float) -> str:
     if high == float("inf"):
         return f"≥ {low:g}"
     return f"< {high:g}" if low == float("-inf") else f"{low:g} to {high:g}"
-
-
-STYLES = {name: (".3f", ".3f") for name in ("r2", "accuracy", "balanced_accuracy")}
-"""How shares are shown; values in label units keep four significant digits, since a unit may be K or dex."""
-
-
-def _spectra(rows: int) -> str:
-    return f"{rows:,} spectr{'um' if rows == 1 else 'a'}"
 
 
 def _missing(value: float | None) -> bool:
