@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import subprocess
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -14,13 +15,19 @@ from specvit import cli
 from specvit.config.build import build_config
 from specvit.config.compose import compose, conf_dir
 from specvit.config.suggestions import known_keys
+from specvit.metrics.metrics import CLASSIFICATION, REGRESSION
 from specvit.study.grid import as_overrides, points_of
 from specvit.study.request import study_request
 from specvit.study.schema import definition_of
 from specvit.utils.quantities import ERROR, FLUX, LABELS, WAVE
 
 TOP = Path(__file__).resolve().parent.parent
-PAGES = [TOP / "README.md", TOP / "tools/spectral_grid/README.md", *sorted((TOP / "docs").glob("*.md"))]
+PAGES = [
+    TOP / "README.md",
+    TOP / "CONTRIBUTING.md",
+    TOP / "tools/spectral_grid/README.md",
+    *sorted((TOP / "docs").glob("*.md")),
+]
 TRAIN = ["specvit", "train"]
 COMMANDS = [
     (page.name, shlex.split(line.split("  #")[0].split(" # ")[0]))
@@ -88,6 +95,23 @@ def test_the_file_in_the_text_is_a_study() -> None:
 def test_the_layout_in_the_text_is_the_layout_that_is_read() -> None:
     text = (TOP / "docs" / "data.md").read_text()
     assert all(f"`{name}`" in text for name in (WAVE, FLUX, ERROR, *LABELS))
+
+
+def test_the_table_of_scores_has_every_metric_with_its_unit_and_direction() -> None:
+    text = (TOP / "docs" / "scores.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| .+ \| (none|label) \| (lower|higher|near \d) \|$", text, re.MULTILINE)
+    listed = {name: (unit, None if "near" in better else better) for name, unit, better in rows}
+    metrics = (REGRESSION | CLASSIFICATION).items()
+    assert listed == {"loss": ("none", "lower")} | {name: (m.unit or "none", m.better) for name, m in metrics}
+
+
+def test_the_changes_shown_to_contributors_apply_to_this_source() -> None:
+    diffs = re.findall(r"^```diff\n(.*?)^```", (TOP / "CONTRIBUTING.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert diffs
+    for diff in diffs:
+        command = ["git", "apply", "--check", "-"]
+        checked = subprocess.run(command, cwd=TOP, input=diff, text=True, capture_output=True, check=False)
+        assert checked.returncode == 0, checked.stderr
 
 
 def test_an_experiment_opens_with_its_question_cost_expectation_and_source() -> None:
