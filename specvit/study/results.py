@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from specvit.metrics.metrics import better_direction, metric_of
+from specvit.metrics.metrics import REGRESSION, better_direction, metric_of
 from specvit.run_folder.folder import DONE, RunFolder
 from specvit.study.schema import ESCAPED, Table
 from specvit.utils.files import read_json, read_json_lines
@@ -52,8 +52,7 @@ def value_of(outcome: Outcome, metric: str, table: Table | None = None) -> float
 
 def is_r2(metric: str) -> bool:
     """Say whether a metric is an R² (of any split or label), which is 0 for a model that has learnt nothing."""
-    found = metric_of(_of_any_split(metric))
-    return found is not None and found.name == "r2"
+    return metric_of(_of_any_split(metric)) is REGRESSION["r2"]
 
 
 def ranked_value(value: float | None, state: str, metric: str) -> float | None:
