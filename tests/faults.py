@@ -20,7 +20,7 @@ from specvit.run_folder.folder import DONE, STATES
 
 TABLE = Path(__file__).resolve().parent.parent / "docs" / "faults.md"
 COLUMNS = ["fault", "ends as", "message", "lost", "test"]
-ENDS = ("refused", "goes on", "nothing yet", *STATES)
+ENDS = ("refused", "continues", "nothing yet", *STATES)
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Row:
 
     @property
     def states(self) -> set[str]:
-        """What the run may be found as: "goes on" means that it was finished all the same."""
-        return {state for end in self.ends.split(" or ") for state in (DONE if end == "goes on" else (end,))}
+        """The states that the run may have; "continues" means that it finished all the same."""
+        return {state for end in self.ends.split(" or ") for state in (DONE if end == "continues" else (end,))}
 
     @property
     def loses_nothing(self) -> bool:

@@ -388,7 +388,7 @@ def test_refusals_are_sentences(
     monkeypatch.chdir(tmp_path)
     mixed_study(tmp_path)
     Path("empty").mkdir()
-    refused = {"nowhere": "is no folder", "empty": "holds no run", "multirun/toy --metric test_r3": "test_r2"}
+    refused = {"nowhere": "is not a folder", "empty": "holds no run", "multirun/toy --metric test_r3": "test_r2"}
     for words, complaint in refused.items():
         assert main(["ablation", *words.split()]) == 2
         assert complaint in capsys.readouterr().err

@@ -23,7 +23,7 @@ def refused(ceiling_refused: Callable[..., str]) -> Callable[..., str]:
 def test_no_run_no_table(runs: Path, refused: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert "no finished run that predicts log_g" in refused("empty")
-    assert "nowhere: is no folder" in refused("nowhere")
+    assert "nowhere: is not a folder" in refused("nowhere")
     one = next(runs.iterdir())
     (one / "status.json").write_text(json.dumps({"state": "crashed"}))
     (one / "summary.json").unlink()
@@ -58,7 +58,7 @@ def test_a_test_set_that_has_changed_is_noticed(runs: Path, refused: Callable[..
 
 REFERENCES = [
     ("name,snr\nRidge,8\n", "line 2: needs name, snr, r2"),
-    ("name,snr,r2\nRidge,eight,0.5\n", "line 2: snr or r2 is no number"),
+    ("name,snr,r2\nRidge,eight,0.5\n", "line 2: snr or r2 is not a number"),
     ("name,snr,r2\nRidge,8,0.5\nRidge,9,1.5\n", "line 3: snr 9 with r2 1.5 cannot be"),
     ("name,snr,r2\nRidge,nan,0.5\n", "cannot be"),
     ("name,snr,r2\n", "holds no point"),

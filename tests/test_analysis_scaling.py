@@ -171,7 +171,7 @@ def test_published_points_and_ceilings_lie_under_the_figure(runs: Path, capsys: 
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        (["nowhere"], "nowhere: is no folder"),
+        (["nowhere"], "nowhere: is not a folder"),
         (["outputs", "--label", "T_eff"], "no finished run that predicts T_eff"),
         (["outputs", "--reference", "empty.csv"], "holds no point"),
         (["outputs", "--reference", "snr.csv"], "holds no point with rows"),

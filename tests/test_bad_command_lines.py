@@ -64,7 +64,7 @@ COMMAND_LINES = {
         "opt.lr=nan": ["opt.lr: expects a finite number"],
         "train.batch_size=0": ["train.batch_size: is 0 but must be at least 1"],
         "model.dropout=1.5": ["model.dropout: is 1.5 but must be at most 0.95"],
-        "model.pool=max": ["model.pool: 'max' is none of cls, mean, attention"],
+        "model.pool=max": ["model.pool: 'max' is not one of cls, mean, attention"],
     },
     "more than any machine has": {
         "opt.lr=" + 5000 * "9": ["has a number that is too long"],
@@ -121,7 +121,7 @@ COMMAND_LINES = {
     "things outside that are not there": {
         "data=bosz": ["data.file_path: nothing lies at", "train_200k_*/dataset.h5", "data=builtin"],
         "data=hdf5": ["data.file_path: is not set"],
-        "data=bosz data.root=/no/such/folder": ["data.root: /no/such/folder is no folder"],
+        "data=bosz data.root=/no/such/folder": ["data.root: /no/such/folder is not a folder"],
         "train.init_from=/no/such/run": ["train.init_from: /no/such/run is not there", "name a run folder"],
     },
 }

@@ -124,7 +124,7 @@ def test_generate_writes_files_that_inspect_finds_sound_and_refuses_to_overwrite
     assert data_cli.main(["inspect", *files]) == 0
     assert capsys.readouterr().out.count("no fault found") == 4
     assert data_cli.main(arguments) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
 
 
 def test_a_folder_that_cannot_be_written_is_one_sentence(tiny, capsys, tmp_path: Path) -> None:

@@ -251,7 +251,7 @@ def test_an_unknown_key_in_a_users_file_is_refused(own_conf: Path) -> None:
     ("name", "text", "expected"),
     [
         ("config.yaml", "a: 1\n", "would replace them all"),
-        ("local.yaml", "model: {a: [\n", "is no valid YAML"),
+        ("local.yaml", "model: {a: [\n", "is not valid YAML"),
         ("local.yaml", "a: &a [*a]\n", "line 1: an alias stands for itself"),
     ],
 )

@@ -179,7 +179,7 @@ def test_a_source_that_cannot_be_read_is_refused_before_anything_is_written(
 def test_a_target_that_is_there_is_left_alone(write_set: Any, tmp_path: Path, capsys: Any) -> None:
     path, target = write_set(tmp_path, 8), tmp_path / "target.h5"
     target.write_text("mine")
-    assert "target.h5: is there already; remove it first" in refusal([path], target, capsys)
+    assert "target.h5: already exists; remove it first" in refusal([path], target, capsys)
     assert target.read_text() == "mine"
     (tmp_path / "link.h5").symlink_to(path)
     for same in (path, tmp_path / "link.h5"):

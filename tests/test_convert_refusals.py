@@ -103,7 +103,7 @@ LABEL_FAULTS: dict[str, Fault] = {
     "another name": (text_of("7000 1\n9000 1\n", "README.txt"), PATTERN, ["README.txt: its name does not fit --names"]),
     "a label missing in the CSV": (beside("file,T_eff\nx.txt,3\n"), CSV, ["labels.csv: has no row for ", NAME]),
     "no file column": (beside("name,T_eff\nx.txt,3\n"), CSV, ["has no column 'file'; it has name, T_eff"]),
-    "a label that is no number": (
+    "a label that is not a number": (
         beside(f"file,T_eff\n{NAME}.txt,hot\n"),
         CSV,
         ["labels.csv:T_eff: is 'hot' in row 0; labels are numbers"],
@@ -476,7 +476,7 @@ def test_a_set_with_nothing_good_is_refused(tmp_path: Path, capsys: Any) -> None
 def test_the_target_is_a_folder_of_its_own(tmp_path: Path, capsys: Any) -> None:
     table()(tmp_path)
     source, other = tmp_path / "set.npz", tmp_path / "other"
-    assert "out.h5: is no folder, as these sources need" in refusal(capsys, source, tmp_path / "out.h5", *SNR)
+    assert "out.h5: is not a folder, as these sources need" in refusal(capsys, source, tmp_path / "out.h5", *SNR)
     other.mkdir()
     (other / "mine").touch()
     assert "other: is a folder with other files in it (mine); name a new" in refusal(capsys, source, other, *SNR)

@@ -137,7 +137,7 @@ def test_ctrl_c_says_that_the_same_command_goes_on_and_it_does(
     child.send_signal(signal.SIGINT)
     said, _ = child.communicate(timeout=60)
     assert child.returncode == 130
-    assert "specvit: stopped by Ctrl-C; the same command goes on.\n" in said and "Traceback" not in said
+    assert "specvit: stopped by Ctrl-C; run the same command again to resume.\n" in said and "Traceback" not in said
     before = shards_in(out)
     assert "manifest.json" not in files_of(out) and not list(out.rglob("*.tmp"))
     capsys.readouterr()
@@ -176,7 +176,10 @@ def test_a_worker_that_dies_ends_it_in_one_sentence(source: Path, tmp_path: Path
     os.kill(workers()[0], signal.SIGKILL)
     said, _ = child.communicate(timeout=60)
     assert child.returncode == 2 and "Traceback" not in said
-    assert "specvit: a worker process died, perhaps for lack of memory; the same command goes on; --workers" in said
+    assert (
+        "specvit: a worker process died, perhaps for lack of memory; run the same command again to resume; --workers"
+        in said
+    )
 
 
 def test_leftovers_of_a_kill_are_swept_up_and_a_shard_without_record_is_made_again(
@@ -304,7 +307,7 @@ def manifest(out: Path) -> dict[str, Any]:
 
 
 def bad_row(path: Path) -> Path:
-    """Write a table of stars of which the fourth has a pixel that is no number."""
+    """Write a table of stars of which the fourth has a pixel that is not a number."""
     flux_NX = FLUX_NX[:, ::2].copy()
     flux_NX[3, 1000] = np.nan
     np.savez(path, wave=COARSE, flux=flux_NX, T_eff=4000 + np.arange(5))

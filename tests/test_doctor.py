@@ -1,4 +1,4 @@
-"""`specvit doctor --cluster` where there is no cluster, and what it makes of what a job saw."""
+"""`specvit doctor --cluster` without a cluster, and what it makes of what a job saw."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def test_without_slurm_the_doctor_says_so(tmp_path: Path, monkeypatch, capsys) -
     [
         ([], 2, "usage: specvit doctor --cluster"),
         (["--cluster", "--help"], 0, "usage: specvit doctor --cluster"),
-        (["--cluster", "hydra/launcher=local"], 2, "hydra/launcher: is no cluster; use slurm"),
+        (["--cluster", "hydra/launcher=local"], 2, "hydra/launcher: is not a cluster; use slurm"),
         (["--cluster", "hydra.launcher.partion=x"], 2, "partion: unknown key; did you mean partition?"),
         (["--cluster", "model/sise=tiny"], 2, "model/sise: unknown group; did you mean model/size?"),
     ],

@@ -254,7 +254,10 @@ def test_best_weights_that_are_harmed_again_and_again_are_one_sentence(
     result = run_here(build_config(compose([*tiny, "train.epochs=1", f"tracking.folder={tmp_path / 'runs'}"])))
     status = RunFolder(result.folder, "").status()
     assert (result.state, result.exit_code, status["traceback"]) == ("crashed", 1, "")
-    assert status["cause"] == f"{result.folder}: best.ckpt is missing; see to the disk, then the same command goes on."
+    assert (
+        status["cause"]
+        == f"{result.folder}: best.ckpt is missing; check the disk, then run the same command again to resume."
+    )
 
 
 def test_weights_to_start_from_are_damaged(

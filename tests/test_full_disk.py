@@ -97,7 +97,7 @@ def assert_cause_is_on_file(folder: RunFolder, said: str) -> None:
     status, disk = folder.status(), os.statvfs(folder.path)
     assert disk.f_bavail * disk.f_frsize <= DISK_RESERVE_BYTES + SMALL_FILES, "the disk is as full as it was"
     assert status["cause"] == f"the disk is full ({folder.path})"
-    assert status["remedy"] == "free some space there, then the same command goes on"
+    assert status["remedy"] == "free some space there, then run the same command again to resume"
     assert status["traceback"] == ""
     assert f"crashed: {status['cause']}" in said and f"remedy: {status['remedy']}" in said
     assert status["cause"] in folder.file("log.txt").read_text()
@@ -263,7 +263,9 @@ def test_a_report_that_does_not_reach_the_disk_is_told(unbuffered: str, toy_sets
     with open("/dev/full", "w") as out:
         ended = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, text=True, timeout=120, env=environment)
     assert ended.returncode == 2
-    assert ended.stderr == "specvit: the disk is full; free some space there, then the same command goes on.\n"
+    assert (
+        ended.stderr == "specvit: the disk is full; free some space there, then run the same command again to resume.\n"
+    )
 
 
 # shards

@@ -125,8 +125,8 @@ def test_the_command_says_what_it_did(folder: RunFolder, server: Server, capsys,
     ("arguments", "said"),
     [
         (["snyc"], "invalid choice: 'snyc'"),
-        (["sync", "nowhere"], "nowhere: is no folder"),
-        (["sync", "--uri", "mlruns"], "is no MLflow database or server"),
+        (["sync", "nowhere"], "nowhere: is not a folder"),
+        (["sync", "--uri", "mlruns"], "is not an MLflow database or server"),
     ],
 )
 def test_wrong_arguments_are_one_sentence(arguments: list[str], said: str, tmp_path, monkeypatch, capsys) -> None:

@@ -45,8 +45,8 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
     [
         (errno.ENOSPC, "the disk is full", "free some space"),
         (errno.EDQUOT, "the disk quota is used up", "free some space"),
-        (errno.EIO, "input/output error", "see to the disk"),
-        (errno.ESTALE, "the file server no longer knows an open file", "see to the disk"),
+        (errno.EIO, "input/output error", "check the disk"),
+        (errno.ESTALE, "the file server no longer knows an open file", "check the disk"),
         (errno.EROFS, "the file system is read-only", "name a folder elsewhere"),
         (errno.EMFILE, "too many files are open", "type `ulimit"),
     ],
@@ -121,7 +121,7 @@ def test_an_error_that_was_raised_while_the_disk_was_no_issue_is_not_the_disks()
     looped = RuntimeError("a")
     looped.__cause__ = looped
     assert os_fault(looped) is None
-    assert explain(FULL, "") == ("the disk is full", "free some space there, then the same command goes on")
+    assert explain(FULL, "") == ("the disk is full", "free some space there, then run the same command again to resume")
 
 
 def test_an_end_is_put_on_file(tmp_path: Path) -> None:

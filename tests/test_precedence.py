@@ -178,8 +178,8 @@ BROKEN = {
     b"opt: {lr: 1.0}\n# caf\xe9\n": "is not UTF-8 text",
     b"opt: " + 3000 * b"[" + 3000 * b"]": "is nested too deeply",
     b"- opt\n": "expects keys with values",
-    b"opt: {lr: [\n": "is no valid YAML",
-    b"opt: {lr: 1.0}\nopt: {lr: 2.0}\n": "is no valid YAML",
+    b"opt: {lr: [\n": "is not valid YAML",
+    b"opt: {lr: 1.0}\nopt: {lr: 2.0}\n": "is not valid YAML",
 }
 
 

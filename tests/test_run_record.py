@@ -151,9 +151,9 @@ def test_files_lie_beside_a_sqlite_database_and_a_server_decides_for_itself() ->
 @pytest.mark.parametrize(
     ("uri", "said"),
     [
-        ("mlruns", "is no MLflow database or server"),
-        ("file:///tmp/mlruns", "is no MLflow database or server"),
-        ("htp://host", "is no MLflow database or server"),
+        ("mlruns", "is not an MLflow database or server"),
+        ("file:///tmp/mlruns", "is not an MLflow database or server"),
+        ("htp://host", "is not an MLflow database or server"),
         ("sqlite://mlflow.db", "names no file"),
         ("sqlite:///", "names no file"),
         ("postgresql://user:secret@host/db", "holds a password"),

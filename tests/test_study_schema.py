@@ -45,7 +45,7 @@ def test_the_question_comes_from_the_comment(tmp_path: Path) -> None:
 
 
 BAD = [
-    ("grids: [", "", "is no valid YAML"),
+    ("grids: [", "", "is not valid YAML"),
     ("grid: []", "grid", "unknown key; did you mean grids?"),
     ("[1]", "", "expects keys with values, not [1]"),
     ("0", "", "expects keys with values, not 0"),
@@ -84,9 +84,9 @@ BAD_SEARCH = [
     ("trials: 20", "trials: 0", "search.trials", "at least 1, not 0"),
     ("trials: 20", "trials: null", "search.trials", "not None"),
     ("trials: 20", "trial: 20", "search.trial", "did you mean trials?"),
-    ("maximize", "max", "search.metrics.val_r2", "'max' is none of minimize, maximize; did you mean maximize?"),
+    ("maximize", "max", "search.metrics.val_r2", "'max' is not one of minimize, maximize; did you mean maximize?"),
     ("name: tpe", "name: tp", "search.sampler", "did you mean tpe?"),
-    ("name: median", "name: [a]", "search.pruner", "['a'] is none of"),
+    ("name: median", "name: [a]", "search.pruner", "['a'] is not one of"),
     ("warmup_steps: 100", "warmup_steps: -1", "search.pruner.warmup_steps", "at least 0"),
     ("{val_r2: maximize}", "{val_r2: maximize, val_mae: minimize}", "search.pruner", "goes with one metric only"),
     ("low: 1e-5, ", "", "search.space.opt.lr", "needs low < high"),
@@ -133,7 +133,7 @@ def test_a_fault_in_a_search_names_file_and_key() -> None:
 
 def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
     (tmp_path / "toy.yaml").write_bytes(b"grids: [\xff]")
-    with pytest.raises(ConfigError, match=r"toy\.yaml: is no valid YAML"):
+    with pytest.raises(ConfigError, match=r"toy\.yaml: is not valid YAML"):
         read_definition(tmp_path / "toy.yaml")
 
 

@@ -150,7 +150,7 @@ def test_an_editors_lock_in_conf_is_not_copied_and_a_file_that_cannot_be_is_name
         assert main(["sweeps=toy", "sweep.name=other"]) == 2
     assert (
         capsys.readouterr().err
-        == "specvit: the disk is full (copy); free some space there, then the same command goes on.\n"
+        == "specvit: the disk is full (copy); free some space there, then run the same command again to resume.\n"
     )
 
 

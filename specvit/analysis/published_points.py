@@ -62,7 +62,7 @@ def _point(row: Any, x: str, where: str, form: str) -> Point:
     try:
         place, r2 = float(row[x]), float(row["r2"])
     except (TypeError, ValueError) as problem:
-        raise DataError(f"{x} or r2 is no number", where=where, remedy="write them like 8.2 and 0.75") from problem
+        raise DataError(f"{x} or r2 is not a number", where=where, remedy="write them like 8.2 and 0.75") from problem
     if not (math.isfinite(place) and place > 0 and math.isfinite(r2) and r2 <= 1):
         raise DataError(f"{x} {place:g} with r2 {r2:g} cannot be", where=where, remedy=f"{x} is above 0, r2 1 at most")
     return {**{k: v for k, v in row.items() if k is not None}, "name": str(row["name"]), x: place, "r2": r2}

@@ -123,7 +123,9 @@ def finished_runs(
 def runs_in(folder: Path) -> Iterator[RunFolder]:
     """Yield the runs of a folder; raises `FolderError`."""
     if not folder.is_dir():
-        raise FolderError("is no folder", where=str(folder), remedy="name a run folder, a study, or a folder of runs")
+        raise FolderError(
+            "is not a folder", where=str(folder), remedy="name a run folder, a study, or a folder of runs"
+        )
     if (folder / "study.json").exists():
         study = StudyFolder(folder)
         study.about()  # raises for a study of another format

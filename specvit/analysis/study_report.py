@@ -132,4 +132,4 @@ def _repeat(study: StudyFolder, about: dict[str, Any]) -> Iterator[str]:
     yield f"    {command_of(study)}"
     yield ""
     yield f"specvit {__version__}" + (f", commit {commit()} (of this report)" if commit() else "")
-    yield "Runs that have finished are taken as they are; the same command goes on with the others."
+    yield "Finished runs are not repeated; run the same command again to complete the others."

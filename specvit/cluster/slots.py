@@ -66,7 +66,7 @@ def read_launcher(plain: dict[str, Any]) -> LauncherConfig:
             raise ConfigError(f"expects a whole number of at least {least}, not {value!r}", where=where)
     config = LauncherConfig(**plain)
     if config.kind not in KINDS:
-        what, remedy = f"{config.kind!r} is none of {', '.join(KINDS)}", "for a cluster there is slurm"
+        what, remedy = f"{config.kind!r} is not one of {', '.join(KINDS)}", "for a cluster there is slurm"
         raise ConfigError(what, where="hydra/launcher", remedy=remedy)
     if config.kind == "inprocess" and len(plain) > 1:
         where = f"hydra.launcher.{next(name for name in plain if name != 'kind')}"

@@ -79,5 +79,5 @@ def _count(text: str) -> int:
     except ValueError:
         number = 0
     if number < 2:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of 2 or more, such as 500 or 5k")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of 2 or more, such as 500 or 5k")
     return number

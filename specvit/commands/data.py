@@ -62,7 +62,7 @@ def _generate(options: argparse.Namespace) -> int:
     }
     there = [path for shards in splits.values() for path in shards if path.exists()]
     if there:
-        raise DataError("is there already", where=str(there[0]), remedy="choose another --out, or remove it first")
+        raise DataError("already exists", where=str(there[0]), remedy="choose another --out, or remove it first")
     for split, shards in splits.items():
         make_shards(shards, seed=options.seed, split=split, report=_report, max_redshift=options.max_redshift)
     print(f"made {options.train + options.val + options.test:,} spectra in {time.perf_counter() - started:.0f} s")

@@ -38,7 +38,9 @@ def main(arguments: list[str] | None = None) -> int:
         hydra.insert(0, "hydra/launcher=slurm")
     launcher = composer.compose_launcher(hydra)
     if launcher.get("kind") != "slurm":
-        raise ConfigError("is no cluster", where="hydra/launcher", remedy="use slurm, or one of your own made from it")
+        raise ConfigError(
+            "is not a cluster", where="hydra/launcher", remedy="use slurm, or one of your own made from it"
+        )
     config = read_slurm(launcher)
     model = composer.compose(settings)["model"]
     failed = False

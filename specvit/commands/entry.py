@@ -56,10 +56,7 @@ def user_facing(main: Callable[..., int]) -> Callable[..., int]:
             print(f"specvit: {error}", file=sys.stderr)
             return error.exit_code
         except Interrupted as stop:
-            print(
-                f"specvit: stopped by {stop.signal_name}; the same command goes on.",
-                file=sys.stderr,
-            )
+            print(f"specvit: stopped by {stop.signal_name}; run the same command again to resume.", file=sys.stderr)
             return 128 + stop.signal_number
         except BrokenPipeError:
             sys.stderr.close()

@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
         what = "0 is among them, and model=template weighs templates by the noise"
         raise ConfigError(what, where="--noise", remedy="leave 0 out")
     if not (options.run / "best.ckpt").exists():
-        remedy = "train it first: the same command goes on"
+        remedy = "run its training command again to finish it"
         raise FolderError("has no trained model yet", where=str(options.run), remedy=remedy)
     _evaluate(config, options.run, options.data, levels, options.device)
     return 0
@@ -58,7 +58,7 @@ def read_levels(text: str) -> list[float]:
         except ValueError:
             level = -1.0
         if not 0 <= level < float("inf"):
-            what = f"{part.strip()!r} is no noise level"
+            what = f"{part.strip()!r} is not a noise level"
             raise ConfigError(what, where="--noise", remedy="give numbers of 0 or more between commas, such as 0,0.5,1")
         levels.append(abs(level))  # -0 is 0
     return list(dict.fromkeys(levels))
@@ -71,7 +71,7 @@ def read_config(folder: Path) -> Config:
         return build_config(read_yaml(folder / "config.yaml"))
     except OSError as problem:
         remedy = "name a folder in outputs/"
-        raise FolderError("is no run folder (no config.yaml)", where=str(folder), remedy=remedy) from problem
+        raise FolderError("is not a run folder (no config.yaml)", where=str(folder), remedy=remedy) from problem
 
 
 def _evaluate(config: Config, folder: Path, file: str | None, levels: list[float], device_name: str) -> None:

@@ -106,7 +106,7 @@ def runs_in(folders: list[Path]) -> Iterator[RunFolder]:
     for folder in folders:
         if not folder.is_dir():
             remedy = "name a run folder, or a folder of runs"
-            raise FolderError("is no folder", where=str(folder), remedy=remedy)
+            raise FolderError("is not a folder", where=str(folder), remedy=remedy)
         if (folder / "run.json").exists():
             yield _run(folder)
             continue
@@ -118,7 +118,7 @@ def runs_in(folders: list[Path]) -> Iterator[RunFolder]:
 def _run(path: Path) -> RunFolder:
     about = read_json(path / "run.json") or {}
     if "run_id" not in about:
-        raise FolderError("is no run folder (no run.json)", where=str(path), remedy="name a folder in outputs/")
+        raise FolderError("is not a run folder (no run.json)", where=str(path), remedy="name a folder in outputs/")
     return RunFolder(path.resolve(), about["run_id"])
 
 

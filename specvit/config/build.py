@@ -72,7 +72,7 @@ def _model_kind(raw: Any, where: str) -> type:
     """Return the dataclass of the section that `model.kind` asks for."""
     kind = raw.get("kind", "vit") if isinstance(raw, dict) else "vit"
     if kind not in MODELS:
-        what = f"{kind!r} is none of {', '.join(MODELS)}"
+        what = f"{kind!r} is not one of {', '.join(MODELS)}"
         raise ConfigError(what, where=f"{where}.kind", remedy=nearest(str(kind), MODELS).strip())
     return MODELS[kind]
 
@@ -111,7 +111,7 @@ def _choice(raw: Any, rules: Any, where: str) -> Any:
     raw = rules.get("aliases", {}).get(raw, raw)
     choices = rules.get("choices")
     if choices and raw not in choices:
-        what = f"{raw!r} is none of {', '.join(choices)}"
+        what = f"{raw!r} is not one of {', '.join(choices)}"
         raise ConfigError(what, where=where, remedy=nearest(str(raw), choices).strip())
     return raw
 

@@ -283,7 +283,7 @@ def check_one(override: Override, loader: ConfigLoaderImpl, *, of_run: bool = Tr
             what, remedy = "is a group of files", f"choose one with {name.replace('.', '/')}={choice}"
             raise ConfigError(what, where=name, remedy=remedy)
         if override.type in (OverrideType.ADD, OverrideType.FORCE_ADD):
-            raise ConfigError("is there already", where=f"+{name}", remedy="type it without the plus sign")
+            raise ConfigError("already exists", where=f"+{name}", remedy="type it without the plus sign")
         for value in choices_of(override):
             if str(value) not in options:
                 right = OLDER_OPTIONS.get(name, {}).get(str(value))
@@ -367,7 +367,7 @@ def _explain(error: Exception, overrides: Sequence[str]) -> ConfigError:
         return several_values(culprit)
     if "Could not append" in text:
         culprit = next((o for o in overrides if o.startswith("+")), text)
-        return ConfigError("is there already", where=culprit, remedy="type it without the plus sign")
+        return ConfigError("already exists", where=culprit, remedy="type it without the plus sign")
     if key := re.search(r"Could not override '(model\.\w+)'", text):
         refuse_foreign(key[1], None)
     if "tracking.tags" in text:

@@ -53,7 +53,7 @@ class ConfFiles(FileConfigSource):
         except RecursionError as error:
             raise ConfigError("is nested too deeply", where=file, remedy="mend the brackets in it") from error
         except (yaml.YAMLError, ValueError) as error:  # the latter for a number of thousands of digits
-            what = f"is no valid YAML ({' '.join(str(error).split())[:160]})"
+            what = f"is not valid YAML ({' '.join(str(error).split())[:160]})"
             raise ConfigError(what, where=file, remedy="mend the line that it names") from error
         if not isinstance(found.config, DictConfig):
             raise ConfigError("expects keys with values", where=file, remedy="write, say, opt: {lr: 1.0e-3}")

@@ -53,7 +53,7 @@ def check_uri(uri: str | None) -> None:
     scheme = uri.split(":", 1)[0].split("+", 1)[0]
     if ":" not in uri or scheme not in SCHEMES:
         remedy = f"use sqlite:///FILE, http://HOST:PORT or another of {', '.join(SCHEMES)}"
-        raise ConfigError(f"{uri!r} is no MLflow database or server", where="tracking.uri", remedy=remedy)
+        raise ConfigError(f"{uri!r} is not an MLflow database or server", where="tracking.uri", remedy=remedy)
     if scheme == "sqlite" and not re.match(r"sqlite(\+\w+)?:///.", uri):
         raise ConfigError(f"{uri!r} names no file", where="tracking.uri", remedy="write sqlite:///FILE")
 

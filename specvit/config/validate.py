@@ -122,7 +122,7 @@ def _check_made(config: Config) -> None:
             raise ConfigError(what, where=f"data.{name}", remedy=remedy)
     if data.file_path is not None:
         what = f"is set, but data={data.kind} makes its own training spectra"
-        raise ConfigError(what, where="data.file_path", remedy="use data=hdf5 for files of yours")
+        raise ConfigError(what, where="data.file_path", remedy="use data=hdf5 for your own files")
     if data.subset == "random":
         what = "is random, but every built-in row is a random star already"
         raise ConfigError(what, where="data.subset", remedy="set data.subset=first")
@@ -235,7 +235,7 @@ def _check_monitor(config: Config) -> None:
     allowed = [f"val_{name}" for name in ("loss", *METRICS[config.model.task_type]) if better_direction(name)]
     where = "train.early_stopping.monitor"
     if stopping.monitor not in allowed:
-        what = f"{stopping.monitor!r} is none of {', '.join(allowed)}"
+        what = f"{stopping.monitor!r} is not one of {', '.join(allowed)}"
         remedy = nearest(stopping.monitor, allowed).strip()
         if "val_accuracy" in allowed:
             remedy = f"set {where}=val_accuracy train.early_stopping.mode=max"

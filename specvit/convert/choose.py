@@ -144,7 +144,7 @@ def check_shapes(contents: Contents, wave: Array | None, flux: Array, error: Arr
 
 
 def _culprit(array: Array) -> str:
-    """Return the first value of an array of words that is no number, and its row, for a message."""
+    """Return the first value of an array of words that is not a number, and its row, for a message."""
     if array.dtype.kind not in "OUST" or len(array.shape) != 1:
         return f", but {array.dtype}"
     for row, value in enumerate(array.take(None).tolist()):

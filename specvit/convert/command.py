@@ -93,7 +93,7 @@ def convert(sources: Sequence[Path], out: Path, given: dict[str, Any]) -> int:
         with Progress() as report:
             manifest = carry_out(plan, out, workers=workers, report=report)
     except KeyboardInterrupt:
-        print("\nspecvit: stopped by Ctrl-C; the same command goes on.", file=sys.stderr)
+        print("\nspecvit: stopped by Ctrl-C; run the same command again to resume.", file=sys.stderr)
         return 130
     if manifest is None:
         print(f"{out} is finished: nothing to do")

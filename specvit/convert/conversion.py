@@ -77,7 +77,7 @@ def _executor(workers: int) -> Iterator[Executor]:
         with process_pool(workers) as pool:
             yield pool
     except BrokenProcessPool as problem:
-        remedy = "the same command goes on; --workers 1 needs least"
+        remedy = "run the same command again to resume; --workers 1 needs least"
         raise DataError("a worker process died, perhaps for lack of memory", remedy=remedy) from problem
 
 

@@ -176,7 +176,7 @@ def _renamed(path: Path, table: Any, options: Options) -> Any:
 
 
 def _numbers(values_N: np.ndarray, where: str) -> np.ndarray:
-    """Return labels as float64, integers as they are; raises `DataError` naming the first that is no number."""
+    """Return labels as float64, integers as they are; raises `DataError` naming the first that is not a number."""
     if values_N.dtype.kind in "iu":
         return values_N.astype(values_N.dtype.newbyteorder("="))
     try:

@@ -87,7 +87,7 @@ def _check_target(source: Path, target: Path, targets: list[Path]) -> None:
     if target.resolve() == source.resolve():
         raise DataError("is source and target at once", where=str(source), remedy="name another target")
     if target.exists():
-        raise DataError("is there already", where=str(target), remedy="remove it first, or leave its source out")
+        raise DataError("already exists", where=str(target), remedy="remove it first, or leave its source out")
     if targets.count(target) > 1:
         raise DataError("is the target of two sources", where=str(target), remedy="convert them one by one")
 

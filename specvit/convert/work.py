@@ -192,7 +192,7 @@ class Work:
         """Raise `DataError` unless the target is a new folder, an empty one, or one of a conversion."""
         if self.out.suffix.lower() in (".h5", ".hdf5", ".hdf") or (self.out.exists() and not self.out.is_dir()):
             raise DataError(
-                "is no folder, as these sources need", where=str(self.out), remedy="name a folder as target"
+                "is not a folder, as these sources need", where=str(self.out), remedy="name a folder as target"
             )
         if self.out.is_dir():
             inside = {path.name for path in self.out.iterdir()}

@@ -80,7 +80,7 @@ def find_files(patterns: Sequence[str], *, root: str | None, where: str) -> list
     base = Path(root).expanduser() if root else Path()
     if root and not base.is_dir():
         raise DataError(
-            f"{base} is no folder",
+            f"{base} is not a folder",
             where="data.root",
             remedy="set data.root=FOLDER or SPECVIT_DATA, or use data=builtin",
         )

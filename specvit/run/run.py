@@ -225,9 +225,9 @@ def _farewell(end: RunOutcome, folder: RunFolder, summary: dict[str, Any], scree
         if end.cause:
             screen.say(f"note: {end.cause}")
     elif end.state == "preempted":
-        saved = "saved, the same command goes on"
-        goes_on = saved if _can_go_on(folder) else "nothing to save yet, the same command starts again"
-        screen.say(f"{end.state}: {end.cause}; {goes_on}  {folder.path}")
+        saved = "saved; run the same command again to resume"
+        advice = saved if _can_go_on(folder) else "nothing to save yet; run the same command again to start over"
+        screen.say(f"{end.state}: {end.cause}; {advice}  {folder.path}")
     else:
         trace = " (traceback in log.txt)" if end.trace else ""
         screen.say(f"{end.state}: {end.cause}{trace}  {folder.path}")

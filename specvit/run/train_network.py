@@ -52,7 +52,8 @@ def train(job: RunContext) -> str:
         if not faults:
             return ended
         job.screen.say(f"note: {faults}")
-    raise CheckpointError(faults, where=str(job.folder.path), remedy="see to the disk, then the same command goes on")
+    remedy = "check the disk, then run the same command again to resume"
+    raise CheckpointError(faults, where=str(job.folder.path), remedy=remedy)
 
 
 def check_evaluation_rows(config: Config, splits: Splits) -> None:

@@ -254,7 +254,7 @@ def _conclude(study: StudyFolder, code: int) -> int:
         why = (
             is_over(study, study.about()) or next(refused_lines(study), "") or "its workers ended before it was through"
         )
-        print(f"not finished: {why}; the same command goes on")
+        print(f"not finished: {why}; run the same command again to resume")
     return code or (1 if failed or left else 0)
 
 

@@ -13,7 +13,7 @@ from specvit.study.yaml_schema import Settings, Typed, matches
 from specvit.utils.errors import ConfigError
 
 PLAIN = re.compile(r"[A-Za-z0-9_.+/-]+")
-"""Text that Hydra reads as it stands, where it is no number and none of these words."""
+"""Text that Hydra reads as it stands, where it is not a number and none of these words."""
 WORDS = ("null", "true", "false")
 
 

@@ -99,7 +99,7 @@ def read_definition(path: Path) -> Definition:
         text = path.read_text()
         plain = parsed(text)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        what = f"is no valid YAML ({' '.join(str(error).split())[:160]})"
+        what = f"is not valid YAML ({' '.join(str(error).split())[:160]})"
         raise ConfigError(what, where=str(path), remedy="mend the line that it names") from error
     definition = definition_of({} if plain is None else plain, path.stem, where=str(path))
     lines = [line.lstrip("# ").rstrip() for line in text.splitlines() if line.startswith("# Question:")]

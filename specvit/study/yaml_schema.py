@@ -107,7 +107,7 @@ class Reader:
     def choice(self, value: Any, names: tuple[str, ...], where: str) -> str:
         """Return one of `names`."""
         if value not in names:
-            raise self.fault(f"{value!r} is none of {', '.join(names)}", where, nearest(str(value), names).strip())
+            raise self.fault(f"{value!r} is not one of {', '.join(names)}", where, nearest(str(value), names).strip())
         return value
 
     def named(self, plain: Any, names: tuple[str, ...], where: str) -> tuple[str, Settings]:

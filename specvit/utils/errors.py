@@ -4,18 +4,19 @@ import errno
 
 from specvit.utils.urls import hide_secrets
 
-_FREE = "free some space there, then the same command goes on"
-_WAIT = "see to the disk or the file server, then the same command goes on"
+_RESUME = "then run the same command again to resume"
+_FREE = f"free some space there, {_RESUME}"
+_CHECK = f"check the disk or the file server, {_RESUME}"
 _OS_FAULTS = {
     errno.ENOSPC: ("the disk is full ({where})", _FREE),
     errno.EDQUOT: ("the disk quota is used up ({where})", _FREE),
-    errno.EIO: ("input/output error ({where})", _WAIT),
-    errno.ESTALE: ("the file server no longer knows an open file ({where})", _WAIT),
+    errno.EIO: ("input/output error ({where})", _CHECK),
+    errno.ESTALE: ("the file server no longer knows an open file ({where})", _CHECK),
     errno.EROFS: ("the file system is read-only ({where})", "name a folder elsewhere, or have it mounted for writing"),
     errno.EACCES: ("permission denied ({where})", "name a folder of your own, or have the permission changed"),
     errno.ENOLCK: ("this file system gives no locks ({where})", "name a folder on another file system"),
     errno.ENOSYS: ("this file system gives no locks ({where})", "name a folder on another file system"),
-    errno.EMFILE: ("too many files are open ({where})", "type `ulimit -n 65536`, then the same command goes on"),
+    errno.EMFILE: ("too many files are open ({where})", f"type `ulimit -n 65536`, {_RESUME}"),
 }
 PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EROFS, errno.EMFILE)
 """What comes and goes without any fault of a run: others would meet it, too, and the same run may not meet it again."""
