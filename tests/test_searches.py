@@ -20,7 +20,7 @@ from specvit.commands.sweep import main as sweep
 from specvit.config.build import build_config
 from specvit.run.run import run
 from specvit.run_folder.folder import STATES
-from specvit.study.optuna_storage import open_storage
+from specvit.study.optuna_study import open_storage
 from specvit.study.results import outcome_of
 from specvit.study.schema import SAMPLERS
 from specvit.study.store import WAITING

@@ -19,7 +19,7 @@ from specvit.cluster.submit import Call, parameters, submit
 from specvit.config.compose import compose_launcher
 from specvit.run_folder import heartbeat
 from specvit.run_folder.folder import FolderError, RunFolder, hostname, job_here
-from specvit.study import budget
+from specvit.study import forecast
 from specvit.study.job_log import read_job_log
 from specvit.study.store import StudyFolder, stops_at_one_step
 from specvit.utils.errors import ConfigError
@@ -117,20 +117,20 @@ def trials_of(tmp_path: Path, count: int, seconds: float | None) -> list[Any]:
 
 
 def test_gpu_hours_are_those_of_the_runs_that_were_timed(tmp_path: Path) -> None:
-    total, line = budget.gpu_hours(trials_of(tmp_path, 3, 7200.0), SlurmConfig(gpus_per_job=2, jobs=2))
+    total, line = forecast.gpu_hours(trials_of(tmp_path, 3, 7200.0), SlurmConfig(gpus_per_job=2, jobs=2))
     assert total == pytest.approx(12.0)
     assert line.startswith("GPU-hours: about 12.0 by runs timed here; through about ")
     assert "if 2 jobs can run at once" in line
 
 
 def test_without_a_timed_run_the_time_limits_stand_for_it(tmp_path: Path) -> None:
-    total, line = budget.gpu_hours(trials_of(tmp_path, 3, None), SlurmConfig())
+    total, line = forecast.gpu_hours(trials_of(tmp_path, 3, None), SlurmConfig())
     assert total == 12.0
     assert line == (
         "GPU-hours: unknown until a run has finished here; up to 12.0 (3 jobs of 4:00:00 with 1 GPU) before a job is "
         "queued again"
     )
-    assert budget.gpu_hours([], SlurmConfig()) == (0.0, "GPU-hours: none")
+    assert forecast.gpu_hours([], SlurmConfig()) == (0.0, "GPU-hours: none")
 
 
 def test_gpus_are_counted_wherever_they_are_asked_for() -> None:
@@ -154,15 +154,15 @@ def test_above_the_budget_somebody_has_to_agree(answer: str, taken: bool, tmp_pa
     monkeypatch.chdir(tmp_path)  # away from the runs of whoever tests
     trials_of(tmp_path, 3, None)
     study = StudyFolder(tmp_path / "multirun" / "toy")
-    trials = budget.open_trials(study, study.trials())
-    budget.confirm(SlurmConfig(max_gpu_hours=12), trials)
-    budget.confirm(SlurmConfig(max_gpu_hours=None), trials)
+    trials = forecast.open_trials(study, study.trials())
+    forecast.confirm(SlurmConfig(max_gpu_hours=12), trials)
+    forecast.confirm(SlurmConfig(max_gpu_hours=None), trials)
     monkeypatch.setattr(sys, "stdin", Terminal(answer))
     if taken:
-        budget.confirm(SlurmConfig(max_gpu_hours=11.5), trials)
+        forecast.confirm(SlurmConfig(max_gpu_hours=11.5), trials)
     else:
         with pytest.raises(ConfigError, match=r"would be about 12\.0, above 11\.5, so nothing was submitted"):
-            budget.confirm(SlurmConfig(max_gpu_hours=11.5), trials)
+            forecast.confirm(SlurmConfig(max_gpu_hours=11.5), trials)
     assert "submit? [y/N]" in capsys.readouterr().out
 
 
@@ -171,7 +171,7 @@ def test_without_a_terminal_nobody_can_agree(tmp_path: Path, monkeypatch) -> Non
     trials_of(tmp_path, 3, None)
     monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
     with pytest.raises(ConfigError, match=r"hydra\.launcher\.max_gpu_hours: would be about 12"):
-        budget.confirm(SlurmConfig(max_gpu_hours=0), StudyFolder(tmp_path / "multirun" / "toy").trials())
+        forecast.confirm(SlurmConfig(max_gpu_hours=0), StudyFolder(tmp_path / "multirun" / "toy").trials())
 
 
 # which job makes which run

@@ -8,8 +8,7 @@ import pytest
 from handmade import at_work, config, ended, epochs, make_run, make_study, trial_of
 
 from specvit.run_folder.folder import RunFolder
-from specvit.study.diagnose import BARS, WIDTH, diagnosis_lines, diff_lines, find_run, sparkline
-from specvit.study.health import verdict
+from specvit.study.diagnose import BARS, WIDTH, diagnosis_lines, diff_lines, find_run, sparkline, verdict
 from specvit.study.results import outcome_of
 from specvit.utils.errors import FolderError
 

@@ -16,8 +16,7 @@ from specvit.models import build_model
 from specvit.models.cost import cost_of
 from specvit.run_folder.folder import RunFolder
 from specvit.study import cost, forecast
-from specvit.study.options import SweepOptions
-from specvit.study.request import StudyRequest
+from specvit.study.request import StudyRequest, SweepOptions
 from specvit.study.store import Trial
 from specvit.utils.quantities import NUM_PIXELS
 

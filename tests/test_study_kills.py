@@ -15,7 +15,7 @@ import pytest
 from processes import wait_until_computed
 from studies import Study, settings_of
 
-from specvit.study.optuna_storage import open_storage
+from specvit.study.optuna_study import open_storage
 
 pytestmark = pytest.mark.nightly
 

@@ -11,8 +11,7 @@ from specvit.commands.train import main, study_asked_for
 from specvit.config import compose
 from specvit.config.compose import conf_dir, tidy
 from specvit.study.grid import points_of
-from specvit.study.options import SweepOptions, split_options
-from specvit.study.request import StudyRequest, find_study, study_request
+from specvit.study.request import StudyRequest, SweepOptions, find_study, split_options, study_request
 from specvit.study.yaml_schema import Typed
 from specvit.utils.errors import ConfigError
 

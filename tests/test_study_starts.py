@@ -18,8 +18,8 @@ from studies import settings_of
 
 from specvit.cluster import queue
 from specvit.commands.train import main
-from specvit.study import budget, worker
-from specvit.study.optuna_storage import open_storage
+from specvit.study import forecast, worker
+from specvit.study.optuna_study import open_storage
 from specvit.study.status import status_lines
 from specvit.study.store import BROKEN_GPU, StudyFolder
 
@@ -121,7 +121,7 @@ REFUSED = {
 def test_a_study_that_is_refused_leaves_nothing_and_changes_none(why: str, write: Write, monkeypatch, capsys) -> None:
     words, sentence = REFUSED[why]
     monkeypatch.setattr(queue, "here", lambda: why != "no SLURM")
-    monkeypatch.setattr(budget, "jobs_in_queue", lambda *_: {})
+    monkeypatch.setattr(forecast, "jobs_in_queue", lambda *_: {})
     section = {**SEARCH, "sampler": {"name": "random", "n": 1}} if "sampler" in why else SEARCH
     study = write({"search": section})
     assert main(["sweeps=toy", *words]) == 2

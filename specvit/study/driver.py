@@ -18,7 +18,7 @@ from specvit.cluster.slurm_settings import SlurmConfig
 from specvit.config.batch_compose import Composer
 from specvit.config.precedence import replaced_lines
 from specvit.run_folder.folder import DONE
-from specvit.study import budget, forecast
+from specvit.study import forecast
 from specvit.study.local_slots import LocalSlots
 from specvit.study.plan import plan_grid, relative, take_code, take_snapshot, try_space
 from specvit.study.request import StudyRequest
@@ -68,7 +68,7 @@ def _tell(study: StudyFolder, order: StudyRequest, planned: list[Trial]) -> int:
     """Say what would run and what it costs; start nothing."""
     left = forecast.tell(study, order, planned)
     if isinstance(order.launcher, SlurmConfig):
-        print(budget.gpu_hours(left, order.launcher)[1])
+        print(forecast.gpu_hours(left, order.launcher)[1])
     return 0
 
 
@@ -91,7 +91,7 @@ def prepare(study: StudyFolder, order: StudyRequest) -> list[Trial]:
     else:
         trials = [try_space(definition, order.typed, study, compose)]
         if options.extend and study.file("study.json").exists():
-            from specvit.study.optuna_trials import check_same_space
+            from specvit.study.optuna_study import check_same_space
 
             check_same_space(study, definition)
     if isinstance(order.launcher, LauncherConfig) and order.launcher.kind == "local":
@@ -115,10 +115,10 @@ def check_start(study: StudyFolder, order: StudyRequest, planned: list[Trial]) -
         if not os.environ.pop(ASKED, None):
             trials = study.trials() if search else [_as_recorded(study, trial) for trial in planned]
             missing = order.count_trials(planned) - len(trials)
-            left = budget.open_trials(study, trials, retry=options.retry)
-            budget.confirm(launcher, left + planned * max(0, missing))
+            left = forecast.open_trials(study, trials, retry=options.retry)
+            forecast.confirm(launcher, left + planned * max(0, missing))
     if search:
-        from specvit.study.optuna_trials import check_storage
+        from specvit.study.optuna_study import check_storage
 
         check_storage(study, search, options.storage)
 
@@ -166,7 +166,8 @@ def write(study: StudyFolder, order: StudyRequest, planned: list[Trial]) -> None
     )
     study.file("cancelled").unlink(missing_ok=True)
     if search:
-        from specvit.study.optuna_trials import OptunaTrials, create
+        from specvit.study.optuna_study import create
+        from specvit.study.optuna_trials import OptunaTrials
 
         create(study, study.about(), definition)
         asker = OptunaTrials(study, study.about())

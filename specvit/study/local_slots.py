@@ -8,12 +8,12 @@ import time
 from collections.abc import Iterator
 
 from specvit.cluster.slots import LauncherConfig, Slot, plan_slots
+from specvit.run_folder.folder import hostname
 from specvit.study.plan import relative
-from specvit.study.processes import stop_worker
 from specvit.study.request import StudyRequest
 from specvit.study.status import StudyMonitor
 from specvit.study.store import BROKEN_GPU, StudyFolder
-from specvit.utils.child_processes import python_command, start
+from specvit.utils.child_processes import python_command, start, start_ticks
 from specvit.utils.errors import Interrupted
 
 POLL_SECONDS, NEWS_SECONDS = 0.2, 1.0
@@ -146,3 +146,17 @@ class LocalSlots:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def stop_worker(study: StudyFolder, slot: int) -> bool:
+    """Send SIGTERM to the worker in a slot; return True if that worked, or if the worker has ended already."""
+    if slot not in study.slots_at_work():
+        return True
+    latest = (study.events("worker starts", slot) or [{}])[-1]
+    pid, born = latest.get("pid"), latest.get("born")
+    if latest.get("host") != hostname() or not isinstance(pid, int) or born is None or start_ticks(pid) != born:
+        return False
+    with contextlib.suppress(OSError):
+        os.kill(pid, signal.SIGTERM)
+        return True
+    return False

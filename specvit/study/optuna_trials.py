@@ -20,12 +20,11 @@ from optuna.trial import TrialState
 from specvit.config.batch_compose import Composer
 from specvit.run_folder.folder import DONE
 from specvit.study.grid import Point
-from specvit.study.optuna_storage import JOURNAL, open_storage
+from specvit.study.optuna_study import LOCK, build_pruner, build_sampler, open_storage, quiet, study_name
 from specvit.study.plan import make_trial
 from specvit.study.results import outcome_of, value_of
-from specvit.study.samplers import build_pruner, build_sampler, quiet
-from specvit.study.schema import Definition, definition_of
-from specvit.study.search_space import FORBIDDEN, Search, encoded, suggest
+from specvit.study.schema import definition_of
+from specvit.study.search_space import FORBIDDEN, Search, suggest
 from specvit.study.store import REFUSED, StudyFolder, Trial
 from specvit.study.yaml_schema import Typed, matches
 from specvit.utils import seeding
@@ -33,7 +32,6 @@ from specvit.utils.errors import ConfigError, SpecvitError, os_fault
 from specvit.utils.files import locked
 from specvit.utils.urls import hide_secrets
 
-LOCK = "ask.lock"
 RETRY_OF, REFUSED_BY, REPEATS = "retry_of", "refused", "repeats"
 """User attributes: of a trial that another try added, of a point that cannot be a run, of one that is the run of an
 earlier trial. None of them counts."""
@@ -296,55 +294,3 @@ class TrialPruner:
         reason = hide_secrets(f"{type(problem).__name__}: {problem}")
         print(f"note: the study's storage did not take epoch {row['epoch']} ({reason})")
         return ""
-
-
-def check_storage(study: StudyFolder, search: Search, url: str | None) -> None:
-    """Refuse a sampler, pruner or storage that cannot be used; writes nothing. Raises `ConfigError`."""
-    quiet()
-    build_sampler(search, 0)
-    build_pruner(search)
-    if url is not None or study.file(JOURNAL).exists():
-        open_storage(study, url)
-
-
-def create(study: StudyFolder, about: dict[str, Any], definition: Definition) -> None:
-    """Make the storage's study, with its start points; once a trial has begun it is left as it is."""
-    quiet()
-    search = definition.search
-    assert search is not None
-    with locked(study.file(LOCK)):
-        made = optuna.create_study(
-            study_name=study_name(study, about),
-            storage=open_storage(study, about.get("storage")),
-            directions=["maximize" if way == "maximize" else "minimize" for way in search.metrics.values()],
-            load_if_exists=True,
-        )
-        if all(trial.state == TrialState.WAITING for trial in made.get_trials(deepcopy=False)):
-            for point in search.start:
-                made.enqueue_trial({key: encoded(value) for key, value in point.items()}, skip_if_exists=True)
-
-
-def check_same_space(study: StudyFolder, definition: Definition) -> None:
-    """Raise `ConfigError` where trials were asked from other choices: Optuna takes no others under the same name."""
-    quiet()
-    about, search = study.about(), definition.search
-    assert search is not None
-    storage = open_storage(study, about.get("storage"))
-    try:
-        made = optuna.load_study(study_name=study_name(study, about), storage=storage)
-    except KeyError:  # the command before was killed before it made it
-        return
-    for trial in made.get_trials(deepcopy=False):
-        for dimension in search.space:
-            before = trial.distributions.get(dimension.key)
-            choices = getattr(before, "choices", None)
-            now_choices = tuple(map(encoded, dimension.choices)) if dimension.choices is not None else None
-            if before is not None and choices != now_choices:
-                what = "has other choices than the trials that are there"
-                remedy = "give the changed study another name with sweep.name=NAME"
-                raise ConfigError(what, where=f"search.space.{dimension.key}", remedy=remedy)
-
-
-def study_name(study: StudyFolder, about: dict[str, Any]) -> str:
-    """Return the study's name in the storage, which others may share."""
-    return f"{study.name}-{about['key'][:8]}"

@@ -10,8 +10,8 @@ from specvit.cluster.queue import ClusterJob
 from specvit.run_folder.folder import ALIVE, DONE
 from specvit.run_folder.verdict import LEARNT
 from specvit.study.cost import NETWORKS
+from specvit.study.diagnose import verdict
 from specvit.study.forecast import counts_line, forecast_of
-from specvit.study.health import verdict
 from specvit.study.job_log import jobs_in_queue, jobs_of_trials
 from specvit.study.results import lower_is_better, outcome_of, value_of
 from specvit.study.schema import Table

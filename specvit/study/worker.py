@@ -18,7 +18,6 @@ from specvit.config.schema import TrainConfig
 from specvit.config.tracking_uri import STUDY_TAG
 from specvit.run.run import Result, run
 from specvit.run_folder.folder import ALIVE, DONE, RunFolder, job_here
-from specvit.study.processes import this_process
 from specvit.study.store import (
     BROKEN_GPU,
     CANCELLED,
@@ -32,6 +31,7 @@ from specvit.study.store import (
 )
 from specvit.study.trial_queue import TrialQueue, TrialSource, is_over
 from specvit.training.gpus import given_by
+from specvit.utils.child_processes import start_ticks
 from specvit.utils.errors import DeviceError, FolderError, Interrupted, SpecvitError, explain, passing_fault
 from specvit.utils.files import locked
 
@@ -58,7 +58,8 @@ def work(study: StudyFolder, slot: int, *, trial: int | None = None, patience: f
         if not mine:
             return 0  # a worker of an earlier driver still has this slot
         try:
-            study.note("worker starts", slot=slot, job=job_here(), **this_process())
+            pid = os.getpid()
+            study.note("worker starts", slot=slot, job=job_here(), pid=pid, born=start_ticks(pid))
             note_missing_ends(study)
             source = open_source(study, study.about(), trial)
             code = _work(study, slot, source)

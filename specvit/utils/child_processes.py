@@ -4,6 +4,7 @@ Python puts the working folder, or a script's own, before everything else that i
 a `statistics.py` of the user's, or another clone of specvit, that lies there would run in place of what is meant.
 """
 
+import contextlib
 import os
 import shlex
 import site
@@ -56,3 +57,13 @@ def start(words: list[str], log: Path, environment: dict[str, str] | None = None
             stderr=stream,
             start_new_session=True,
         )
+
+
+def start_ticks(pid: int) -> str | None:
+    """Return when a process of this host started, in clock ticks since boot; None if unknown, as outside of Linux.
+
+    With the host's name it identifies a process for good: process numbers are used again.
+    """
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]  # field 22 of proc(5)
+    return None
