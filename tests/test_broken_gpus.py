@@ -300,8 +300,8 @@ def test_a_slot_whose_worker_lost_its_gpu_gets_another_and_one_that_never_had_a_
     (slot,) = slots.slots
     for death in range(GIVE_UP):
         slots.started[0] = time.time() - 0.001
-        study.note("begins", slot=0, trial=0)
-        study.note("GPU fails", slot=0, cause="an illegal access")
+        study.log_event("begins", slot=0, trial=0)
+        study.log_event("GPU fails", slot=0, cause="an illegal access")
         assert slots.ended == set(), death
         slots._note_end(slot, BROKEN_GPU)
     assert slots.ended == {0} and "slot 0 is left empty: 10 workers in a row died there" in capsys.readouterr().out
@@ -316,7 +316,7 @@ def test_a_slot_whose_disk_fails_for_long_stays_empty_and_names_the_file(tmp_pat
     order = StudyRequest(definition_of("grids: [{}]"), {}, SweepOptions(), LauncherConfig(kind="local", slots=1), ())
     slots = LocalSlots(study, order, {"auto"})
     slots.started[0] = time.time() - 0.001
-    study.note("worker ends", slot=0, code=os.EX_TEMPFAIL, cause="input/output error (/data/stars.h5)")
+    study.log_event("worker ends", slot=0, code=os.EX_TEMPFAIL, cause="input/output error (/data/stars.h5)")
     for _ in range(GIVE_UP):
         assert slots.ended == set()
         slots._note_end(slots.slots[0], os.EX_TEMPFAIL)

@@ -21,7 +21,7 @@ from specvit.run_folder import heartbeat
 from specvit.run_folder.folder import FolderError, RunFolder, hostname, job_here
 from specvit.study import forecast
 from specvit.study.job_log import read_job_log
-from specvit.study.store import StudyFolder, stops_at_one_step
+from specvit.study.store import StudyFolder, stops_without_progress
 from specvit.utils.errors import ConfigError
 
 
@@ -180,18 +180,18 @@ def test_without_a_terminal_nobody_can_agree(tmp_path: Path, monkeypatch) -> Non
 def test_the_diary_says_which_slot_makes_what(tmp_path: Path) -> None:
     study = make_study(tmp_path / "toy", [RunFolder(tmp_path / "a-00000001", "00000001")])
     for slot, job in ((0, "7_0"), (1, "7_1"), (2, "7_2")):
-        study.note("submitted", file="jobs.jsonl", slot=slot, job=job)
-        study.note("worker starts", slot=slot, job=job)
-        study.note("begins", slot=slot, trial=3 + slot, job=job)
-    study.note("ends", slot=0, trial=3, state="completed", job="7_0")
-    study.note("ends", slot=2, trial=5, state="preempted", job="7_2")
-    study.note("submitted", file="jobs.jsonl", slot=1, job="8")
-    study.note("worker starts", slot=9, job=None)  # of this machine
+        study.log_event("submitted", file="jobs.jsonl", slot=slot, job=job)
+        study.log_event("worker starts", slot=slot, job=job)
+        study.log_event("begins", slot=slot, trial=3 + slot, job=job)
+    study.log_event("ends", slot=0, trial=3, state="completed", job="7_0")
+    study.log_event("ends", slot=2, trial=5, state="preempted", job="7_2")
+    study.log_event("submitted", file="jobs.jsonl", slot=1, job="8")
+    study.log_event("worker starts", slot=9, job=None)  # of this machine
     diary = read_job_log(study)
     assert diary.job_of_slot == {0: "7_0", 1: "8", 2: "7_2"}
     assert diary.trial_of_slot == {1: 4, 2: 5}, "one that was stopped goes on"
     assert (diary.started, diary.fruitful) == ({"7_0", "7_1", "7_2"}, {"7_0"})
-    study.note("begins", slot=0, trial=4)  # taken over
+    study.log_event("begins", slot=0, trial=4)  # taken over
     assert read_job_log(study).trial_of_slot == {0: 4, 2: 5}
 
 
@@ -240,19 +240,19 @@ def test_stops_are_counted_until_the_run_gets_further(tmp_path: Path) -> None:
         run.record_attempt(event="start")
         run.record_attempt(event="ready", step=step)
         run.record_attempt(event="end", state="preempted")
-    assert stops_at_one_step(run) == 2, "how far the latest got is not known yet"
+    assert stops_without_progress(run) == 2, "how far the latest got is not known yet"
     run.record_attempt(event="start")
-    assert stops_at_one_step(run) == 3, "this one did not even come to its first step"
+    assert stops_without_progress(run) == 3, "this one did not even come to its first step"
     run.record_attempt(event="ready", step=8)
-    assert stops_at_one_step(run) == 0
+    assert stops_without_progress(run) == 0
     run.record_attempt(event="end", state="preempted")
-    assert stops_at_one_step(run) == 0
+    assert stops_without_progress(run) == 0
     for _ in range(3):
         run.record_attempt(event="start")
-    assert stops_at_one_step(run) == 3
+    assert stops_without_progress(run) == 3
     study = make_study(tmp_path / "study", [run])
-    study.ask_again(study.trials()[0])
-    assert stops_at_one_step(run) == 0
+    study.request_retry(study.trials()[0])
+    assert stops_without_progress(run) == 0
 
 
 PICKLED_BY_0_1 = (

@@ -13,7 +13,7 @@ from specvit.run_folder.folder import RunFolder
 from specvit.study import slurm_slots
 from specvit.study.job_log import read_job_log
 from specvit.study.request import StudyRequest, SweepOptions
-from specvit.study.slurm_slots import GIVE_UP, ClusterSlots
+from specvit.study.slurm_slots import GIVE_UP, SlurmSlots
 from specvit.study.store import StudyFolder
 
 
@@ -26,24 +26,24 @@ def study(tmp_path: Path) -> StudyFolder:
     runs += [RunFolder(outputs / f"toy-0000000{n}", f"0000000{n}") for n in (2, 3)]
     made = make_study(tmp_path / "multirun" / "toy", runs)
     for slot in (1, 2):
-        made.note("submitted", file="jobs.jsonl", slot=slot, job=f"7_{slot}")
-        made.note("worker starts", slot=slot, job=f"7_{slot}")
+        made.log_event("submitted", file="jobs.jsonl", slot=slot, job=f"7_{slot}")
+        made.log_event("worker starts", slot=slot, job=f"7_{slot}")
     return made
 
 
-def slots_of(study: StudyFolder, *, at_once: int | None = None, jobs: int | None = None) -> ClusterSlots:
+def slots_of(study: StudyFolder, *, at_once: int | None = None, jobs: int | None = None) -> SlurmSlots:
     order = StudyRequest(
         definition_of("grids: [{}]"), {}, SweepOptions(max_parallel=at_once), SlurmConfig(jobs=jobs), ()
     )
-    return ClusterSlots(study, order)
+    return SlurmSlots(study, order)
 
 
-def judge(slots: ClusterSlots, slot: int, state: str, exit_code: str = "0:0", job: str | None = None) -> bool:
+def judge(slots: SlurmSlots, slot: int, state: str, exit_code: str = "0:0", job: str | None = None) -> bool:
     ended = ClusterJob(job or f"7_{slot}", state, nodes="node1", exit=exit_code)
     return slots._judge(slot, read_job_log(slots.study), ended)
 
 
-def wanted(slots: ClusterSlots, busy: set[int]) -> list[int]:
+def wanted(slots: SlurmSlots, busy: set[int]) -> list[int]:
     return slots._free_slots(busy, slots._wanted(busy))
 
 
@@ -59,7 +59,7 @@ def test_what_is_open_and_has_no_job_is_wanted(study: StudyFolder) -> None:
     assert slots_of(study)._wanted({1, 2}) == -2, "those that wait are not needed any more"
 
 
-def search_of(place: Path, trials: int, **keys: int) -> ClusterSlots:
+def search_of(place: Path, trials: int, **keys: int) -> SlurmSlots:
     return slots_of(make_study(place / "search", [], kind="search", trials=trials), **keys)
 
 
@@ -81,7 +81,7 @@ def test_a_worker_of_a_search_that_is_cancelled_is_not_replaced(tmp_path: Path) 
 
 def test_workers_that_find_nothing_to_do_are_not_replaced(tmp_path: Path) -> None:
     slots = search_of(tmp_path, 20, at_once=2)
-    slots.study.note("worker starts", slot=0, job="7_0")
+    slots.study.log_event("worker starts", slot=0, job="7_0")
     judge(slots, 0, "COMPLETED", job="7_0")
     assert wanted(slots, {1}) == []
 
@@ -120,7 +120,7 @@ def test_what_would_only_happen_again_is_left_alone(state: str, code: str, end: 
     assert trial.run.status()["cause"] == trial.end["cause"] == cause
     assert trial.run.status()["remedy"]
     assert wanted(slots, set()) == [2, 3]
-    study.ask_again(trial)
+    study.request_retry(trial)
     assert wanted(slots, set()) == [1, 2, 3], "the same command takes it up"
 
 

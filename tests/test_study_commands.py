@@ -107,7 +107,7 @@ def test_why_of_a_study_is_why_of_each_failure(study: StudyFolder, sweep: Sweep)
     code, said, _ = sweep("why", "toy")
     assert (code, said.count("cause:")) == (0, 1) and said.endswith("\n4 runs: 1 finished, 1 failed, 2 open\n")
     assert said.startswith("toy-aaaa0001: crashed\ncause: it broke\n")
-    study.ask_again(study.trials()[1])
+    study.request_retry(study.trials()[1])
     assert sweep("why", "toy")[1] == "no run of toy failed\n4 runs: 1 finished, 3 open\n"
 
 
@@ -164,13 +164,13 @@ def test_other_folders_can_be_named(study: StudyFolder, sweep: Sweep, tmp_path: 
 def test_retry_asks_for_what_failed(study: StudyFolder, sweep: Sweep) -> None:
     ended(study, 3, "refused")
     code, said, _ = sweep("retry", "toy", "aaaa0003", "aaaa0000")
-    assert (code, study.asked_again()) == (0, [3])
+    assert (code, study.requested_retries()) == (0, [3])
     assert said == "1 run will be tried again\nstart them with: specvit train sweeps=toy\n"
     assert sweep("retry", "toy")[1].startswith("1 run will be tried again")
-    assert sorted(study.asked_again()) == [1, 3]
+    assert sorted(study.requested_retries()) == [1, 3]
     with holder(study, 2, "claim"):
         assert sweep("retry", "toy")[1] == "nothing failed\n"
-        study.take_again(1)
+        study.clear_retry(1)
         assert "a worker takes them up" in sweep("retry", "toy")[1]
 
 
@@ -178,21 +178,21 @@ def test_cancelling_a_study_stops_its_workers_and_starts_nothing(study: StudyFol
     with holder(study, 2, "claim") as child:
         code, said, err = sweep("cancel", "toy")
         assert child.poll() is None  # its worker looks for the mark; by now its process may be at another run
-        assert study.is_to_stop(2)
+        assert study.should_stop(2)
     assert (code, err) == (0, "")
     assert said == "1 at work told to stop, saving what they have\nit goes on with: specvit train sweeps=toy\n"
     assert study.is_cancelled
     assert ends(study) == ["completed", "crashed", None, None]
-    assert not study.take_cancel(2)  # the worker is to end, not only this run
+    assert not study.clear_cancel(2)  # the worker is to end, not only this run
 
 
 def test_cancelling_a_run_leaves_the_study_alone(study: StudyFolder, sweep: Sweep) -> None:
     with holder(study, 2, "claim") as child:
         code, said, _ = sweep("cancel", "toy", "aaaa0002", "aaaa0003", "aaaa0000")
         assert child.poll() is None
-        assert (study.is_to_stop(1), study.is_to_stop(2)) == (False, True)
+        assert (study.should_stop(1), study.should_stop(2)) == (False, True)
     assert said.startswith("1 at work told to stop, saving what they have, 1 waiting kept from it\n")
-    assert (code, study.is_cancelled, study.take_cancel(2)) == (0, False, True)
+    assert (code, study.is_cancelled, study.clear_cancel(2)) == (0, False, True)
     assert ends(study) == ["completed", "crashed", None, "cancelled"]
     trial = study.trial(3)
     assert trial and trial.end and trial.end["cause"] == CANCELLED
@@ -205,7 +205,7 @@ def test_a_run_whose_worker_still_reads_its_data_is_stopped_too(study: StudyFold
     with study.claim(3) as mine:
         assert mine
         assert sweep("cancel", "toy", "aaaa0003")[1].startswith("1 at work told to stop")
-        assert study.is_to_stop(3)
+        assert study.should_stop(3)
 
 
 def test_a_run_of_another_command_is_left_alone(study: StudyFolder, sweep: Sweep) -> None:
@@ -215,14 +215,14 @@ def test_a_run_of_another_command_is_left_alone(study: StudyFolder, sweep: Sweep
             assert (code, err) == (0, "toy-aaaa0002 is made outside of this study; cancel it there\n")
             assert said.startswith("0 at work told to stop")
         assert child.poll() is None
-    assert not study.take_cancel(2)
+    assert not study.clear_cancel(2)
 
 
 def test_a_run_on_another_host_is_left_alone(study: StudyFolder, sweep: Sweep) -> None:
     run_of(study, 2).set_status("running", host="elsewhere", pid=os.getpid())
     run_of(study, 2).file(".heartbeat").touch()
     assert sweep("cancel", "toy", "aaaa0002")[2] == "toy-aaaa0002 is at work on elsewhere; cancel it there\n"
-    assert not study.take_cancel(2)
+    assert not study.clear_cancel(2)
 
 
 # where folders are links

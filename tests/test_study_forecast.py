@@ -168,7 +168,7 @@ def test_where_all_is_settled_there_is_no_work_left(tmp_path: Path) -> None:
     runs = [timed(tmp_path / "outputs", number, 1.0) for number in range(2)]
     made = make_study(tmp_path / "toy", runs)
     assert (forecast.is_work_left(made), forecast.lines(made)) == (False, [])
-    made.ask_again(made.trials()[1])
+    made.request_retry(made.trials()[1])
     assert forecast.is_work_left(made)
 
 

@@ -124,7 +124,7 @@ def test_a_spent_budget_is_said_and_the_same_command_goes_on(study, key: str) ->
 def test_ctrl_c_saves_and_the_same_command_goes_on(study) -> None:
     toy = study(SEEDS)
     toy.run("sweep.hours=1e-7")
-    toy.folder.ask_cancel(0)  # by a cancel that came too late: it stops nothing
+    toy.folder.request_cancel(0)  # by a cancel that came too late: it stops nothing
     driver = toy.start(plants=[At(STEP, Stop(signal.SIGINT), call=18)])
     assert driver.wait() == 130 and "Traceback" not in driver.said, driver.said
     assert toy.states() == {0: "waiting", 1: "waiting"} and toy.trial(0).run.state() == "preempted"

@@ -76,13 +76,13 @@ def test_trials_come_back_by_number_wherever_the_study_lies(study: StudyFolder, 
 
 def test_a_claim_dies_with_its_process(study: StudyFolder) -> None:
     with holder(study, 0, "claim") as child:
-        assert (study.is_claimed(0), study.is_claimed(1), study.slots_at_work()) == (True, False, [3])
+        assert (study.is_claimed(0), study.is_claimed(1), study.busy_slots()) == (True, False, [3])
         with study.claim(0) as mine, study.claim(1) as other:
             assert (mine, other) == (False, True)
         assert study.state(study.trials()[0]) == "running"
         os.kill(child.pid, signal.SIGKILL)
         child.wait()
-        assert (study.is_claimed(0), study.slots_at_work()) == (False, [])
+        assert (study.is_claimed(0), study.busy_slots()) == (False, [])
         with study.claim(0) as mine:
             assert mine
 
@@ -101,24 +101,24 @@ def test_a_state_is_the_runs_or_what_its_worker_saw(study: StudyFolder) -> None:
 
 
 def test_another_try_is_asked_for_and_taken(study: StudyFolder) -> None:
-    study.ask_again(study.trials()[1])
-    assert (study.asked_again(), study.is_again(1), study.is_again(0)) == ([1], True, False)
+    study.request_retry(study.trials()[1])
+    assert (study.requested_retries(), study.retry_requested(1), study.retry_requested(0)) == ([1], True, False)
     assert states(study)[1] == "waiting"
-    study.take_again(1)
-    study.take_again(1)
-    assert (study.asked_again(), states(study)[1]) == ([], "crashed")
+    study.clear_retry(1)
+    study.clear_retry(1)
+    assert (study.requested_retries(), states(study)[1]) == ([], "crashed")
 
 
 def test_a_cancel_mark_is_taken_once(study: StudyFolder) -> None:
-    study.ask_cancel(2)
-    assert (study.take_cancel(1), study.take_cancel(2), study.take_cancel(2)) == (False, True, False)
+    study.request_cancel(2)
+    assert (study.clear_cancel(1), study.clear_cancel(2), study.clear_cancel(2)) == (False, True, False)
 
 
 def test_an_end_that_a_killed_worker_wrote_but_did_not_note_is_noted_once_by_the_next(study: StudyFolder) -> None:
     trial = study.trial(1)
     assert trial is not None
     study.write_trial(replace(trial, end=None))
-    study.note("begins", trial=1, slot=0, job="7_0")
+    study.log_event("begins", trial=1, slot=0, job="7_0")
     note_missing_ends(study)
     assert not study.events("ends", 0), "it may still go on"
     study.write_trial(replace(trial, end={"state": "completed", "seconds": 2.5, "slot": 0}))
@@ -132,8 +132,8 @@ def test_an_end_that_a_killed_worker_wrote_but_did_not_note_is_noted_once_by_the
 
 
 def test_the_diary_has_one_line_an_event(study: StudyFolder) -> None:
-    study.note("begins", trial=1, slot=0)
-    study.note("ends", trial=1, slot=0, state="crashed")
+    study.log_event("begins", trial=1, slot=0)
+    study.log_event("ends", trial=1, slot=0, state="crashed")
     rows = [json.loads(line) for line in study.file("events.jsonl").read_text().splitlines()]
     assert [(row["event"], row["trial"]) for row in rows] == [("begins", 1), ("ends", 1)]
 
@@ -142,7 +142,7 @@ def test_the_diary_has_one_line_an_event(study: StudyFolder) -> None:
 
 
 def news(watching: StudyMonitor, capsys: pytest.CaptureFixture[str]) -> list[str]:
-    watching.say_news()
+    watching.print_news()
     return capsys.readouterr().out.splitlines()
 
 
@@ -155,9 +155,9 @@ def test_each_end_is_news_once_and_a_retry_again(study: StudyFolder, capsys: pyt
     ended(study, 2, "completed")
     assert news(watching, capsys) == ["[3/4] completed     1:15  toy-aaaa0002  test_r2 0.75"]
     assert news(watching, capsys) == []
-    study.ask_again(study.trials()[1])
+    study.request_retry(study.trials()[1])
     assert [news(watching, capsys) for _ in range(4)] == [[]] * 4  # it waits
-    study.take_again(1)
+    study.clear_retry(1)
     ended(study, 1, "crashed", cause="it broke again", seconds=3700.0)
     assert news(watching, capsys) == ["[3/4] crashed       1:01:40  toy-aaaa0001  it broke again"]
     trial = study.trials()[1]
@@ -170,14 +170,17 @@ def test_each_end_is_news_once_and_a_retry_again(study: StudyFolder, capsys: pyt
 def test_records_that_are_settled_are_not_read_again(
     study: StudyFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read: list[int] = []
-    real = StudyFolder.trial
-    monkeypatch.setattr(StudyFolder, "trial", lambda self, number: read.append(number) or real(self, number))
+    parsed: list[int] = []
+    judged: list[int] = []
+    parse, state = StudyFolder._parse, StudyFolder.state
+    monkeypatch.setattr(StudyFolder, "_parse", lambda self, plain: parsed.append(plain["number"]) or parse(self, plain))
+    monkeypatch.setattr(StudyFolder, "state", lambda self, trial: judged.append(trial.number) or state(self, trial))
     watching = StudyMonitor(study)
     news(watching, capsys)
-    assert read == [0, 1, 2, 3]
+    assert parsed == [0, 1, 2, 3]
+    judged.clear()
     news(watching, capsys)
-    assert read[4:] == [2, 3]  # 0 has completed, 1 has crashed
+    assert (parsed[4:], judged) == ([], [2, 3])  # 0 has completed, 1 has crashed
     ended(study, 1, "crashed", cause="another one")
     assert "another one" in news(watching, capsys)[0]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from specvit.analysis.ablation_report import ablation_of, draw_ablation, write_ablation
 from specvit.analysis.fit_verdict import bounds_of
 from specvit.analysis.records import cases_in, check_metric, is_search, metric_of
-from specvit.study.trial_queue import groups_said
+from specvit.study.trial_queue import group_counts
 from specvit.tracking.figures import attempt
 
 
@@ -22,6 +22,6 @@ def ablation(options: argparse.Namespace) -> int:
     write_ablation(found, out)
     for name in ("ablation.png", "ablation.pdf"):
         attempt(out / name, lambda path: draw_ablation(found, path), print)
-    print("\n".join([*notes, groups_said(case.state for case in cases), *found.sentences]))
+    print("\n".join([*notes, group_counts(case.state for case in cases), *found.sentences]))
     print(f"written: {out}", flush=True)
     return 0

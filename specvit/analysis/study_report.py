@@ -12,7 +12,7 @@ from specvit.analysis.records import Case
 from specvit.config.schema import effective_level
 from specvit.study.schema import ESCAPED
 from specvit.study.store import StudyFolder, command_of
-from specvit.study.trial_queue import group_of, groups_said
+from specvit.study.trial_queue import group_counts, group_of
 from specvit.utils.provenance import commit
 from specvit.utils.text import markdown_table
 
@@ -73,7 +73,7 @@ def _inert(text: str) -> str:
 def _status(cases: Sequence[Case], tally: Tally) -> str:
     still = f"{tally.open} {'is' if tally.open == 1 else 'are'} still open"
     warning = f" **{still}: these are not the last numbers.**" if tally.open else ""
-    return f"{groups_said(case.state for case in cases)}.{warning}"
+    return f"{group_counts(case.state for case in cases)}.{warning}"
 
 
 def _design(about: dict[str, Any], cases: Sequence[Case], metric: str) -> Iterator[str]:

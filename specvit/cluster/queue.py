@@ -50,7 +50,7 @@ class ClusterJob:
         return f"job {self.id}: {self.state}{how}{f' on {self.nodes}' if self.nodes else ''}"
 
 
-def here() -> bool:
+def has_slurm() -> bool:
     """Say whether this machine has SLURM's commands."""
     return shutil.which("squeue") is not None
 

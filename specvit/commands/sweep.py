@@ -17,7 +17,7 @@ from specvit.study.job_log import jobs_in_queue, jobs_of_trials, read_job_log, w
 from specvit.study.status import refused_lines, status_lines
 from specvit.study.store import CANCELLED, WAITING, StudyFolder, Trial, command_of, now
 from specvit.study.table import render, table_rows
-from specvit.study.trial_queue import failed_states, groups_said
+from specvit.study.trial_queue import failed_states, group_counts
 from specvit.utils.errors import ConfigError
 from specvit.utils.files import is_locked
 
@@ -95,7 +95,7 @@ def _work(study: StudyFolder, options: Namespace) -> int:
 def _status(study: StudyFolder, *, watch: bool) -> int:
     while True:
         _print(status_lines(study))
-        at_work = study.slots_at_work() or any(trial.run.state() in ALIVE for trial in study.trials())
+        at_work = study.busy_slots() or any(trial.run.state() in ALIVE for trial in study.trials())
         if not watch or not (at_work or waiting_jobs(study, study.about())):
             return 0
         time.sleep(WATCH_SECONDS)
@@ -116,14 +116,14 @@ def _why(name: str, studies: Path, runs: Path) -> int:
         _print([*diagnosis_lines(trial.run, trial), ""])
     unlearnt = (trial for trial, state in states if state == "plateau")
     _print(f"{trial.name}: plateau: {trial.run.status().get('cause') or 'cause unknown'}" for trial in unlearnt)
-    return _print([groups_said(state for _, state in states)])
+    return _print([group_counts(state for _, state in states)])
 
 
 def _retry(study: StudyFolder, names: list[str]) -> int:
     states = [(trial, study.state(trial)) for trial in _chosen(study, names)]
     chosen = [trial for trial, state in states if state in failed_states()]
     for trial in chosen:
-        study.ask_again(trial)
+        study.request_retry(trial)
     if unlearnt := sum(state == "plateau" for _, state in states):
         print(f"{unlearnt} learnt nothing, which another try would not change")
     if not chosen:
@@ -134,7 +134,7 @@ def _retry(study: StudyFolder, names: list[str]) -> int:
     if exploded := sum(cause.startswith(EXPLODED_CAUSE) for cause in causes):
         print(f"{exploded} of them exploded and will again: `specvit sweep why {study.name}` names other settings")
     on_cluster = (study.about().get("launcher") or {}).get("kind") == "slurm"  # where each job makes its own run
-    served = is_locked(study.file("driver.lock")) if on_cluster else study.slots_at_work()
+    served = is_locked(study.file("driver.lock")) if on_cluster else study.busy_slots()
     print("a worker takes them up" if served else f"start them with: {command_of(study)}")
     return 0
 
@@ -154,11 +154,11 @@ def _cancel(study: StudyFolder, names: list[str]) -> int:
             queue.cancel([job.id for number, job in jobs.items() if number == trial.number and job.waits])
             with study.claim(trial.number) as mine:
                 if mine:
-                    study.take_again(trial.number)
+                    study.clear_retry(trial.number)
                     study.write_trial(replace(trial, end={"state": "cancelled", "cause": CANCELLED, "time": now()}))
                     kept += 1
                 else:  # a worker reads its data and looks for this as soon as its run begins
-                    study.ask_cancel(trial.number)
+                    study.request_cancel(trial.number)
                     stopped += 1
     waiting = f", {kept} waiting kept from it" if kept else ""
     print(f"{stopped} at work told to stop, saving what they have{waiting}")
@@ -177,7 +177,7 @@ def _stop(study: StudyFolder, trial: Trial, *, alone: bool) -> bool:
         print(f"{trial.name} is {place}; cancel it there", file=sys.stderr)
         return False
     if alone:
-        study.ask_cancel(trial.number)
+        study.request_cancel(trial.number)
     elif (job := status.get("job")) and job in read_job_log(study).job_of_slot.values():
         queue.cancel([job], signal="TERM")  # another node may see the study's mark a minute later
     return True

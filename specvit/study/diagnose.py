@@ -97,7 +97,7 @@ def _job(run: RunFolder, state: str) -> Iterator[str]:
     job = next((attempt["job"] for attempt in reversed(run.attempts()) if attempt.get("job")), None)
     if job is None or state in DONE:
         return
-    found = ended_jobs([job]).get(job) if queue.here() else None
+    found = ended_jobs([job]).get(job) if queue.has_slurm() else None
     yield f"SLURM: {found or f'job {job}'}"
 
 

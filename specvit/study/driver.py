@@ -26,7 +26,7 @@ from specvit.study.schema import Definition
 from specvit.study.status import refused_lines
 from specvit.study.store import StudyFolder, Trial
 from specvit.study.table import render, table_rows
-from specvit.study.trial_queue import failed_states, groups_said, is_over
+from specvit.study.trial_queue import failed_states, group_counts, stop_reason
 from specvit.utils.child_processes import python_command, python_environment, start
 from specvit.utils.errors import ConfigError, FolderError
 from specvit.utils.files import locked
@@ -75,9 +75,9 @@ def _tell(study: StudyFolder, order: StudyRequest, planned: list[Trial]) -> int:
 def _at_work(study: StudyFolder, order: StudyRequest, devices: set[str]) -> int:
     """Have the runs made where the launcher says; return the exit code. `devices` are theirs."""
     if isinstance(order.launcher, SlurmConfig):
-        from specvit.study.slurm_slots import ClusterSlots
+        from specvit.study.slurm_slots import SlurmSlots
 
-        return ClusterSlots(study, order).run()
+        return SlurmSlots(study, order).run()
     return _inprocess(study) if order.launcher.kind == "inprocess" else LocalSlots(study, order, devices).run()
 
 
@@ -109,7 +109,7 @@ def check_start(study: StudyFolder, order: StudyRequest, planned: list[Trial]) -
     """Refuse a study that could not start, before anything of it is written. Raises `ConfigError`."""
     search, options, launcher = order.definition.search, order.options, order.launcher
     if isinstance(launcher, SlurmConfig):
-        if not queue.here():
+        if not queue.has_slurm():
             what = "needs SLURM's commands, and squeue is not on this machine"
             raise ConfigError(what, where="hydra/launcher", remedy="log in to the cluster, or use local")
         if not os.environ.pop(ASKED, None):
@@ -180,7 +180,7 @@ def write(study: StudyFolder, order: StudyRequest, planned: list[Trial]) -> None
     if options.retry:
         for trial in study.trials():
             if study.state(trial) in failed_states():
-                study.ask_again(trial)
+                study.request_retry(trial)
 
 
 def _refuse_change(study: StudyFolder, order: StudyRequest) -> None:
@@ -201,7 +201,7 @@ def _refuse_older_workers(study: StudyFolder, order: StudyRequest, planned: list
     """Raise `FolderError` where workers go on with a study as it was before this command changed it."""
     before = {trial.number: trial.run_id for trial in study.trials()}
     changed = any(before.get(trial.number, trial.run_id) != trial.run_id for trial in planned)
-    if study.slots_at_work() and (order.options.extend if order.definition.search else changed):
+    if study.busy_slots() and (order.options.extend if order.definition.search else changed):
         remedy = f"wait for them, or stop them first with `specvit sweep cancel {study.name}`"
         what = "workers of an earlier command are still at work on it as it was"
         raise FolderError(what, where=relative(study.path), remedy=remedy)
@@ -223,7 +223,7 @@ def _say_what_is_there(study: StudyFolder, definition: Definition) -> None:
 def _inprocess(study: StudyFolder) -> int:
     from specvit.study.worker import work
 
-    taken = study.slots_at_work()  # by workers of an earlier command
+    taken = study.busy_slots()  # by workers of an earlier command
     code = work(study, next(number for number in itertools.count() if number not in taken))
     return 0 if code == os.EX_TEMPFAIL else code  # what waits is told below
 
@@ -247,13 +247,15 @@ def _conclude(study: StudyFolder, code: int) -> int:
         cause = (trial.end or {}).get("cause") or trial.run.status().get("cause", "cause unknown")
         print(f"failed: {trial.name}: {cause}")
     if failed or "plateau" in states:
-        print(groups_said(states))
+        print(group_counts(states))
     if failed:
         print(f"`specvit sweep why {study.name}` says more; sweep.retry=true tries failed runs again")
     left = forecast.is_work_left(study)
     if left and not code:
         why = (
-            is_over(study, study.about()) or next(refused_lines(study), "") or "its workers ended before it was through"
+            stop_reason(study, study.about())
+            or next(refused_lines(study), "")
+            or "its workers ended before it was through"
         )
         print(f"not finished: {why}; run the same command again to resume")
     return code or (1 if failed or left else 0)

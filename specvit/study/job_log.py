@@ -54,7 +54,7 @@ def jobs_in_queue(study: StudyFolder, about: dict[str, Any]) -> dict[str, Cluste
     """Return a study's jobs that the queue still knows; none where it has none, None if SLURM does not answer."""
     if (about.get("launcher") or {}).get("kind") != "slurm" and not study.file(JOBS).exists():
         return {}
-    return jobs_named(job_name(study, about)) if queue.here() else {}
+    return jobs_named(job_name(study, about)) if queue.has_slurm() else {}
 
 
 def waiting_jobs(study: StudyFolder, about: dict[str, Any]) -> list[ClusterJob]:

@@ -50,7 +50,7 @@ class LocalSlots:
             watch, news = StudyMonitor(self.study), 0.0
             while True:
                 if time.monotonic() >= news:
-                    watch.say_news()
+                    watch.print_news()
                     news = time.monotonic() + NEWS_SECONDS
                 self._fill()
                 if self.received and not self.passed_on:
@@ -58,7 +58,7 @@ class LocalSlots:
                 if not self.workers and not self._older_workers() and (self.received or not self.pause):
                     break
                 time.sleep(POLL_SECONDS)
-            watch.say_news()
+            watch.print_news()
         if self.received:
             raise Interrupted(self.received.name, int(self.received))
         return 0
@@ -74,7 +74,7 @@ class LocalSlots:
             if time.monotonic() < self.pause.get(slot.number, 0.0):
                 continue
             self.pause.pop(slot.number, None)
-            if slot.number in self.study.slots_at_work():
+            if slot.number in self.study.busy_slots():
                 continue  # a worker that an earlier command started
             words = python_command("specvit.sweep", "work", str(self.study.path), "--slot", str(slot.number))
             self.started[slot.number] = time.time()
@@ -115,7 +115,7 @@ class LocalSlots:
         return any(found["time"] >= self.started[slot.number] for found in self.study.events(event, slot.number))
 
     def _older_workers(self) -> list[int]:
-        return [n for n in self.study.slots_at_work() if n not in self.workers and n not in self.not_ours]
+        return [n for n in self.study.busy_slots() if n not in self.workers and n not in self.not_ours]
 
     def _pass_on(self) -> None:
         """Pass the signal on to workers of earlier commands; those that cannot be told go on, and this command ends."""
@@ -150,7 +150,7 @@ class LocalSlots:
 
 def stop_worker(study: StudyFolder, slot: int) -> bool:
     """Send SIGTERM to the worker in a slot; return True if that worked, or if the worker has ended already."""
-    if slot not in study.slots_at_work():
+    if slot not in study.busy_slots():
         return True
     latest = (study.events("worker starts", slot) or [{}])[-1]
     pid, born = latest.get("pid"), latest.get("born")

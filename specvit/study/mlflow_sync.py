@@ -58,7 +58,7 @@ class _StudySync:
         return 0
 
     def _at_work(self) -> bool:
-        return bool(self.study.slots_at_work()) or is_locked(self.study.file("driver.lock")) or self._has_jobs()
+        return bool(self.study.busy_slots()) or is_locked(self.study.file("driver.lock")) or self._has_jobs()
 
     def _has_jobs(self) -> bool:
         """Say whether jobs of the study wait or run in a cluster, which is asked now and then."""

@@ -23,7 +23,7 @@ from specvit.study.plan import code_folder, relative
 from specvit.study.request import StudyRequest
 from specvit.study.status import StudyMonitor
 from specvit.study.store import WAITING, StudyFolder, Trial, now
-from specvit.study.trial_queue import is_over
+from specvit.study.trial_queue import stop_reason
 from specvit.utils.errors import ConfigError, FolderError, Interrupted
 
 BATCH = 1000
@@ -43,7 +43,7 @@ BLOCKED = ("held", "partitiondown", "badconstraints", "never", "timelimit", "ina
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class ClusterSlots:
+class SlurmSlots:
     """The jobs of one study."""
 
     def __init__(self, study: StudyFolder, order: StudyRequest) -> None:
@@ -69,9 +69,9 @@ class ClusterSlots:
         with self._leaving():
             self._take_stock()
             while self._round():
-                watch.say_news()
+                watch.print_news()
                 time.sleep(self.config.poll_seconds)
-            watch.say_news()
+            watch.print_news()
         return 0
 
     def _take_stock(self) -> None:
@@ -95,7 +95,7 @@ class ClusterSlots:
         unsettled = self._judge_ended({s: j for s, j in jobs.items() if s not in alive}, diary, there)
         waiting = [slot for slot in alive if there[jobs[slot]].waits]
         self._say_blocked([there[jobs[slot]] for slot in waiting])
-        busy = alive | unsettled | set(self.study.slots_at_work())
+        busy = alive | unsettled | set(self.study.busy_slots())
         wanted = self._wanted(busy)
         if wanted < 0 and (needless := {jobs[slot] for slot in waiting[wanted:]}):
             queue.cancel(needless)
@@ -109,7 +109,7 @@ class ClusterSlots:
 
     def _wanted(self, busy: set[int]) -> int:
         """Return how many jobs are missing; below 0 how many that wait are not needed any more."""
-        if is_over(self.study, self.study.about()) or self.stillborn >= GIVE_UP or not is_work_left(self.study):
+        if stop_reason(self.study, self.study.about()) or self.stillborn >= GIVE_UP or not is_work_left(self.study):
             return -len(busy)
         if self.about["kind"] == "grid":
             room = self.limit if busy and self.limit else self.batch  # one array keeps to the limit by itself
@@ -121,7 +121,7 @@ class ClusterSlots:
         """Return slots for so many jobs: of a grid's open runs each has its own."""
         if self.about["kind"] == "grid":
             open_runs = [trial.number for trial in self.study.trials() if self.study.state(trial) == WAITING]
-            self.left -= {number for number in self.left if self.study.is_again(number)}
+            self.left -= {number for number in self.left if self.study.retry_requested(number)}
             return [number for number in open_runs if number not in busy | self.left][: max(0, count)]
         free = (slot for slot in range(10**6) if slot not in busy | self.left)
         return [next(free) for _ in range(count)]
@@ -148,7 +148,7 @@ class ClusterSlots:
             place = self.study.file("jobs") / "%j"
             jobs = submit(self.config, place, self.name, calls, at_once=self.limit, code=code)
             for slot, job in zip(slots, jobs, strict=True):
-                self.study.note("submitted", file=JOBS, slot=slot, job=job)
+                self.study.log_event("submitted", file=JOBS, slot=slot, job=job)
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         self.said.add("submitted")
@@ -226,7 +226,7 @@ class ClusterSlots:
             if trial.run.state():
                 with contextlib.suppress(FolderError), trial.run.claimed():
                     trial.run.set_status(state, cause=cause, remedy=remedy)
-            self.study.take_again(trial.number)
+            self.study.clear_retry(trial.number)
             self.study.write_trial(
                 replace(trial, end={"state": state, "cause": cause, "remedy": remedy, "time": now()})
             )

@@ -30,16 +30,16 @@ class StudyMonitor:
         self.study = study
         self.metric, self.table = metric_of(study.about()), Table(**study.about()["table"])
         self._ended = {t.number: t.end for t in study.trials() if t.end or study.state(t) in DONE}
-        self._settled: dict[int, tuple[int, ...]] = {}
-        """Stamps of records that are no news while they stay: hundreds may be there, to be looked at each second."""
+        self._settled: dict[int, Trial] = {}
+        """Records of ended trials: while a record is unchanged, its run folder is not read again."""
         self._judged: dict[int, str] = {}
         self._begun: dict[int, float] = {}
 
-    def say_news(self) -> None:
+    def print_news(self) -> None:
         """Print a line for each trial that has ended, and one for each run that does not look healthy."""
-        for number, stamp in self.study.record_stamps().items():
-            trial = None if self._settled.get(number) == stamp else self.study.trial(number)
-            if trial is None:
+        for trial in self.study.trials():
+            number = trial.number
+            if self._settled.get(number) is trial:
                 continue
             state = self.study.state(trial)
             if not trial.end and state not in DONE:
@@ -50,7 +50,7 @@ class StudyMonitor:
             if trial.end and trial.end != self._ended.get(number):
                 self._ended[number] = trial.end
                 print(f"{self._count()} {end_line(trial, state, self.metric, self.table)}", flush=True)
-            self._settled[number] = stamp
+            self._settled[number] = trial
 
     def _count(self) -> str:
         return f"[{len(self._ended)}/{max(self.study.about()['trials'], len(self._ended))}]"
@@ -85,7 +85,7 @@ def end_line(trial: Trial, state: str, metric: str, table: Table) -> str:
 def status_lines(study: StudyFolder) -> Iterator[str]:
     """Yield the status of a study: counts, then one line for each trial that is at work, failed or learnt nothing."""
     about = study.about()
-    slots = study.slots_at_work()
+    slots = study.busy_slots()
     workers = f"{len(slots)} worker{'s' if len(slots) != 1 else ''} at work" if slots else "no worker at work"
     trials, there = study.trials(), jobs_in_queue(study, about)
     jobs = jobs_of_trials(study, about, there)

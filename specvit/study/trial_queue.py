@@ -19,7 +19,7 @@ class TrialSource(Protocol):
         """Hold the next open trial while the block runs; None if there is none that this worker could take."""
         ...
 
-    def skipped_claimed(self) -> bool:
+    def skipped_trials(self) -> bool:
         """Say whether the last claim found trials that somebody outside the study makes just now."""
         ...
 
@@ -49,7 +49,7 @@ class TrialQueue:
     def claimed(self) -> Iterator[Trial | None]:
         """Hold the first open trial that nobody else has."""
         self._elsewhere = False
-        again = [number for number in self.study.asked_again() if self.only in (None, number)]
+        again = [number for number in self.study.requested_retries() if self.only in (None, number)]
         for number in sorted({*self._open, *again}):
             with self.study.claim(number) as mine:
                 trial = self.study.trial(number) if mine else None
@@ -64,7 +64,7 @@ class TrialQueue:
                     self._open.remove(number)
         yield None
 
-    def skipped_claimed(self) -> bool:
+    def skipped_trials(self) -> bool:
         """Say whether another study or a single command makes one of the trials."""
         return self._elsewhere
 
@@ -87,13 +87,13 @@ def is_open(study: StudyFolder, trial: Trial) -> bool:
     What another study pruned is not finished for this one. What failed before, alone or in another study, stays as it
     is until somebody asks for another try.
     """
-    if study.is_again(trial.number):
+    if study.retry_requested(trial.number):
         return True
     state = trial.run.state()
     return not trial.failed and state not in ALIVE + DONE and not has_failed(trial.run, state)
 
 
-def is_over(study: StudyFolder, about: dict[str, Any]) -> str:
+def stop_reason(study: StudyFolder, about: dict[str, Any]) -> str:
     """Return why no further trial is to be started, or ""."""
     if study.is_cancelled:
         return "it was cancelled"
@@ -124,7 +124,7 @@ def group_of(state: str) -> str:
     return "pruned" if state == "pruned" else "failed" if state in failed_states() else "open"
 
 
-def groups_said(states: Iterable[str]) -> str:
+def group_counts(states: Iterable[str]) -> str:
     """Return how many runs count as what: `14 runs: 5 finished, 2 learnt nothing, 4 failed, 2 pruned, 1 open`."""
     counts = Counter(map(group_of, states))
     total = counts.total()

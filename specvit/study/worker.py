@@ -25,11 +25,11 @@ from specvit.study.store import (
     SETTLED,
     StudyFolder,
     Trial,
-    died,
+    deaths_without_progress,
     now,
-    stops_at_one_step,
+    stops_without_progress,
 )
-from specvit.study.trial_queue import TrialQueue, TrialSource, is_over
+from specvit.study.trial_queue import TrialQueue, TrialSource, stop_reason
 from specvit.training.gpus import given_by
 from specvit.utils.child_processes import start_ticks
 from specvit.utils.errors import DeviceError, FolderError, Interrupted, SpecvitError, explain, passing_fault
@@ -59,30 +59,32 @@ def work(study: StudyFolder, slot: int, *, trial: int | None = None, patience: f
             return 0  # a worker of an earlier driver still has this slot
         try:
             pid = os.getpid()
-            study.note("worker starts", slot=slot, job=job_here(), pid=pid, born=start_ticks(pid))
+            study.log_event("worker starts", slot=slot, job=job_here(), pid=pid, born=start_ticks(pid))
             note_missing_ends(study)
             source = open_source(study, study.about(), trial)
             code = _work(study, slot, source)
-            study.note("worker ends", slot=slot, code=code)
+            study.log_event("worker ends", slot=slot, code=code)
         except Exception as problem:
             if (disk_fault := passing_fault(problem)) is None:
                 raise
             cause, remedy = explain(disk_fault, str(disk_fault.filename or study.path))
             print(f"specvit: {cause}; {remedy}.", file=sys.stderr, flush=True)
             with contextlib.suppress(OSError):
-                study.note("worker ends", slot=slot, code=os.EX_TEMPFAIL, cause=cause)
+                study.log_event("worker ends", slot=slot, code=os.EX_TEMPFAIL, cause=cause)
             return os.EX_TEMPFAIL
         return code
 
 
 def note_missing_ends(study: StudyFolder) -> None:
     """Note the ends of trials whose worker died between writing an end and noting it."""
-    for number in study.begun():
+    for number in study.running_trials():
         with study.claim(number) as mine:  # a worker that is still at it notes the end itself
-            begun, trial = study.begun().get(number), study.trial(number)
+            begun, trial = study.running_trials().get(number), study.trial(number)
             if mine and begun and trial and (end := trial.end):
                 slot, job = begun["slot"], begun.get("job")
-                study.note("ends", slot=slot, trial=number, state=end["state"], seconds=end.get("seconds"), job=job)
+                study.log_event(
+                    "ends", slot=slot, trial=number, state=end["state"], seconds=end.get("seconds"), job=job
+                )
 
 
 def open_source(study: StudyFolder, about: dict[str, Any], trial: int | None = None) -> TrialSource:
@@ -95,7 +97,7 @@ def open_source(study: StudyFolder, about: dict[str, Any], trial: int | None = N
 
 
 def _work(study: StudyFolder, slot: int, source: TrialSource) -> int:
-    while not is_over(study, study.about()):
+    while not stop_reason(study, study.about()):
         with source.claimed() as trial:
             if trial is not None:
                 fault = _gpu_fault(trial)
@@ -104,7 +106,7 @@ def _work(study: StudyFolder, slot: int, source: TrialSource) -> int:
                     return code
                 _free_memory()
                 continue
-        if not source.skipped_claimed():
+        if not source.skipped_trials():
             break
         time.sleep(BUSY_SECONDS)
     return 0
@@ -126,7 +128,7 @@ def _gpu_fault(trial: Trial) -> str:
 def _leave_gpu(study: StudyFolder, slot: int, fault: str) -> int:
     """Leave all trials to workers with a GPU that works; of this process each would fail in a second."""
     print(f"specvit: {fault}", file=sys.stderr, flush=True)
-    study.note("GPU fails", slot=slot, cause=fault, job=job_here())
+    study.log_event("GPU fails", slot=slot, cause=fault, job=job_here())
     return BROKEN_GPU
 
 
@@ -139,7 +141,7 @@ def _free_memory() -> None:
 
 
 @dataclass(frozen=True)
-class Made:
+class TrialOutcome:
     """How a trial went: its state, what is to be recorded with it, whether that is its end, the run's result if any."""
 
     state: str
@@ -150,27 +152,27 @@ class Made:
 
 def _make(study: StudyFolder, slot: int, source: TrialSource, trial: Trial) -> int:
     """Make one trial and tell its end; return the exit code if no other is to follow, else 0."""
-    study.take_cancel(trial.number)  # one that came too late for an earlier try
+    study.clear_cancel(trial.number)  # one that came too late for an earlier try
     study.write_trial(replace(trial, end=None))
-    study.note("begins", slot=slot, trial=trial.number, run=trial.name, job=job_here())
+    study.log_event("begins", slot=slot, trial=trial.number, run=trial.name, job=job_here())
     started = time.monotonic()
     try:
         made = _run(study, source, trial)
         signal = (made.result.signal if made.result else None) or 0
     except Interrupted as stop:  # before the run had a folder
-        made, signal = Made("preempted", settled=False), stop.signal_number
-    if study.take_cancel(trial.number) and signal:  # meant for this run, not for the worker
+        made, signal = TrialOutcome("preempted", settled=False), stop.signal_number
+    if study.clear_cancel(trial.number) and signal:  # meant for this run, not for the worker
         signal = 0
         if trial.run.state() not in DONE:  # it may have come to its end in that second
             _cancel(trial.run)
-            made = Made("cancelled", {"cause": CANCELLED})
+            made = TrialOutcome("cancelled", {"cause": CANCELLED})
     elif signal == SIGUSR2 and (late := _out_of_time(trial.run)):
         made = late
     seconds = round(time.monotonic() - started, 3)
     _record(study, slot, source, _where_it_lies(trial, made.result), made, seconds)
     if made.state == "lost" and not made.settled:  # no end, as if the process had died
         return _leave_gpu(study, slot, made.facts.get("cause", "this GPU does not work"))  # a full disk takes no cause
-    study.note("ends", slot=slot, trial=trial.number, state=made.state, seconds=seconds, job=job_here())
+    study.log_event("ends", slot=slot, trial=trial.number, state=made.state, seconds=seconds, job=job_here())
     return 128 + signal if signal else 0
 
 
@@ -182,7 +184,9 @@ def _where_it_lies(trial: Trial, result: Result | None) -> Trial:
     return replace(trial, run_id=folder.name[-8:], folder=str(folder), name=folder.name)
 
 
-def _record(study: StudyFolder, slot: int, source: TrialSource, trial: Trial, made: Made, seconds: float) -> None:
+def _record(
+    study: StudyFolder, slot: int, source: TrialSource, trial: Trial, made: TrialOutcome, seconds: float
+) -> None:
     """Write a trial's end, if it has come to one, before and after it is told: a kill in between is made up for."""
     if not made.settled:
         study.write_trial(replace(trial, end=None))
@@ -190,25 +194,27 @@ def _record(study: StudyFolder, slot: int, source: TrialSource, trial: Trial, ma
     end = {"state": made.state, "time": now(), "seconds": seconds, "slot": slot, **made.facts}
     study.write_trial(replace(trial, end=end))
     study.write_trial(replace(trial, end=end | source.tell(trial, made.state)))
-    study.take_again(trial.number)
+    study.clear_retry(trial.number)
 
 
-def _run(study: StudyFolder, source: TrialSource, trial: Trial) -> Made:
+def _run(study: StudyFolder, source: TrialSource, trial: Trial) -> TrialOutcome:
     """Make the run of a trial."""
     if trial.run.state() == "pruned" and source.has_pruned(trial):
-        return Made("pruned", {"cause": trial.run.status().get("cause", "")})  # its worker died before it could tell
+        return TrialOutcome(
+            "pruned", {"cause": trial.run.status().get("cause", "")}
+        )  # its worker died before it could tell
     try:
-        if died(trial.run) >= DEATHS:
+        if deaths_without_progress(trial.run) >= DEATHS:
             cause = f"its process died {DEATHS} times without a word: killed from outside, or the memory was short"
             if of_gpu := trial.run.status().get("cause"):
                 cause = f"{DEATHS} times: {of_gpu}"
-            return Made("lost", {"cause": cause})
+            return TrialOutcome("lost", {"cause": cause})
         config = build_config(trial.config)
         tags = {**config.tracking.tags, STUDY_TAG: study.about()["key"]}
         config = replace(config, tracking=replace(config.tracking, tags=tags))
-        result = run(config, source.pruner(trial), syncs_mlflow=False, asked=lambda: study.is_to_stop(trial.number))
+        result = run(config, source.pruner(trial), syncs_mlflow=False, asked=lambda: study.should_stop(trial.number))
     except DeviceError as problem:
-        return Made("lost", {"cause": str(problem)}, settled=False)
+        return TrialOutcome("lost", {"cause": str(problem)}, settled=False)
     except Exception as problem:
         if passing_fault(problem):
             raise
@@ -217,20 +223,20 @@ def _run(study: StudyFolder, source: TrialSource, trial: Trial) -> Made:
         raise result.fault
     status = RunFolder(result.folder, trial.run_id).status() if result.state not in DONE else {}
     facts = {name: status[name] for name in ("cause", "remedy") if status.get(name)}
-    return Made(result.state, facts, result.state in SETTLED, result)
+    return TrialOutcome(result.state, facts, result.state in SETTLED, result)
 
 
-def _refusal(trial: Trial, problem: Exception) -> Made:
+def _refusal(trial: Trial, problem: Exception) -> TrialOutcome:
     """Return how a trial went that did not become a run, or that somebody else took in this moment."""
     if not isinstance(problem, SpecvitError):  # a bug, ours or a library's: it costs this trial
         traceback.print_exception(problem)
         trace = "".join(traceback.format_exception(problem))
-        return Made(REFUSED, {"cause": f"{type(problem).__name__}: {problem}", "traceback": trace})
+        return TrialOutcome(REFUSED, {"cause": f"{type(problem).__name__}: {problem}", "traceback": trace})
     print(f"specvit: {problem}", file=sys.stderr, flush=True)
     if isinstance(problem, FolderError) and (state := trial.run.state()) in ALIVE:
         time.sleep(BUSY_SECONDS)
-        return Made(state, settled=False)
-    return Made(REFUSED, {"cause": str(problem), "remedy": problem.remedy})
+        return TrialOutcome(state, settled=False)
+    return TrialOutcome(REFUSED, {"cause": str(problem), "remedy": problem.remedy})
 
 
 def _cancel(run: RunFolder) -> None:
@@ -240,12 +246,12 @@ def _cancel(run: RunFolder) -> None:
         run.set_status("cancelled", cause=CANCELLED)
 
 
-def _out_of_time(run: RunFolder) -> Made | None:
+def _out_of_time(run: RunFolder) -> TrialOutcome | None:
     """Return the end of a run whose jobs come to their limit again and again before it gets any further."""
-    if stops_at_one_step(run) < STOPS:
+    if stops_without_progress(run) < STOPS:
         return None
     cause = f"{STOPS} jobs in a row were stopped before it got any further"
     remedy = "raise hydra.launcher.time, then sweep.retry=true"
     with contextlib.suppress(FolderError), run.claimed():
         run.set_status("timeout", cause=cause, remedy=remedy)
-    return Made("timeout", {"cause": cause, "remedy": remedy})
+    return TrialOutcome("timeout", {"cause": cause, "remedy": remedy})
