@@ -159,6 +159,6 @@ def test_a_job_that_waits_for_somebody_is_told_once(study: StudyFolder, capsys) 
     slots = slots_of(study)
     jobs = [ClusterJob("7_1", "PENDING", "JobHeldUser"), ClusterJob("7_2", "PENDING", "JobHeldUser")]
     for _ in range(2):
-        slots._say_blocked([*jobs, ClusterJob("7_3", "PENDING", "Priority")])
+        slots._print_blocked([*jobs, ClusterJob("7_3", "PENDING", "Priority")])
     said = capsys.readouterr().out
     assert said.count("\n") == 1 and "job 7_1: PENDING (JobHeldUser); it stays in the queue" in said

@@ -1,11 +1,10 @@
-"""Keeps the slots of this machine at work on a study, and passes signals on to their workers."""
+"""Fills the slots of this machine with workers of a study, and passes signals on to them."""
 
 import contextlib
 import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 
 from specvit.cluster.slots import LauncherConfig, Slot, plan_slots
 from specvit.run_folder.folder import hostname
@@ -13,18 +12,21 @@ from specvit.study.plan import relative
 from specvit.study.request import StudyRequest
 from specvit.study.status import StudyMonitor
 from specvit.study.store import BROKEN_GPU, StudyFolder
+from specvit.training.signals import signal_handlers
 from specvit.utils.child_processes import python_command, start, start_ticks
 from specvit.utils.errors import Interrupted
 
 POLL_SECONDS, NEWS_SECONDS = 0.2, 1.0
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 GIVE_UP = 10
-"""A slot is left empty after so many workers in a row that died there before they ended a run."""
+"""A slot is left empty after this many workers in a row that died there before they ended a run."""
 LONGEST_PAUSE_SECONDS = 15.0
-"""Between two tries of a slot whose disk is full: all of them together outlast two minutes."""
+"""Longest wait before a slot is tried again after a fault that may pass, such as a full disk; all together exceed two
+minutes."""
 
 
 class LocalSlots:
-    """Workers in slots of this machine: a slot that is free is filled while there is something to do."""
+    """Workers in slots of this machine: a free slot is filled while trials are open."""
 
     def __init__(self, study: StudyFolder, order: StudyRequest, devices: set[str]) -> None:
         """Plan the slots for runs on `devices`; raises `ConfigError` for GPUs that are not there."""
@@ -36,29 +38,29 @@ class LocalSlots:
         self.deaths: dict[int, int] = {}
         self.started: dict[int, float] = {}
         self.pause: dict[int, float] = {}
-        """Until when a slot stays empty whose worker met a full disk, or another fault that passes."""
+        """Until when a slot stays empty after a full disk, or another fault that may pass."""
         self.received: signal.Signals | None = None
         self.passed_on = False
-        self.not_ours: set[int] = set()
-        """Slots of workers that a signal could not be passed on to."""
+        self.unreachable: set[int] = set()
+        """Slots of older workers that could not be signalled."""
 
     def run(self) -> int:
-        """Keep the slots at work until nothing is open; return the exit code, 128 + n after signal n."""
+        """Keep the slots filled until no trial is open; return the exit code. Raises `Interrupted` after a signal."""
         count = f"{len(self.slots)} slot{'s' if len(self.slots) > 1 else ''}"
-        with self._signals():
+        with signal_handlers(SIGNALS, self._handle_signal):
             print(f"{count}: {'; '.join(dict.fromkeys(map(str, self.slots)))}", flush=True)
-            watch, news = StudyMonitor(self.study), 0.0
+            monitor, next_news = StudyMonitor(self.study), 0.0
             while True:
-                if time.monotonic() >= news:
-                    watch.print_news()
-                    news = time.monotonic() + NEWS_SECONDS
+                if time.monotonic() >= next_news:
+                    monitor.print_news()
+                    next_news = time.monotonic() + NEWS_SECONDS
                 self._fill()
                 if self.received and not self.passed_on:
                     self._pass_on()
                 if not self.workers and not self._older_workers() and (self.received or not self.pause):
                     break
                 time.sleep(POLL_SECONDS)
-            watch.print_news()
+            monitor.print_news()
         if self.received:
             raise Interrupted(self.received.name, int(self.received))
         return 0
@@ -80,11 +82,11 @@ class LocalSlots:
             self.started[slot.number] = time.time()
             log = self.study.file("workers") / f"{slot.number}.log"
             self.workers[slot.number] = start(words, log, slot.environment())
-            if self.received:  # in this very moment
+            if self.received:  # since the check above
                 self.workers[slot.number].send_signal(signal.SIGTERM)
 
     def _note_end(self, slot: Slot, code: int) -> None:
-        """A worker that ends by itself has found nothing open; one that died is started again."""
+        """Take note of a worker's end: one that ended by itself found no open trial; one that died is started again."""
         if code == 0 and self._has("worker ends", slot):
             self.ended.add(slot.number)
             return
@@ -111,41 +113,30 @@ class LocalSlots:
             print(f"the worker in slot {slot.number} ended {how}; its run goes on  {log}", flush=True)
 
     def _has(self, event: str, slot: Slot) -> bool:
-        """Say whether the slot's last worker has noted such an event."""
-        return any(found["time"] >= self.started[slot.number] for found in self.study.events(event, slot.number))
+        """Return True if the slot's last worker has logged such an event."""
+        return any(entry["time"] >= self.started[slot.number] for entry in self.study.events(event, slot.number))
 
     def _older_workers(self) -> list[int]:
-        return [n for n in self.study.busy_slots() if n not in self.workers and n not in self.not_ours]
+        return [n for n in self.study.busy_slots() if n not in self.workers and n not in self.unreachable]
 
     def _pass_on(self) -> None:
-        """Pass the signal on to workers of earlier commands; those that cannot be told go on, and this command ends."""
+        """Pass the signal on to workers of earlier commands; others continue without this command."""
         self.passed_on = True
         print("workers save and end; Ctrl-C again leaves at once, and they end by themselves", flush=True)
         for slot in self._older_workers():
             if not stop_worker(self.study, slot):
-                self.not_ours.add(slot)
+                self.unreachable.add(slot)
                 remedy = f"`specvit sweep cancel {self.study.name}` stops it"
                 print(f"slot {slot}: the worker of an earlier command goes on; {remedy}", flush=True)
 
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
+    def _handle_signal(self, number: int, frame: object) -> None:
         """Pass a signal on to the workers: they save, and this command ends when they have."""
-
-        def handle(number: int, frame: object) -> None:
-            if self.received:  # somebody insists
-                raise Interrupted(self.received.name, int(self.received))
-            self.received = signal.Signals(number)
-            for worker in self.workers.values():
-                with contextlib.suppress(OSError):
-                    worker.send_signal(signal.SIGTERM)
-
-        wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        before = {n: signal.signal(n, handle) for n in wanted if signal.getsignal(n) is not signal.SIG_IGN}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        if self.received:  # a second Ctrl-C
+            raise Interrupted(self.received.name, int(self.received))
+        self.received = signal.Signals(number)
+        for worker in self.workers.values():
+            with contextlib.suppress(OSError):
+                worker.send_signal(signal.SIGTERM)
 
 
 def stop_worker(study: StudyFolder, slot: int) -> bool:

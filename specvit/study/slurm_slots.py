@@ -1,8 +1,8 @@
-"""Keeps SLURM jobs at work on a study. It holds nothing that they need: stopped, it leaves them to themselves.
+"""Submits the SLURM jobs of a study and replaces those that die. The jobs do not depend on this process.
 
-Of a grid each open run has a job of its own, all of them one array; a search has workers that pull trials. A job that
-comes to its time limit, or is preempted, saves and goes to the queue again by itself. What dies otherwise is submitted
-again here, and goes on from its last checkpoint.
+In a grid each open run has its own job, all of them in one array; in a search, workers pull trials. A job that reaches
+its time limit, or is preempted, saves and requeues itself. A job that dies otherwise is submitted again here, and its
+run resumes from the last checkpoint.
 """
 
 import contextlib
@@ -19,28 +19,29 @@ from specvit.cluster.submit import Call, submit
 from specvit.run_folder.folder import ALIVE
 from specvit.study.forecast import is_work_left
 from specvit.study.job_log import JOBS, JobLog, job_name, read_job_log
+from specvit.study.local_slots import SIGNALS
 from specvit.study.plan import code_folder, relative
 from specvit.study.request import StudyRequest
 from specvit.study.status import StudyMonitor
 from specvit.study.store import WAITING, StudyFolder, Trial, now
 from specvit.study.trial_queue import stop_reason
+from specvit.training.signals import signal_handlers
 from specvit.utils.errors import ConfigError, FolderError, Interrupted
 
 BATCH = 1000
-"""Jobs of one array; SLURM takes no more unless a site has raised MaxArraySize."""
+"""Jobs of one array; SLURM accepts no more unless a site has raised MaxArraySize."""
 SEARCHERS = 8
-"""Workers of a search that does not say how many: its sampler learns from those that have ended."""
+"""Default number of workers of a search: its sampler learns only from trials that have ended."""
 GIVE_UP = 10
-"""After so many jobs in a row that ended no run a slot is left alone, and if none even began, the study."""
+"""After this many jobs in a row that ended no run a slot is given up; if none even started, the whole study."""
 SILENCE_SECONDS = 1800.0
-"""So long SLURM may be silent, or refuse (its controller restarts), before this command leaves."""
+"""How long SLURM may not answer, or refuse (its controller restarts), before this command ends."""
 GONE_SECONDS = 30.0
-"""So long a job may be in neither the queue nor accounting before it counts as gone: both are late at times."""
+"""How long a job may be in neither the queue nor accounting before it counts as gone: both may be late."""
 OLDER_WORKER_SECONDS = 90
-"""A requeued job waits so long for the process that it had on a node given up by SLURM."""
+"""How long a requeued job waits for its former process on a node that SLURM has given up."""
 BLOCKED = ("held", "partitiondown", "badconstraints", "never", "timelimit", "inactive", "invalid", "maxnodeperaccount")
-"""Words in the reasons for which a job waits until somebody does something."""
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Words in the reasons of jobs that wait until somebody intervenes."""
 
 
 class SlurmSlots:
@@ -54,47 +55,47 @@ class SlurmSlots:
         self.name = job_name(study, self.about)
         self.limit = order.options.max_parallel or self.config.jobs
         self.batch = BATCH
-        self.left: set[int] = set()
-        """Slots that get no further job: cancelled, given up, or of a search with nothing more to ask."""
+        self.given_up: set[int] = set()
+        """Slots that get no further job: cancelled, given up, or of a search without further trials."""
         self.deaths: dict[int, int] = {}
-        self.stillborn = 0
+        self.never_started = 0
         self.judged: set[str] = set()
         self.missing: dict[str, float] = {}
-        self.said: set[str] = set()
-        self.silent: float | None = None
+        self.reported: set[str] = set()
+        self.silent_since: float | None = None
 
     def run(self) -> int:
-        """Submit what is open, tell what comes of it, submit again what died, until nothing is open."""
-        watch = StudyMonitor(self.study)
-        with self._leaving():
-            self._take_stock()
+        """Submit jobs for open runs, report news, replace jobs that died, until no run is open."""
+        monitor = StudyMonitor(self.study)
+        with self._interruptible():
+            self._skip_ended_jobs()
             while self._round():
-                watch.print_news()
+                monitor.print_news()
                 time.sleep(self.config.poll_seconds)
-            watch.print_news()
+            monitor.print_news()
         return 0
 
-    def _take_stock(self) -> None:
-        """What ended before this command began is no news; jobs of a command killed before it noted them are ended."""
+    def _skip_ended_jobs(self) -> None:
+        """Skip jobs that ended before; cancel jobs of a command that was killed before it could log them."""
         there = jobs_named(self.name) or {}
-        diary = read_job_log(self.study)
-        self.judged |= {job for job in diary.job_of_slot.values() if job not in there or not there[job].alive}
-        known = {*diary.job_of_slot.values(), *diary.started}
+        log = read_job_log(self.study)
+        self.judged |= {job for job in log.job_of_slot.values() if job not in there or not there[job].alive}
+        known = {*log.job_of_slot.values(), *log.started}
         if unknown := [job.id for job in there.values() if job.alive and job.id not in known]:
             queue.cancel(unknown)
 
     def _round(self) -> bool:
-        """Look at the queue once and act; say whether there is something to wait for."""
+        """Check the queue once and act; return True while there is something to wait for."""
         there = jobs_named(self.name)
         if there is None:
             self._note_silence("SLURM does not answer; the jobs go on, and this command asks again")
             return True
-        diary = read_job_log(self.study)
-        jobs = diary.job_of_slot
+        log = read_job_log(self.study)
+        jobs = log.job_of_slot
         alive = {slot for slot, job in jobs.items() if job in there and there[job].alive}
-        unsettled = self._judge_ended({s: j for s, j in jobs.items() if s not in alive}, diary, there)
+        unsettled = self._judge_ended({s: j for s, j in jobs.items() if s not in alive}, log, there)
         waiting = [slot for slot in alive if there[jobs[slot]].waits]
-        self._say_blocked([there[jobs[slot]] for slot in waiting])
+        self._print_blocked([there[jobs[slot]] for slot in waiting])
         busy = alive | unsettled | set(self.study.busy_slots())
         wanted = self._wanted(busy)
         if wanted < 0 and (needless := {jobs[slot] for slot in waiting[wanted:]}):
@@ -104,38 +105,38 @@ class SlurmSlots:
         if slots:
             self._try_to_submit(slots, alone=not busy)
         else:
-            self.silent = None
+            self.silent_since = None
         return bool(slots or busy) or any(self.study.state(trial) in ALIVE for trial in self.study.trials())
 
     def _wanted(self, busy: set[int]) -> int:
-        """Return how many jobs are missing; below 0 how many that wait are not needed any more."""
-        if stop_reason(self.study, self.study.about()) or self.stillborn >= GIVE_UP or not is_work_left(self.study):
+        """Return how many jobs are missing; if negative, how many waiting ones are no longer needed."""
+        if stop_reason(self.study, self.study.about()) or self.never_started >= GIVE_UP or not is_work_left(self.study):
             return -len(busy)
         if self.about["kind"] == "grid":
             room = self.limit if busy and self.limit else self.batch  # one array keeps to the limit by itself
             return max(0, room - len(busy))
         settled = sum(trial.end is not None and self.study.state(trial) != WAITING for trial in self.study.trials())
-        return min(self.limit or SEARCHERS, self.about["trials"] - settled) - len(busy) - len(self.left - busy)
+        return min(self.limit or SEARCHERS, self.about["trials"] - settled) - len(busy) - len(self.given_up - busy)
 
     def _free_slots(self, busy: set[int], count: int) -> list[int]:
-        """Return slots for so many jobs: of a grid's open runs each has its own."""
+        """Return slots for `count` jobs; in a grid each open run has its own."""
         if self.about["kind"] == "grid":
             open_runs = [trial.number for trial in self.study.trials() if self.study.state(trial) == WAITING]
-            self.left -= {number for number in self.left if self.study.retry_requested(number)}
-            return [number for number in open_runs if number not in busy | self.left][: max(0, count)]
-        free = (slot for slot in range(10**6) if slot not in busy | self.left)
+            self.given_up -= {number for number in self.given_up if self.study.retry_requested(number)}
+            return [number for number in open_runs if number not in busy | self.given_up][: max(0, count)]
+        free = (slot for slot in range(10**6) if slot not in busy | self.given_up)
         return [next(free) for _ in range(count)]
 
     def _try_to_submit(self, slots: list[int], *, alone: bool) -> None:
-        """Submit jobs; a refusal is raised at first, and later waited out. A limit on how many is found by halving."""
+        """Submit jobs. A first refusal is raised, a later one waited out; their limit is found by halving."""
         try:
             self._submit(slots, alone=alone)
-            self.silent = None
+            self.silent_since = None
         except ConfigError as refusal:
             if len(slots) > 1 and re.search(r"submit limit|job array", str(refusal)):
                 self.batch = len(slots) // 2
                 self._try_to_submit(slots[: self.batch], alone=alone)
-            elif alone and not self.said:
+            elif alone and not self.reported:
                 raise
             else:
                 self._note_silence(f"{refusal} Trying again.")
@@ -151,7 +152,7 @@ class SlurmSlots:
                 self.study.log_event("submitted", file=JOBS, slot=slot, job=job)
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-        self.said.add("submitted")
+        self.reported.add("submitted")
         array = f"array {jobs[0].partition('_')[0]}, " if len(jobs) > 1 else ""
         limit = f", {self.limit} at a time" if alone and self.limit and self.limit < len(jobs) else ""
         count = f"{len(jobs)} jobs" if len(jobs) > 1 else f"job {jobs[0]}"
@@ -162,8 +163,8 @@ class SlurmSlots:
         words += ["--trial", str(slot)] if self.about["kind"] == "grid" else []
         return Call("specvit.sweep", tuple(words), self.config.requeue)
 
-    def _judge_ended(self, ended: dict[int, str], diary: JobLog, there: dict[str, ClusterJob]) -> set[int]:
-        """Take note of jobs that are over; return the slots of those of which it is too early to say."""
+    def _judge_ended(self, ended: dict[int, str], log: JobLog, there: dict[str, ClusterJob]) -> set[int]:
+        """Take note of ended jobs; return the slots of those whose end is not certain yet."""
         new = {slot: job for slot, job in ended.items() if job not in self.judged}
         accounts, unsettled = ended_jobs(new.values()) if new else {}, set()
         for slot, name in new.items():
@@ -172,51 +173,51 @@ class SlurmSlots:
                 job = there.get(name)
             first_missed = self.missing.setdefault(name, time.monotonic()) if job is None else 0.0
             early = job is None and time.monotonic() - first_missed < GONE_SECONDS
-            if early or not self._judge(slot, diary, job or ClusterJob(name, "GONE")):
+            if early or not self._judge(slot, log, job or ClusterJob(name, "GONE")):
                 unsettled.add(slot)
         return unsettled
 
-    def _judge(self, slot: int, diary: JobLog, job: ClusterJob) -> bool:
-        """Take note of a job's end, once: its run has ended, too, or is submitted again, or is left alone.
+    def _judge(self, slot: int, log: JobLog, job: ClusterJob) -> bool:
+        """Take note of a job's end, once: its run has ended as well, or is submitted again, or is given up.
 
-        Return False while its run looks alive: seen from another host its heart beats for a minute more.
+        Return False while its run looks alive: on another host its heartbeat is valid for a minute more.
         """
-        number = slot if self.about["kind"] == "grid" else diary.trial_of_slot.get(slot)
+        number = slot if self.about["kind"] == "grid" else log.trial_of_slot.get(slot)
         trial = self.study.trial(number) if number is not None else None
         if trial and trial.run.state() in ALIVE and trial.run.status().get("job") == job.id:
             return False
         self.judged.add(job.id)
-        self.deaths[slot] = 0 if job.id in diary.fruitful else self.deaths.get(slot, 0) + 1
-        self.stillborn = 0 if job.id in diary.started else self.stillborn + 1
+        self.deaths[slot] = 0 if job.id in log.fruitful else self.deaths.get(slot, 0) + 1
+        self.never_started = 0 if job.id in log.started else self.never_started + 1
         unfinished = trial is not None and self.study.state(trial) == WAITING
         if self.study.is_cancelled:
             return True
         if job.state.startswith("CANCELLED"):
-            self.left.add(slot)
+            self.given_up.add(slot)
             self._settle(trial if unfinished else None, "cancelled", job, f"specvit sweep retry {self.study.name}")
         elif job.state == "OUT_OF_MEMORY" and unfinished:
             self._settle(trial, "oom", job, "raise hydra.launcher.memory, or lower train.batch_size")
         elif unfinished or (self.about["kind"] == "search" and self.deaths[slot]):
-            self._say_died(slot, job, trial)
+            self._print_death(slot, job, trial)
         return True
 
-    def _say_died(self, slot: int, job: ClusterJob, trial: Trial | None) -> None:
-        """Say that a job ended before its work was done, and give up where that is of no use any more."""
+    def _print_death(self, slot: int, job: ClusterJob, trial: Trial | None) -> None:
+        """Print that a job ended before its run did, and give up after too many in a row."""
         logs = relative(self.study.file("jobs"))
         if job.state == "COMPLETED" and trial is None:
-            self.left.add(slot)  # a search's worker that found nothing to do
-        elif self.stillborn >= GIVE_UP:
+            self.given_up.add(slot)  # a search's worker that found no trial to run
+        elif self.never_started >= GIVE_UP:
             print(
                 f"{job}; {GIVE_UP} in a row never began to work, so none is submitted any more: see {logs}", flush=True
             )
         elif self.deaths[slot] >= GIVE_UP:
-            self.left.add(slot)
+            self.given_up.add(slot)
             print(f"{job}; {GIVE_UP} in a row ended no run, so this one is left alone: see {logs}", flush=True)
         else:
             print(f"{job}; {f'its run goes on  {trial.name}' if trial else 'another takes its place'}", flush=True)
 
     def _settle(self, trial: Trial | None, state: str, job: ClusterJob, remedy: str) -> None:
-        """Write the end of a run whose job SLURM has ended for good."""
+        """Record the end of a run whose job SLURM has ended for good."""
         if trial is None:
             return
         cause = str(job)
@@ -231,37 +232,34 @@ class SlurmSlots:
                 replace(trial, end={"state": state, "cause": cause, "remedy": remedy, "time": now()})
             )
 
-    def _say_blocked(self, jobs: list[ClusterJob]) -> None:
-        """Say once of each reason that a job waits for somebody to do something."""
+    def _print_blocked(self, jobs: list[ClusterJob]) -> None:
+        """Print once for each reason that a job waits until somebody intervenes."""
         for job in jobs:
-            if job.waits and any(word in job.reason.lower() for word in BLOCKED) and job.reason not in self.said:
-                self.said.add(job.reason)
+            if job.waits and any(word in job.reason.lower() for word in BLOCKED) and job.reason not in self.reported:
+                self.reported.add(job.reason)
                 print(f"{job}; it stays in the queue until that is mended (`scontrol show job {job.id}`)", flush=True)
 
     def _note_silence(self, words: str) -> None:
-        """Say once what SLURM does not do; raises `ConfigError` when that has lasted."""
-        if self.silent is None:
-            self.silent = time.monotonic()
+        """Print a problem with SLURM once; raises `ConfigError` when it lasts."""
+        if self.silent_since is None:
+            self.silent_since = time.monotonic()
             print(words, flush=True)
-        elif time.monotonic() - self.silent > SILENCE_SECONDS:
+        elif time.monotonic() - self.silent_since > SILENCE_SECONDS:
             remedy = "jobs that are there go on; the same command comes back to them"
             raise ConfigError("does not serve us any more", where="SLURM", remedy=remedy)
 
     @contextlib.contextmanager
-    def _leaving(self) -> Iterator[None]:
-        """Have Ctrl-C end this command and no job."""
+    def _interruptible(self) -> Iterator[None]:
+        """Let Ctrl-C end this command, but no job."""
 
         def handle(number: int, frame: object) -> None:
             raise Interrupted(signal.Signals(number).name, number)
 
-        before = {n: signal.signal(n, handle) for n in SIGNALS if signal.getsignal(n) is not signal.SIG_IGN}
         try:
-            yield
+            with signal_handlers(SIGNALS, handle):
+                yield
         except Interrupted:
             name = self.study.name
             print(f"\njobs go on: `specvit sweep status {name}` shows them, `cancel` stops them", flush=True)
             print(f"logs: {relative(self.study.file('jobs'))}", flush=True)
             raise
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""Where a worker's next trial comes from. A claim is held while the trial is worked on and dies with its worker."""
+"""Where a worker's next trial comes from, and which states count as finished, failed or open."""
 
 import contextlib
 import time
@@ -13,14 +13,14 @@ from specvit.training.protocols import Pruner
 
 
 class TrialSource(Protocol):
-    """A grid's queue or a search."""
+    """The queue of a grid, or a search. A claim is held while the trial runs, and is released if its worker dies."""
 
     def claimed(self) -> contextlib.AbstractContextManager[Trial | None]:
-        """Hold the next open trial while the block runs; None if there is none that this worker could take."""
+        """Claim the next open trial while the block runs; None if this worker can take none."""
         ...
 
     def skipped_trials(self) -> bool:
-        """Say whether the last claim found trials that somebody outside the study makes just now."""
+        """Return True if the last claim skipped trials that a process outside the study is running."""
         ...
 
     def pruner(self, trial: Trial) -> Pruner | None:
@@ -28,29 +28,29 @@ class TrialSource(Protocol):
         ...
 
     def has_pruned(self, trial: Trial) -> bool:
-        """Say whether it was this study that pruned the trial's run."""
+        """Return True if this study pruned the trial's run."""
         ...
 
     def tell(self, trial: Trial, state: str) -> dict[str, Any]:
-        """Take a trial's end, and return what is to be recorded with it."""
+        """Report the end of a trial; return what is to be recorded with it."""
         ...
 
 
 class TrialQueue:
-    """The trials of a grid, in order. Their states are those of their run folders: nothing else can be out of date."""
+    """The trials of a grid, in order. Their states are read from the run folders, so no copy can be out of date."""
 
     def __init__(self, study: StudyFolder, only: int | None = None) -> None:
-        """Read which trials there are; `only` one of them is taken if it is given."""
+        """List the trials; with `only`, that one alone is taken."""
         self.study, self.only = study, only
         self._open = [trial.number for trial in study.trials() if only in (None, trial.number)]
-        self._elsewhere = False
+        self._skipped = False
 
     @contextlib.contextmanager
     def claimed(self) -> Iterator[Trial | None]:
-        """Hold the first open trial that nobody else has."""
-        self._elsewhere = False
-        again = [number for number in self.study.requested_retries() if self.only in (None, number)]
-        for number in sorted({*self._open, *again}):
+        """Claim the first open trial that no other worker has."""
+        self._skipped = False
+        retries = [number for number in self.study.requested_retries() if self.only in (None, number)]
+        for number in sorted({*self._open, *retries}):
             with self.study.claim(number) as mine:
                 trial = self.study.trial(number) if mine else None
                 if trial is None:
@@ -59,21 +59,21 @@ class TrialQueue:
                     yield trial
                     return
                 if trial.run.state() in ALIVE and not trial.failed:
-                    self._elsewhere = True
+                    self._skipped = True
                 elif number in self._open:
                     self._open.remove(number)
         yield None
 
     def skipped_trials(self) -> bool:
-        """Say whether another study or a single command makes one of the trials."""
-        return self._elsewhere
+        """Return True if another study or a single command is running one of the trials."""
+        return self._skipped
 
     def pruner(self, trial: Trial) -> Pruner | None:
-        """Return None: a grid runs to its end."""
+        """Return None: the runs of a grid are not pruned."""
         return None
 
     def has_pruned(self, trial: Trial) -> bool:
-        """Return False: what another study pruned is not finished for this one."""
+        """Return False: a run that another study pruned is resumed by this one."""
         return False
 
     def tell(self, trial: Trial, state: str) -> dict[str, Any]:
@@ -82,10 +82,10 @@ class TrialQueue:
 
 
 def is_open(study: StudyFolder, trial: Trial) -> bool:
-    """Say whether a trial of a grid is still to be made, or to be gone on with; its claim must be held.
+    """Return True if a trial of a grid is to be started or resumed; the caller must hold its claim.
 
-    What another study pruned is not finished for this one. What failed before, alone or in another study, stays as it
-    is until somebody asks for another try.
+    A run that another study pruned is open. One that failed, alone or in another study, stays failed until a retry is
+    requested.
     """
     if study.retry_requested(trial.number):
         return True
@@ -94,7 +94,7 @@ def is_open(study: StudyFolder, trial: Trial) -> bool:
 
 
 def stop_reason(study: StudyFolder, about: dict[str, Any]) -> str:
-    """Return why no further trial is to be started, or ""."""
+    """Return why no further trial starts, or ""."""
     if study.is_cancelled:
         return "it was cancelled"
     if (deadline := about.get("deadline")) and time.time() > deadline:
@@ -112,11 +112,11 @@ def failed_states() -> tuple[str, ...]:
 
 
 GROUPS = ("finished", "learnt nothing", "failed", "pruned", "open")
-"""What states count as; open is what waits, runs, or was stopped to go on."""
+"""What states count as; waiting, running and resumable trials are open."""
 
 
 def group_of(state: str) -> str:
-    """Return what a trial's state counts as, in all tables and sentences: one of `GROUPS`."""
+    """Return the group of a state, the same in all tables and sentences."""
     if state in LEARNT:
         return "finished"
     if state == "plateau":
@@ -125,7 +125,7 @@ def group_of(state: str) -> str:
 
 
 def group_counts(states: Iterable[str]) -> str:
-    """Return how many runs count as what: `14 runs: 5 finished, 2 learnt nothing, 4 failed, 2 pruned, 1 open`."""
+    """Return the number of runs in each group: `14 runs: 5 finished, 2 learnt nothing, 4 failed, 2 pruned, 1 open`."""
     counts = Counter(map(group_of, states))
     total = counts.total()
     parts = ", ".join(f"{counts[name]} {name}" for name in GROUPS if counts[name])

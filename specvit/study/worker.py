@@ -1,6 +1,6 @@
-"""A worker: claim, run, tell, until nothing is open. Any number of them share a study; each may die at any moment.
+"""A worker claims, runs and reports trials until none is open. Any number share a study; each may die at any moment.
 
-Its imports are paid once: from the second trial on a run costs what it computes, and a second at most.
+Imports are paid once: from the second trial on, the overhead of a run is a second at most.
 """
 
 import contextlib
@@ -36,27 +36,26 @@ from specvit.utils.errors import DeviceError, FolderError, Interrupted, SpecvitE
 from specvit.utils.files import locked
 
 LOOK_SECONDS = 1.0
-"""Somebody who only looks whether a slot is taken holds its lock for a moment."""
+"""How long to wait for a slot's lock: a process that checks whether the slot is busy holds it for a moment."""
 BUSY_SECONDS = 2.0
-"""Between two looks at trials that somebody else makes."""
+"""Between two checks of trials that another process is running."""
 STOPS = 5
-"""So many jobs may come to their limit over one run, without a step, before it is left alone."""
+"""A run is given up after this many jobs in a row that reached their time limit without a step."""
 DEATHS = 3
-"""So many processes, or their GPUs, may die over one run, without a step, before it is left alone."""
+"""A run is given up after this many processes in a row that died, or lost their GPU, without a step."""
 
 
 def work(study: StudyFolder, slot: int, *, trial: int | None = None, patience: float = LOOK_SECONDS) -> int:
-    """Make trials until nothing is left to do; return the exit code, 128 + n after signal n, or `BROKEN_GPU`.
+    """Run trials until none is open; return the exit code, 128 + n after signal n, or `BROKEN_GPU`.
 
-    A disk that is full, or a file server that fails, is no trial's fault: trials wait, and this worker ends with
-    `os.EX_TEMPFAIL`.
+    A full disk or a failing file server does not fail a trial: trials wait, and this worker ends with `os.EX_TEMPFAIL`.
 
-    `trial`: only this one. `patience`: seconds for an older worker to leave the slot; one on a node that SLURM has
-    given up may still be ending.
+    `trial`: only this one. `patience`: seconds to wait for an older worker to leave the slot; one on a node that SLURM
+    has given up may still be ending.
     """
     with locked(study.file("slots") / f"{slot}.lock", seconds=patience) as mine:
         if not mine:
-            return 0  # a worker of an earlier driver still has this slot
+            return 0  # a worker of an earlier command still has this slot
         try:
             pid = os.getpid()
             study.log_event("worker starts", slot=slot, job=job_here(), pid=pid, born=start_ticks(pid))
@@ -76,9 +75,9 @@ def work(study: StudyFolder, slot: int, *, trial: int | None = None, patience: f
 
 
 def note_missing_ends(study: StudyFolder) -> None:
-    """Note the ends of trials whose worker died between writing an end and noting it."""
+    """Log the ends of trials whose worker died between writing an end and logging it."""
     for number in study.running_trials():
-        with study.claim(number) as mine:  # a worker that is still at it notes the end itself
+        with study.claim(number) as mine:  # a worker that still has the trial logs the end itself
             begun, trial = study.running_trials().get(number), study.trial(number)
             if mine and begun and trial and (end := trial.end):
                 slot, job = begun["slot"], begun.get("job")
@@ -88,7 +87,7 @@ def note_missing_ends(study: StudyFolder) -> None:
 
 
 def open_source(study: StudyFolder, about: dict[str, Any], trial: int | None = None) -> TrialSource:
-    """Return where this study's trials come from; of a grid's, it may be one alone."""
+    """Return where this study's trials come from; `trial` restricts a grid to one."""
     if about["kind"] == "grid":
         return TrialQueue(study, trial)
     from specvit.study.optuna_trials import OptunaTrials
@@ -101,7 +100,7 @@ def _work(study: StudyFolder, slot: int, source: TrialSource) -> int:
         with source.claimed() as trial:
             if trial is not None:
                 fault = _gpu_fault(trial)
-                code = _leave_gpu(study, slot, fault) if fault else _make(study, slot, source, trial)
+                code = _leave_gpu(study, slot, fault) if fault else _run_trial(study, slot, source, trial)
                 if code:
                     return code
                 _free_memory()
@@ -113,7 +112,7 @@ def _work(study: StudyFolder, slot: int, source: TrialSource) -> int:
 
 
 def _gpu_fault(trial: Trial) -> str:
-    """Return why the GPU that this process was given cannot be used; "" where it can, or the trial needs none."""
+    """Return why the GPU of this process cannot be used; "" where it can, or the trial needs none."""
     if not given_by() or trial.config["train"]["device"] == "cpu":
         return ""
     from specvit.training.device import resolve_device
@@ -126,14 +125,14 @@ def _gpu_fault(trial: Trial) -> str:
 
 
 def _leave_gpu(study: StudyFolder, slot: int, fault: str) -> int:
-    """Leave all trials to workers with a GPU that works; of this process each would fail in a second."""
+    """Leave all trials to workers with a working GPU; in this process each would fail within a second."""
     print(f"specvit: {fault}", file=sys.stderr, flush=True)
     study.log_event("GPU fails", slot=slot, cause=fault, job=job_here())
     return BROKEN_GPU
 
 
 def _free_memory() -> None:
-    """Give a trial's GPU memory back to other workers: a compiled model is a cycle, and torch keeps what it had."""
+    """Release a trial's GPU memory: a compiled model is a reference cycle, and torch caches freed memory."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         gc.collect()
@@ -142,7 +141,7 @@ def _free_memory() -> None:
 
 @dataclass(frozen=True)
 class TrialOutcome:
-    """How a trial went: its state, what is to be recorded with it, whether that is its end, the run's result if any."""
+    """How a trial ended: state, facts for its record, and the run's result if any. Not settled: it stays open."""
 
     state: str
     facts: dict[str, Any] = field(default_factory=dict)
@@ -150,34 +149,36 @@ class TrialOutcome:
     result: Result | None = None
 
 
-def _make(study: StudyFolder, slot: int, source: TrialSource, trial: Trial) -> int:
-    """Make one trial and tell its end; return the exit code if no other is to follow, else 0."""
-    study.clear_cancel(trial.number)  # one that came too late for an earlier try
+def _run_trial(study: StudyFolder, slot: int, source: TrialSource, trial: Trial) -> int:
+    """Run one trial and report its end; return the exit code if no other is to follow, else 0."""
+    study.clear_cancel(trial.number)  # a request that came too late for an earlier attempt
     study.write_trial(replace(trial, end=None))
     study.log_event("begins", slot=slot, trial=trial.number, run=trial.name, job=job_here())
     started = time.monotonic()
     try:
-        made = _run(study, source, trial)
-        signal = (made.result.signal if made.result else None) or 0
+        outcome = _compute(study, source, trial)
+        signal = (outcome.result.signal if outcome.result else None) or 0
     except Interrupted as stop:  # before the run had a folder
-        made, signal = TrialOutcome("preempted", settled=False), stop.signal_number
-    if study.clear_cancel(trial.number) and signal:  # meant for this run, not for the worker
+        outcome, signal = TrialOutcome("preempted", settled=False), stop.signal_number
+    if study.clear_cancel(trial.number) and signal:  # the signal was for this run, not for the worker
         signal = 0
-        if trial.run.state() not in DONE:  # it may have come to its end in that second
+        if trial.run.state() not in DONE:  # it may have completed in the meantime
             _cancel(trial.run)
-            made = TrialOutcome("cancelled", {"cause": CANCELLED})
-    elif signal == SIGUSR2 and (late := _out_of_time(trial.run)):
-        made = late
+            outcome = TrialOutcome("cancelled", {"cause": CANCELLED})
+    elif signal == SIGUSR2 and (timeout := _out_of_time(trial.run)):
+        outcome = timeout
     seconds = round(time.monotonic() - started, 3)
-    _record(study, slot, source, _where_it_lies(trial, made.result), made, seconds)
-    if made.state == "lost" and not made.settled:  # no end, as if the process had died
-        return _leave_gpu(study, slot, made.facts.get("cause", "this GPU does not work"))  # a full disk takes no cause
-    study.log_event("ends", slot=slot, trial=trial.number, state=made.state, seconds=seconds, job=job_here())
+    _record(study, slot, source, _with_run_folder(trial, outcome.result), outcome, seconds)
+    if outcome.state == "lost" and not outcome.settled:  # no end is recorded, as if the process had died
+        return _leave_gpu(
+            study, slot, outcome.facts.get("cause", "this GPU does not work")
+        )  # none where the disk is full
+    study.log_event("ends", slot=slot, trial=trial.number, state=outcome.state, seconds=seconds, job=job_here())
     return 128 + signal if signal else 0
 
 
-def _where_it_lies(trial: Trial, result: Result | None) -> Trial:
-    """Return the trial with its run's folder: another one where the data changed since the study was planned."""
+def _with_run_folder(trial: Trial, result: Result | None) -> Trial:
+    """Return the trial with the folder of its run, another one where the data changed since the study was planned."""
     if result is None or result.folder.absolute() == trial.run.path.absolute():
         return trial
     folder = result.folder.absolute()
@@ -185,20 +186,20 @@ def _where_it_lies(trial: Trial, result: Result | None) -> Trial:
 
 
 def _record(
-    study: StudyFolder, slot: int, source: TrialSource, trial: Trial, made: TrialOutcome, seconds: float
+    study: StudyFolder, slot: int, source: TrialSource, trial: Trial, outcome: TrialOutcome, seconds: float
 ) -> None:
-    """Write a trial's end, if it has come to one, before and after it is told: a kill in between is made up for."""
-    if not made.settled:
+    """Write a settled trial's end, before and after it is reported, so that a kill in between loses nothing."""
+    if not outcome.settled:
         study.write_trial(replace(trial, end=None))
         return
-    end = {"state": made.state, "time": now(), "seconds": seconds, "slot": slot, **made.facts}
+    end = {"state": outcome.state, "time": now(), "seconds": seconds, "slot": slot, **outcome.facts}
     study.write_trial(replace(trial, end=end))
-    study.write_trial(replace(trial, end=end | source.tell(trial, made.state)))
+    study.write_trial(replace(trial, end=end | source.tell(trial, outcome.state)))
     study.clear_retry(trial.number)
 
 
-def _run(study: StudyFolder, source: TrialSource, trial: Trial) -> TrialOutcome:
-    """Make the run of a trial."""
+def _compute(study: StudyFolder, source: TrialSource, trial: Trial) -> TrialOutcome:
+    """Run a trial."""
     if trial.run.state() == "pruned" and source.has_pruned(trial):
         return TrialOutcome(
             "pruned", {"cause": trial.run.status().get("cause", "")}
@@ -227,7 +228,7 @@ def _run(study: StudyFolder, source: TrialSource, trial: Trial) -> TrialOutcome:
 
 
 def _refusal(trial: Trial, problem: Exception) -> TrialOutcome:
-    """Return how a trial went that did not become a run, or that somebody else took in this moment."""
+    """Return the outcome of a trial that did not become a run, or whose run another process has just taken."""
     if not isinstance(problem, SpecvitError):  # a bug, ours or a library's: it costs this trial
         traceback.print_exception(problem)
         trace = "".join(traceback.format_exception(problem))
@@ -247,7 +248,7 @@ def _cancel(run: RunFolder) -> None:
 
 
 def _out_of_time(run: RunFolder) -> TrialOutcome | None:
-    """Return the end of a run whose jobs come to their limit again and again before it gets any further."""
+    """Return the end of a run whose jobs reached their time limit repeatedly without progress."""
     if stops_without_progress(run) < STOPS:
         return None
     cause = f"{STOPS} jobs in a row were stopped before it got any further"

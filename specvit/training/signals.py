@@ -4,7 +4,7 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -12,6 +12,23 @@ from specvit.utils.errors import Interrupted
 
 LOOK_SECONDS = 1.0
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
+
+@contextlib.contextmanager
+def signal_handlers(
+    numbers: Iterable[signal.Signals], handle: Callable[[int, FrameType | None], Any]
+) -> Iterator[None]:
+    """Handle signals by `handle` within the block and restore the former handlers after it.
+
+    Ignored signals stay ignored: SIGHUP under nohup, SIGINT in a background job of a script.
+    """
+    ours = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+    before: dict[signal.Signals, Any] = {number: signal.signal(number, handle) for number in ours}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class SignalStop:
@@ -35,15 +52,9 @@ class SignalStop:
     @contextlib.contextmanager
     def installed(self) -> Iterator["SignalStop"]:
         """Handle the signals within the block and restore the former handlers after it."""
-        # What is ignored stays so: SIGHUP under nohup, SIGINT in a script's background job.
-        ours = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-        before: dict[signal.Signals, Any] = {number: signal.signal(number, self._handle) for number in ours}
-        try:
-            with _looking(self.asked) if self.asked else contextlib.nullcontext():
-                yield self
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        polling = _looking(self.asked) if self.asked else contextlib.nullcontext()
+        with signal_handlers(SIGNALS, self._handle), polling:
+            yield self
 
     @contextlib.contextmanager
     def deferred(self, *, wholly: bool = False) -> Iterator[None]:
