@@ -150,7 +150,9 @@ def test_trained_models_predict_what_they_did(runs: None) -> None:
             np.testing.assert_allclose(scored.predictions[column], before[column], rtol=1e-4, atol=1e-4, err_msg=name)
         summary = read_json(folder.file("summary.json"))
         scores = {f"test_{key}": value for key, value in scored.scores.items()}
-        recorded = [key for key, value in summary.items() if re.match("test_(?!rows)", key) and isinstance(value, float)]
+        recorded = [
+            key for key, value in summary.items() if re.match("test_(?!rows)", key) and isinstance(value, float)
+        ]
         assert "test_loss" in recorded
         for key in recorded:
             assert summary[key] == pytest.approx(scores[key], rel=1e-3, abs=1e-3), (name, key)
