@@ -16,11 +16,11 @@ from specvit.data.synthetic import SyntheticSpectra
 from specvit.data.synthetic_batches import SyntheticTrainData
 from specvit.data.views import Spectra
 from specvit.models import ViT, build_model
-from specvit.training.amp import build_scaler, resolve_precision
-from specvit.training.loop import Learner
+from specvit.training.device import build_scaler, resolve_precision
 from specvit.training.optimizer import build_optimizer
 from specvit.training.schedule import build_schedule
 from specvit.training.state import TrainState
+from specvit.training.step import Learner
 from specvit.training.task import Regression
 from specvit.utils.quantities import ERROR, FLUX, NUM_PIXELS, WAVE
 

@@ -24,7 +24,7 @@ import torch
 from memory import anonymous_bytes
 
 import specvit.physics
-from specvit.data.builtin import SHARD_ROWS, make_shards
+from specvit.data.synthetic import SHARD_ROWS, make_shards
 from specvit.physics.grid import packaged_grid
 from specvit.physics.instrument import wavelength
 from specvit.physics.population import RANGES, STAR_COLUMNS, draw_stars

@@ -20,10 +20,10 @@ from specvit.config.schema import CNNConfig, ViTConfig
 from specvit.data.batches import TrainData
 from specvit.models.dropout import keep_mask
 from specvit.training import checkpoint
-from specvit.training.async_checkpoint import copied
+from specvit.training.checkpoint import host_copy
 from specvit.training.device import fault_of
-from specvit.training.loop import Learner
 from specvit.training.state import TrainState
+from specvit.training.step import Learner
 from specvit.training.task import Regression
 from specvit.utils.errors import is_out_of_memory
 from specvit.utils.quantities import NUM_PIXELS
@@ -158,7 +158,7 @@ def resumes(ground: Ground, case: Case) -> None:
     end = run_steps(whole, state, ground.data, STEPS)
     run_steps(first, half, ground.data, STEPS // 2)
     parts = {name: getattr(first, name).state_dict() for name in ("module", "optimizer", "scaler")}
-    checkpoint.save(ground.folder / "half.ckpt", copied({"state": half.to_plain(), **parts}))
+    checkpoint.save(ground.folder / "half.ckpt", host_copy({"state": half.to_plain(), **parts}))
     saved = checkpoint.load(ground.folder / "half.ckpt")
     for name in parts:
         getattr(second, name).load_state_dict(saved[name])

@@ -15,7 +15,7 @@ from specvit.data.batches import TrainData
 from specvit.models import build_model
 from specvit.models.cost import cost_of
 from specvit.models.dropout import KeyedDropout, keep_mask
-from specvit.training.amp import autocast
+from specvit.training.device import autocast
 from specvit.utils.quantities import NUM_PIXELS, Batch
 
 LONGEST_TABLE = 60.0

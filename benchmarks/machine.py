@@ -11,8 +11,7 @@ from typing import Any
 import torch
 
 from specvit.config.schema import TrainConfig
-from specvit.training.amp import resolve_precision
-from specvit.training.device import set_up_torch
+from specvit.training.device import resolve_precision, set_up_torch
 
 
 def facts(device: torch.device, packages: tuple[str, ...] = ("torch", "numpy")) -> dict[str, Any]:

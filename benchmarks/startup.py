@@ -22,9 +22,10 @@ import torch
 from cases import REFERENCE, SMALL, Case, make_learner, train_data
 
 from specvit.training import checkpoint
-from specvit.training.loop import CheckpointManager, Learner
-from specvit.training.malloc import keep_memory
+from specvit.training.checkpoint import CheckpointManager
 from specvit.training.state import TrainState
+from specvit.training.step import Learner
+from specvit.utils.memory import keep_memory
 from specvit.utils.quantities import NUM_PIXELS
 
 CPU = torch.device("cpu")
@@ -68,7 +69,7 @@ def first_step(live: str) -> float:
 def child(settings: list[str]) -> None:
     """Train until the first step is through, print the time, and leave."""
     from specvit.commands.train import main as train
-    from specvit.training.loop import Learner
+    from specvit.training.step import Learner
 
     step = Learner.step
 

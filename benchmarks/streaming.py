@@ -27,10 +27,9 @@ from memory import anonymous_bytes, write_large
 
 from specvit.config.schema import DataConfig
 from specvit.data.batches import Store
-from specvit.data.order import epoch_order
 from specvit.data.prefetch import Prefetcher
 from specvit.data.shards import open_shard
-from specvit.data.views import open_spectra
+from specvit.data.views import epoch_order, open_spectra
 from specvit.utils.memory import free_memory
 
 WAYS = [("sequential", False), *((order, ahead) for order in ("global", "block") for ahead in (False, True))]

@@ -85,7 +85,7 @@ def locked_database(file: Path) -> Iterator[None]:
 def child(overrides: list[str]) -> None:
     """Train with a watch on the first step, and print when it was through and what child processes took."""
     from specvit.commands.train import main as train
-    from specvit.training.loop import Learner
+    from specvit.training.step import Learner
 
     step, moments = Learner.step, []
 

@@ -25,9 +25,9 @@ from lean import FlatParameters, forward, lean_step
 from specvit.config.schema import ViTConfig
 from specvit.data.batches import TrainData
 from specvit.models import build_model
-from specvit.training.amp import autocast, resolve_precision
-from specvit.training.loop import CHECK_STEPS
-from specvit.training.malloc import keep_memory
+from specvit.training.device import autocast, resolve_precision
+from specvit.training.step import CHECK_STEPS
+from specvit.utils.memory import keep_memory
 from specvit.utils.quantities import NUM_PIXELS
 
 try:

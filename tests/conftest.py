@@ -36,7 +36,7 @@ from specvit.data.shards import write_shard
 from specvit.data.views import Spectra, open_spectra
 from specvit.run.run import run
 from specvit.run_folder.folder import RunFolder
-from specvit.tracking import figures, score_figures
+from specvit.tracking import figures
 from specvit.tracking.mlflow import Server
 from specvit.utils.quantities import LABELS
 
@@ -80,16 +80,14 @@ def one_thread() -> Iterator[None]:
 def blank_figures() -> Iterator[None]:
     """Let runs write blank figures, which saves more than half of their time; `drawn_figures` draws them."""
     with pytest.MonkeyPatch.context() as patched:
-        for module in (figures, score_figures):
-            patched.setattr(module, "save", save_blank)
+        patched.setattr(figures, "save", save_blank)
         yield
 
 
 @pytest.fixture
 def drawn_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let figures be drawn in this test."""
-    for module in (figures, score_figures):
-        monkeypatch.setattr(module, "save", SAVE_FIGURE)
+    monkeypatch.setattr(figures, "save", SAVE_FIGURE)
 
 
 @pytest.fixture(scope="session")

@@ -167,7 +167,7 @@ def stopped(shared: Path, tiny: list[str]) -> Path:
         place.mkdir(parents=True)
         child = Child(
             [*tiny, *STEADY, f"tracking.folder={place / 'runs'}"],
-            [At("specvit.training.loop.Learner.step", Stop(signal.SIGTERM), call=31)],
+            [At("specvit.training.step.Learner.step", Stop(signal.SIGTERM), call=31)],
             place / "output.txt",
         )
         assert child.wait() == 143, child.said

@@ -50,10 +50,10 @@ class OnceWritten:
 
     def __call__(self) -> None:
         """Wait for the thread that writes them, then act."""
-        from specvit.training.async_checkpoint import AsyncCheckpointWriter
+        from specvit.training.checkpoint import AsyncCheckpointWriter
 
         for writer in [thing for thing in gc.get_objects() if type(thing) is AsyncCheckpointWriter]:
-            futures.wait(list(writer._waiting))
+            futures.wait(list(writer._pending))
         self.act()
 
 
@@ -131,7 +131,7 @@ def save_blank(figure: object, path: Path) -> None:
 
 
 BLANK_PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGP4DwABAQEAsTj2FAAAAABJRU5ErkJggg=="
-BLANK_FIGURES = [Instead(f"specvit.tracking.{name}.save", save_blank) for name in ("figures", "score_figures")]
+BLANK_FIGURES = [Instead("specvit.tracking.figures.save", save_blank)]
 """Nothing is drawn; all else that belongs to a figure is done."""
 
 

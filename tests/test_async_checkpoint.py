@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from specvit.training import checkpoint
-from specvit.training.async_checkpoint import WAITING, AsyncCheckpointWriter, copied
+from specvit.training.checkpoint import MAX_PENDING, AsyncCheckpointWriter, host_copy
 from specvit.utils.files import write_text
 
 
@@ -29,14 +29,14 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 def test_a_copy_is_of_its_moment_and_shares_memory_as_its_source_did() -> None:
     buffer = torch.arange(6.0)
     content = {"a": buffer[:4].view(2, 2), "list": [buffer[4:], 3, "text"], "half": torch.ones(2).half(), "empty": {}}
-    found = copied(content)
+    found = host_copy(content)
     buffer.zero_()
     assert torch.equal(found["a"], torch.arange(4.0).view(2, 2))
     assert torch.equal(found["list"][0], torch.tensor([4.0, 5.0]))
     assert found["list"][1:] == [3, "text"]
     assert (found["half"].dtype, found["empty"]) == (torch.float16, {})
     assert found["a"].untyped_storage().data_ptr() == found["list"][0].untyped_storage().data_ptr()
-    assert torch.equal(copied({"none": torch.empty(0)})["none"], torch.empty(0))
+    assert torch.equal(host_copy({"none": torch.empty(0)})["none"], torch.empty(0))
 
 
 def test_training_goes_on_while_a_file_is_written(tmp_path: Path, gate: threading.Event) -> None:
@@ -51,7 +51,7 @@ def test_training_goes_on_while_a_file_is_written(tmp_path: Path, gate: threadin
 
 def test_a_slow_disk_holds_the_training_up_rather_than_fill_the_memory(tmp_path: Path, gate: threading.Event) -> None:
     writer = AsyncCheckpointWriter()
-    for number in range(WAITING):
+    for number in range(MAX_PENDING):
         writer.put(tmp_path / "a.ckpt", {"number": number})
     third = threading.Thread(target=writer.put, args=(tmp_path / "a.ckpt", {"number": 9}))
     third.start()

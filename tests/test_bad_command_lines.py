@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from specvit.data import builtin
+from specvit.data import synthetic
 
 CLASSES = "loss=ce model.task_type=cls train.early_stopping.monitor=val_accuracy train.early_stopping.mode=max"
 COMMAND_LINES = {
@@ -156,7 +156,7 @@ def test_a_device_is_refused_before_any_spectra_are_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Callable[[list[str]], str]
 ) -> None:
     monkeypatch.setenv("SPECVIT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(builtin, "ROUND_UP", 1)
+    monkeypatch.setattr(synthetic, "ROUND_UP", 1)
     sizes = ["train.batch_size=1", "data.num_samples=1", "data.val_samples=1", "data.test_samples=1"]
     assert "train.device: " in refused(["train.device=foo", *sizes])
     assert list(tmp_path.glob("cache/**/*.h5")) == []

@@ -26,8 +26,8 @@ from specvit.study.local_slots import GIVE_UP, LocalSlots
 from specvit.study.request import StudyRequest, SweepOptions
 from specvit.study.store import BROKEN_GPU, StudyFolder
 from specvit.training import device, gpus
-from specvit.training.amp import resolve_precision
-from specvit.training.loop import Learner
+from specvit.training.device import resolve_precision
+from specvit.training.step import Learner
 from specvit.utils.errors import ConfigError, DeviceError, is_out_of_memory
 from specvit.utils.files import read_json_lines
 from specvit.utils.memory import JOBS_PER_GPU

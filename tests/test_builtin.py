@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from specvit.commands.data import main
-from specvit.data import builtin
+from specvit.data import synthetic
 from specvit.physics.population import STAR_COLUMNS, draw_stars
 from specvit.physics.simulator import Simulator
 from specvit.utils.quantities import ERROR, FLUX, LABELS, WAVE
@@ -37,14 +37,14 @@ def silent(*progress: object) -> None:
 
 
 def make(paths: dict[Path, range], **options: Any) -> None:
-    builtin.make_shards(paths, **{"seed": 1, "split": "train", "report": silent} | options)
+    synthetic.make_shards(paths, **{"seed": 1, "split": "train", "report": silent} | options)
 
 
 def test_a_builtin_row_is_the_same_to_the_bit_in_every_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However rows are split over files, on one CPU or two, whatever torch's threads, and far from the first row."""
-    size = 2 * builtin.PIECE_ROWS + 20
+    size = 2 * synthetic.PIECE_ROWS + 20
     make({tmp_path / "one.h5": range(size)})
-    cuts = [(0, 3), (3, 7), (7, builtin.PIECE_ROWS + 1), (builtin.PIECE_ROWS + 1, size)]
+    cuts = [(0, 3), (3, 7), (7, synthetic.PIECE_ROWS + 1), (synthetic.PIECE_ROWS + 1, size)]
     paths = {tmp_path / f"{start}.h5": range(start, stop) for start, stop in cuts}
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0})
     make(paths)
@@ -62,7 +62,7 @@ def test_spectra_do_not_change_between_versions() -> None:
     """Published numbers rest on them: another grid, forward model or noise needs a new GENERATOR_VERSION."""
     flux_P, error_P = (x[0] for x in Simulator(False)(torch.from_numpy(draw_stars(0, "train", np.array([12345])))))
     pixels = [100, 1700, 2555, 3380, 4000]
-    assert builtin.GENERATOR_VERSION == 3
+    assert synthetic.GENERATOR_VERSION == 3
     np.testing.assert_allclose(flux_P[pixels], FLUX_12345, rtol=1e-4)
     np.testing.assert_allclose(error_P[pixels], ERROR_12345, rtol=1e-4)
 
@@ -93,14 +93,14 @@ def test_making_leaves_the_threads_of_torch_as_they_were(tmp_path: Path) -> None
 
 def test_redshifted_sets_are_sets_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SPECVIT_CACHE", str(tmp_path))
-    monkeypatch.setattr(builtin, "ROUND_UP", 1)
+    monkeypatch.setattr(synthetic, "ROUND_UP", 1)
     wish: dict[str, Any] = {"seed": 0, "split": "val"}
-    still = builtin.builtin_manifest(2, **wish)
-    assert still == builtin.builtin_manifest(2, **wish, max_redshift=0.0)
+    still = synthetic.builtin_manifest(2, **wish)
+    assert still == synthetic.builtin_manifest(2, **wish, max_redshift=0.0)
     assert still == {"builtin": 3, "seed": 0, "split": "val", "rows": 2}
-    assert builtin.builtin_manifest(2, **wish, max_redshift=0.0005) == still | {"max_redshift": 0.0005}
+    assert synthetic.builtin_manifest(2, **wish, max_redshift=0.0005) == still | {"max_redshift": 0.0005}
     near = 0.00012345678, 0.00012345699  # alike in six digits
-    files = {z: builtin.builtin_files(2, **wish, report=silent, max_redshift=z) for z in (0.0, 0.0005, 0.001, *near)}
+    files = {z: synthetic.builtin_files(2, **wish, report=silent, max_redshift=z) for z in (0.0, 0.0005, 0.001, *near)}
     assert len({path for (path,) in files.values()}) == 5
     redshifts = {z: read(path)[2][:, list(LABELS).index("redshift")] for z, (path,) in files.items()}
     np.testing.assert_allclose(redshifts[0.001], 2 * redshifts[0.0005])
@@ -111,7 +111,7 @@ def test_redshifted_sets_are_sets_of_their_own(tmp_path: Path, monkeypatch: pyte
 def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
     """Not more than some pieces are held at a time, although the disk may be slower than the making."""
     alive: list[weakref.ref[np.ndarray]] = []
-    real, most = builtin.make_piece, 0
+    real, most = synthetic.make_piece, 0
 
     def counted(*words: Any) -> Any:
         flux_BP, *rest = real(*words)
@@ -124,9 +124,9 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
         most = max(most, sum(reference() is not None for reference in alive))
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(builtin, "make_piece", counted)
+        patched.setattr(synthetic, "make_piece", counted)
         patched.setattr("os.sched_getaffinity", lambda _: {0})
-        make({tmp_path / "one.h5": range(20 * builtin.PIECE_ROWS)}, report=slow_disk)
+        make({tmp_path / "one.h5": range(20 * synthetic.PIECE_ROWS)}, report=slow_disk)
     assert len(alive) == 20
     assert 1 <= most <= 5
 
@@ -145,10 +145,10 @@ def test_generate_takes_a_redshift(tmp_path: Path, capsys: pytest.CaptureFixture
 
 MAKER = """
 import sys
-from specvit.data import builtin
-builtin.SHARD_ROWS, builtin.ROUND_UP = 4, 2
+from specvit.data import synthetic
+synthetic.SHARD_ROWS, synthetic.ROUND_UP = 4, 2
 made = []
-paths = builtin.builtin_files(int(sys.argv[1]), seed=2, split="val", report=lambda *progress: made.append(progress))
+paths = synthetic.builtin_files(int(sys.argv[1]), seed=2, split="val", report=lambda *progress: made.append(progress))
 print(len(made), *paths, sep="\\n")
 """
 
@@ -171,21 +171,21 @@ def test_processes_that_want_builtin_spectra_at_once_make_each_file_once(
     assert first[1:] == second[1:]
     assert sorted([first[0], second[0]]) == ["0", "2"]  # one report a shard, all from one of the two
     rows = np.concatenate([read(Path(path))[0] for path in first[1:]])
-    np.testing.assert_array_equal(rows[5], builtin.make_piece(2, "val", 0, 0.0)[0][5])
+    np.testing.assert_array_equal(rows[5], synthetic.make_piece(2, "val", 0, 0.0)[0][5])
     monkeypatch.setenv("SPECVIT_CACHE", str(tmp_path))
-    monkeypatch.setattr(builtin, "SHARD_ROWS", 4)
-    monkeypatch.setattr(builtin, "ROUND_UP", 2)
+    monkeypatch.setattr(synthetic, "SHARD_ROWS", 4)
+    monkeypatch.setattr(synthetic, "ROUND_UP", 2)
     # a damaged shard is made again, the rest is left alone
     whole, last = (Path(path) for path in first[1:])
     kept = whole.stat().st_mtime_ns
     last.write_bytes(last.read_bytes()[:5000])
     reports: list[Any] = []
-    again = builtin.builtin_files(6, seed=2, split="val", report=lambda *progress: reports.append(progress))
+    again = synthetic.builtin_files(6, seed=2, split="val", report=lambda *progress: reports.append(progress))
     assert (len(reports), again, whole.stat().st_mtime_ns) == (1, [whole, last], kept)
     np.testing.assert_array_equal(read(last)[0][1], rows[5])
     # a longer wish gets a file of its own: another run may have the short one mapped
     before = last.stat()
-    longer = builtin.builtin_files(8, seed=2, split="val", report=silent)
+    longer = synthetic.builtin_files(8, seed=2, split="val", report=silent)
     assert longer[0] == whole and longer[1] != last
     assert (last.stat().st_ino, last.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
     np.testing.assert_array_equal(read(longer[1])[0][1], rows[5])
@@ -195,16 +195,16 @@ def test_a_cached_file_with_other_values_is_made_again_and_one_that_was_only_cop
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("SPECVIT_CACHE", str(tmp_path))
-    monkeypatch.setattr(builtin, "ROUND_UP", 1)
-    (path,) = builtin.builtin_files(3, seed=0, split="val", report=silent)
+    monkeypatch.setattr(synthetic, "ROUND_UP", 1)
+    (path,) = synthetic.builtin_files(3, seed=0, split="val", report=silent)
     whole = read(path)
     os.utime(path, (1, 1))
     before = path.stat().st_ino
-    assert builtin.builtin_files(3, seed=0, split="val", report=silent) == [path]
+    assert synthetic.builtin_files(3, seed=0, split="val", report=silent) == [path]
     assert (path.stat().st_ino, capsys.readouterr().err) == (before, "")
     with h5py.File(path, "r+") as file:
         file["dataset/arrays/flux/value"][1] = 1.0
-    assert builtin.builtin_files(3, seed=0, split="val", report=silent) == [path]
-    assert capsys.readouterr().err == f"note: {path} is not as it was made and is made again\n"
+    assert synthetic.builtin_files(3, seed=0, split="val", report=silent) == [path]
+    assert capsys.readouterr().err == f"note: {path} has changed since it was made and is made again\n"
     for made, first in zip(read(path), whole, strict=True):
         np.testing.assert_array_equal(made, first)

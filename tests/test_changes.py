@@ -13,8 +13,8 @@ from harm import stop_at
 from specvit.config.build import build_config
 from specvit.config.compose import compose
 from specvit.config.schema import TrainConfig
-from specvit.data.file_mtimes import note_of_changes
 from specvit.data.shards import open_shard, read_labels
+from specvit.data.splits import note_of_changes
 from specvit.run.run import Result, run
 from specvit.run_folder.folder import RunFolder
 from specvit.training.device import hardware, resolve_device

@@ -95,7 +95,7 @@ def test_determinism_is_set_as_configured_without_filling_new_tensors(determinis
 def test_nothing_heavy_is_imported_before_the_first_step(tiny: list[str], tmp_path: Path) -> None:
     code = """
 import os, sys
-from specvit.training.loop import Learner
+from specvit.training.step import Learner
 from specvit.train import main
 step = Learner.step
 def watched(*arguments):

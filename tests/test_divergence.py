@@ -13,7 +13,8 @@ from toys import FREE, Classes, Shuffled, Whole, toy_run
 
 from specvit.config.schema import EarlyStoppingConfig, OptConfig
 from specvit.training import checkpoint
-from specvit.training.loop import CHECK_STEPS, Diverged
+from specvit.training.step import CHECK_STEPS
+from specvit.utils.errors import Diverged
 from specvit.utils.quantities import Batch
 
 

@@ -10,8 +10,8 @@ from toys import FREE, StopAfter, toy_run
 
 from specvit.config.schema import EarlyStoppingConfig, OptConfig
 from specvit.training import checkpoint
-from specvit.training.early_stopping import note_validation, stops_early
-from specvit.training.loop import CheckpointManager, evaluate
+from specvit.training.checkpoint import CheckpointManager
+from specvit.training.loop import evaluate
 from specvit.training.state import TrainState
 
 
@@ -22,8 +22,8 @@ def noted(
     rule = EarlyStoppingConfig(monitor="val_mae", mode=mode, patience=patience)
     state, best = TrainState(), []
     for epoch, value in enumerate(values, start=1):
-        best.append(note_validation(state, {"val_mae": value}, epoch=epoch, rule=rule, opt=OptConfig(**opt)))
-        if stops_early(state, rule):
+        best.append(state.update_best({"val_mae": value}, epoch=epoch, rule=rule, opt=OptConfig(**opt)))
+        if state.should_stop_early(rule):
             break
     return best, state
 

@@ -127,7 +127,7 @@ def test_dropped_sum_keeps_the_residual_in_float32_and_the_branch_in_its_own_for
 
 FAULTS = """
 import resource, sys, torch
-from specvit.training.malloc import keep_memory
+from specvit.utils.memory import keep_memory
 if sys.argv[1] == "kept":
     assert keep_memory()
 def touch():
@@ -143,7 +143,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 TOP = """
 import ctypes
-from specvit.training.malloc import keep_memory
+from specvit.utils.memory import keep_memory
 libc = ctypes.CDLL(None)
 libc.malloc.restype = libc.sbrk.restype = ctypes.c_void_p
 libc.malloc.argtypes, libc.free.argtypes, libc.sbrk.argtypes = [ctypes.c_size_t], [ctypes.c_void_p], [ctypes.c_long]

@@ -30,7 +30,7 @@ from specvit.training import checkpoint
 
 pytestmark = pytest.mark.slow
 
-STEP = "specvit.training.loop.Learner.step"
+STEP = "specvit.training.step.Learner.step"
 
 
 def stop_at(step: int, number: int = signal.SIGTERM) -> At:

@@ -22,7 +22,7 @@ from specvit.run_folder.folder import RunFolder
 from specvit.tracking import metric_files as trackers
 from specvit.tracking.metric_files import StatusTracker
 
-STEP = "specvit.training.loop.Learner.step"
+STEP = "specvit.training.step.Learner.step"
 
 
 # read-only

@@ -22,7 +22,7 @@ from specvit.training import checkpoint
 
 pytestmark = pytest.mark.slow
 
-STEP = "specvit.training.loop.Learner.step"
+STEP = "specvit.training.step.Learner.step"
 ELSEWHERE = Instead("socket.gethostname", str)  # a host without a name
 
 

@@ -177,7 +177,7 @@ CHANGES: dict[str, Damage] = {
 def test_changed_since_the_checkpoint(
     fault: str, promised: Any, trained: Any, unbroken: Any, arguments: list[str], tiny: list[str], sets: Path, tmp_path
 ) -> None:
-    stopped = trained(arguments, At("specvit.training.loop.Learner.step", Stop(signal.SIGTERM), call=30))
+    stopped = trained(arguments, At("specvit.training.step.Learner.step", Stop(signal.SIGTERM), call=30))
     assert stopped.code == 143, stopped.said
     CHANGES[fault](sets / "train_0" / "dataset.h5")
     again = trained(arguments)
@@ -208,7 +208,7 @@ def test_while_the_run_reads_it(
     harm, code = WHILE[fault]
     path, safe = sets / "train_0" / "dataset.h5", tmp_path / "safe.h5"
     shutil.copy(path, safe)
-    ended = trained(arguments, At("specvit.training.loop.Learner.step", partial(harm, path), call=30))
+    ended = trained(arguments, At("specvit.training.step.Learner.step", partial(harm, path), call=30))
     assert ended.code == code, ended.said
     state = state_of(only_run(tmp_path / "runs"))
     if fault == "truncated":
@@ -243,7 +243,7 @@ def test_files_in_a_folder_that_cannot_be_written(
     with read_only(sets):
         with pytest.raises(OSError, match="Read-only"):
             (sets / "new").touch()
-        assert trained(arguments, At("specvit.training.loop.Learner.step", Stop(signal.SIGTERM), call=30)).code == 143
+        assert trained(arguments, At("specvit.training.step.Learner.step", Stop(signal.SIGTERM), call=30)).code == 143
         ended = trained(arguments)
     assert ended.code == 0, ended.said
     promised.kept(state=state_of(only_run(tmp_path / "runs")), said=ended.said)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from specvit.metrics.scores import confusion_matrix
-from specvit.tracking import figures, score_figures
+from specvit.tracking import figures
 
 NAN = float("nan")
 
@@ -23,8 +23,7 @@ def drawn(drawn_figures: None, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         kept.append(figure)
 
     figures_save = figures.save
-    for module in (figures, score_figures):
-        monkeypatch.setattr(module, "save", save)
+    monkeypatch.setattr(figures, "save", save)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         yield kept
@@ -71,13 +70,13 @@ def test_predictions_have_a_panel_a_label_with_units_and_one_colour_scale(drawn:
 def test_clean_flux_has_no_colour_scale_and_no_panel_by_signal_to_noise(drawn: list[Any], tmp_path: Path) -> None:
     clean_N, shown = np.full(300, np.inf), columns("log_g")
     figures.draw_predictions(tmp_path / "p.png", shown, clean_N, titles=["a"])
-    score_figures.draw_residuals(tmp_path / "r.png", shown, clean_N)
+    figures.draw_residuals(tmp_path / "r.png", shown, clean_N)
     assert [len(figure.axes) for figure in drawn] == [1, 1]
 
 
 def test_residuals_stand_over_the_true_label_and_the_signal_to_noise(drawn: list[Any], tmp_path: Path) -> None:
     snr_N, shown = np.linspace(3, 30, 300), columns("log_g", "T_eff")
-    score_figures.draw_residuals(tmp_path / "r.png", shown, snr_N)
+    figures.draw_residuals(tmp_path / "r.png", shown, snr_N)
     axes = drawn[0].axes
     names = ["true log_g [dex]", "S/N per pixel", "true T_eff [K]", "S/N per pixel"]
     assert [axis.get_xlabel() for axis in axes] == names
@@ -92,13 +91,13 @@ def test_residuals_stand_over_the_true_label_and_the_signal_to_noise(drawn: list
 
 @pytest.mark.parametrize("rows", [2, 30])
 def test_few_rows_are_drawn_without_a_median(rows: int, drawn: list[Any], tmp_path: Path) -> None:
-    score_figures.draw_residuals(tmp_path / "r.png", columns("log_g", rows=rows), np.linspace(3, 30, rows))
+    figures.draw_residuals(tmp_path / "r.png", columns("log_g", rows=rows), np.linspace(3, 30, rows))
     assert not [line for line in drawn[0].axes[0].lines if line.get_label() == "median"]
 
 
 def test_bins_show_each_labels_value_and_interval(drawn: list[Any], tmp_path: Path) -> None:
     by_snr = bins("log_g", (0.5, 0.4, 0.6), (0.7, 0.6, 0.8)) + bins("T_eff", (0.9, 0.85, 0.95), (0.95, 0.9, 0.99))
-    score_figures.draw_bins(tmp_path / "b.png", by_snr, bins("log_g", (0.2, 0.1, 0.3)))
+    figures.draw_bins(tmp_path / "b.png", by_snr, bins("log_g", (0.2, 0.1, 0.3)))
     left, right = drawn[0].axes
     assert points(left) == [(0, 0.5), (1, 0.7), (0, 0.9), (1, 0.95)]
     assert points(right) == [(0, 0.2)]
@@ -114,7 +113,7 @@ def test_bins_show_each_labels_value_and_interval(drawn: list[Any], tmp_path: Pa
 
 def test_both_sides_share_an_axis_that_holds_every_point(drawn: list[Any], tmp_path: Path) -> None:
     high = bins("log_g", (0.9, 0.88, 0.92), (0.7, 0.6, 0.8))
-    score_figures.draw_bins(tmp_path / "b.png", bins("log_g", (0.5, 0.4, 0.6)), high)
+    figures.draw_bins(tmp_path / "b.png", bins("log_g", (0.5, 0.4, 0.6)), high)
     limits = [axis.get_ylim() for axis in drawn[0].axes]
     assert limits[0] == limits[1]
     assert limits[0][0] < 0.4 and limits[0][1] > 0.92
@@ -122,7 +121,7 @@ def test_both_sides_share_an_axis_that_holds_every_point(drawn: list[Any], tmp_p
 
 def test_bins_of_a_poor_run_are_drawn(drawn: list[Any], tmp_path: Path) -> None:
     poor = bins("log_g", (NAN, NAN, NAN), (0.5, 0.6, 0.7), (-40.0, -80.0, -9.0), (0.1, -3.0, 0.4))
-    score_figures.draw_bins(tmp_path / "b.png", poor, [])
+    figures.draw_bins(tmp_path / "b.png", poor, [])
     (axis,) = drawn[0].axes
     assert points(axis) == [(1, 0.5), (3, 0.1)]
     (triangle,) = [line for line in axis.lines if line.get_marker() == "v"]
@@ -132,9 +131,9 @@ def test_bins_of_a_poor_run_are_drawn(drawn: list[Any], tmp_path: Path) -> None:
 
 
 def test_no_bins_make_no_figure_and_classes_are_drawn_by_accuracy(drawn: list[Any], tmp_path: Path) -> None:
-    score_figures.draw_bins(tmp_path / "none.png", [], [])
+    figures.draw_bins(tmp_path / "none.png", [], [])
     assert not (tmp_path / "none.png").exists()
-    score_figures.draw_bins(tmp_path / "b.png", bins("class", (0.5, 0.4, 0.6), metric="accuracy"), [])
+    figures.draw_bins(tmp_path / "b.png", bins("class", (0.5, 0.4, 0.6), metric="accuracy"), [])
     assert drawn[0].axes[0].get_ylabel() == "accuracy with 95 % interval"
 
 
@@ -145,7 +144,7 @@ def test_confusion_shows_shares_of_the_true_class_with_their_counts(
     rng = np.random.default_rng(0)
     counts_CC = confusion_matrix(*rng.integers(classes - 1, size=(2, 500)), classes)  # the last class never occurs
     names = [f"class {number}" for number in range(classes)]
-    score_figures.draw_confusion(tmp_path / "c.png", counts_CC, names, label="log_g", title="a")
+    figures.draw_confusion(tmp_path / "c.png", counts_CC, names, label="log_g", title="a")
     axis = drawn[0].axes[0]
     share_CC = axis.images[0].get_array()
     np.testing.assert_allclose(share_CC[:-1], counts_CC[:-1] / counts_CC[:-1].sum(axis=1, keepdims=True))

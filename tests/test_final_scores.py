@@ -12,7 +12,7 @@ from scored_runs import LABELS, summary_of
 from sklearn import metrics as sk
 
 from specvit.commands import train
-from specvit.tracking import figures, score_figures
+from specvit.tracking import figures
 from specvit.training import checkpoint
 from specvit.utils.quantities import MAG_BIN_EDGES, SNR_BIN_EDGES
 
@@ -143,7 +143,7 @@ def test_a_run_whose_figures_fail_is_finished(scored: list[str], tmp_path: Path,
         raise ImportError("no matplotlib")
 
     monkeypatch.setattr(figures, "canvas", broken)
-    monkeypatch.setattr(score_figures, "canvas", broken)
+    monkeypatch.setattr(figures, "canvas", broken)
     assert train.main([*scored, f"tracking.folder={tmp_path / 'outputs'}"]) == 0
     (folder,) = (tmp_path / "outputs").iterdir()
     assert capsys.readouterr().out.count("could not be drawn (ImportError: no matplotlib)") == 4

@@ -21,8 +21,8 @@ from whole_runs import STEADY, assert_same_run, only_run, state_of
 from specvit.commands.train import main
 from specvit.config.build import build_config
 from specvit.config.compose import compose
-from specvit.data.builtin import make_shards
 from specvit.data.shards import open_shard, read_labels, write_shard
+from specvit.data.synthetic import make_shards
 from specvit.run import outcome
 from specvit.run.run import Result, run
 from specvit.run_folder import disk_reserve as ballasts
@@ -59,8 +59,8 @@ def train(tiny: list[str], where: Path, *overrides: str) -> Result:
 PLACES: dict[str, tuple[str, int]] = {
     "first status": ("specvit.run_folder.folder.RunFolder.set_status", 1),
     "metrics": ("specvit.tracking.metric_files.FileTracker.metrics", 3),
-    "checkpoint best.ckpt": ("specvit.training.loop.CheckpointManager.save_best", 3),
-    "checkpoint last.ckpt": ("specvit.training.loop.CheckpointManager.save_last", 3),
+    "checkpoint best.ckpt": ("specvit.training.checkpoint.CheckpointManager.save_best", 3),
+    "checkpoint last.ckpt": ("specvit.training.checkpoint.CheckpointManager.save_last", 3),
     "predictions": ("specvit.run.evaluation.write_scored", 1),
     "summary": ("specvit.run.evaluation.write_json", 1),
     "final status": ("specvit.run.outcome.RunFolder.set_status", 7),

@@ -24,16 +24,16 @@ from specvit.training import checkpoint
 
 pytestmark = pytest.mark.slow
 
-STEP = "specvit.training.loop.Learner.step"
+STEP = "specvit.training.step.Learner.step"
 LONG = [*STEADY, "train.epochs=20"]
 STAGES: dict[str, Any] = {
     "folder is claimed": partial(At, "specvit.run.run.RunFolder.record_attempt"),
-    "first step": partial(At, "specvit.training.loop.Learner.step"),
-    "middle of an epoch": partial(At, "specvit.training.loop.Learner.step", call=31),
+    "first step": partial(At, "specvit.training.step.Learner.step"),
+    "middle of an epoch": partial(At, "specvit.training.step.Learner.step", call=31),
     "validation": partial(At, "specvit.training.loop.evaluate", call=2),
     "half of a metrics line": partial(Torn, "metrics.jsonl", write=3),
-    "between metrics and checkpoint": partial(At, "specvit.training.loop.CheckpointManager.save_best", call=2),
-    "between best and last checkpoint": partial(At, "specvit.training.loop.CheckpointManager.save_last", call=3),
+    "between metrics and checkpoint": partial(At, "specvit.training.checkpoint.CheckpointManager.save_best", call=2),
+    "between best and last checkpoint": partial(At, "specvit.training.checkpoint.CheckpointManager.save_last", call=3),
     "checkpoint write": partial(TornCheckpoint, call=6),
     "between the renames of a checkpoint": partial(AtRename, "last.ckpt", call=3),
     "checkpoint written": partial(At, "specvit.training.checkpoint.save", call=4, after=True),
@@ -82,7 +82,7 @@ DAILY = [
 SAVED = {"first step": 1, "middle of an epoch": 31, "validation": 24, "half of a metrics line": 36}
 SAVED |= {"checkpoint write": 37, "between the renames of a checkpoint": 37}
 """The step that a signal saves; after the training it is the last one."""
-HOLD = At("specvit.training.loop.Learner.step", OnceWritten(), lasting=True)
+HOLD = At("specvit.training.step.Learner.step", OnceWritten(), lasting=True)
 """Training goes on beside the writing; here each step waits for it, so that it is known what is on disk when."""
 
 
@@ -156,9 +156,9 @@ MADE = ["data=builtin", "data.num_samples=24", "data.val_samples=8", "data.test_
 MADE += ["model.patch_size=256", "model.hidden_size=16", "model.num_hidden_layers=1", "model.num_attention_heads=2"]
 MADE += ["model.intermediate_size=32", "train.epochs=2", "train.precision=32", "train.threads=1"]
 MADE += ["tracking.progress=lines", "tracking.live=false"]
-SHORT = Instead("specvit.data.builtin.ROUND_UP", 1)
+SHORT = Instead("specvit.data.synthetic.ROUND_UP", 1)
 MAKING: dict[str, Any] = {
-    "spectra are made": partial(At, "specvit.data.builtin._table"),
+    "spectra are made": partial(At, "specvit.data.synthetic._label_table"),
     "a shard is half written": partial(At, "pandas.DataFrame.to_hdf", call=2),
 }
 MAKING_STOPPED = [("spectra are made", number) for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from toys import CPU, FREE, OVERFLOW, Run, Shuffled, toy_run
 
-from specvit.training.amp import build_scaler, resolve_precision
+from specvit.training.device import build_scaler, resolve_precision
 from specvit.utils.quantities import Batch
 
 

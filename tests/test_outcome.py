@@ -33,7 +33,7 @@ from specvit.training import checkpoint, signals
 from specvit.utils.errors import DataError, explain, os_fault
 
 LOSS, VALIDATION = "specvit.training.task.Regression.loss", "specvit.training.loop.evaluate"
-STEP, GATHER = "specvit.training.loop.Learner.step", "specvit.data.batches.Store.gather"
+STEP, GATHER = "specvit.training.step.Learner.step", "specvit.data.batches.Store.gather"
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
 

@@ -14,10 +14,9 @@ from toy_data import CPU, STEP_ROWS, train_data
 from specvit.config.schema import DataConfig
 from specvit.data import batches
 from specvit.data.batches import Store
-from specvit.data.order import epoch_order
 from specvit.data.prefetch import STRETCH_ROWS, Prefetcher, byte_ranges
 from specvit.data.shards import write_shard
-from specvit.data.views import Spectra, open_spectra
+from specvit.data.views import Spectra, epoch_order, open_spectra
 from specvit.utils.errors import DataError
 
 PIXELS = 8

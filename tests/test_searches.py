@@ -176,7 +176,7 @@ def test_a_cancelled_trial_is_tried_again_however_often_that_is_interrupted(
     study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    toy, step = study({"search": ONE}), "specvit.training.loop.Learner.step"  # of 24
+    toy, step = study({"search": ONE}), "specvit.training.step.Learner.step"  # of 24
     assert toy.start(plants=[At(step, Stop(signal.SIGTERM), call=6)]).wait() == 143
     assert sweep(["cancel", "toy", toy.trial(0).name]) == 0
     code, said = toy.run()

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 SEEDS = {"grids": [{}], "seeds": [1, 2]}
 LONG = {"train.epochs": 30}
-STEP = "specvit.training.loop.Learner.step"
+STEP = "specvit.training.step.Learner.step"
 DIVERGES = {"opt.lr": 1e30, "opt.lr_sch": "constant"}
 
 

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from specvit.data.order import BLOCK_ROWS, WINDOW_BLOCKS, epoch_order
-from specvit.data.views import select_rows
+from specvit.data.views import BLOCK_ROWS, WINDOW_BLOCKS, epoch_order, select_rows
 
 
 @given(st.integers(1, 300), st.data(), st.sampled_from(["first", "random"]), st.integers(0, 3))

@@ -22,10 +22,9 @@ from specvit.commands.track import runs_in
 from specvit.config.build import build_config
 from specvit.config.compose import compose
 from specvit.config.schema import Config, DataConfig, NoiseConfig
-from specvit.data.builtin import PIECE_ROWS
 from specvit.data.labels import ClassCoder, LabelScaler
 from specvit.data.splits import is_synthetic, open_split, open_splits
-from specvit.data.synthetic import SyntheticSpectra
+from specvit.data.synthetic import PIECE_ROWS, SyntheticSpectra
 from specvit.data.synthetic_batches import SyntheticTrainData
 from specvit.run.run import run
 from specvit.tracking.run_record import read_record
@@ -199,7 +198,7 @@ def test_a_run_killed_in_an_epoch_ends_bitwise_equal(
 ) -> None:
     words = [*small, *STEADY, f"data.endless={endless}", "data.max_redshift=0.001"]
     arguments = [*words, f"tracking.folder={tmp_path / 'runs'}"]
-    kill = At("specvit.training.loop.Learner.step", OnceWritten(Stop(signal.SIGKILL)), call=15)
+    kill = At("specvit.training.step.Learner.step", OnceWritten(Stop(signal.SIGKILL)), call=15)
     assert trained(arguments, kill).code == -signal.SIGKILL
     again = trained(arguments)
     assert again.code == 0, again.said

@@ -9,13 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from specvit.config.schema import EarlyStoppingConfig, LossConfig, OptConfig, TrainConfig
-from specvit.data.order import epoch_order
+from specvit.data.views import epoch_order
 from specvit.models.dropout import KeyedDropout, set_dropout_key
-from specvit.training.amp import build_scaler
-from specvit.training.loop import Callbacks, CheckpointManager, Learner, fit
+from specvit.training.checkpoint import CheckpointManager
+from specvit.training.device import build_scaler
+from specvit.training.loop import Callbacks, fit
 from specvit.training.optimizer import build_optimizer
 from specvit.training.schedule import build_schedule
 from specvit.training.state import TrainState
+from specvit.training.step import Learner
 from specvit.training.task import Classification, Regression
 from specvit.utils import seeding
 from specvit.utils.quantities import Batch

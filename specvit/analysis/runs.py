@@ -15,7 +15,7 @@ import numpy as np
 
 from specvit.config.build import build_config, flatten
 from specvit.config.schema import Config, NoiseConfig, effective_level
-from specvit.data.builtin import GENERATOR_VERSION
+from specvit.data.synthetic import GENERATOR_VERSION
 from specvit.metrics.metrics import REGRESSION
 from specvit.metrics.statistics import RegressionRows
 from specvit.run_folder.folder import DONE, RunFolder

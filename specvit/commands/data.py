@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _generate(options: argparse.Namespace) -> int:
-    from specvit.data.builtin import make_shards
+    from specvit.data.synthetic import make_shards
     from specvit.utils.text import short_count
 
     started = time.perf_counter()
@@ -114,7 +114,7 @@ def _inspect(files: list[Path]) -> int:
 
 def _report(split: str, done: int, total: int) -> None:
     """Print how far the making is, about ten times a split."""
-    from specvit.data.builtin import PIECE_ROWS
+    from specvit.data.synthetic import PIECE_ROWS
 
     if done % max(PIECE_ROWS, total // 10) < PIECE_ROWS or done == total:
         print(f"making {split} {done:,} of {total:,}", flush=True)

@@ -15,10 +15,9 @@ from torch import Tensor
 from specvit.config.schema import DataConfig, NoiseConfig, effective_level
 from specvit.data.io_hints import beyond_memory, chunked_note
 from specvit.data.noise import FluxNorm, evaluation_noise, sigma_of, with_training_noise
-from specvit.data.order import epoch_order
 from specvit.data.prefetch import Prefetcher
 from specvit.data.validate import check_rows
-from specvit.data.views import Spectra, SpectraView
+from specvit.data.views import Spectra, SpectraView, epoch_order
 from specvit.utils.errors import DataError, is_out_of_memory
 from specvit.utils.memory import JOBS_PER_GPU, free_memory
 from specvit.utils.quantities import Batch

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from specvit.data.order import epoch_order
-from specvit.data.views import SpectraView, open_spectra
+from specvit.data.views import SpectraView, epoch_order, open_spectra
 from specvit.utils.errors import DataError
 
 PROBE_ROWS = 4

@@ -14,8 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from specvit.data.hdf5 import unreadable
-from specvit.data.order import BLOCK_ROWS, WINDOW_BLOCKS, epoch_order
-from specvit.data.views import Spectra
+from specvit.data.views import BLOCK_ROWS, WINDOW_BLOCKS, Spectra, epoch_order
 from specvit.utils.errors import DataError
 
 STRETCH_ROWS = {"block": WINDOW_BLOCKS * BLOCK_ROWS, "global": 2048}

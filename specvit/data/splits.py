@@ -9,10 +9,9 @@ import numpy as np
 
 from specvit.config.schema import Config, DataConfig, NetworkConfig
 from specvit.config.validate import smaller_step
-from specvit.data.builtin import builtin_files, builtin_manifest
 from specvit.data.labels import ClassCoder, TargetCoder, fit_classes, fit_scaler
 from specvit.data.shards import find_files, same_wavelengths
-from specvit.data.synthetic import SyntheticSpectra
+from specvit.data.synthetic import SyntheticSpectra, builtin_files, builtin_manifest
 from specvit.data.views import Spectra, SpectraView, open_spectra
 from specvit.utils.errors import DataError
 from specvit.utils.memory import free_memory
@@ -153,3 +152,27 @@ def split_manifest(data: DataConfig, split: str, view: SpectraView | None) -> di
 def needs_files(data: DataConfig) -> bool:
     """Say whether the manifest can only be made from files."""
     return not all(is_synthetic(data, split) for split in SPLITS)
+
+
+def file_mtimes(data: DataConfig, splits: Splits) -> dict[str, list[int]]:
+    """Return [size in bytes, time of change in ns] of every data file that specvit has not written itself."""
+    views = [getattr(splits, split) for split in SPLITS if not is_synthetic(data, split)]
+    shards = [shard for view in views for shard in view.shards]
+    paths = {path.resolve() for shard in shards for path in (shard.path, shard.flux.path, shard.error.path)}
+    stats = {path: path.stat() for path in sorted(paths)}
+    return {str(path): [stat.st_size, stat.st_mtime_ns] for path, stat in stats.items()}
+
+
+def note_of_changes(attempts: list[dict[str, Any]], mtimes: dict[str, list[int]]) -> str:
+    """Return a note about data files that have changed since the latest of `attempts` recorded them, or ""."""
+    latest = next((attempt for attempt in reversed(attempts) if "files" in attempt), None)
+    if latest is None:
+        return ""
+    changed = [path for path, stamp in mtimes.items() if latest["files"].get(path, stamp) != stamp]
+    if not changed:
+        return ""
+    more = f" and {len(changed) - 1} more were" if len(changed) > 1 else " was"
+    return (
+        f"note: {changed[0]}{more} changed or touched since {latest['time']}; labels and sampled spectra are the same. "
+        "If spectra were changed, train.rerun=true"
+    )

@@ -12,8 +12,8 @@ from torch import Tensor
 from specvit.config.schema import DataConfig, NoiseConfig
 from specvit.data.labels import TargetCoder
 from specvit.data.noise import FluxNorm, with_training_noise
-from specvit.data.order import epoch_order
 from specvit.data.synthetic import SyntheticSpectra
+from specvit.data.views import epoch_order
 from specvit.physics.simulator import Simulator, host_simulator
 from specvit.utils.quantities import Batch
 
@@ -84,7 +84,7 @@ class SyntheticTrainData:
         rows = len(self.spectra)
         begins = epoch * rows if self.data.endless else 0
         if begins != self._begins:
-            view = self.spectra.moved(begins) if begins else self.spectra
+            view = self.spectra.offset_by(begins) if begins else self.spectra
             targets = np.ascontiguousarray(self.coder.encode(view.label_values(self.data.param)))
             self._stars_NS = torch.from_numpy(view.stars_NS.astype(np.float32)).to(self.device)
             self._targets = torch.from_numpy(targets).to(self.device)

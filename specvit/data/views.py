@@ -18,11 +18,12 @@ from specvit.utils.errors import DataError
 from specvit.utils.quantities import LABELS
 
 MANIFEST_ROWS = 16
-"""How many evenly spaced spectra the manifest digests: enough to tell files apart, cheap at every start."""
-
-
-MOST_SLICE_BYTES = 64 * 2**20
-"""Most that is unpacked at once of a chunked array, of which some rows are wanted."""
+"""Evenly spaced spectra in the manifest's digest: enough to tell files apart, cheap at every start."""
+MAX_SLICE_BYTES = 64 * 2**20
+"""Largest slice that is read at once from a chunked array of which only some rows are needed."""
+BLOCK_ROWS = 1024
+WINDOW_BLOCKS = 16
+"""`data.order=block` shuffles blocks of neighbouring rows, and the rows within windows of this many blocks."""
 
 
 class SpectraView(Protocol):
@@ -240,6 +241,21 @@ def select_rows(total: int, wanted: int, *, subset: str, seed: int, where: str) 
     return np.sort(seeding.numpy_rng(seed, "subset").permutation(total)[:wanted])
 
 
+def epoch_order(num_rows: int, *, seed: int, epoch: int, order: str) -> np.ndarray:
+    """Return the view rows (N,) of one epoch, each once: a function of (seed, epoch), whatever holds the data.
+
+    `global` shuffles all rows. `block` shuffles blocks of neighbouring rows and then the rows within windows of
+    several blocks, so that a set larger than memory is read from disk in long pieces.
+    """
+    rng = seeding.numpy_rng(seed, "order", epoch)
+    if order == "global":
+        return rng.permutation(num_rows)
+    blocks = [np.arange(start, min(start + BLOCK_ROWS, num_rows)) for start in range(0, num_rows, BLOCK_ROWS)]
+    shuffled = [blocks[index] for index in rng.permutation(len(blocks))]
+    windows = [shuffled[start : start + WINDOW_BLOCKS] for start in range(0, len(shuffled), WINDOW_BLOCKS)]
+    return np.concatenate([rng.permutation(np.concatenate(window)) for window in windows])
+
+
 def open_spectra(
     paths: Sequence[Path], wanted: int, *, subset: str = "first", seed: int = 0, where: str = "data.num_samples"
 ) -> Spectra:
@@ -262,7 +278,7 @@ def _take(array: Any, rows_b: np.ndarray) -> np.ndarray:
     values_uP = np.empty((len(unique_u), array.shape[1]), dtype=array.dtype)
     for of_chunk in np.split(np.arange(len(unique_u)), np.flatnonzero(np.diff(chunk_u)) + 1):
         rows = unique_u[of_chunk]
-        if (rows[-1] + 1 - rows[0]) * array.shape[1] * array.dtype.itemsize > MOST_SLICE_BYTES:
+        if (rows[-1] + 1 - rows[0]) * array.shape[1] * array.dtype.itemsize > MAX_SLICE_BYTES:
             values_uP[of_chunk] = array[rows]
         else:
             values_uP[of_chunk] = array[rows[0] : rows[-1] + 1][rows - rows[0]]

@@ -12,9 +12,8 @@ from specvit.data.labels import LabelScaler
 from specvit.data.views import SpectraView
 from specvit.metrics.scores import Row, class_rows, confusion_matrix, flat_scores, label_rows, rows_by
 from specvit.run.predictor import Predictor, build_task, eval_data
-from specvit.tracking.figures import attempt, draw_predictions
+from specvit.tracking.figures import attempt, draw_bins, draw_confusion, draw_predictions, draw_residuals
 from specvit.tracking.metric_files import finite_or_none
-from specvit.tracking.score_figures import draw_bins, draw_confusion, draw_residuals
 from specvit.training.loop import predict
 from specvit.utils.files import write_atomic, write_json
 from specvit.utils.quantities import MAG_BIN_EDGES, SNR_BIN_EDGES, unit_of

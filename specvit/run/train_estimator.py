@@ -17,10 +17,9 @@ import torch
 from specvit.config.build import to_plain
 from specvit.config.schema import Config, LightGBMConfig, RidgeConfig, TemplateConfig
 from specvit.data.batches import EvalData
-from specvit.data.file_mtimes import file_stamps
 from specvit.data.labels import coder_to_dict
 from specvit.data.noise import FluxNorm, fit_flux_norm
-from specvit.data.splits import Splits, split_manifest
+from specvit.data.splits import Splits, file_mtimes, split_manifest
 from specvit.run.job import RunContext
 from specvit.run.predictor import build_task, eval_data, open_templates
 from specvit.tracking.metric_files import FileTracker, StatusTracker, Trackers
@@ -110,7 +109,7 @@ def train(job: RunContext) -> str:
     folder.cut_back(0)
     facts = {"device": str(device), "precision": "32", "threads": torch.get_num_threads()}
     folder.note_progress(step=0, **facts)
-    folder.record_attempt(event="ready", step=0, **facts, made_by=maker, files=file_stamps(config.data, splits))
+    folder.record_attempt(event="ready", step=0, **facts, made_by=maker, files=file_mtimes(config.data, splits))
     screen.say(f"device {device}; {len(splits.train):,} training spectra, each with one noise")
     flux_norm = fit_flux_norm(splits.train, config.data.flux_norm, config.noise).to(device)
     task = build_task(config, splits.coder)

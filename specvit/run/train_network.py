@@ -13,10 +13,9 @@ import torch
 from specvit.config.build import to_plain
 from specvit.config.schema import Config, NetworkConfig
 from specvit.data.batches import Store, TrainData
-from specvit.data.file_mtimes import file_stamps, note_of_changes
 from specvit.data.labels import coder_to_dict
 from specvit.data.noise import FluxNorm, fit_flux_norm
-from specvit.data.splits import Splits, is_synthetic
+from specvit.data.splits import Splits, file_mtimes, is_synthetic, note_of_changes
 from specvit.data.synthetic import SyntheticSpectra
 from specvit.data.validate import check_view
 from specvit.models import Network, ViT, build_model
@@ -26,13 +25,14 @@ from specvit.run.predictor import Weights, build_task, encoded, eval_data, fill
 from specvit.tracking.console import ProgressTracker
 from specvit.tracking.metric_files import FileTracker, StatusTracker, Trackers
 from specvit.training import checkpoint
-from specvit.training.amp import build_scaler, has_bf16, resolve_precision
-from specvit.training.device import hardware, resolve_device, set_up_torch
-from specvit.training.loop import Callbacks, CheckpointManager, Learner, fit
+from specvit.training.checkpoint import CheckpointManager
+from specvit.training.device import build_scaler, hardware, has_bf16, resolve_device, resolve_precision, set_up_torch
+from specvit.training.loop import Callbacks, fit
 from specvit.training.optimizer import build_optimizer
 from specvit.training.recovery import faults_of_best, find_start
 from specvit.training.schedule import build_schedule
 from specvit.training.state import TrainState
+from specvit.training.step import Learner
 from specvit.utils.errors import CheckpointError
 from specvit.utils.provenance import changes, made_by
 
@@ -108,7 +108,7 @@ def _train(job: RunContext) -> tuple[str, str]:
 
 def _say_what_changed(job: RunContext, saved: dict[str, Any] | None, maker: dict[str, str]) -> dict[str, Any]:
     """Say what is not as it was when the run was saved, and return what its attempts are to remember."""
-    stamps = file_stamps(job.config.data, job.splits)
+    stamps = file_mtimes(job.config.data, job.splits)
     notes = []
     if saved:
         notes += changes(saved.get("made_by", {}), maker)

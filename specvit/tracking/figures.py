@@ -1,6 +1,7 @@
-"""Figures of a finished run: its training curves, and predicted against true labels; more in `score_figures`.
+"""Figures of a finished run: training curves, predictions, residuals, scores by S/N and magnitude, confusion matrix.
 
-matplotlib is imported when the first figure is drawn: most of what specvit does needs none.
+matplotlib is imported when the first figure is drawn: most commands draw none.
+Legend: N rows, C classes. Rows of bins are those of `metrics.scores`.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,6 +10,8 @@ from typing import Any, cast
 
 import numpy as np
 
+from specvit.metrics.format import bin_name
+from specvit.metrics.intervals import LEVEL
 from specvit.metrics.metrics import title_of
 from specvit.utils.files import write_atomic
 from specvit.utils.quantities import LABELS
@@ -18,12 +21,19 @@ Columns = dict[str, tuple[np.ndarray, np.ndarray]]
 
 BLUE, GRAY = "tab:blue", "tab:gray"
 DPI = 130
-COLUMNS = 3
+MAX_COLUMNS = 3
 """Most panels side by side."""
+BAND_BINS = 12
+BAND_ROWS = 20
+"""Fewest rows a bin of the running median."""
+LOWEST = -1.0
+"""A bin's score below this is drawn here, as a triangle: an R² of -40 would press all others into one line."""
+WRITTEN_CLASSES = 15
+"""With more classes the counts do not fit into their cells, and only the colours show them."""
 
 
 def attempt(path: Path, draw: Callable[[Path], None], say: Callable[[str], None]) -> None:
-    """Draw the figure `path`. A failure costs the figure alone: `say` hears of it, and no older one stays in its place.
+    """Draw the figure `path`; an error is reported to `say` instead of raised, and an older figure is removed.
 
     A broken font cache, a full disk or numbers that cannot be drawn must not cost the scores.
     """
@@ -36,7 +46,7 @@ def attempt(path: Path, draw: Callable[[Path], None], say: Callable[[str], None]
 
 
 def draw_curves(path: Path, rows: list[dict[str, Any]], *, score: str, steps: str = "epoch") -> None:
-    """Draw loss and `score` by epoch (or what else `steps` are), training and validation."""
+    """Draw loss and `score` by epoch (or the unit that `steps` names), training and validation."""
     figure, axes = canvas(1, 2, (8.0, 3.2))
     epochs = [row["epoch"] for row in rows]
     for name, axis in zip(("loss", score), axes[0], strict=True):
@@ -51,7 +61,7 @@ def draw_curves(path: Path, rows: list[dict[str, Any]], *, score: str, steps: st
 
 def draw_predictions(path: Path, columns: Columns, snr_N: np.ndarray, *, titles: Sequence[str]) -> None:
     """Draw predicted against true values of each label, coloured by S/N (N,), over the line of equality."""
-    across = min(len(columns), COLUMNS)
+    across = min(len(columns), MAX_COLUMNS)
     down = -(-len(columns) // across)
     figure, axes = canvas(down, across, (4.2 * across + 0.6, 4.2 * down))
     style: dict[str, Any] = {"s": 6, "alpha": 0.7, "lw": 0, "color": BLUE}
@@ -68,6 +78,67 @@ def draw_predictions(path: Path, columns: Columns, snr_N: np.ndarray, *, titles:
         axis.remove()
     if coloured:
         figure.colorbar(points, ax=list(axes.flat[: len(columns)]), label="S/N per pixel", extend="both")
+    save(figure, path)
+
+
+def draw_residuals(path: Path, columns: Columns, snr_N: np.ndarray) -> None:
+    """Draw predicted - true of each label against its true value and, if finite, against S/N (N,)."""
+    noisy = bool(np.isfinite(snr_N).all())
+    figure, axes = canvas(len(columns), 2 if noisy else 1, (9.0 if noisy else 4.8, 3.3 * len(columns)))
+    for row, (label, (true_N, predicted_N)) in zip(axes, columns.items(), strict=True):
+        error_N = predicted_N - true_N
+        _cloud(row[0], true_N, error_N)
+        row[0].set(xlabel=f"true {axis_label(label)}", ylabel=f"predicted - true {axis_label(label)}")
+        if noisy:
+            _cloud(row[1], snr_N, error_N)
+            row[1].set(xlabel="S/N per pixel")
+            row[1].sharey(row[0])
+    if axes[0, 0].get_legend_handles_labels()[0]:
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)
+    save(figure, path)
+
+
+def draw_bins(path: Path, by_snr: Sequence[dict[str, Any]], by_mag: Sequence[dict[str, Any]]) -> None:
+    """Draw R² (or accuracy) of each label by S/N and by magnitude, with its interval; a side without bins is left out.
+
+    Draws nothing if there are no bins at all.
+    """
+    sides = [(rows, name) for rows, name in ((by_snr, "S/N per pixel"), (by_mag, axis_label("mag"))) if rows]
+    if not sides:
+        return
+    metric = "accuracy" if "accuracy" in sides[0][0][0] else "r2"
+    labels = list(dict.fromkeys(row["label"] for rows, _ in sides for row in rows))
+    figure, axes = canvas(1, len(sides), (5.6 * len(sides), 3.8))
+    if len(sides) > 1:
+        axes[0, 1].sharey(axes[0, 0])  # before drawing: afterwards it would reset the limits of both
+    for axis, (rows, name) in zip(axes[0], sides, strict=True):
+        _binned(axis, rows, labels, metric)
+        lower = ", ▼ below -1" if any(row[metric] < LOWEST for row in rows) else ""
+        axis.set(xlabel=f"{name} (number of spectra)", ylabel=f"{title_of(metric)} with {LEVEL} % interval{lower}")
+    if any(row[f"{metric}_low"] < LOWEST for rows, _ in sides for row in rows):
+        axes[0, 0].set_ylim(LOWEST - 0.06, 1.05)
+    if len(labels) > 1:
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False)
+    save(figure, path)
+
+
+def draw_confusion(path: Path, counts_CC: np.ndarray, names: Sequence[str], *, label: str, title: str) -> None:
+    """Draw the shares of each true class (row, sums to 1) that were taken for each class, with the counts."""
+    total_C1 = counts_CC.sum(axis=1, keepdims=True)
+    share_CC = np.divide(counts_CC, total_C1, out=np.zeros(counts_CC.shape), where=total_C1 > 0)
+    side = 3.0 + 0.5 * min(len(names), WRITTEN_CLASSES)
+    figure, axes = canvas(1, 1, (side + 0.8, side))
+    axis = axes[0, 0]
+    image = axis.imshow(share_CC, vmin=0.0, vmax=1.0, cmap="Blues")
+    figure.colorbar(image, ax=axis, label="share of the true class", shrink=0.8)
+    shown = range(0, len(names), -(-len(names) // WRITTEN_CLASSES))
+    axis.set_xticks(shown, [names[k] for k in shown], rotation=30 if max(map(len, names)) > 4 else 0)
+    axis.set_yticks(shown, [names[k] for k in shown])
+    if len(names) <= WRITTEN_CLASSES:
+        for (row, column), count in np.ndenumerate(counts_CC):
+            color = "white" if share_CC[row, column] > 0.5 else "black"
+            axis.text(column, row, f"{count:,}", ha="center", va="center", color=color, fontsize=9)
+    axis.set(xlabel=f"predicted {axis_label(label)}", ylabel=f"true {axis_label(label)}", title=title)
     save(figure, path)
 
 
@@ -95,6 +166,39 @@ def save(figure: Any, path: Path) -> None:
     figure.canvas.draw()
     pixels = figure.canvas.buffer_rgba()
     write_atomic(path, lambda stream: imsave(cast(Any, stream), pixels, format="png", dpi=DPI))
+
+
+def _cloud(axis: Any, x_N: np.ndarray, error_N: np.ndarray) -> None:
+    """Draw points, the line of no error, and a running median with the band that holds 68 % of the rows."""
+    axis.scatter(x_N, error_N, s=5, alpha=0.35, lw=0, color=BLUE)
+    axis.axhline(0.0, color="black", lw=0.8)
+    bins = min(BAND_BINS, len(x_N) // BAND_ROWS)
+    if bins >= 2:
+        parts = np.array_split(np.argsort(x_N, kind="stable"), bins)
+        middle = [np.median(x_N[part]) for part in parts]
+        low, median, high = np.array([np.percentile(error_N[part], (16, 50, 84)) for part in parts]).T
+        axis.fill_between(middle, low, high, color="tab:orange", alpha=0.3, lw=0, label="68 % of the rows")
+        axis.plot(middle, median, color="tab:orange", lw=1.8, label="median")
+    axis.grid(alpha=0.3)
+
+
+def _binned(axis: Any, rows: Sequence[dict[str, Any]], labels: Sequence[str], metric: str) -> None:
+    """Draw one point and interval a bin and label. Not with `errorbar`, which refuses a value outside its interval."""
+    bins = list(dict.fromkeys((row["low"], row["high"], row["rows"]) for row in rows))
+    for number, label in enumerate(labels):
+        color, beside = f"C{number}", 0.12 * (number - (len(labels) - 1) / 2)
+        label_rows = [row for row in rows if row["label"] == label]
+        x = np.array([bins.index((row["low"], row["high"], row["rows"])) for row in label_rows]) + beside
+        value, low, high = (
+            np.array([row[f"{metric}{end}"] for row in label_rows], np.float64) for end in ("", "_low", "_high")
+        )
+        axis.vlines(x, low, high, color=color, lw=1.6)
+        axis.plot(np.concatenate((x, x)), np.concatenate((low, high)), "_", ms=7, mew=1.6, color=color)
+        axis.plot(x[value >= LOWEST], value[value >= LOWEST], "o", ms=5, color=color, label=label)
+        axis.plot(x[value < LOWEST], np.full((value < LOWEST).sum(), LOWEST), "v", ms=7, color=color)
+    axis.set_xticks(range(len(bins)), [f"{bin_name(low, high)}\n{count:,}" for low, high, count in bins], fontsize=8)
+    axis.set_xlim(-0.6, len(bins) - 0.4)
+    axis.grid(alpha=0.3, axis="y")
 
 
 def _number(value: Any) -> float:

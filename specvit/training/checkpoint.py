@@ -1,13 +1,21 @@
-"""Checkpoints: one atomic file each, loadable without executing code, never holding a non-finite number."""
+"""Checkpoints: one atomic file each, loadable without executing code, never holding a non-finite number.
+
+During training they are copied between two steps and written by a thread, so that only the copy takes the loop's time.
+"""
 
 import errno
 import zipfile
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from specvit.training.state import TrainState
+from specvit.training.step import Learner
 from specvit.utils.errors import CheckpointError, is_out_of_memory, os_fault
 from specvit.utils.files import write_atomic
 
@@ -16,7 +24,9 @@ Parts = dict[str, type | tuple[type, ...]]
 """What a checkpoint holds, and of which type; a name with dots leads into dicts."""
 CONSTANTS: Parts = {"run_id": str, "coder": dict, "flux_mean_P": Tensor, "flux_scale": (float, int), "wave_P": Tensor}
 BEST: Parts = {**CONSTANTS, "epoch": int, "model": dict}
-"""What `best.ckpt` needs to be a trained model again."""
+"""What a trained model is restored from."""
+MAX_PENDING = 2
+"""Copies in the queue to be written (an epoch's best and last); with a slower disk the training waits."""
 
 
 def save(path: Path, content: dict[str, Any], *, keep: Path | None = None) -> None:
@@ -77,6 +87,96 @@ def is_finite(content: Any) -> bool:
     # Least and greatest are NaN if any element is: one pass over memory without a mask, 20 times as fast as isfinite.
     ends = [torch.stack(tensor.aminmax()).double() for tensor in tensors]
     return bool(torch.isfinite(torch.stack([end.to(ends[0].device) for end in ends])).all())
+
+
+def host_copy(content: dict[str, Any]) -> dict[str, Any]:
+    """Return nested dicts and lists with every tensor copied to host memory; views of one buffer still share one."""
+    buffers: dict[int, Tensor] = {}
+
+    def copy(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            storage = value.untyped_storage()
+            if (address := storage.data_ptr()) not in buffers or address == 0:
+                whole = torch.empty(0, dtype=value.dtype, device=value.device).set_(storage)
+                buffers[address] = whole.detach().to("cpu", copy=True)
+            return buffers[address].as_strided(value.shape, value.stride(), value.storage_offset())
+        if isinstance(value, dict):
+            return {name: copy(inner) for name, inner in value.items()}
+        return type(value)(map(copy, value)) if isinstance(value, list | tuple) else value
+
+    return copy(content)
+
+
+class AsyncCheckpointWriter:
+    """Writes checkpoints on one thread, in the order of the calls; an error is raised at the next call."""
+
+    def __init__(self) -> None:
+        """The thread starts with the first file, and ends with `finish`."""
+        self._pool: ThreadPoolExecutor | None = None
+        self._pending: deque[Future[None]] = deque()
+        self._error: BaseException | None = None
+
+    def put(self, path: Path, content: dict[str, Any], *, keep: Path | None = None) -> None:
+        """Queue `content`, which must be a copy, for `save`; waits while `MAX_PENDING` files are in the queue."""
+        self.check()
+        while len(self._pending) >= MAX_PENDING:
+            self._pending.popleft().result()
+        self._pool = self._pool or ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending.append(self._pool.submit(self._save, path, content, keep))
+
+    def check(self) -> None:
+        """Raise the first error of a write, at each call until `finish`; never waits."""
+        if self._error is not None:
+            raise self._error
+        while self._pending and self._pending[0].done():
+            self._pending.popleft()
+
+    def finish(self) -> None:
+        """Wait until everything is on disk; raises the first error."""
+        if self._pool is not None:
+            self._pool.shutdown()
+        error, self._error, self._pool = self._error, None, None
+        self._pending.clear()
+        if error is not None:
+            raise error
+
+    def _save(self, path: Path, content: dict[str, Any], keep: Path | None) -> None:
+        """Write one file, but none after an error: a last checkpoint refers to the best one before it."""
+        if self._error is None:
+            try:
+                save(path, content, keep=keep)
+            except BaseException as error:
+                self._error = error
+
+
+@dataclass
+class CheckpointManager:
+    """Writes the checkpoints of a run: `last` to resume from, `best` by the monitored metric; `constants` go into both.
+
+    `last` replaces the one before it, which stays as `previous.ckpt`. Files are written in the background: all are on
+    disk when `writer.finish` returns.
+    """
+
+    last: Path
+    best: Path
+    constants: dict[str, Any]
+    writer: AsyncCheckpointWriter = field(default_factory=AsyncCheckpointWriter)
+
+    def save_last(self, learner: Learner, state: TrainState) -> bool:
+        """Write everything needed to resume and return True; return False, writing nothing, if it is not finite."""
+        parts = {"model": learner.module.state_dict(), "optimizer": learner.optimizer.state_dict()}
+        content = host_copy({"state": state.to_plain(), **parts, "scaler": learner.scaler.state_dict()})
+        if not is_finite([content["model"], content["optimizer"]]):
+            return False
+        self.writer.put(self.last, {**self.constants, **content}, keep=self.last.with_name("previous.ckpt"))
+        return True
+
+    def save_best(self, learner: Learner, state: TrainState) -> None:
+        """Write the weights of the best epoch so far."""
+        model = host_copy(learner.module.state_dict())
+        if is_finite(model):
+            facts = {"epoch": state.best_epoch, "step": state.step}
+            self.writer.put(self.best, {**self.constants, **facts, "model": model})
 
 
 def _tensors(content: Any) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""The device of a run and torch's settings on it, on which a run's bits depend."""
+"""The device of a run, its number formats, and torch's settings on it: what a run's last bits depend on."""
 
 import contextlib
 import os
@@ -9,8 +9,8 @@ import torch
 
 from specvit.config.schema import TrainConfig
 from specvit.training.gpus import given_by
-from specvit.training.malloc import keep_memory
 from specvit.utils.errors import ConfigError, DeviceError
+from specvit.utils.memory import keep_memory
 
 DEFAULT_THREADS = torch.get_num_threads()
 """What torch found when it was imported (physical cores, or OMP_NUM_THREADS); a grid's runs must not inherit theirs."""
@@ -18,6 +18,7 @@ DEFAULT_THREADS = torch.get_num_threads()
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 REPEATABLE_WORKSPACES = (":4096:8", ":16:8")
 """Values of CUBLAS_WORKSPACE_CONFIG with which cuBLAS repeats its bits; read when its first handle is made."""
+AUTOCAST = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
 
 
 class Speaker(Protocol):
@@ -140,3 +141,31 @@ def set_up_torch(train: TrainConfig, saved_threads: int | None, screen: Speaker,
     # Float32 means float32: by default a convolution, so C1D, would run in TF32 and a linear layer, so SW, would not.
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """Return the precision that `auto` stands for: bf16-mixed where the device computes in bf16, else 32."""
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "bf16-mixed" if has_bf16(device) else "32"
+    if device.type == "cpu":
+        return "bf16-mixed" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "32"
+    return "32"
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Return whether a CUDA device computes in bf16; older ones emulate it, slowly."""
+    return torch.cuda.get_device_properties(device).major >= 8
+
+
+def autocast(precision: str, device: torch.device) -> Any:
+    """Return the context of a forward pass."""
+    if precision not in AUTOCAST:
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=AUTOCAST[precision])
+
+
+def build_scaler(precision: str, device: torch.device) -> torch.amp.GradScaler:
+    """Return the gradient scaler, which is active in 16-mixed only."""
+    return torch.amp.GradScaler(device.type, enabled=precision == "16-mixed")

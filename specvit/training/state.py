@@ -1,10 +1,16 @@
-"""All that a run must remember besides weights and optimizer. Randomness is not in it: it is keyed by the step."""
+"""All that a run must remember besides weights and optimizer, and the decisions at the end of an epoch from it.
 
+Randomness is not in it: every draw is keyed by the step.
+"""
+
+import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from specvit.config.schema import EarlyStoppingConfig, OptConfig
 
 
 @dataclass
@@ -23,7 +29,7 @@ class TrainState:
     `first` is the loss of the first step, 0 if that was not finite."""
 
     def start_sums(self, *, task: int, norms: int, device: torch.device) -> None:
-        """Make the sums for the first time; a resumed run has them already."""
+        """Create the sums in a new run, and move them to `device`; `task` and `norms` are their lengths."""
         if not self.sums:
             sizes = {"task": task, "loss": 1, "norms": norms, "steps": 1, "skipped": 1, "bad": 1}
             self.sums = {name: torch.zeros(size, dtype=torch.float64, device=device) for name, size in sizes.items()}
@@ -34,11 +40,38 @@ class TrainState:
         for name in ("task", "loss", "norms", "steps"):
             self.sums[name].zero_()
 
+    def update_best(self, scores: dict[str, float], *, epoch: int, rule: EarlyStoppingConfig, opt: OptConfig) -> bool:
+        """Record an epoch's validation scores (`val_...`) and return whether they are the best so far.
+
+        Without improvement for `opt.plateau_patience` epochs the plateau schedule lowers its learning rate.
+        """
+        value = scores[rule.monitor]
+        if math.isfinite(value) and (self.best_value is None or _is_better(value, self.best_value, rule.mode)):
+            self.best_value, self.best_epoch, self.epochs_since_best, self.plateau_epochs = value, epoch, 0, 0
+            return True
+        self.epochs_since_best += 1
+        self.plateau_epochs += 1
+        if opt.lr_sch == "plateau" and self.plateau_epochs > opt.plateau_patience:
+            self.plateau_factor *= opt.factor
+            self.plateau_epochs = 0
+        return False
+
+    def should_stop_early(self, rule: EarlyStoppingConfig) -> bool:
+        """Return whether the target is reached or the patience used up."""
+        best, target = self.best_value, rule.target
+        if best is not None and target is not None and (best == target or _is_better(best, target, rule.mode)):
+            return True
+        return rule.patience is not None and self.epochs_since_best >= rule.patience
+
     def to_plain(self) -> dict[str, Any]:
         """Return numbers and tensors only, for a checkpoint."""
         return {**asdict(self), "sums": {name: value.cpu().clone() for name, value in self.sums.items()}}
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> "TrainState":
-        """Return the state that `to_plain` wrote."""
+        """Return the state that `to_plain` wrote; a field that an older version did not write takes its default."""
         return cls(**{f.name: plain[f.name] for f in fields(cls) if f.name in plain})
+
+
+def _is_better(value: float, other: float, mode: str) -> bool:
+    return value < other if mode == "min" else value > other

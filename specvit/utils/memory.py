@@ -1,6 +1,7 @@
-"""How much memory there is to take: of the host, and which part of a GPU's."""
+"""Memory of the host: how much is free, and that glibc's allocator keeps what the process has."""
 
 import contextlib
+import ctypes
 from pathlib import Path
 
 from specvit.utils.errors import DataError
@@ -8,6 +9,15 @@ from specvit.utils.errors import DataError
 GROUPS = Path("/sys/fs/cgroup")
 JOBS_PER_GPU = "SPECVIT_JOBS_PER_GPU"
 """Environment variable of a worker that has a GPU: how many workers share it."""
+
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -2, -3, -4
+"""Parameters of `mallopt`, from glibc's malloc.h."""
+MIB = 2**20
+KEEP = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: -1, M_TOP_PAD: 256 * MIB}
+"""Blocks of any size come from a heap that is never trimmed (-1 is the largest number there) and grows by at least
+256 MiB; untouched pages take no memory."""
+STOCK = {M_MMAP_MAX: 65536, M_MMAP_THRESHOLD: 32 * MIB, M_TRIM_THRESHOLD: 64 * MIB, M_TOP_PAD: 128 * 1024}
+"""Where glibc's own adaptation ends up in a process with large tensors."""
 
 
 def free_memory() -> int:
@@ -37,6 +47,20 @@ def room_in(group: Path) -> float:
         facts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
         return limit - used + int(facts.get("active_file", 0)) + int(facts.get("inactive_file", 0))
     return float("inf")
+
+
+def keep_memory(keep: bool = True) -> bool:
+    """Keep freed memory in the process until it ends, or restore glibc's defaults; return False without glibc.
+
+    By default glibc maps every block above 32 MiB anew and returns it after use, so the pages of each activation of a
+    large model are faulted in again in each step: element-wise operations take up to four times as long.
+    """
+    try:
+        libc = ctypes.CDLL(None)
+        succeeded = all([libc.mallopt(name, value) == 1 for name, value in (KEEP if keep else STOCK).items()])
+        return succeeded and (keep or libc.malloc_trim(0) >= 0)
+    except (OSError, AttributeError):
+        return False
 
 
 def _text(path: Path) -> str:
