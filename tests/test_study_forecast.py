@@ -18,6 +18,7 @@ from specvit.run_folder.folder import RunFolder
 from specvit.study import cost, forecast
 from specvit.study.request import StudyRequest, SweepOptions
 from specvit.study.store import Trial
+from specvit.study.trial_queue import has_open_trials, state_counts
 from specvit.utils.quantities import NUM_PIXELS
 
 SIZES = {
@@ -91,22 +92,22 @@ def to_make(root: Path, spectra: int = 1000) -> Trial:
 
 def test_the_median_of_timed_runs_counts(tmp_path: Path) -> None:
     runs = [timed(tmp_path, 0, 3.0, done=4), timed(tmp_path, 1, 5.0), timed(tmp_path, 2, 100.0)]
-    found = forecast.seconds_per_work(tmp_path)
+    found = forecast.training_rates(tmp_path).get("vit")
     assert found is not None
     assert found[0] * cost.work(settings_of(tmp_path)) == pytest.approx(20.0)
     assert found[1] == 3
     runs[2].file("config.yaml").write_text("a: [")
     runs[0].file("timing.jsonl").unlink()
-    assert (forecast.seconds_per_work(tmp_path) or (0, 0))[1] == 1
-    assert forecast.seconds_per_work(tmp_path / "nowhere") is None
+    assert (forecast.training_rates(tmp_path).get("vit") or (0, 0))[1] == 1
+    assert forecast.training_rates(tmp_path / "nowhere") == {}
 
 
 def test_only_the_latest_runs_are_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(3):
         os.utime(timed(tmp_path, number, 10.0**number).file("summary.json"), (1e9 + number, 1e9 + number))
-    latest = forecast.seconds_per_work(tmp_path)
+    latest = forecast.training_rates(tmp_path).get("vit")
     monkeypatch.setattr(forecast, "TIMED_RUNS", 1)
-    only = forecast.seconds_per_work(tmp_path)
+    only = forecast.training_rates(tmp_path).get("vit")
     assert latest and only and only[1] == 1
     assert only[0] == pytest.approx(10 * latest[0])
 
@@ -157,19 +158,19 @@ def test_only_open_runs_are_forecast_and_failed_ones_counted(tmp_path: Path) -> 
     made = make_study(tmp_path / "toy", runs, trials=7)
     ended(made, 3, "lost", given_up=True)
     ended(made, 4, "pruned")
-    _, hours, failed = forecast.lines(made)
+    _, hours, failed = forecast.open_cost_lines(made)
     assert hours.startswith("time: about 4 minutes")
     assert failed == "2 failed before and stay as they are; sweep.retry=true tries them again"
-    assert forecast.counts_line(made) == "7 runs: 3 waiting, 1 completed, 1 pruned, 1 crashed, 1 lost"
-    assert forecast.is_work_left(made)
+    assert state_counts(made) == "7 runs: 3 waiting, 1 completed, 1 pruned, 1 crashed, 1 lost"
+    assert has_open_trials(made)
 
 
 def test_where_all_is_settled_there_is_no_work_left(tmp_path: Path) -> None:
     runs = [timed(tmp_path / "outputs", number, 1.0) for number in range(2)]
     made = make_study(tmp_path / "toy", runs)
-    assert (forecast.is_work_left(made), forecast.lines(made)) == (False, [])
+    assert (has_open_trials(made), forecast.open_cost_lines(made)) == (False, [])
     made.request_retry(made.trials()[1])
-    assert forecast.is_work_left(made)
+    assert has_open_trials(made)
 
 
 def test_a_dry_run_tells_what_it_would_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -178,7 +179,7 @@ def test_a_dry_run_tells_what_it_would_do(tmp_path: Path, capsys: pytest.Capture
     waiting = to_make(tmp_path / "outputs")
     trials = [trial_of(0, run, {"cell": "old", "train.seed": 1}), waiting]
     order = StudyRequest(study("grids: [{}]"), {}, SweepOptions(), LauncherConfig(kind="local"), ())
-    assert forecast.tell(made, order, trials) == [waiting]
+    assert forecast.print_plan(made, order, trials) == [waiting]
     said = capsys.readouterr().out.splitlines()
     assert said[:4] == [
         "study toy, local: nothing is started (sweep.dry_run)",

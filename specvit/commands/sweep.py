@@ -17,7 +17,7 @@ from specvit.study.job_log import jobs_in_queue, jobs_of_trials, read_job_log, w
 from specvit.study.status import refused_lines, status_lines
 from specvit.study.store import CANCELLED, WAITING, StudyFolder, Trial, command_of, now
 from specvit.study.table import render, table_rows
-from specvit.study.trial_queue import failed_states, group_counts
+from specvit.study.trial_queue import FAILED_STATES, group_counts
 from specvit.utils.errors import ConfigError
 from specvit.utils.files import is_locked
 
@@ -108,7 +108,7 @@ def _why(name: str, studies: Path, runs: Path) -> int:
         return _print(diagnosis_lines(*find_run(name, studies, runs)))
     study.about()  # raises for a study of another format
     states = [(trial, study.state(trial)) for trial in study.trials()]
-    failed = [trial for trial, state in states if state in failed_states()]
+    failed = [trial for trial, state in states if state in FAILED_STATES]
     if not failed:
         print(f"no run of {study.name} failed")
     _print(refused_lines(study))
@@ -121,7 +121,7 @@ def _why(name: str, studies: Path, runs: Path) -> int:
 
 def _retry(study: StudyFolder, names: list[str]) -> int:
     states = [(trial, study.state(trial)) for trial in _chosen(study, names)]
-    chosen = [trial for trial, state in states if state in failed_states()]
+    chosen = [trial for trial, state in states if state in FAILED_STATES]
     for trial in chosen:
         study.request_retry(trial)
     if unlearnt := sum(state == "plateau" for _, state in states):

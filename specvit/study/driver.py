@@ -26,7 +26,7 @@ from specvit.study.schema import Definition
 from specvit.study.status import refused_lines
 from specvit.study.store import StudyFolder, Trial
 from specvit.study.table import render, table_rows
-from specvit.study.trial_queue import failed_states, group_counts, stop_reason
+from specvit.study.trial_queue import FAILED_STATES, group_counts, has_open_trials, state_counts, stop_reason
 from specvit.utils.child_processes import python_command, python_environment, start
 from specvit.utils.errors import ConfigError, FolderError
 from specvit.utils.files import locked
@@ -57,16 +57,16 @@ def drive(order: StudyRequest) -> int:
 def _drive(study: StudyFolder, order: StudyRequest, planned: list[Trial]) -> int:
     _say_what_is_there(study, order.definition)
     code = 0
-    if forecast.is_work_left(study):
+    if has_open_trials(study):
         _start_courier(study, planned)
         code = _at_work(study, order, _devices(planned))
-        print(forecast.counts_line(study))
+        print(state_counts(study))
     return _conclude(study, code)
 
 
 def _tell(study: StudyFolder, order: StudyRequest, planned: list[Trial]) -> int:
     """Say what would run and what it costs; start nothing."""
-    left = forecast.tell(study, order, planned)
+    left = forecast.print_plan(study, order, planned)
     if isinstance(order.launcher, SlurmConfig):
         print(forecast.gpu_hours(left, order.launcher)[1])
     return 0
@@ -179,7 +179,7 @@ def write(study: StudyFolder, order: StudyRequest, planned: list[Trial]) -> None
         study.remove_trials_from(len(planned))
     if options.retry:
         for trial in study.trials():
-            if study.state(trial) in failed_states():
+            if study.state(trial) in FAILED_STATES:
                 study.request_retry(trial)
 
 
@@ -215,8 +215,8 @@ def _say_what_is_there(study: StudyFolder, definition: Definition) -> None:
     print(f"study {study.name}: {relative(study.path)}", flush=True)
     if definition.question:
         print(f"question: {definition.question}", flush=True)
-    print(forecast.counts_line(study), flush=True)
-    for line in forecast.lines(study):
+    print(state_counts(study), flush=True)
+    for line in forecast.open_cost_lines(study):
         print(line, flush=True)
 
 
@@ -239,7 +239,7 @@ def _conclude(study: StudyFolder, code: int) -> int:
     """Print the table and what to do next; return the exit code: 1 if a run failed."""
     trials = study.trials()
     states = [study.state(trial) for trial in trials]
-    failed = [trial for trial, state in zip(trials, states, strict=True) if state in failed_states()]
+    failed = [trial for trial, state in zip(trials, states, strict=True) if state in FAILED_STATES]
     if any(state in DONE for state in states):
         with contextlib.suppress(ConfigError):
             print(render(*table_rows(study), "text"))
@@ -250,7 +250,7 @@ def _conclude(study: StudyFolder, code: int) -> int:
         print(group_counts(states))
     if failed:
         print(f"`specvit sweep why {study.name}` says more; sweep.retry=true tries failed runs again")
-    left = forecast.is_work_left(study)
+    left = has_open_trials(study)
     if left and not code:
         why = (
             stop_reason(study, study.about())

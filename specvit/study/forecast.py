@@ -1,4 +1,4 @@
-"""What a study will cost, before and while it runs: hours from runs that were timed, disk from the networks' sizes."""
+"""The cost of a study before and while it runs: hours from timed runs, disk space from the models' sizes."""
 
 import json
 import statistics
@@ -14,45 +14,45 @@ from specvit.study.cost import NETWORKS, parameters, work
 from specvit.study.job_log import jobs_in_queue, jobs_of_trials
 from specvit.study.results import outcome_of
 from specvit.study.store import StudyFolder, Trial
-from specvit.study.trial_queue import failed_states
+from specvit.study.trial_queue import CLOSED_STATES, FAILED_STATES
 from specvit.utils.errors import ConfigError, FolderError
-from specvit.utils.files import read_json
 from specvit.utils.yaml_files import read_yaml
 
 if TYPE_CHECKING:
-    from specvit.study.request import StudyRequest  # it composes, which watching a study does not
+    from specvit.study.request import StudyRequest  # imports Hydra, which status commands do not need
 
 TIMED_RUNS = 200
-"""So many finished runs of the run folder are looked at, the latest first."""
-ORDER = ("running", "queued", "requeued", "waiting", *DONE, "pruned")
+"""At most this many finished runs are read, the latest first."""
 
 
 def disk_bytes(config: dict[str, Any]) -> int:
-    """Return about what a run leaves on disk: two checkpoints with the optimizer's state, the best, predictions."""
+    """Return about the size of a run folder: two checkpoints with the optimizer's state, the best one, predictions."""
     copies = 7 if config["model"].get("kind", "vit") in NETWORKS else 1
     return 4 * copies * parameters(config["model"]) + 100 * max(config["data"]["test_samples"], 0) + 2**19
 
 
-def seconds_per_work(root: Path, kind: str = "vit") -> tuple[float, int] | None:
-    """Return the median training seconds per operation of the runs in `root` of a kind of model, and of how many."""
-    found = []
+def training_rates(root: Path) -> dict[str, tuple[float, int]]:
+    """Return the median training seconds per operation for each kind of model, and the number of runs that were timed.
+
+    The run folders are those in `root`, at most the latest `TIMED_RUNS`.
+    """
+    rates: dict[str, list[float]] = {}
     folders = sorted(root.glob("*/summary.json"), key=lambda path: path.stat().st_mtime, reverse=True)
     for path in folders[:TIMED_RUNS]:
         try:
             outcome = outcome_of(RunFolder(path.parent, ""))
             config = read_yaml(path.parent / "config.yaml")
-            if config["model"].get("kind", "vit") != kind:
-                continue
+            kind = config["model"].get("kind", "vit")
             share = outcome.rows[-1]["epoch"] / config["train"]["epochs"] if kind in NETWORKS else 1.0
             if (seconds := outcome.train_seconds) and work(config):
-                found.append(seconds / (work(config) * share))
+                rates.setdefault(kind, []).append(seconds / (work(config) * share))
         except (OSError, KeyError, IndexError, TypeError, FolderError):
             continue
-    return (statistics.median(found), len(found)) if found else None
+    return {kind: (statistics.median(values), len(values)) for kind, values in rates.items()}
 
 
-def tell(study: StudyFolder, order: "StudyRequest", trials: list[Trial]) -> list[Trial]:
-    """Print what a study would do, and return what is left to do; `trials` of a search are one example."""
+def print_plan(study: StudyFolder, order: "StudyRequest", trials: list[Trial]) -> list[Trial]:
+    """Print what a study would run; return the trials still to be run. `trials` of a search are one example."""
     definition = order.definition
     print(f"study {study.name}, {order.launcher.kind}: nothing is started (sweep.dry_run)")
     if definition.question:
@@ -60,7 +60,7 @@ def tell(study: StudyFolder, order: "StudyRequest", trials: list[Trial]) -> list
     if definition.search is not None:
         one, search = trials[0], definition.search
         count = order.count_trials(trials)
-        done = sum(study.state(trial) in (*DONE, "pruned", *failed_states()) for trial in study.trials())
+        done = sum(study.state(trial) in CLOSED_STATES for trial in study.trials())
         over = ", ".join(dimension.key for dimension in search.space)
         print(f"{count} trials, {done} of them made, by {search.sampler} over {over}; for example:")
         print(f"  {one.name}  {_settings(one)}")
@@ -71,8 +71,8 @@ def tell(study: StudyFolder, order: "StudyRequest", trials: list[Trial]) -> list
         states = Counter(trial.run.state() or "to do" for trial in trials)
         parts = ", ".join(f"{count} {state}" for state, count in states.items())
         print(f"{len(trials)} run{'s' if len(trials) != 1 else ''}: {parts}")
-        if said := twins_line(trials):
-            print(said)
+        if line := twins_line(trials):
+            print(line)
         trials = [trial for trial in trials if trial.run.state() not in DONE]
     for line in cost_lines(trials):
         print(line)
@@ -107,74 +107,47 @@ def twins_line(trials: list[Trial]) -> str:
 
 
 def cost_lines(trials: list[Trial]) -> list[str]:
-    """Return the forecast of hours and disk for trials that are to be made."""
+    """Return the forecast of disk space and hours of trials."""
     if not trials:
         return ["nothing is left to do"]
     size = sum(disk_bytes(trial.config) for trial in trials)
     lines = [f"disk: about {size / 1e9:.1f} GB" if size > 1e9 else f"disk: about {size / 1e6:.0f} MB"]
-    hours = hours_of(trials)
+    rates = training_rates(_run_root(trials))
+    hours = hours_of(trials, rates)
     if isinstance(hours, str):
         return [*lines, f"time: {hours}"]
-    said = f"{sum(hours):.1f} hours" if sum(hours) >= 1 else f"{60 * sum(hours):.0f} minutes"
-    return [*lines, f"time: about {said} for one worker, by the operations and {_timed_runs(trials)} timed here"]
+    total = f"{sum(hours):.1f} hours" if sum(hours) >= 1 else f"{60 * sum(hours):.0f} minutes"
+    count = sum(rates[kind][1] for kind in {_kind(trial) for trial in trials})
+    runs = f"{count} run{'s' if count != 1 else ''}"
+    return [*lines, f"time: about {total} for one worker, by the operations and {runs} timed here"]
 
 
-def hours_of(trials: list[Trial]) -> list[float] | str:
-    """Return the hours that each trial will train, or why they are unknown."""
-    root = Path(trials[0].config["tracking"]["folder"])
-    rates = {kind: seconds_per_work(root, kind) for kind in {_kind(trial) for trial in trials}}
-    if missing := sorted(kind for kind, rate in rates.items() if rate is None):
+def hours_of(trials: list[Trial], rates: dict[str, tuple[float, int]]) -> list[float] | str:
+    """Return the training hours of each trial, or why they are unknown."""
+    if missing := sorted({_kind(trial) for trial in trials} - rates.keys()):
         which = "" if missing == ["vit"] else f" of model={missing[0]}"
         return f"unknown until a run{which} has finished here"
     if not all(work(trial.config) for trial in trials):
         return "unknown, for data.num_samples=-1 does not say how many spectra there are"
-    return [rate[0] * work(trial.config) / 3600 for trial in trials if (rate := rates[_kind(trial)])]
+    return [rates[_kind(trial)][0] * work(trial.config) / 3600 for trial in trials]
 
 
 def _kind(trial: Trial) -> str:
-    return trial.config["model"].get("kind", "vit")
+    return str(trial.config["model"].get("kind", "vit"))
 
 
-def _timed_runs(trials: list[Trial]) -> str:
-    root = Path(trials[0].config["tracking"]["folder"])
-    count = sum((seconds_per_work(root, kind) or (0.0, 0))[1] for kind in {_kind(trial) for trial in trials})
-    return f"{count} run{'s' if count != 1 else ''}"
+def _run_root(trials: list[Trial]) -> Path:
+    return Path(trials[0].config["tracking"]["folder"])
 
 
-def counts_line(study: StudyFolder, states: dict[int, str] | None = None) -> str:
-    """Return how many trials are in which state: `12 runs: 1 running, 3 waiting, 8 completed`.
-
-    `states` of trials by number, where more is known than the study says itself.
-    """
-    trials = study.trials()
-    counts = Counter((states or {}).get(trial.number) or study.state(trial) for trial in trials)
-    counts["waiting"] += max(0, study.about()["trials"] - len(trials))
-    known = [name for name in ORDER if counts[name]]
-    rest = sorted(name for name in counts if name not in ORDER and counts[name])
-    parts = ", ".join(f"{counts[name]} {name}" for name in known + rest)
-    total = sum(counts.values())
-    return f"{total} run{'s' if total != 1 else ''}: {parts}"
-
-
-def is_work_left(study: StudyFolder) -> bool:
-    """Say whether a trial is to be made, gone on with, or waited for."""
-    trials = study.trials()
-    at_rest = (*DONE, "pruned", *failed_states())
-    return len(trials) < study.about()["trials"] or any(study.state(trial) not in at_rest for trial in trials)
-
-
-def lines(study: StudyFolder) -> list[str]:
-    """Return what is to be said of the cost of a study's open trials, and of those that failed before."""
-    trials = study.trials()
-    states = [study.state(trial) for trial in trials]
-    pairs = list(zip(trials, states, strict=True))
-    settled = (*DONE, *ALIVE, "pruned", *failed_states())
-    open_trials = [trial for trial, state in pairs if state not in settled]
-    said = cost_lines(open_trials) if open_trials else []
-    failed = sum(state in failed_states() for state in states)
-    return said + (
-        [f"{failed} failed before and stay as they are; sweep.retry=true tries them again"] if failed else []
-    )
+def open_cost_lines(study: StudyFolder) -> list[str]:
+    """Return the cost of a study's open trials, and how many failed before."""
+    states = [(trial, study.state(trial)) for trial in study.trials()]
+    pending = [trial for trial, state in states if state not in (*CLOSED_STATES, *ALIVE)]
+    lines = cost_lines(pending) if pending else []
+    if failed := sum(state in FAILED_STATES for _, state in states):
+        lines.append(f"{failed} failed before and stay as they are; sweep.retry=true tries them again")
+    return lines
 
 
 def _settings(trial: Trial) -> str:
@@ -182,28 +155,23 @@ def _settings(trial: Trial) -> str:
     return ", ".join(parts)
 
 
-def forecast_of(run: RunFolder) -> str | None:
-    """Return when a running run will be through, as its status has it."""
-    return (read_json(run.file("status.json"), {}) or {}).get("forecast")
-
-
 def open_trials(study: StudyFolder, trials: list[Trial], *, retry: bool = False) -> list[Trial]:
-    """Return those of the trials for which jobs are still to be submitted; with `retry` also those that failed."""
-    settled = (*DONE, *ALIVE, "pruned", *(() if retry else failed_states()))
+    """Return the trials without a job that are not done; with `retry` also those that failed."""
+    skipped = (*DONE, *ALIVE, "pruned", *(() if retry else FAILED_STATES))
     about = study.about() if study.file("study.json").exists() else None
-    there = jobs_of_trials(study, about, jobs_in_queue(study, about)) if about else {}
-    at_work = {number for number, job in there.items() if job.alive}
-    return [trial for trial in trials if study.state(trial) not in settled and trial.number not in at_work]
+    jobs = jobs_of_trials(study, about, jobs_in_queue(study, about)) if about else {}
+    submitted = {number for number, job in jobs.items() if job.alive}
+    return [trial for trial in trials if study.state(trial) not in skipped and trial.number not in submitted]
 
 
 def gpu_hours(trials: list[Trial], config: SlurmConfig) -> tuple[float, str]:
-    """Return the GPU-hours of trials, and the line that says them.
+    """Return the GPU-hours of trials and a line about them.
 
-    Where nothing is timed yet, what the first job of each may take stands for them.
+    Where no run is timed yet, the number is that of the time limit of one job for each trial.
     """
     if not trials:
         return 0.0, "GPU-hours: none"
-    gpus, hours = config.gpus, hours_of(trials)
+    gpus, hours = config.gpus, hours_of(trials, training_rates(_run_root(trials)))
     if isinstance(hours, str):
         total = len(trials) * gpus * config.minutes / 60
         jobs = f"{len(trials)} job{'s' if len(trials) > 1 else ''} of {config.time}"
@@ -217,7 +185,7 @@ def gpu_hours(trials: list[Trial], config: SlurmConfig) -> tuple[float, str]:
 
 
 def confirm(config: SlurmConfig, trials: list[Trial]) -> None:
-    """Say what open trials cost; raises `ConfigError` where that is above the budget and nobody agrees."""
+    """Print the cost of open trials; raises `ConfigError` if it is above the budget and the user does not agree."""
     total, line = gpu_hours(trials, config)
     if config.gpus and trials:
         print(line, flush=True)

@@ -17,14 +17,13 @@ from specvit.cluster.queue import ClusterJob, ended_jobs, jobs_named
 from specvit.cluster.slurm_settings import SlurmConfig
 from specvit.cluster.submit import Call, submit
 from specvit.run_folder.folder import ALIVE
-from specvit.study.forecast import is_work_left
 from specvit.study.job_log import JOBS, JobLog, job_name, read_job_log
 from specvit.study.local_slots import SIGNALS
 from specvit.study.plan import code_folder, relative
 from specvit.study.request import StudyRequest
 from specvit.study.status import StudyMonitor
 from specvit.study.store import WAITING, StudyFolder, Trial, now
-from specvit.study.trial_queue import stop_reason
+from specvit.study.trial_queue import has_open_trials, stop_reason
 from specvit.training.signals import signal_handlers
 from specvit.utils.errors import ConfigError, FolderError, Interrupted
 
@@ -110,7 +109,11 @@ class SlurmSlots:
 
     def _wanted(self, busy: set[int]) -> int:
         """Return how many jobs are missing; if negative, how many waiting ones are no longer needed."""
-        if stop_reason(self.study, self.study.about()) or self.never_started >= GIVE_UP or not is_work_left(self.study):
+        if (
+            stop_reason(self.study, self.study.about())
+            or self.never_started >= GIVE_UP
+            or not has_open_trials(self.study)
+        ):
             return -len(busy)
         if self.about["kind"] == "grid":
             room = self.limit if busy and self.limit else self.batch  # one array keeps to the limit by itself

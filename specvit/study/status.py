@@ -11,12 +11,12 @@ from specvit.run_folder.folder import ALIVE, DONE
 from specvit.run_folder.verdict import LEARNT
 from specvit.study.cost import NETWORKS
 from specvit.study.diagnose import verdict
-from specvit.study.forecast import counts_line, forecast_of
 from specvit.study.job_log import jobs_in_queue, jobs_of_trials
 from specvit.study.results import lower_is_better, outcome_of, value_of
 from specvit.study.schema import Table
 from specvit.study.search_space import FORBIDDEN
 from specvit.study.store import WAITING, StudyFolder, Trial, command_of
+from specvit.study.trial_queue import state_counts
 
 VERDICT_SECONDS = 120.0
 """So long after its start a run gets its first verdict."""
@@ -90,7 +90,7 @@ def status_lines(study: StudyFolder) -> Iterator[str]:
     trials, there = study.trials(), jobs_in_queue(study, about)
     jobs = jobs_of_trials(study, about, there)
     states = {trial.number: _state(study, trial, jobs) for trial in trials}
-    counts = counts_line(study, states)
+    counts = state_counts(study, states)
     yield f"study {study.name}: {counts}; {workers}{', cancelled' if study.is_cancelled else ''}"
     if there is None:
         yield "  SLURM does not answer: what waits there is not shown"
@@ -164,7 +164,7 @@ def _progress(trial: Trial) -> str:
     fitted = config["model"].get("kind", "vit") not in NETWORKS
     place = f"step {row['step']}" if fitted else f"epoch {row['epoch']}/{config['train']['epochs']}"
     told = f"{place}, {score} {row.get(score) or float('nan'):.3f}"
-    until = f", until {end[11:16]}" if (end := forecast_of(trial.run)) else ""
+    until = f", until {end[11:16]}" if (end := trial.run.status().get("forecast")) else ""
     return f"{told}{until}, {verdict(trial.run, outcome)}"
 
 

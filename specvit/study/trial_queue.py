@@ -11,6 +11,12 @@ from specvit.run_folder.verdict import LEARNT
 from specvit.study.store import StudyFolder, Trial, has_failed
 from specvit.training.protocols import Pruner
 
+FAILED_STATES = (*(state for state in FAILED if state != "pruned"), "refused", "lost", "timeout")
+"""States in which a trial counts as failed."""
+CLOSED_STATES = (*DONE, "pruned", *FAILED_STATES)
+"""States in which a trial is not started or resumed unless a retry is requested."""
+ORDER = ("running", "queued", "requeued", "waiting", *DONE, "pruned")
+
 
 class TrialSource(Protocol):
     """The queue of a grid, or a search. A claim is held while the trial runs, and is released if its worker dies."""
@@ -100,15 +106,10 @@ def stop_reason(study: StudyFolder, about: dict[str, Any]) -> str:
     if (deadline := about.get("deadline")) and time.time() > deadline:
         return "the time budget is spent (sweep.hours)"
     if (limit := about.get("failures")) is not None:
-        failed = sum(trial.failed and study.state(trial) in failed_states() for trial in study.trials())
+        failed = sum(trial.failed and study.state(trial) in FAILED_STATES for trial in study.trials())
         if failed >= limit:
             return f"{failed} runs failed, which is the budget (sweep.failures)"
     return ""
-
-
-def failed_states() -> tuple[str, ...]:
-    """Return the states in which a trial counts as failed."""
-    return (*(state for state in FAILED if state != "pruned"), "refused", "lost", "timeout")
 
 
 GROUPS = ("finished", "learnt nothing", "failed", "pruned", "open")
@@ -121,7 +122,7 @@ def group_of(state: str) -> str:
         return "finished"
     if state == "plateau":
         return "learnt nothing"
-    return "pruned" if state == "pruned" else "failed" if state in failed_states() else "open"
+    return "pruned" if state == "pruned" else "failed" if state in FAILED_STATES else "open"
 
 
 def group_counts(states: Iterable[str]) -> str:
@@ -130,3 +131,23 @@ def group_counts(states: Iterable[str]) -> str:
     total = counts.total()
     parts = ", ".join(f"{counts[name]} {name}" for name in GROUPS if counts[name])
     return f"{total} run{'s' if total != 1 else ''}: {parts}"
+
+
+def state_counts(study: StudyFolder, states: dict[int, str] | None = None) -> str:
+    """Return the number of trials in each state: `12 runs: 1 running, 3 waiting, 8 completed`.
+
+    `states` by trial number take precedence over what the study folder says.
+    """
+    trials = study.trials()
+    counts = Counter((states or {}).get(trial.number) or study.state(trial) for trial in trials)
+    counts["waiting"] += max(0, study.about()["trials"] - len(trials))
+    known = [name for name in ORDER if counts[name]]
+    rest = sorted(name for name in counts if name not in ORDER and counts[name])
+    parts = ", ".join(f"{counts[name]} {name}" for name in known + rest)
+    return f"{counts.total()} run{'s' if counts.total() != 1 else ''}: {parts}"
+
+
+def has_open_trials(study: StudyFolder) -> bool:
+    """Return True while a trial is to be started, resumed or waited for."""
+    trials = study.trials()
+    return len(trials) < study.about()["trials"] or any(study.state(trial) not in CLOSED_STATES for trial in trials)
