@@ -8,7 +8,7 @@ import pytest
 from handmade import at_work, config, ended, epochs, make_run, make_study, trial_of
 
 from specvit.run_folder.folder import RunFolder
-from specvit.study.diagnose import BARS, WIDTH, diagnosis_lines, diff_lines, find_run, sparkline, verdict
+from specvit.study.diagnose import BARS, WIDTH, diagnosis_lines, diff_lines, find_run, health_of, sparkline
 from specvit.study.results import outcome_of
 from specvit.utils.errors import FolderError
 
@@ -45,19 +45,19 @@ def why(run: RunFolder, *trial: Any) -> str:
 )
 def test_a_record_gives_a_verdict(changes: dict[str, list[Any]], expected: str, path: Path) -> None:
     run = make_run(path, rows=epochs(**{**GOOD, **changes}))
-    assert verdict(run, outcome_of(run)) == expected
+    assert health_of(run, outcome_of(run)) == expected
 
 
 @pytest.mark.parametrize("count", [1, 4])
 def test_a_young_run_is_given_time(count: int, path: Path) -> None:
     rows = epochs(train_loss=[1.0, 2.0, 3.0, 4.0][:count], val_r2=[0.0] * count)
     run = make_run(path, rows=rows)
-    assert verdict(run, outcome_of(run)) == "healthy"
+    assert health_of(run, outcome_of(run)) == "healthy"
 
 
 def test_a_run_without_an_epoch_has_no_verdict(path: Path) -> None:
     run = make_run(path, "running")
-    assert verdict(run, outcome_of(run)) == ""
+    assert health_of(run, outcome_of(run)) == ""
 
 
 @pytest.mark.parametrize(
@@ -75,14 +75,14 @@ def test_a_run_at_work_is_judged_by_its_pace(seconds: list[float], later: float,
     run = make_run(path, rows=epochs(**GOOD), seconds=seconds)
     with at_work(run, updated="2026-01-02T03:04:05+0000"):
         now = 1767323045.0 + later
-        assert verdict(run, outcome_of(run), now) == expected
-    assert verdict(run, outcome_of(run), now) == "healthy"  # it is over
+        assert health_of(run, outcome_of(run), now) == expected
+    assert health_of(run, outcome_of(run), now) == "healthy"  # it is over
 
 
 def test_a_status_without_a_time_is_no_verdict(path: Path) -> None:
     run = make_run(path, rows=epochs(**GOOD), seconds=[1.0] * 5)
     with at_work(run, updated="yesterday"):
-        assert verdict(run, outcome_of(run), time.time() + 1e6) == "healthy"
+        assert health_of(run, outcome_of(run), time.time() + 1e6) == "healthy"
 
 
 # why

@@ -1,4 +1,4 @@
-"""Why a run ended as it did: cause, curves, gradient norms by part, an override to try; and how two runs differ."""
+"""Whether a run is healthy, why it ended, and how two runs differ: curves, gradient norms, an override to try."""
 
 import glob
 import math
@@ -12,8 +12,7 @@ from specvit.cluster import queue
 from specvit.cluster.queue import ended_jobs
 from specvit.config.build import flatten
 from specvit.run_folder.folder import ALIVE, DONE, RunFolder
-from specvit.run_folder.verdict import LEARNT
-from specvit.run_folder.verdict import verdict as how_ended
+from specvit.run_folder.verdict import LEARNT, verdict
 from specvit.study.results import Outcome, outcome_of
 from specvit.study.store import StudyFolder, Trial
 from specvit.utils.errors import FolderError
@@ -24,13 +23,13 @@ BARS = "▁▂▃▄▅▆▇█"
 WIDTH = 60
 CURVES = ("train_loss", "val_loss", "val_r2", "val_accuracy", "lr", "grad_norm")
 PATIENT_EPOCHS = 5
-"""Nothing learnt after so many epochs is worth a look; networks may take longer to get off the ground."""
+"""A run that has learnt nothing after this many epochs is reported; networks may need longer to start learning."""
 SLOWER, LATE = 3.0, 3.0
-"""An epoch that took so many times the usual one, or is overdue by as many, is worth a look."""
+"""An epoch that took, or is overdue by, this many times the median one is reported."""
 
 
-def verdict(run: RunFolder, outcome: Outcome, now: float | None = None) -> str:
-    """Return `healthy`, or what is worth a look; "" while there is nothing to judge by. Only a run at work is slow."""
+def health_of(run: RunFolder, outcome: Outcome, now: float | None = None) -> str:
+    """Return `healthy`, or what looks wrong; "" before the first epoch. Only a live run can be called slow."""
     rows = outcome.rows
     if not rows:
         return ""
@@ -49,7 +48,7 @@ def _learning(rows: list[dict[str, Any]], losses: list[float]) -> str:
     if len(losses) >= PATIENT_EPOCHS and not min(losses[1:]) < losses[0]:
         return f"the training loss has not fallen in {len(losses)} epochs"
     scores = [row["val_r2"] for row in rows if row.get("val_r2") is not None]
-    if len(scores) >= PATIENT_EPOCHS and how_ended("completed", rows).state not in LEARNT:
+    if len(scores) >= PATIENT_EPOCHS and verdict("completed", rows).state not in LEARNT:
         return f"val R² is {scores[-1]:.3f} after step {rows[-1]['step']}: nothing learnt yet"
     return ""
 
@@ -73,7 +72,7 @@ def _moment(text: Any, default: float) -> float:
 
 
 def diagnosis_lines(run: RunFolder, trial: Trial | None = None) -> Iterator[str]:
-    """Yield what a run's record says about how it went; `trial` is it in a study, whose worker may know more."""
+    """Yield what the record of a run says about its course, with what the worker of its `trial` recorded."""
     status, outcome, state = run.status(), outcome_of(run), run.state()
     end = (trial.end if trial and state not in ALIVE + DONE else None) or {}
     yield f"{run.path.name}: {end.get('state') or state or 'never started'}"
@@ -82,18 +81,18 @@ def diagnosis_lines(run: RunFolder, trial: Trial | None = None) -> Iterator[str]
     if remedy := end.get("remedy") or status.get("remedy"):
         yield f"remedy: {remedy}"
     yield from _job(run, state)
-    if state and state not in (*DONE, "diverged") and (found := verdict(run, outcome)):
-        yield f"health: {found}"
+    if state and state not in (*DONE, "diverged") and (health := health_of(run, outcome)):
+        yield f"health: {health}"
     yield from _curves(outcome)
     yield from _gradients(outcome)
-    yield from _attempts(run, at_work=state in ALIVE)
+    yield from _attempts(run, is_alive=state in ALIVE)
     trace = str(end.get("traceback") or status.get("traceback") or "").strip().splitlines()
     if trace:
         yield from ["traceback (the last lines; all of it is in log.txt):", *(f"  {line}" for line in trace[-6:])]
 
 
 def _job(run: RunFolder, state: str) -> Iterator[str]:
-    """Yield what SLURM says of the run's latest job, where that is not simply its good end."""
+    """Yield what SLURM says of the latest job of a run that is not done."""
     job = next((attempt["job"] for attempt in reversed(run.attempts()) if attempt.get("job")), None)
     if job is None or state in DONE:
         return
@@ -122,13 +121,13 @@ def _gradients(outcome: Outcome) -> Iterator[str]:
             yield f"  {', '.join(faint)} hardly gets a gradient"
 
 
-def _attempts(run: RunFolder, *, at_work: bool) -> Iterator[str]:
+def _attempts(run: RunFolder, *, is_alive: bool) -> Iterator[str]:
     starts = [attempt for attempt in run.attempts() if attempt.get("event") == "start"]
     ends = [attempt.get("state") for attempt in run.attempts() if attempt.get("event") == "end"]
     if len(starts) > 1:
-        silent = len(starts) - len(ends) - at_work
+        silent = len(starts) - len(ends) - is_alive
         said = [*(str(state) for state in ends), *([f"{silent} without a word"] if silent > 0 else [])]
-        said += ["one at work"] if at_work else []
+        said += ["one at work"] if is_alive else []
         yield f"{len(starts)} attempts: {', '.join(said)}"
 
 

@@ -1,7 +1,6 @@
-"""The command that starts a study, or goes on with it: checks the whole of it, fills the slots, and tells what comes.
+"""The command that starts or resumes a study: checks all of it, starts workers, and prints what happens.
 
-It holds nothing that the study needs: killed at any moment it loses no run, its workers go on, and the same command
-takes up again.
+Studies survive crashes of this process: workers continue, and the same command resumes the study.
 """
 
 import contextlib
@@ -32,70 +31,70 @@ from specvit.utils.errors import ConfigError, FolderError
 from specvit.utils.files import locked
 
 ASKED = "SPECVIT_COST_AGREED"
-"""In the environment of a command in the background: its cost was agreed to in the foreground."""
+"""Environment variable of a command in the background, whose cost was confirmed in the foreground."""
 
 
-def drive(order: StudyRequest) -> int:
-    """Start a study or go on with it until nothing is open; return the exit code."""
-    study = StudyFolder(Path(order.options.folder).absolute() / (order.options.name or order.definition.name))
-    planned = prepare(study, order)
-    if order.options.dry_run:
-        return _tell(study, order, planned)
-    check_start(study, order, planned)
+def drive(request: StudyRequest) -> int:
+    """Start or resume a study and run it until no trial is open; return the exit code."""
+    study = StudyFolder(Path(request.options.folder).absolute() / (request.options.name or request.definition.name))
+    planned = prepare(study, request)
+    if request.options.dry_run:
+        return _print_plan(study, request, planned)
+    check_start(study, request, planned)
     study.path.mkdir(parents=True, exist_ok=True)
     with locked(study.file("driver.lock"), seconds=1.0) as mine:
         if not mine:
             remedy = f"watch it with `specvit sweep status {study.name} --watch`"
             raise FolderError("another command drives this study", where=relative(study.path), remedy=remedy)
-        _refuse_older_workers(study, order, planned)
-        write(study, order, planned)
-        if not order.options.detach:
-            return _drive(study, order, planned)
-    return _detach(study, order)
+        _refuse_older_workers(study, request, planned)
+        write(study, request, planned)
+        if not request.options.detach:
+            return _drive(study, request, planned)
+    return _detach(study, request)
 
 
-def _drive(study: StudyFolder, order: StudyRequest, planned: list[Trial]) -> int:
-    _say_what_is_there(study, order.definition)
+def _drive(study: StudyFolder, request: StudyRequest, planned: list[Trial]) -> int:
+    _print_status(study, request.definition)
     code = 0
     if has_open_trials(study):
-        _start_courier(study, planned)
-        code = _at_work(study, order, _devices(planned))
+        _start_mlflow_sync(study, planned)
+        code = _run_trials(study, request, _devices(planned))
         print(state_counts(study))
     return _conclude(study, code)
 
 
-def _tell(study: StudyFolder, order: StudyRequest, planned: list[Trial]) -> int:
-    """Say what would run and what it costs; start nothing."""
-    left = forecast.print_plan(study, order, planned)
-    if isinstance(order.launcher, SlurmConfig):
-        print(forecast.gpu_hours(left, order.launcher)[1])
+def _print_plan(study: StudyFolder, request: StudyRequest, planned: list[Trial]) -> int:
+    """Print what would run and what it costs; start nothing."""
+    left = forecast.print_plan(study, request, planned)
+    if isinstance(request.launcher, SlurmConfig):
+        print(forecast.gpu_hours(left, request.launcher)[1])
     return 0
 
 
-def _at_work(study: StudyFolder, order: StudyRequest, devices: set[str]) -> int:
-    """Have the runs made where the launcher says; return the exit code. `devices` are theirs."""
-    if isinstance(order.launcher, SlurmConfig):
+def _run_trials(study: StudyFolder, request: StudyRequest, devices: set[str]) -> int:
+    """Run the trials with the launcher; return the exit code. `devices` are those that the runs ask for."""
+    if isinstance(request.launcher, SlurmConfig):
         from specvit.study.slurm_slots import SlurmSlots
 
-        return SlurmSlots(study, order).run()
-    return _inprocess(study) if order.launcher.kind == "inprocess" else LocalSlots(study, order, devices).run()
+        return SlurmSlots(study, request).run()
+    return _inprocess(study) if request.launcher.kind == "inprocess" else LocalSlots(study, request, devices).run()
 
 
-def prepare(study: StudyFolder, order: StudyRequest) -> list[Trial]:
-    """Return a grid's trials, or one example of a search's, all checked; nothing is written. Raises `ConfigError`."""
-    definition, options = order.definition, order.options
-    _refuse_change(study, order)
+def prepare(study: StudyFolder, request: StudyRequest) -> list[Trial]:
+    """Check and return the trials of a grid, or one example of a search; writes nothing. Raises `ConfigError`."""
+    definition, options = request.definition, request.options
+    _refuse_change(study, request)
     compose = Composer()
     if definition.search is None:
-        trials = plan_grid(definition, order.typed, study, compose)
+        trials = plan_grid(definition, request.typed, study, compose)
     else:
-        trials = [try_space(definition, order.typed, study, compose)]
+        trials = [try_space(definition, request.typed, study, compose)]
         if options.extend and study.file("study.json").exists():
             from specvit.study.optuna_study import check_same_space
 
             check_same_space(study, definition)
-    if isinstance(order.launcher, LauncherConfig) and order.launcher.kind == "local":
-        plan_slots(order.launcher, _devices(trials), limit=options.max_parallel)
+    if isinstance(request.launcher, LauncherConfig) and request.launcher.kind == "local":
+        plan_slots(request.launcher, _devices(trials), limit=options.max_parallel)
     for line in replaced_lines(compose.replaced):
         print(line, flush=True)
     return trials
@@ -105,16 +104,16 @@ def _devices(planned: list[Trial]) -> set[str]:
     return {trial.config["train"]["device"] for trial in planned}
 
 
-def check_start(study: StudyFolder, order: StudyRequest, planned: list[Trial]) -> None:
-    """Refuse a study that could not start, before anything of it is written. Raises `ConfigError`."""
-    search, options, launcher = order.definition.search, order.options, order.launcher
+def check_start(study: StudyFolder, request: StudyRequest, planned: list[Trial]) -> None:
+    """Raise `ConfigError` for a study that could not start, before anything is written."""
+    search, options, launcher = request.definition.search, request.options, request.launcher
     if isinstance(launcher, SlurmConfig):
         if not queue.has_slurm():
             what = "needs SLURM's commands, and squeue is not on this machine"
             raise ConfigError(what, where="hydra/launcher", remedy="log in to the cluster, or use local")
         if not os.environ.pop(ASKED, None):
             trials = study.trials() if search else [_as_recorded(study, trial) for trial in planned]
-            missing = order.count_trials(planned) - len(trials)
+            missing = request.count_trials(planned) - len(trials)
             left = forecast.open_trials(study, trials, retry=options.retry)
             forecast.confirm(launcher, left + planned * max(0, missing))
     if search:
@@ -124,24 +123,24 @@ def check_start(study: StudyFolder, order: StudyRequest, planned: list[Trial]) -
 
 
 def _as_recorded(study: StudyFolder, planned: Trial) -> Trial:
-    """Return a planned trial with the end that the study has of it, if that is still the same run."""
+    """Return a planned trial with its recorded end, if the recorded run is the same."""
     recorded = study.trial(planned.number)
     if recorded is None or recorded.run_id != planned.run_id:
         return planned
     return recorded if recorded.config == planned.config else replace(planned, end=recorded.end)
 
 
-def write(study: StudyFolder, order: StudyRequest, planned: list[Trial]) -> None:
-    """Write or renew the study. Trials that are there keep their ends; `sweep.retry` asks for failed ones.
+def write(study: StudyFolder, request: StudyRequest, planned: list[Trial]) -> None:
+    """Write or update the study. Existing trials keep their ends; `sweep.retry` requests retries of failed ones.
 
-    `study.json` comes after what it speaks of: killed before that, a new study has not begun, and is written again.
+    `study.json` is written after the trials: a study killed before that does not exist yet, and is written again.
     """
-    definition, options = order.definition, order.options
+    definition, options = request.definition, request.options
     search = definition.search
     study.make_folders()
     if options.extend or not (study.file("study.json").exists() and study.file("conf").exists()):
         take_snapshot(study)
-    if isinstance(order.launcher, SlurmConfig) and order.launcher.snapshot_code:
+    if isinstance(request.launcher, SlurmConfig) and request.launcher.snapshot_code:
         take_code(study)
     for trial in [] if search else planned:
         if (current := _as_recorded(study, trial)) != study.trial(trial.number):
@@ -150,19 +149,19 @@ def write(study: StudyFolder, order: StudyRequest, planned: list[Trial]) -> None
     failures = options.failures or definition.budget.failures
     study.create(
         kind="search" if search else "grid",
-        digest=_digest(order),
+        digest=_digest(request),
         definition=definition.source,
-        typed=order.typed,
+        typed=request.typed,
         question=definition.question,
         table=asdict(definition.table),
         metrics=search.metrics if search else None,
-        trials=order.count_trials(planned),
+        trials=request.count_trials(planned),
         deadline=time.time() + 3600 * hours if hours else None,
         failures=failures,
         storage=options.storage,
-        launcher=asdict(order.launcher),
+        launcher=asdict(request.launcher),
         cwd=str(Path.cwd()),
-        command=["specvit", "train", *order.words],
+        command=["specvit", "train", *request.words],
     )
     study.file("cancelled").unlink(missing_ok=True)
     if search:
@@ -170,11 +169,11 @@ def write(study: StudyFolder, order: StudyRequest, planned: list[Trial]) -> None
         from specvit.study.optuna_trials import OptunaTrials
 
         create(study, study.about(), definition)
-        asker = OptunaTrials(study, study.about())
-        for line in asker.restore_records():
+        trials_in_optuna = OptunaTrials(study, study.about())
+        for line in trials_in_optuna.restore_records():
             print(line, flush=True)
         if options.extend:
-            asker.renew_settings()
+            trials_in_optuna.renew_settings()
     else:
         study.remove_trials_from(len(planned))
     if options.retry:
@@ -183,35 +182,35 @@ def write(study: StudyFolder, order: StudyRequest, planned: list[Trial]) -> None
                 study.request_retry(trial)
 
 
-def _refuse_change(study: StudyFolder, order: StudyRequest) -> None:
+def _refuse_change(study: StudyFolder, request: StudyRequest) -> None:
     """Raise `ConfigError` where a study of this name was started with another definition or other settings."""
     before = study.about() if study.file("study.json").exists() else {}
-    if not before or before.get("digest") == _digest(order) or order.options.extend:
+    if not before or before.get("digest") == _digest(request) or request.options.extend:
         return
-    old, new = before.get("typed", {}), order.typed
+    old, new = before.get("typed", {}), request.typed
     changed = [key for key in {**old, **new} if old.get(key) != new.get(key)]
     more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
-    said = f"{', '.join(changed[:3])}{more} differ" if changed else "its file differs"
-    what = f"was started with other settings ({said})"
+    differences = f"{', '.join(changed[:3])}{more} differ" if changed else "its file differs"
+    what = f"was started with other settings ({differences})"
     remedy = "give this one another name with sweep.name=NAME, or take it as it is now with sweep.extend=true"
     raise ConfigError(what, where=relative(study.path), remedy=remedy)
 
 
-def _refuse_older_workers(study: StudyFolder, order: StudyRequest, planned: list[Trial]) -> None:
-    """Raise `FolderError` where workers go on with a study as it was before this command changed it."""
+def _refuse_older_workers(study: StudyFolder, request: StudyRequest, planned: list[Trial]) -> None:
+    """Raise `FolderError` where workers still run the study as it was before this command changed it."""
     before = {trial.number: trial.run_id for trial in study.trials()}
     changed = any(before.get(trial.number, trial.run_id) != trial.run_id for trial in planned)
-    if study.busy_slots() and (order.options.extend if order.definition.search else changed):
+    if study.busy_slots() and (request.options.extend if request.definition.search else changed):
         remedy = f"wait for them, or stop them first with `specvit sweep cancel {study.name}`"
         what = "workers of an earlier command are still at work on it as it was"
         raise FolderError(what, where=relative(study.path), remedy=remedy)
 
 
-def _digest(order: StudyRequest) -> str:
-    return order.definition.digest() + json.dumps(order.typed, sort_keys=True)
+def _digest(request: StudyRequest) -> str:
+    return request.definition.digest() + json.dumps(request.typed, sort_keys=True)
 
 
-def _say_what_is_there(study: StudyFolder, definition: Definition) -> None:
+def _print_status(study: StudyFolder, definition: Definition) -> None:
     print(f"study {study.name}: {relative(study.path)}", flush=True)
     if definition.question:
         print(f"question: {definition.question}", flush=True)
@@ -223,20 +222,20 @@ def _say_what_is_there(study: StudyFolder, definition: Definition) -> None:
 def _inprocess(study: StudyFolder) -> int:
     from specvit.study.worker import work
 
-    taken = study.busy_slots()  # by workers of an earlier command
-    code = work(study, next(number for number in itertools.count() if number not in taken))
-    return 0 if code == os.EX_TEMPFAIL else code  # what waits is told below
+    busy = study.busy_slots()  # workers of an earlier command
+    code = work(study, next(number for number in itertools.count() if number not in busy))
+    return 0 if code == os.EX_TEMPFAIL else code  # `_conclude` prints what is not finished
 
 
-def _start_courier(study: StudyFolder, planned: list[Trial]) -> None:
-    """Have one process tell MLflow about all runs of the study; it outlives this command, and knows when to end."""
+def _start_mlflow_sync(study: StudyFolder, planned: list[Trial]) -> None:
+    """Start one process that synchronises all runs of the study to MLflow, until the study rests."""
     if any(trial.config["tracking"]["live"] for trial in (*planned, *study.trials())):
         with contextlib.suppress(OSError):
             start(python_command("specvit.track", "study", str(study.path)), study.file("tracking.log"))
 
 
 def _conclude(study: StudyFolder, code: int) -> int:
-    """Print the table and what to do next; return the exit code: 1 if a run failed."""
+    """Print the table and the next steps; return the exit code: 1 if a run failed."""
     trials = study.trials()
     states = [study.state(trial) for trial in trials]
     failed = [trial for trial, state in zip(trials, states, strict=True) if state in FAILED_STATES]
@@ -261,10 +260,10 @@ def _conclude(study: StudyFolder, code: int) -> int:
     return code or (1 if failed or left else 0)
 
 
-def _detach(study: StudyFolder, order: StudyRequest) -> int:
-    """Give the command again in the background."""
+def _detach(study: StudyFolder, request: StudyRequest) -> int:
+    """Run the command again in the background."""
     log = study.file("driver.log")
-    words = python_command("specvit.train", *(word for word in order.words if "sweep.detach" not in word))
+    words = python_command("specvit.train", *(word for word in request.words if "sweep.detach" not in word))
     process = start(words, log, {**python_environment(), ASKED: "1"})
     print(f"study {study.name} started in the background: process {process.pid}, log {relative(log)}")
     print(f"watch it with `specvit sweep status {study.name} --watch`")

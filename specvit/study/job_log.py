@@ -1,4 +1,4 @@
-"""Which SLURM jobs a study has, by its diary and by what SLURM says of them. Needs neither submitit nor torch."""
+"""The SLURM jobs of a study, by its logs and by SLURM's answers. Imports neither submitit nor torch."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +10,7 @@ from specvit.study.store import StudyFolder
 from specvit.utils.files import read_json_lines
 
 JOBS = "jobs.jsonl"
-"""Which job was submitted for which slot; only the study's command writes it."""
+"""The job submitted for each slot; only the command that drives the study writes it."""
 
 
 def job_name(study: StudyFolder, about: dict[str, Any]) -> str:
@@ -20,20 +20,20 @@ def job_name(study: StudyFolder, about: dict[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class JobLog:
-    """What a study has on file of its jobs."""
+    """What the logs of a study say about its jobs."""
 
     job_of_slot: dict[int, str]
     """The latest job of each slot."""
     trial_of_slot: dict[int, int]
-    """The trial that each slot's worker is at, or has to go on with."""
+    """The trial that each slot's worker is running, or has to resume."""
     started: frozenset[str]
-    """Jobs whose worker began to work."""
+    """Jobs whose worker started."""
     fruitful: frozenset[str]
-    """Jobs that brought a trial to its end."""
+    """Jobs that ended a trial."""
 
 
 def read_job_log(study: StudyFolder) -> JobLog:
-    """Read what the study has on file."""
+    """Read the logs of a study."""
     jobs = {line["slot"]: line["job"] for line in read_json_lines(study.file(JOBS)) if "slot" in line}
     at: dict[int, int] = {}
     started, fruitful = set(), set()
@@ -51,7 +51,7 @@ def read_job_log(study: StudyFolder) -> JobLog:
 
 
 def jobs_in_queue(study: StudyFolder, about: dict[str, Any]) -> dict[str, ClusterJob] | None:
-    """Return a study's jobs that the queue still knows; none where it has none, None if SLURM does not answer."""
+    """Return the jobs of a study that the queue still knows; None if SLURM does not answer."""
     if (about.get("launcher") or {}).get("kind") != "slurm" and not study.file(JOBS).exists():
         return {}
     return jobs_named(job_name(study, about)) if queue.has_slurm() else {}
@@ -63,18 +63,18 @@ def waiting_jobs(study: StudyFolder, about: dict[str, Any]) -> list[ClusterJob]:
 
 
 def jobs_of_trials(
-    study: StudyFolder, about: dict[str, Any], there: dict[str, ClusterJob] | None
+    study: StudyFolder, about: dict[str, Any], queued: dict[str, ClusterJob] | None
 ) -> dict[int, ClusterJob]:
-    """Return the latest job of each trial that has one; `there` is what the queue knows."""
-    diary = read_job_log(study)
-    if not diary.job_of_slot or there is None:
+    """Return the latest job of each trial that has one; `queued` is what the queue knows."""
+    log = read_job_log(study)
+    if not log.job_of_slot or queued is None:
         return {}
-    gone = [job for job in diary.job_of_slot.values() if job not in there or not there[job].alive]
-    known = {**there, **ended_jobs(gone)}
+    gone = [job for job in log.job_of_slot.values() if job not in queued or not queued[job].alive]
+    known = {**queued, **ended_jobs(gone)}
     grid = about["kind"] == "grid"
     found = {}
-    for slot, job in diary.job_of_slot.items():
-        trial = slot if grid else diary.trial_of_slot.get(slot)
+    for slot, job in log.job_of_slot.items():
+        trial = slot if grid else log.trial_of_slot.get(slot)
         if trial is not None and job in known:
             found[trial] = known[job]
     return found

@@ -1,4 +1,4 @@
-"""From a command line to a study: its definition, what was typed beside it, and how it is to be run."""
+"""From a command line to a study: its definition, settings typed beside it, `sweep.*` options and launcher."""
 
 import dataclasses
 import hashlib
@@ -27,7 +27,7 @@ from specvit.utils.urls import holds_secret
 
 @dataclass(frozen=True)
 class SweepOptions:
-    """How a study is run. Each can be typed anew when the same command is given again."""
+    """The `sweep.*` keys: how a study is run, never what its runs compute. Each may change when a study is resumed."""
 
     name: str | None = None
     """The study's folder in `multirun/`; None: the name of its file."""
@@ -60,7 +60,7 @@ class StudyRequest:
     options: SweepOptions
     launcher: LauncherConfig | SlurmConfig
     words: tuple[str, ...]
-    """The command line, to be given again in the background."""
+    """The command line, for starting it again in the background."""
 
     def count_trials(self, planned: Sequence[object]) -> int:
         """Return how many trials there are to be: those planned of a grid, those that a search is to ask for."""
@@ -77,7 +77,7 @@ def study_request(name: str | None, overrides: list[str], words: tuple[str, ...]
     overrides = [text for text in overrides if not text.startswith("sweeps=")]
     options, overrides = split_options(overrides)
     launcher, overrides = composer.split_launcher(overrides)
-    composer.compose_launcher(launcher)  # what is wrong with it is said first
+    composer.compose_launcher(launcher)  # its faults are reported first
     fixed, axes = parse_sweep(overrides)
     if name is not None:
         definition = read_definition(find_study(name))

@@ -1,4 +1,4 @@
-"""What is going on in a study: news as trials end, and the status of all of it. Without torch, mlflow or optuna."""
+"""The status of a study, and news as its trials end. Imports neither torch, mlflow nor optuna."""
 
 import re
 import time
@@ -10,7 +10,7 @@ from specvit.cluster.queue import ClusterJob
 from specvit.run_folder.folder import ALIVE, DONE
 from specvit.run_folder.verdict import LEARNT
 from specvit.study.cost import NETWORKS
-from specvit.study.diagnose import verdict
+from specvit.study.diagnose import health_of
 from specvit.study.job_log import jobs_in_queue, jobs_of_trials
 from specvit.study.results import lower_is_better, outcome_of, value_of
 from specvit.study.schema import Table
@@ -19,20 +19,20 @@ from specvit.study.store import WAITING, StudyFolder, Trial, command_of
 from specvit.study.trial_queue import state_counts
 
 VERDICT_SECONDS = 120.0
-"""So long after its start a run gets its first verdict."""
+"""Time from the start of a run to the first check of its health."""
 
 
 class StudyMonitor:
-    """Says what has changed since it was last asked."""
+    """Prints what has changed since the last call."""
 
     def __init__(self, study: StudyFolder) -> None:
-        """What has ended already is no news."""
+        """Trials that have ended already are not news."""
         self.study = study
         self.metric, self.table = metric_of(study.about()), Table(**study.about()["table"])
         self._ended = {t.number: t.end for t in study.trials() if t.end or study.state(t) in DONE}
         self._settled: dict[int, Trial] = {}
         """Records of ended trials: while a record is unchanged, its run folder is not read again."""
-        self._judged: dict[int, str] = {}
+        self._health: dict[int, str] = {}
         self._begun: dict[int, float] = {}
 
     def print_news(self) -> None:
@@ -43,9 +43,9 @@ class StudyMonitor:
                 continue
             state = self.study.state(trial)
             if not trial.end and state not in DONE:
-                self._ended.pop(number, None)  # it is tried again
+                self._ended.pop(number, None)  # it is being retried
                 if state in ALIVE:
-                    self._judge(trial)
+                    self._check_health(trial)
                 continue
             if trial.end and trial.end != self._ended.get(number):
                 self._ended[number] = trial.end
@@ -55,22 +55,22 @@ class StudyMonitor:
     def _count(self) -> str:
         return f"[{len(self._ended)}/{max(self.study.about()['trials'], len(self._ended))}]"
 
-    def _judge(self, trial: Trial) -> None:
-        """Give a verdict once it can be told, and again when it has changed."""
+    def _check_health(self, trial: Trial) -> None:
+        """Print a run's health if it is not healthy, and again when it changes."""
         begun = self._begun.setdefault(trial.number, time.monotonic())
         if time.monotonic() - begun < VERDICT_SECONDS:
             return
-        self._begun[trial.number] = time.monotonic() - VERDICT_SECONDS + 10.0  # look again in ten seconds
-        found = verdict(trial.run, outcome_of(trial.run))
-        kind = re.sub(r"[-\d.]+", "", found)  # other figures are no other verdict
-        if found and kind != self._judged.get(trial.number):
-            if found != "healthy" or self._judged.get(trial.number):
-                print(f"{trial.name}: {found}", flush=True)
-            self._judged[trial.number] = kind
+        self._begun[trial.number] = time.monotonic() - VERDICT_SECONDS + 10.0  # check again in ten seconds
+        health = health_of(trial.run, outcome_of(trial.run))
+        kind = re.sub(r"[-\d.]+", "", health)  # only the figures differ
+        if health and kind != self._health.get(trial.number):
+            if health != "healthy" or self._health.get(trial.number):
+                print(f"{trial.name}: {health}", flush=True)
+            self._health[trial.number] = kind
 
 
 def metric_of(about: dict[str, Any]) -> str:
-    """Return the metric that a study is about."""
+    """Return the metric by which a study compares its runs."""
     return next(iter(about.get("metrics") or {}), about["table"]["metric"])
 
 
@@ -83,18 +83,18 @@ def end_line(trial: Trial, state: str, metric: str, table: Table) -> str:
 
 
 def status_lines(study: StudyFolder) -> Iterator[str]:
-    """Yield the status of a study: counts, then one line for each trial that is at work, failed or learnt nothing."""
+    """Yield the status of a study: counts, then one line for each trial that runs, failed or learnt nothing."""
     about = study.about()
     slots = study.busy_slots()
     workers = f"{len(slots)} worker{'s' if len(slots) != 1 else ''} at work" if slots else "no worker at work"
-    trials, there = study.trials(), jobs_in_queue(study, about)
-    jobs = jobs_of_trials(study, about, there)
+    trials, queued = study.trials(), jobs_in_queue(study, about)
+    jobs = jobs_of_trials(study, about, queued)
     states = {trial.number: _state(study, trial, jobs) for trial in trials}
     counts = state_counts(study, states)
     yield f"study {study.name}: {counts}; {workers}{', cancelled' if study.is_cancelled else ''}"
-    if there is None:
+    if queued is None:
         yield "  SLURM does not answer: what waits there is not shown"
-    yield from _queue_lines(there or {}, {job.id for n, job in jobs.items() if states[n] == "requeued"})
+    yield from _queue_lines(queued or {}, {job.id for n, job in jobs.items() if states[n] == "requeued"})
     for trial in trials:
         state, job = states[trial.number], jobs.get(trial.number)
         if state == "running":
@@ -113,7 +113,7 @@ def status_lines(study: StudyFolder) -> Iterator[str]:
 
 
 def refused_lines(study: StudyFolder) -> Iterator[str]:
-    """Yield how many points of a search could not be runs, and why the most of them."""
+    """Yield the number of refused points of a search, with the most frequent cause."""
     causes = Counter(event["cause"] for event in study.events("refused") if FORBIDDEN not in event["cause"])
     if causes:
         (cause, count), *others = causes.most_common()
@@ -122,19 +122,19 @@ def refused_lines(study: StudyFolder) -> Iterator[str]:
 
 
 def _state(study: StudyFolder, trial: Trial, jobs: dict[int, ClusterJob]) -> str:
-    """Return a trial's state; one whose job is in the queue is `queued`, or `requeued` if it has begun before."""
+    """Return a trial's state; one whose job is in the queue is `queued`, or `requeued` if it has run before."""
     state, job = study.state(trial), jobs.get(trial.number)
     if state == WAITING and job and job.alive:
         return "requeued" if trial.run.attempts() else "queued"
     return state
 
 
-def _queue_lines(there: dict[str, ClusterJob], again: set[str]) -> Iterator[str]:
-    """Yield one line for each reason for which jobs wait; those in `again` have begun before."""
+def _queue_lines(queued: dict[str, ClusterJob], requeued: set[str]) -> Iterator[str]:
+    """Yield one line for each reason for which jobs wait; `requeued` are the ids of those that have run before."""
     waiting: dict[tuple[str, str], list[str]] = {}
-    for job in there.values():
+    for job in queued.values():
         if job.waits:
-            kind = "requeued" if job.id in again else "queued"
+            kind = "requeued" if job.id in requeued else "queued"
             waiting.setdefault((kind, job.reason or "no reason given"), []).append(job.id)
     for (kind, reason), ids in waiting.items():
         named = ", ".join(ids[:5]) + (f", ... ({len(ids)} jobs)" if len(ids) > 5 else "")
@@ -165,7 +165,7 @@ def _progress(trial: Trial) -> str:
     place = f"step {row['step']}" if fitted else f"epoch {row['epoch']}/{config['train']['epochs']}"
     told = f"{place}, {score} {row.get(score) or float('nan'):.3f}"
     until = f", until {end[11:16]}" if (end := trial.run.status().get("forecast")) else ""
-    return f"{told}{until}, {verdict(trial.run, outcome)}"
+    return f"{told}{until}, {health_of(trial.run, outcome)}"
 
 
 def _time(seconds: float | None) -> str:
