@@ -1,4 +1,4 @@
-"""What `specvit doctor --cluster` runs as a job: looks at its node and at the shared folder, and writes what it saw."""
+"""The job of `specvit doctor --cluster`: examines its node and the shared folder, and writes a report."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ FOUND, LOCK = "probe.json", "probe.lock"
 
 
 def main(words: list[str]) -> int:
-    """Look around: `words` are the shared folder and the size in bytes of the checkpoint to save there."""
+    """Examine the node; `words` are the shared folder and the size in bytes of a checkpoint to save there."""
     folder, size = Path(words[0]), int(words[1])
     facts = {"host": hostname(), "job": job_here(), "python": sys.executable, "lock_seen": is_locked(folder / LOCK)}
     facts |= {"scontrol": shutil.which("scontrol") is not None}

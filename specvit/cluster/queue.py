@@ -1,7 +1,7 @@
-"""What SLURM says about jobs: its queue first, its accounting for those that have left it. Needs no submitit.
+"""The state of SLURM jobs: from the queue, or from accounting once they have left it. Does not need submitit.
 
-Every question is bounded in time; a cluster that does not answer is None, never an exception: whoever asks goes on
-asking, and the jobs go on without us.
+Every query has a time limit. A cluster that does not answer gives None, not an exception: callers ask again, and the
+jobs continue meanwhile.
 """
 
 import os
@@ -15,9 +15,9 @@ ANSWER_SECONDS = 20.0
 WAITING_STATES = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD", "REQUEUE_FED")
 ALIVE_STATES = (*WAITING_STATES, "RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING", "STAGE_OUT")
 ARGUMENTS = 500
-"""So many job ids are asked for at once."""
-TASTE = re.compile(r"(SQUEUE|SACCT|SCANCEL)_|SLURM_CLUSTERS$|SLURM_TIME_FORMAT$")
-"""A user's own settings of these commands, under which their answers would read otherwise."""
+"""Job ids in one query."""
+USER_SETTINGS = re.compile(r"(SQUEUE|SACCT|SCANCEL)_|SLURM_CLUSTERS$|SLURM_TIME_FORMAT$")
+"""Environment variables by which users change the output of these commands."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,11 @@ class ClusterJob:
 
     @property
     def waits(self) -> bool:
-        """Whether it is to start, for the first time or again."""
+        """Whether it is in the queue to start, for the first time or again."""
         return self.state in WAITING_STATES
 
     def __str__(self) -> str:
-        """Say what SLURM says, for people."""
+        """Return the state, reason and node as text."""
         if self.waits:
             return f"job {self.id}: {self.state}" + (f" ({self.reason})" if self.reason else "")
         if self.alive:
@@ -51,46 +51,46 @@ class ClusterJob:
 
 
 def has_slurm() -> bool:
-    """Say whether this machine has SLURM's commands."""
+    """Return True if this machine has SLURM's commands."""
     return shutil.which("squeue") is not None
 
 
 def jobs_named(name: str) -> dict[str, ClusterJob] | None:
-    """Return this user's jobs of a name that the queue still knows, ended ones too; None if it does not answer."""
+    """Return this user's jobs with a name that the queue still knows, ended ones too; None if it does not answer."""
     words = ["squeue", "--me", "--noheader", "--array", "--states=all", f"--name={name}", "--format=%i|%T|%r|%N"]
-    said = _ask(words)
-    if said is None:
+    answer = _query(words)
+    if answer is None:
         return None
-    found = {}
-    for line in said.splitlines():
+    jobs = {}
+    for line in answer.splitlines():
         job, state, reason, nodes = line.strip().split("|", 3)
-        found[job] = ClusterJob(job, state, "" if reason == "None" else reason, nodes)
-    return found
+        jobs[job] = ClusterJob(job, state, "" if reason == "None" else reason, nodes)
+    return jobs
 
 
 def ended_jobs(ids: Iterable[str]) -> dict[str, ClusterJob]:
     """Return what accounting knows of jobs; empty where there is none, or it does not answer."""
-    wanted, found = list(ids), {}
+    wanted, jobs = list(ids), {}
     for start in range(0, len(wanted), ARGUMENTS):
         chosen = ",".join(wanted[start : start + ARGUMENTS])
         words = ["sacct", "--allocations", "--noheader", "--parsable2", "--format=JobID,State,ExitCode,NodeList"]
-        said = _ask([*words, f"--jobs={chosen}"])
-        for line in (said or "").splitlines():
+        answer = _query([*words, f"--jobs={chosen}"])
+        for line in (answer or "").splitlines():
             job, state, exit_code, nodes = line.split("|", 3)
             place = "" if nodes == "None assigned" else nodes
-            found[job] = ClusterJob(job, state, nodes=place, exit=exit_code)
-    return found
+            jobs[job] = ClusterJob(job, state, nodes=place, exit=exit_code)
+    return jobs
 
 
 def cancel(ids: Iterable[str], *, signal: str | None = None) -> bool:
-    """Have jobs leave the queue, or send them a signal; say whether SLURM took it."""
+    """Cancel jobs, or send them a signal; return True if SLURM accepted it."""
     wanted = list(ids)
     words = ["scancel", *([f"--signal={signal}"] if signal else [])]
-    return all(_ask([*words, *wanted[n : n + ARGUMENTS]]) is not None for n in range(0, len(wanted), ARGUMENTS))
+    return all(_query([*words, *wanted[n : n + ARGUMENTS]]) is not None for n in range(0, len(wanted), ARGUMENTS))
 
 
-def _ask(words: list[str]) -> str | None:
-    plain = {name: value for name, value in os.environ.items() if not TASTE.match(name)}
+def _query(words: list[str]) -> str | None:
+    plain = {name: value for name, value in os.environ.items() if not USER_SETTINGS.match(name)}
     try:
         done = subprocess.run(words, env=plain, capture_output=True, text=True, timeout=ANSWER_SECONDS)
     except (OSError, subprocess.TimeoutExpired):

@@ -1,4 +1,4 @@
-"""Slots of this machine: which GPUs and how many CPU threads each worker gets, within what this process was given."""
+"""Slots of this machine: GPUs and CPU threads of each worker, within those available to this process."""
 
 import os
 from collections.abc import Iterable, Set
@@ -31,13 +31,13 @@ class LauncherConfig:
 
 @dataclass(frozen=True)
 class Slot:
-    """One worker's place. `gpus` are values for CUDA_VISIBLE_DEVICES; None leaves the variable alone."""
+    """The resources of one worker. `gpus` are values for CUDA_VISIBLE_DEVICES; None leaves the variable unchanged."""
 
     number: int
     gpus: tuple[str, ...] | None
     threads: int
     sharers: int = 1
-    """Workers on its GPU, itself among them."""
+    """Workers on its GPU, including itself."""
 
     def environment(self) -> dict[str, str]:
         """Return the environment of this slot's worker."""
@@ -49,13 +49,13 @@ class Slot:
         return own
 
     def __str__(self) -> str:
-        """Say what it has, for the terminal."""
+        """Return the resources as text."""
         gpus = f"GPU {','.join(self.gpus)}, " if self.gpus else ""
         return f"{gpus}{self.threads} CPU thread{'s' if self.threads > 1 else ''}"
 
 
 def read_launcher(plain: dict[str, Any]) -> LauncherConfig:
-    """Return the launcher's settings; raises `ConfigError` for a key or value that it does not have."""
+    """Return the launcher's settings; raises `ConfigError` for an unknown key or a wrong value."""
     known = {field.name: field.default for field in fields(LauncherConfig)}
     refuse_unknown(plain, known)
     for name, value in plain.items():
@@ -87,7 +87,7 @@ def refuse_unknown(plain: Iterable[str], known: Iterable[str]) -> None:
 def plan_slots(config: LauncherConfig, devices: Set[str], *, limit: int | None = None) -> list[Slot]:
     """Return the slots of this machine, at most `limit`; raises `ConfigError` for GPUs that are not there.
 
-    `devices` are what the runs ask for in `train.device`.
+    `devices` are the values of `train.device` in the runs.
     """
     gpus, cores = visible_gpus(), len(os.sched_getaffinity(0))
     wants_cuda = any(device.startswith("cuda") for device in devices)

@@ -1,4 +1,4 @@
-"""`hydra.launcher` of a SLURM cluster: what every job asks for, checked before anything is submitted."""
+"""`hydra.launcher` of a SLURM cluster: the request of every job, checked before anything is submitted."""
 
 import re
 from dataclasses import dataclass, field, fields
@@ -27,12 +27,12 @@ OURS = {
     "no-requeue": "requeue",
     "clusters": "",
 }
-"""sbatch parameters that have a key of their own, or belong to specvit."""
+"""sbatch parameters with their own key in `hydra.launcher`, or "" if specvit sets them."""
 
 
 @dataclass(frozen=True)
 class SlurmConfig:
-    """What a job asks for. None leaves a parameter to the cluster."""
+    """What a job requests. None leaves a parameter to the cluster."""
 
     kind: str = "slurm"
     jobs: int | None = None
@@ -68,7 +68,7 @@ class SlurmConfig:
 
 
 def read_slurm(plain: dict[str, Any]) -> SlurmConfig:
-    """Return the launcher's settings; raises `ConfigError` for a key or value that it does not have."""
+    """Return the launcher's settings; raises `ConfigError` for an unknown key or a wrong value."""
     refuse_unknown(plain, [entry.name for entry in fields(SlurmConfig)])
     for name, value in plain.items():
         _check_type(value, name, f"hydra.launcher.{name}")
@@ -114,7 +114,7 @@ def _check_type(value: Any, name: str, where: str) -> None:
 
 
 def _check_extra(extra: dict[str, Any]) -> None:
-    """Refuse sbatch parameters that have a key of their own; the others are sbatch's to judge."""
+    """Raise `ConfigError` for parameters with their own key; sbatch checks the others."""
     for name, value in extra.items():
         where, spelt = f"hydra.launcher.extra.{name}", str(name).replace("_", "-")
         if spelt in OURS:

@@ -1,7 +1,7 @@
-"""Jobs for SLURM, submitted by submitit. The only module that imports it.
+"""Submits SLURM jobs by submitit; no other module imports it.
 
-A job calls `main` of one of specvit's modules, as a shell would. What stops it with SIGUSR2 (its time limit is near, or
-another job takes its place) has it save, and then goes to the queue again as the same job, as often as that takes.
+A job calls `main` of one of specvit's modules, as a shell would. On SIGUSR2 (its time limit is near, or another job
+preempts it) it saves and is requeued as the same job, any number of times.
 """
 
 import contextlib
@@ -20,22 +20,22 @@ from specvit.utils.child_processes import shell_exports
 from specvit.utils.errors import ConfigError
 
 EVER = 10**9
-"""submitit counts how often a job came to its limit; ours may, as long as it gets further."""
+"""Limit on time-outs that submitit counts; `study.worker` limits those without progress."""
 REMEDY = "see hydra.launcher's keys; `specvit doctor --cluster` looks closer"
 STOPPED = 128 + signal.SIGUSR2
 
 
 @dataclass(frozen=True)
 class Call:
-    """`main(words)` of a module. submitit pickles it, so that it is what the job runs, however long it waits."""
+    """`main(words)` of a module. submitit pickles it when the job is submitted."""
 
     module: str
     words: tuple[str, ...]
     requeue: bool
 
     def __call__(self) -> None:
-        """Run to the end, or to the next place where it can be stopped; raises `SystemExit` if that is no good end."""
-        again = signal.getsignal(signal.SIGUSR2)  # submitit's: it puts the job into the queue
+        """Run until the end or a stop by a signal; raises `SystemExit` for a code other than 0."""
+        again = signal.getsignal(signal.SIGUSR2)  # submitit's handler, which requeues the job
         signal.signal(signal.SIGTERM, _leave)
         if not self.requeue:
             signal.signal(signal.SIGUSR2, _leave)
@@ -46,7 +46,7 @@ class Call:
             sys.exit(code)
 
     def checkpoint(self) -> Any:
-        """Return what the requeued job runs: the same again. submitit asks for it just before it requeues."""
+        """Return what the requeued job runs: the same. submitit calls this just before it requeues."""
         from submitit.helpers import DelayedSubmission
 
         # The SIGTERM that a requeue sends would end `scontrol`, a child of this job, before it has reported success.
@@ -87,7 +87,7 @@ def submit(
 
 
 def parameters(config: SlurmConfig, name: str, code: Path | None = None) -> dict[str, Any]:
-    """Return what submitit is told; what the user left open is not mentioned."""
+    """Return the parameters for submitit, without those that the user left open."""
     threads = [f"export {name}=${{SLURM_CPUS_PER_TASK:-1}}" for name in ("OMP_NUM_THREADS", "SRUN_CPUS_PER_TASK")]
     asked: dict[str, Any] = {
         "job_name": name,
@@ -100,7 +100,11 @@ def parameters(config: SlurmConfig, name: str, code: Path | None = None) -> dict
         "gpus_per_node": config.gpus_per_job or None,
         "mem": config.memory,
         "signal_delay_s": config.signal_seconds,
-        "setup": [*threads, *config.setup, *shell_exports(code)],  # last: what is set up must not bring other code
+        "setup": [
+            *threads,
+            *config.setup,
+            *shell_exports(code),
+        ],  # last: the user's setup brings no other code
         "stderr_to_stdout": True,
         "additional_parameters": {"requeue" if config.requeue else "no-requeue": True, **config.extra},
     }

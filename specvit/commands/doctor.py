@@ -1,4 +1,4 @@
-"""`specvit doctor --cluster`: is this cluster fit for studies? One real job looks, and the answer is a list."""
+"""`specvit doctor --cluster`: checks, with one real job, that this cluster can run studies."""
 
 import shutil
 import subprocess
@@ -22,12 +22,12 @@ from specvit.utils.files import locked, read_json
 COMMANDS = ("sbatch", "squeue", "scancel", "scontrol", "srun", "sacct")
 WAIT_SECONDS = 300.0
 Finding = tuple[str, str]
-"""`ok`, `note` or `FAIL`, and what was found."""
+"""`ok`, `note` or `FAIL`, and a sentence."""
 
 
 @user_facing
 def main(arguments: list[str] | None = None) -> int:
-    """Check that a SLURM cluster can do what studies ask of it, with the settings of hydra/launcher=slurm."""
+    """Check that a SLURM cluster can run studies with the settings of hydra/launcher=slurm."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if "--cluster" not in words or {"-h", "--help"} & set(words):
         print("usage: specvit doctor --cluster [hydra/launcher=NAME hydra.launcher.KEY=VALUE ...] [model/size=NAME]")
@@ -44,14 +44,14 @@ def main(arguments: list[str] | None = None) -> int:
     config = read_slurm(launcher)
     model = composer.compose(settings)["model"]
     failed = False
-    for kind, said in look(config, 3 * 4 * parameters(model)):  # weights and the optimizer's two averages
-        print(f"{kind:<5} {said}", flush=True)
+    for kind, sentence in examine(config, 3 * 4 * parameters(model)):  # weights and the optimizer's two averages
+        print(f"{kind:<5} {sentence}", flush=True)
         failed |= kind == "FAIL"
     return 1 if failed else 0
 
 
-def look(config: SlurmConfig, checkpoint_bytes: int) -> Iterator[Finding]:
-    """Yield what is found, one thing after the other; ends at the first without which the next makes no sense."""
+def examine(config: SlurmConfig, checkpoint_bytes: int) -> Iterator[Finding]:
+    """Yield findings in order; stop at a failure that makes the remaining checks meaningless."""
     if missing := [name for name in COMMANDS if shutil.which(name) is None]:
         yield "FAIL", f"{', '.join(missing)}: not on this machine; log in to the cluster, or load its module"
         return
@@ -66,13 +66,13 @@ def look(config: SlurmConfig, checkpoint_bytes: int) -> Iterator[Finding]:
     folder = Path(tempfile.mkdtemp(prefix=".doctor-", dir=Path.cwd()))
     try:
         with locked(folder / LOCK):
-            yield from _look_by_job(config, folder, checkpoint_bytes)
+            yield from _examine_by_job(config, folder, checkpoint_bytes)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _refused(*words: str) -> str | None:
-    """Return what a command that fails says, or None if it ends well."""
+    """Return the message of a command that fails, or None."""
     try:
         done = subprocess.run(words, capture_output=True, text=True, timeout=queue.ANSWER_SECONDS)
     except (OSError, subprocess.TimeoutExpired) as problem:
@@ -80,7 +80,7 @@ def _refused(*words: str) -> str | None:
     return " ".join((done.stderr or done.stdout).split())[:200] if done.returncode else None
 
 
-def _look_by_job(config: SlurmConfig, folder: Path, checkpoint_bytes: int) -> Iterator[Finding]:
+def _examine_by_job(config: SlurmConfig, folder: Path, checkpoint_bytes: int) -> Iterator[Finding]:
     from specvit.cluster.submit import Call, submit
 
     call = Call("specvit.cluster.probe", (str(folder), str(checkpoint_bytes)), requeue=False)
@@ -107,7 +107,7 @@ def _look_by_job(config: SlurmConfig, folder: Path, checkpoint_bytes: int) -> It
 
 
 def _wait(job: str, started: float) -> queue.ClusterJob | None:
-    """Return the job as it was when it ended, or as it is when the wait is over."""
+    """Return the job as it ended, or as it is after `WAIT_SECONDS`."""
     last = None
     while time.monotonic() - started < WAIT_SECONDS:
         there = queue.jobs_named("specvit-doctor")
@@ -120,7 +120,7 @@ def _wait(job: str, started: float) -> queue.ClusterJob | None:
 
 
 def findings(found: dict[str, Any], config: SlurmConfig, checkpoint_bytes: int) -> Iterator[Finding]:
-    """Yield what the job saw, judged."""
+    """Yield findings from the job's report."""
     yield "ok", f"Python {found['python']} with torch {found['torch']} (imported in {found['import_seconds']} s)"
     if not config.gpus_per_job:
         yield "note", "no GPU was asked for (hydra.launcher.gpus_per_job=0)"

@@ -1,4 +1,4 @@
-"""`python -m specvit.sweep status|table|why|diff|retry|cancel`: what became of each run of a study. Loads no torch."""
+"""`python -m specvit.sweep status|table|why|diff|retry|cancel`: manage studies. Does not import torch."""
 
 import os
 import sys
@@ -53,14 +53,14 @@ def _parser() -> Parser:
     commands = parser.add_subparsers(dest="command", required=True)
 
     def command(name: str, purpose: str) -> Parser:
-        made = commands.add_parser(name, help=purpose, description=purpose)
-        made.add_argument("--studies", default="multirun", help="where studies lie")
-        made.add_argument("--runs", default="outputs", help="where run folders lie")
-        return made
+        subparser = commands.add_parser(name, help=purpose, description=purpose)
+        subparser.add_argument("--studies", default="multirun", help="folder of the studies")
+        subparser.add_argument("--runs", default="outputs", help="folder of the run folders")
+        return subparser
 
     status = command("status", "counts, runs at work with a verdict on their health, failures with their cause")
     status.add_argument("study")
-    status.add_argument("--watch", action="store_true", help="look again until nothing is at work")
+    status.add_argument("--watch", action="store_true", help="repeat until no run is active")
     table = command("table", "mean, spread and number of runs for each setting")
     table.add_argument("study")
     table.add_argument("--metric", help="test_r2, val_mae, train_seconds, escape_step, ...")
@@ -74,9 +74,9 @@ def _parser() -> Parser:
     diff.add_argument("left")
     diff.add_argument("right")
     for name, purpose in (("retry", "try failed runs again"), ("cancel", "stop a study, or some of its runs")):
-        made = command(name, purpose)
-        made.add_argument("study")
-        made.add_argument("run", nargs="*", help="names or ids; none: all")
+        subparser = command(name, purpose)
+        subparser.add_argument("study")
+        subparser.add_argument("run", nargs="*", help="names or ids; none: all")
     work = commands.add_parser("work", help="make a study's runs in this process (a launcher starts this)")
     work.add_argument("study_path", type=Path)
     work.add_argument("--slot", type=int, default=0)
@@ -140,7 +140,7 @@ def _retry(study: StudyFolder, names: list[str]) -> int:
 
 
 def _cancel(study: StudyFolder, names: list[str]) -> int:
-    """Stop a study, which its command then takes up again; or stop single runs, which stay cancelled until retried."""
+    """Stop a study, which its command resumes, or single runs, which stay cancelled until retried."""
     about = study.about()
     jobs = jobs_of_trials(study, about, jobs_in_queue(study, about))
     if not names:
@@ -157,7 +157,7 @@ def _cancel(study: StudyFolder, names: list[str]) -> int:
                     study.clear_retry(trial.number)
                     study.write_trial(replace(trial, end={"state": "cancelled", "cause": CANCELLED, "time": now()}))
                     kept += 1
-                else:  # a worker reads its data and looks for this as soon as its run begins
+                else:  # a worker that still reads its data checks for this when its run starts
                     study.request_cancel(trial.number)
                     stopped += 1
     waiting = f", {kept} waiting kept from it" if kept else ""
@@ -169,7 +169,7 @@ def _cancel(study: StudyFolder, names: list[str]) -> int:
 
 
 def _stop(study: StudyFolder, trial: Trial, *, alone: bool) -> bool:
-    """Ask for a run to be stopped; say whether a worker of this study has it, which looks for that every second."""
+    """Request that a run stops; return True if a worker of this study has it and will see the request."""
     status = trial.run.status()
     if not study.is_claimed(trial.number):
         here = status.get("host") == hostname()
@@ -179,12 +179,12 @@ def _stop(study: StudyFolder, trial: Trial, *, alone: bool) -> bool:
     if alone:
         study.request_cancel(trial.number)
     elif (job := status.get("job")) and job in read_job_log(study).job_of_slot.values():
-        queue.cancel([job], signal="TERM")  # another node may see the study's mark a minute later
+        queue.cancel([job], signal="TERM")  # another node may see the `cancelled` file a minute later
     return True
 
 
 def _chosen(study: StudyFolder, names: list[str]) -> list[Trial]:
-    """Return the trials meant by names, ids or parts that fit one alone; raises `ConfigError` for any other."""
+    """Return the trials with these names, ids or unique parts of a name; raises `ConfigError` for any other."""
     trials = study.trials()
     chosen: set[int] = set()
     for name in names:

@@ -1,7 +1,7 @@
-"""A process beside a study that tells MLflow what its run folders say; it ends when the study rests and all is told.
+"""A process beside a study that synchronises its run folders to MLflow, until the study rests and all is sent.
 
-One for all runs: importing mlflow costs seconds, which a hundred small runs would each pay. It needs only the folders,
-so it outlives driver and workers, and a run that is killed is told as what it is.
+One process for all runs: importing mlflow takes seconds, which a hundred small runs would each pay. It needs only the
+folders, so it outlives driver and workers, and sends the end of a killed run as well.
 """
 
 import os
@@ -18,15 +18,15 @@ from specvit.utils.files import is_locked, locked
 
 POLL_SECONDS = 1.0
 TAKE_OVER_SECONDS = 30.0
-"""How long it waits for an older one that may be about to end."""
+"""How long it waits for an older synchronisation that may be about to end."""
 QUEUE_SECONDS = 30.0
-"""Between two looks at a cluster's queue."""
+"""Between two queries of a cluster's queue."""
 START_SECONDS = 3.0
-"""Imports wait so long: those of the workers come first."""
+"""Delay before mlflow is imported: the imports of the workers come first."""
 
 
 def follow_study(study: StudyFolder, *, patience: float = PATIENCE_SECONDS) -> int:
-    """Tell MLflow about all runs of a study until it rests; return the exit code."""
+    """Synchronise all runs of a study to MLflow until it rests; return the exit code."""
     live_quietly()
     os.chdir(study.about()["cwd"])
     time.sleep(START_SECONDS)
@@ -39,48 +39,48 @@ class _StudySync:
         self.study = study
         self.tags = {STUDY_TAG: study.about()["key"], "study": study.name}
         self.servers: dict[str, Server] = {}
-        self.told: dict[int, str] = {}
-        self.jobs, self.asked = False, float("-inf")
+        self.sent: dict[int, str] = {}
+        self.has_jobs, self.queried = False, float("-inf")
 
     def deliver(self, patience: float) -> int:
-        """Go round until nobody works on the study and all is told, or for `patience` seconds more."""
-        failures, resting = 0, 0.0
+        """Send changes until the study rests and all is sent, or for `patience` seconds after it came to rest."""
+        failures, resting_since = 0, 0.0
         while self.study.file("study.json").exists():
-            at_work = self._at_work()
-            resting = 0.0 if at_work else resting or time.monotonic()
-            whole = self._round()
-            failures = 0 if whole else failures + 1
-            if whole and not at_work and not self._at_work():  # a round takes its time
+            active = self._is_active()
+            resting_since = 0.0 if active else resting_since or time.monotonic()
+            complete = self._send_changes()
+            failures = 0 if complete else failures + 1
+            if complete and not active and not self._is_active():  # a round takes time
                 return 0
-            if resting and time.monotonic() - resting > patience:
+            if resting_since and time.monotonic() - resting_since > patience:
                 return 1
-            time.sleep(POLL_SECONDS if whole else RETRY_SECONDS[min(failures, len(RETRY_SECONDS)) - 1])
+            time.sleep(POLL_SECONDS if complete else RETRY_SECONDS[min(failures, len(RETRY_SECONDS)) - 1])
         return 0
 
-    def _at_work(self) -> bool:
+    def _is_active(self) -> bool:
         return bool(self.study.busy_slots()) or is_locked(self.study.file("driver.lock")) or self._has_jobs()
 
     def _has_jobs(self) -> bool:
-        """Say whether jobs of the study wait or run in a cluster, which is asked now and then."""
-        if time.monotonic() - self.asked > QUEUE_SECONDS:
-            self.asked = time.monotonic()
+        """Return True if jobs of the study wait or run on a cluster, which is queried now and then."""
+        if time.monotonic() - self.queried > QUEUE_SECONDS:
+            self.queried = time.monotonic()
             jobs = jobs_in_queue(self.study, self.study.about())
-            self.jobs = self.jobs if jobs is None else any(job.alive for job in jobs.values())
-        return self.jobs
+            self.has_jobs = self.has_jobs if jobs is None else any(job.alive for job in jobs.values())
+        return self.has_jobs
 
-    def _round(self) -> bool:
-        """Send what has changed; say whether everything came through."""
+    def _send_changes(self) -> bool:
+        """Send what has changed; return True if all of it was accepted."""
         for trial in self.study.trials():
             if not trial.run.file("run.json").exists() or not trial.config["tracking"]["live"]:
                 continue
             fingerprint = fingerprint_of(trial.run)
-            if self.told.get(trial.number) == fingerprint:
+            if self.sent.get(trial.number) == fingerprint:
                 continue
             try:
                 self._server(trial).sync(trial.run, self.tags)
-                self.told[trial.number] = fingerprint
-            except TrackingRefused as problem:  # of this run; the others' records are their own
-                self.told[trial.number] = fingerprint
+                self.sent[trial.number] = fingerprint
+            except TrackingRefused as problem:  # this run's record alone is refused
+                self.sent[trial.number] = fingerprint
                 print(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {trial.name}: {problem}", flush=True)
             except (TrackingError, OSError) as problem:
                 self.servers.clear()
