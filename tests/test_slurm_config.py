@@ -34,7 +34,7 @@ def test_what_could_be_read_in_two_ways_is_no_time_limit() -> None:
     times = ("30", "30:00", "4h", "", "4:61:00", "-1:00:00", "1-1-1")
     assert (
         unlike(
-            [(time, f"hydra.launcher.time: {time!r} is no [days-]hours:minutes:seconds") for time in times], minutes_of
+            [(time, f"hydra.launcher.time: {time!r} is not [days-]hours:minutes:seconds") for time in times], minutes_of
         )
         == []
     )
@@ -72,9 +72,9 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"extra": ["a"]}, "extra: expects a mapping, not ['a']"),
     (
         {"extra": {"cpus_per_task": 3}},
-        "extra.cpus_per_task: is no extra parameter; set hydra.launcher.cpus_per_job",
+        "extra.cpus_per_task: is not an extra parameter; set hydra.launcher.cpus_per_job",
     ),
-    ({"extra": {"output": "x"}}, "extra.output: is no extra parameter; drop it: specvit sets it itself"),
+    ({"extra": {"output": "x"}}, "extra.output: is not an extra parameter; drop it: specvit sets it itself"),
     ({"extra": {"exclude": ["a"]}}, "extra.exclude: expects an sbatch parameter with one value"),
     ({"extra": {"ex clude": "a"}}, "extra.ex clude: expects an sbatch parameter with one value"),
 ]

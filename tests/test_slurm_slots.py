@@ -140,7 +140,7 @@ def test_what_died_is_wanted_again_a_number_of_times(state: str, study: StudyFol
         judge(slots, 1, state, "137:0")
     assert wanted(slots, {2, 3}) == []
     said = capsys.readouterr().out.splitlines()
-    assert said[0] == f"job 7_1: {state}, exit code 137 on node1; its run goes on  toy-00000001"
+    assert said[0] == f"job 7_1: {state}, exit code 137 on node1; its run resumes  toy-00000001"
     assert len(said) == GIVE_UP and f"{GIVE_UP} in a row ended no run, so this one is left alone" in said[-1]
 
 

@@ -36,7 +36,7 @@ def test_a_killed_job_and_a_restarted_controller(cluster_study, cluster: slurm.C
     cluster.start_controller()
     assert driver.wait(240) == 0, driver.said
     told = next(line for line in driver.said.splitlines() if line.startswith(f"job {jobs_of(toy)[1]}: FAILED"))
-    assert re.search(r"exit code|signal|NonZeroExitCode", told) and "its run goes on" in told, told
+    assert re.search(r"exit code|signal|NonZeroExitCode", told) and "its run resumes" in told, told
     assert set(toy.states().values()) <= set(DONE)
     assert (ready_of(toy.folder.trials()[0].run), ready_of(killed.run)) == (1, 2)
 
@@ -98,7 +98,7 @@ def test_ctrl_c_leaves_the_jobs_and_cancel_stops_them(cluster_study, cluster: sl
     driver = toy.start("sweep.max_parallel=2", launcher=JOBS)
     until(lambda: sum(epoch >= 2 for epoch in epochs_of(toy)) == 2, "two runs at work")
     driver.send(signal.SIGINT)
-    assert driver.wait(30) == 130 and "jobs go on" in driver.said
+    assert driver.wait(30) == 130 and "jobs continue" in driver.said
     assert command.main(["status", "toy"]) == 0
     shown = capsys.readouterr().out
     assert "2 running, 1 queued" in shown and "JobArrayTaskLimit" in shown and " on node" in shown

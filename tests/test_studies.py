@@ -80,7 +80,7 @@ def test_a_signal_reaches_the_workers_of_an_earlier_command(study) -> None:
     known = diary.read_text()
     diary.write_text(known.replace('"born": "', '"born": "1'))  # as if their numbers had gone to other processes
     code, said = _stopped(toy, signal.SIGINT)
-    assert (code, said.count("the worker of an earlier command goes on")) == (130, 2), said
+    assert (code, said.count("the worker of an earlier command continues")) == (130, 2), said
     assert len(toy.workers()) == 2
     diary.write_text(known)
     code, said = _stopped(toy, signal.SIGTERM)
@@ -104,7 +104,7 @@ def test_a_worker_whose_driver_died_keeps_its_study_as_it_is_and_another_launche
     toy.kill_the_driver()
     code, said = study({**SEEDS, "seeds": [3, 4]}, {"train.epochs": 200}).run("sweep.extend=true")
     assert code == 2
-    assert "still at work" in said and "specvit sweep cancel toy" in said
+    assert "still running" in said and "specvit sweep cancel toy" in said
     toy = study(SEEDS, {"train.epochs": 200})
     _, said = toy.run()
     assert len({event["slot"] for event in toy.events("begins")}) == 2, said

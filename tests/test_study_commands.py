@@ -51,7 +51,7 @@ def test_status_counts_and_explains(study: StudyFolder, sweep: Sweep) -> None:
     assert code == 0
     epochs_wanted = study.trials()[3].config["train"]["epochs"]
     assert said.splitlines() == [
-        "study toy: 4 runs: 1 running, 1 waiting, 1 completed, 1 crashed; no worker at work",
+        "study toy: 4 runs: 1 running, 1 waiting, 1 completed, 1 crashed; no worker running",
         "  crashed       toy-aaaa0001  it broke",
         f"  running       toy-aaaa0003  epoch 2/{epochs_wanted}, val_r2 0.250, until 03:04, healthy",
         "best: test_r2 0.5  toy-aaaa0000",
@@ -61,10 +61,10 @@ def test_status_counts_and_explains(study: StudyFolder, sweep: Sweep) -> None:
 def test_status_names_workers_at_work_and_a_cancelled_study(study: StudyFolder) -> None:
     with holder(study, 2, "claim"):
         first, _, at_work, _ = status_lines(study)
-        assert first.endswith("; 1 worker at work")
+        assert first.endswith("; 1 worker running")
         assert at_work.startswith("  running       toy-aaaa0002  epoch 2/")
     study.file("cancelled").touch()
-    assert next(status_lines(study)).endswith("; no worker at work, cancelled")
+    assert next(status_lines(study)).endswith("; no worker running, cancelled")
 
 
 @pytest.mark.parametrize(
@@ -127,17 +127,17 @@ def test_diff_compares_two_runs(study: StudyFolder, sweep: Sweep) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["status", "to"], "/multirun/to: is no study; there are toy."),
+        (["status", "to"], "/multirun/to: is not a study; there are toy."),
         (["table", "toy", "--metric", "x"], "x: is a metric that no finished run has; there are "),
         (["table", "toy", "--style", "html"], "argument --style: invalid choice: 'html'"),
         (["why", "aaaa000"], "aaaa000: fits 4 runs; there are toy-aaaa0000, "),
-        (["diff", "aaaa0000", "b"], "b: is no run, in no study; name a folder in outputs or the end of its name."),
-        (["retry", "toy", "b"], "b: is no run of this study; `specvit sweep status toy` lists those at work, "),
-        (["cancel", "toy", "aaaa0001", "b"], "b: is no run of this study"),
+        (["diff", "aaaa0000", "b"], "b: is not a known run; name a folder in outputs or the end of its name."),
+        (["retry", "toy", "b"], "b: is not a run of this study; `specvit sweep status toy` lists running ones, "),
+        (["cancel", "toy", "aaaa0001", "b"], "b: is not a run of this study"),
         (["retry", "toy", "aaaa000"], "aaaa000: fits 4 runs; there are toy-aaaa0000, toy-aaaa0001, toy-aaaa0002, ..."),
         (["cancel", "toy", ""], "specvit sweep: is given an empty value; is a variable not set?"),
-        (["retry", "x"], "/multirun/x: is no study"),
-        (["cancel", "x"], "/multirun/x: is no study"),
+        (["retry", "x"], "/multirun/x: is not a study"),
+        (["cancel", "x"], "/multirun/x: is not a study"),
         (["look"], "invalid choice: 'look'"),
         ([], "--help shows what it takes."),
     ],
@@ -180,7 +180,7 @@ def test_cancelling_a_study_stops_its_workers_and_starts_nothing(study: StudyFol
         assert child.poll() is None  # its worker looks for the mark; by now its process may be at another run
         assert study.should_stop(2)
     assert (code, err) == (0, "")
-    assert said == "1 at work told to stop, saving what they have\nit goes on with: specvit train sweeps=toy\n"
+    assert said == "1 asked to save and stop\nresume it with: specvit train sweeps=toy\n"
     assert study.is_cancelled
     assert ends(study) == ["completed", "crashed", None, None]
     assert not study.clear_cancel(2)  # the worker is to end, not only this run
@@ -191,20 +191,20 @@ def test_cancelling_a_run_leaves_the_study_alone(study: StudyFolder, sweep: Swee
         code, said, _ = sweep("cancel", "toy", "aaaa0002", "aaaa0003", "aaaa0000")
         assert child.poll() is None
         assert (study.should_stop(1), study.should_stop(2)) == (False, True)
-    assert said.startswith("1 at work told to stop, saving what they have, 1 waiting kept from it\n")
+    assert said.startswith("1 asked to save and stop, 1 waiting cancelled\n")
     assert (code, study.is_cancelled, study.clear_cancel(2)) == (0, False, True)
     assert ends(study) == ["completed", "crashed", None, "cancelled"]
     trial = study.trial(3)
     assert trial and trial.end and trial.end["cause"] == CANCELLED
     assert "1 run will be tried again" in sweep("retry", "toy", "aaaa0003")[1]
-    assert sweep("cancel", "toy", "aaaa0003")[1].startswith("0 at work told to stop, saving what they have, 1 waiting")
+    assert sweep("cancel", "toy", "aaaa0003")[1].startswith("0 asked to save and stop, 1 waiting")
     assert study.state(trial) == "cancelled"  # whatever was asked for before
 
 
 def test_a_run_whose_worker_still_reads_its_data_is_stopped_too(study: StudyFolder, sweep: Sweep) -> None:
     with study.claim(3) as mine:
         assert mine
-        assert sweep("cancel", "toy", "aaaa0003")[1].startswith("1 at work told to stop")
+        assert sweep("cancel", "toy", "aaaa0003")[1].startswith("1 asked to save and stop")
         assert study.should_stop(3)
 
 
@@ -213,7 +213,7 @@ def test_a_run_of_another_command_is_left_alone(study: StudyFolder, sweep: Sweep
         for words in ([], ["aaaa0002"]):
             code, said, err = sweep("cancel", "toy", *words)
             assert (code, err) == (0, "toy-aaaa0002 is made outside of this study; cancel it there\n")
-            assert said.startswith("0 at work told to stop")
+            assert said.startswith("0 asked to save and stop")
         assert child.poll() is None
     assert not study.clear_cancel(2)
 
@@ -221,7 +221,7 @@ def test_a_run_of_another_command_is_left_alone(study: StudyFolder, sweep: Sweep
 def test_a_run_on_another_host_is_left_alone(study: StudyFolder, sweep: Sweep) -> None:
     run_of(study, 2).set_status("running", host="elsewhere", pid=os.getpid())
     run_of(study, 2).file(".heartbeat").touch()
-    assert sweep("cancel", "toy", "aaaa0002")[2] == "toy-aaaa0002 is at work on elsewhere; cancel it there\n"
+    assert sweep("cancel", "toy", "aaaa0002")[2] == "toy-aaaa0002 is running on elsewhere; cancel it there\n"
     assert not study.clear_cancel(2)
 
 
@@ -270,4 +270,4 @@ def test_the_module_runs_as_a_command(study: StudyFolder) -> None:
     words = [sys.executable, "-m", "specvit.sweep", "status", "toy"]
     found = subprocess.run(words, capture_output=True, text=True, check=False)
     assert (found.returncode, found.stderr) == (0, "")
-    assert found.stdout.startswith("study toy: 4 runs: 2 waiting, 1 completed, 1 crashed; no worker at work\n")
+    assert found.stdout.startswith("study toy: 4 runs: 2 waiting, 1 completed, 1 crashed; no worker running\n")

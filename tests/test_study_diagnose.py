@@ -134,11 +134,11 @@ def test_attempts_are_told_when_there_were_several(path: Path) -> None:
     assert why(run) == "toy-00000001: lost\n2 attempts: preempted, 1 without a word"
     run.record_attempt(event="start")
     with at_work(run):
-        assert "3 attempts: preempted, 1 without a word, one at work" in why(run)
+        assert "3 attempts: preempted, 1 without a word, one running" in why(run)
         run.record_attempt(event="end", state="crashed")
     run.record_attempt(event="start")
     with at_work(run):
-        assert "4 attempts: preempted, crashed, 1 without a word, one at work" in why(run)
+        assert "4 attempts: preempted, crashed, 1 without a word, one running" in why(run)
 
 
 def test_a_curve_is_a_line_of_bars() -> None:
@@ -248,9 +248,9 @@ def test_a_run_is_found(name: str, found: str, number: int | None, places: tuple
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("nothing", "nothing: is no run, in no study; name a folder in outputs or the end of its name"),
-        ("**", "**: is no run, in no study"),
-        ("other?1?", "other?1?: is no run"),
+        ("nothing", "nothing: is not a known run; name a folder in outputs or the end of its name"),
+        ("**", "**: is not a known run"),
+        ("other?1?", "other?1?: is not a known run"),
         ("toy", "toy: fits 3 runs; there are toy-aaaa0001, toy-aaaa0002, toy-cccc0004."),
         ("aaaa", "aaaa: fits 2 runs"),
     ],

@@ -39,7 +39,12 @@ def test_a_study_keeps_its_key_and_its_start(study: StudyFolder) -> None:
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [(None, "is no study"), ("{", "is no study"), ("[1]", "is no study"), ('{"format": 99}', "has format 99, this")],
+    [
+        (None, "is not a study"),
+        ("{", "is not a study"),
+        ("[1]", "is not a study"),
+        ('{"format": 99}', "has format 99, this"),
+    ],
 )
 def test_what_is_no_study_is_refused(text: str | None, words: str, study: StudyFolder) -> None:
     other = StudyFolder(study.path.parent / "other")
@@ -53,7 +58,7 @@ def test_what_is_no_study_is_refused(text: str | None, words: str, study: StudyF
 
 
 def test_where_there_is_no_study_yet_it_is_said_how_to_start_one(tmp_path: Path) -> None:
-    with pytest.raises(FolderError, match="is no study; start one with `specvit train sweeps=NAME`"):
+    with pytest.raises(FolderError, match="is not a study; start one with `specvit train sweeps=NAME`"):
         StudyFolder(tmp_path / "multirun" / "toy").about()
 
 

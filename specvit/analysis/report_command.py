@@ -51,7 +51,7 @@ def _found(named: str) -> Path:
             return path
     there = ", ".join(sorted(path.parent.name for path in Path("multirun").glob("*/study.json")))
     raise FolderError(
-        "is no study", where=named, remedy=f"there are {there}" if there else "start one with sweeps=NAME"
+        "is not a study", where=named, remedy=f"there are {there}" if there else "start one with sweeps=NAME"
     )
 
 

@@ -120,7 +120,7 @@ def _check_extra(extra: dict[str, Any]) -> None:
         if spelt in OURS:
             own = OURS[spelt]
             remedy = f"set hydra.launcher.{own}" if own else "drop it: specvit sets it itself"
-            raise ConfigError("is no extra parameter", where=where, remedy=remedy)
+            raise ConfigError("is not an extra parameter", where=where, remedy=remedy)
         if not isinstance(value, str | int | bool) or not re.fullmatch(r"[a-z][a-z0-9-]*", spelt):
             raise ConfigError("expects an sbatch parameter with one value", where=where, remedy="true for one without")
 
@@ -130,6 +130,6 @@ def minutes_of(time: str) -> int:
     found = TIME.fullmatch(time.strip())
     if found is None or (found["days"] is None and found["seconds"] is None):
         remedy = 'write it as "4:00:00" or "1-12:00:00"'
-        raise ConfigError(f"{time!r} is no [days-]hours:minutes:seconds", where="hydra.launcher.time", remedy=remedy)
+        raise ConfigError(f"{time!r} is not [days-]hours:minutes:seconds", where="hydra.launcher.time", remedy=remedy)
     days, hours, minutes, seconds = (int(found[name] or 0) for name in ("days", "hours", "minutes", "seconds"))
     return max(1, 1440 * days + 60 * hours + minutes + (seconds > 0))

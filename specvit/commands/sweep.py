@@ -58,7 +58,7 @@ def _parser() -> Parser:
         subparser.add_argument("--runs", default="outputs", help="folder of the run folders")
         return subparser
 
-    status = command("status", "counts, runs at work with a verdict on their health, failures with their cause")
+    status = command("status", "counts, running trials with their health, failures with their cause")
     status.add_argument("study")
     status.add_argument("--watch", action="store_true", help="repeat until no run is active")
     table = command("table", "mean, spread and number of runs for each setting")
@@ -160,10 +160,10 @@ def _cancel(study: StudyFolder, names: list[str]) -> int:
                 else:  # a worker that still reads its data checks for this when its run starts
                     study.request_cancel(trial.number)
                     stopped += 1
-    waiting = f", {kept} waiting kept from it" if kept else ""
-    print(f"{stopped} at work told to stop, saving what they have{waiting}")
+    waiting = f", {kept} waiting cancelled" if kept else ""
+    print(f"{stopped} asked to save and stop{waiting}")
     print(
-        f"`specvit sweep retry {study.name}` takes them up again" if names else f"it goes on with: {command_of(study)}"
+        f"`specvit sweep retry {study.name}` takes them up again" if names else f"resume it with: {command_of(study)}"
     )
     return 0
 
@@ -173,7 +173,7 @@ def _stop(study: StudyFolder, trial: Trial, *, alone: bool) -> bool:
     status = trial.run.status()
     if not study.is_claimed(trial.number):
         here = status.get("host") == hostname()
-        place = "made outside of this study" if here else f"at work on {status.get('host')}"
+        place = "made outside of this study" if here else f"running on {status.get('host')}"
         print(f"{trial.name} is {place}; cancel it there", file=sys.stderr)
         return False
     if alone:
@@ -190,8 +190,8 @@ def _chosen(study: StudyFolder, names: list[str]) -> list[Trial]:
     for name in names:
         fits = [t for t in trials if name in (t.name, t.run_id)] or [t for t in trials if name and name in t.name]
         if not fits:
-            remedy = f"`specvit sweep status {study.name}` lists those at work, `multirun/{study.name}/runs` all"
-            raise ConfigError("is no run of this study", where=name or "''", remedy=remedy)
+            remedy = f"`specvit sweep status {study.name}` lists running ones, `multirun/{study.name}/runs` all"
+            raise ConfigError("is not a run of this study", where=name or "''", remedy=remedy)
         if len(fits) > 1:
             some = ", ".join(trial.name for trial in fits[:3]) + (", ..." if len(fits) > 3 else "")
             raise ConfigError(f"fits {len(fits)} runs", where=name, remedy=f"there are {some}")

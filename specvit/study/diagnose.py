@@ -127,7 +127,7 @@ def _attempts(run: RunFolder, *, is_alive: bool) -> Iterator[str]:
     if len(starts) > 1:
         silent = len(starts) - len(ends) - is_alive
         said = [*(str(state) for state in ends), *([f"{silent} without a word"] if silent > 0 else [])]
-        said += ["one at work"] if is_alive else []
+        said += ["one running"] if is_alive else []
         yield f"{len(starts)} attempts: {', '.join(said)}"
 
 
@@ -182,9 +182,7 @@ def find_run(name: str, studies: Path, runs: Path) -> tuple[RunFolder, Trial | N
     if len(found) == 1:
         return next(iter(found.values()))
     if not found:
-        raise FolderError(
-            "is no run, in no study", where=name, remedy=f"name a folder in {runs} or the end of its name"
-        )
+        raise FolderError("is not a known run", where=name, remedy=f"name a folder in {runs} or the end of its name")
     remedy = f"there are {', '.join(list(found)[:5])}{', ...' if len(found) > 5 else ''}"
     raise FolderError(f"fits {len(found)} runs", where=name, remedy=remedy)
 

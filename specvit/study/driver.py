@@ -202,7 +202,7 @@ def _refuse_older_workers(study: StudyFolder, request: StudyRequest, planned: li
     changed = any(before.get(trial.number, trial.run_id) != trial.run_id for trial in planned)
     if study.busy_slots() and (request.options.extend if request.definition.search else changed):
         remedy = f"wait for them, or stop them first with `specvit sweep cancel {study.name}`"
-        what = "workers of an earlier command are still at work on it as it was"
+        what = "workers of an earlier command are still running its earlier version"
         raise FolderError(what, where=relative(study.path), remedy=remedy)
 
 

@@ -1,4 +1,4 @@
-"""From a study's grids to its runs: cells x axes x seeds, without what is forbidden."""
+"""From a study's grids to its runs: cells x axes x seeds, without forbidden combinations."""
 
 import itertools
 import json
@@ -13,7 +13,7 @@ from specvit.study.yaml_schema import Settings, Typed, matches
 from specvit.utils.errors import ConfigError
 
 PLAIN = re.compile(r"[A-Za-z0-9_.+/-]+")
-"""Text that Hydra reads as it stands, where it is not a number and none of these words."""
+"""Text that Hydra reads unchanged, unless it is a number or one of `WORDS`."""
 WORDS = ("null", "true", "false")
 
 
@@ -32,7 +32,7 @@ def points_of(definition: Definition, typed: Settings | None = None) -> list[Poi
     Raises `ConfigError` for a typed setting that the study itself varies.
     """
     typed = typed or {}
-    found: list[Point] = []
+    points: list[Point] = []
     for grid in definition.grids:
         varied = {key for axis in grid.axes for key in axis.keys} | {k for cell in grid.cells.values() for k in cell}
         refuse_varied(typed, varied | ({SEED} if definition.seeds else set()))
@@ -48,10 +48,10 @@ def points_of(definition: Definition, typed: Settings | None = None) -> list[Poi
             for chosen, seed in itertools.product(_combinations({**base, **cell}, {}, grid.axes), seeds):
                 settings = {**base, **cell, **chosen, **seed}
                 if not any(matches(settings, rule) for rule in grid.forbid):
-                    found.append(Point(settings, {**chosen, **seed}, name))
-    if not found:
+                    points.append(Point(settings, {**chosen, **seed}, name))
+    if not points:
         raise ConfigError("has no runs: all are forbidden", where=definition.name, remedy="mend its `forbid`")
-    return found
+    return points
 
 
 def as_overrides(settings: Settings) -> list[str]:
@@ -90,11 +90,11 @@ def _combinations(settings: Settings, chosen: Settings, axes: tuple[Axis, ...]) 
     axis, rest = axes[0], axes[1:]
     if not matches(settings, axis.when):
         return _combinations(settings, chosen, rest)
-    found = []
+    combinations = []
     for value in axis.values:
         step = dict(zip(axis.keys, value, strict=True))
-        found += _combinations({**settings, **step}, {**chosen, **step}, rest)
-    return found
+        combinations += _combinations({**settings, **step}, {**chosen, **step}, rest)
+    return combinations
 
 
 def refuse_varied(typed: Settings, varied: set[str]) -> None:

@@ -110,7 +110,7 @@ class LocalSlots:
             self.pause[slot.number] = time.monotonic() + seconds
             print(f"slot {slot.number}: {how}; its runs wait, and another try comes in {seconds:.0f} s", flush=True)
         elif not self.received and not self.study.is_cancelled:
-            print(f"the worker in slot {slot.number} ended {how}; its run goes on  {log}", flush=True)
+            print(f"the worker in slot {slot.number} ended {how}; its run resumes  {log}", flush=True)
 
     def _has(self, event: str, slot: Slot) -> bool:
         """Return True if the slot's last worker has logged such an event."""
@@ -127,7 +127,7 @@ class LocalSlots:
             if not stop_worker(self.study, slot):
                 self.unreachable.add(slot)
                 remedy = f"`specvit sweep cancel {self.study.name}` stops it"
-                print(f"slot {slot}: the worker of an earlier command goes on; {remedy}", flush=True)
+                print(f"slot {slot}: the worker of an earlier command continues; {remedy}", flush=True)
 
     def _handle_signal(self, number: int, frame: object) -> None:
         """Pass a signal on to the workers: they save, and this command ends when they have."""

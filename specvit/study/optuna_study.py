@@ -26,7 +26,7 @@ JOURNAL, LOCK = "journal.log", "ask.lock"
 
 
 def check_storage(study: StudyFolder, search: Search, url: str | None) -> None:
-    """Refuse a sampler, pruner or storage that cannot be used; writes nothing. Raises `ConfigError`."""
+    """Raise `ConfigError` for a sampler, pruner or storage that cannot be used; writes nothing."""
     quiet()
     build_sampler(search, 0)
     build_pruner(search)
@@ -35,33 +35,33 @@ def check_storage(study: StudyFolder, search: Search, url: str | None) -> None:
 
 
 def create(study: StudyFolder, about: dict[str, Any], definition: Definition) -> None:
-    """Make the storage's study, with its start points; once a trial has begun it is left as it is."""
+    """Create the study in Optuna's storage, with its start points; one that has trials already is not changed."""
     quiet()
     search = definition.search
     assert search is not None
     with locked(study.file(LOCK)):
-        made = optuna.create_study(
+        created = optuna.create_study(
             study_name=study_name(study, about),
             storage=open_storage(study, about.get("storage")),
             directions=["maximize" if way == "maximize" else "minimize" for way in search.metrics.values()],
             load_if_exists=True,
         )
-        if all(trial.state == TrialState.WAITING for trial in made.get_trials(deepcopy=False)):
+        if all(trial.state == TrialState.WAITING for trial in created.get_trials(deepcopy=False)):
             for point in search.start:
-                made.enqueue_trial({key: encoded(value) for key, value in point.items()}, skip_if_exists=True)
+                created.enqueue_trial({key: encoded(value) for key, value in point.items()}, skip_if_exists=True)
 
 
 def check_same_space(study: StudyFolder, definition: Definition) -> None:
-    """Raise `ConfigError` where trials were asked from other choices: Optuna takes no others under the same name."""
+    """Raise `ConfigError` if existing trials had other choices: Optuna allows one set of choices per name."""
     quiet()
     about, search = study.about(), definition.search
     assert search is not None
     storage = open_storage(study, about.get("storage"))
     try:
-        made = optuna.load_study(study_name=study_name(study, about), storage=storage)
-    except KeyError:  # the command before was killed before it made it
+        existing = optuna.load_study(study_name=study_name(study, about), storage=storage)
+    except KeyError:  # the earlier command was killed before it created the study
         return
-    for trial in made.get_trials(deepcopy=False):
+    for trial in existing.get_trials(deepcopy=False):
         for dimension in search.space:
             before = trial.distributions.get(dimension.key)
             choices = getattr(before, "choices", None)
@@ -73,12 +73,12 @@ def check_same_space(study: StudyFolder, definition: Definition) -> None:
 
 
 def study_name(study: StudyFolder, about: dict[str, Any]) -> str:
-    """Return the study's name in the storage, which others may share."""
+    """Return the study's name in the storage, which several studies may share."""
     return f"{study.name}-{about['key'][:8]}"
 
 
 def build_sampler(search: Search, seed: int) -> optuna.samplers.BaseSampler:
-    """Return the sampler for one trial; raises `ConfigError` for an option that it does not have."""
+    """Return the sampler for one trial; raises `ConfigError` for an unknown option."""
     options = dict(search.sampler_options)
     seed %= 2**32
     samplers: dict[str, Any] = {
@@ -91,9 +91,12 @@ def build_sampler(search: Search, seed: int) -> optuna.samplers.BaseSampler:
         "nsga2": optuna.samplers.NSGAIISampler,
     }
     if search.sampler == "tpe":
-        options = {"constant_liar": True, **options}  # trials at work count as bad, so that workers spread out
+        options = {"constant_liar": True, **options}  # running trials count as bad, so that workers spread out
     if search.sampler == "qmc":
-        options, seed = {"scramble": True, **options}, search.seed  # its sequence is one, walked along in the storage
+        options, seed = (
+            {"scramble": True, **options},
+            search.seed,
+        )  # all workers draw from one sequence, whose position is in the storage
     if search.sampler == "grid":
         if bad := [dimension.key for dimension in search.space if dimension.choices is None or dimension.when]:
             raise ConfigError("needs choices without conditions", where=f"search.space.{bad[0]}")
@@ -103,7 +106,7 @@ def build_sampler(search: Search, seed: int) -> optuna.samplers.BaseSampler:
 
 
 def build_pruner(search: Search) -> optuna.pruners.BasePruner:
-    """Return the pruner; raises `ConfigError` for an option that it does not have."""
+    """Return the pruner; raises `ConfigError` for an unknown option."""
     options = dict(search.pruner_options)
     pruners: dict[str, Any] = {
         "none": optuna.pruners.NopPruner,
@@ -122,20 +125,20 @@ def build_pruner(search: Search) -> optuna.pruners.BasePruner:
 def _built(kind: Any, where: str, options: dict[str, Any]) -> Any:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what is experimental in Optuna is our choice
+            warnings.simplefilter("ignore")  # Optuna warns about its experimental classes
             return kind(**options)
     except (TypeError, ValueError) as problem:
         raise ConfigError(str(problem), where=where, remedy="see Optuna's documentation for its options") from problem
 
 
 def quiet() -> None:
-    """Leave speaking to us."""
+    """Silence Optuna's log messages and its warnings about experimental features."""
     optuna.logging.set_verbosity(logging.WARNING)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
 
 class KernelLock(BaseJournalFileLock):
-    """Guards a journal by `flock`. Optuna's own locks stay behind when their process is killed, for 30 seconds."""
+    """Guards a journal by `flock`. Optuna's own locks outlive a killed process by 30 seconds."""
 
     def __init__(self, path: Path) -> None:
         """`path` is a file beside the journal."""
@@ -143,27 +146,27 @@ class KernelLock(BaseJournalFileLock):
         self._held: list[Any] = []
 
     def acquire(self) -> bool:
-        """Wait for the lock."""
+        """Block until the lock is held."""
         held = locked(self.path)
         held.__enter__()
         self._held.append(held)
         return True
 
     def release(self) -> None:
-        """Let go of it."""
+        """Release the lock."""
         self._held.pop().__exit__(None, None, None)
 
 
 class Journal(JournalFileBackend):
-    """A journal whose last line may have been cut off by a full disk or a power failure."""
+    """A journal that repairs a last line cut off by a full disk or a power failure."""
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Append records, after the end has been mended: each line holds one record."""
-        self.mend()
+        """Append records, one a line, after repairing the end."""
+        self.repair()
         super().append_logs(logs)
 
-    def mend(self) -> None:
-        """Remove a last line that was cut off: nobody has read it, and its writer has not gone on."""
+    def repair(self) -> None:
+        """Remove a last line that was cut off: nobody has read it, and its writer has failed."""
         with get_lock_file(self._lock), open(self._file_path, "rb+") as stream:
             end = stream.seek(0, os.SEEK_END)
             stream.seek(max(0, end - 1))
@@ -196,7 +199,7 @@ def open_storage(study: StudyFolder, url: str | None) -> Any:
 
 def _open_journal(path: Path, lock: Path) -> Any:
     journal = Journal(str(path), lock_obj=KernelLock(lock))
-    journal.mend()
+    journal.repair()
     try:
         return JournalStorage(journal)
     except (ValueError, KeyError) as problem:

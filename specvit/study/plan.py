@@ -24,7 +24,7 @@ from specvit.utils.files import copy_folders
 
 SHOWN_FAULTS = 5
 TRIED_POINTS = 50
-"""So many points of a search are tried before its space counts as one without runs."""
+"""Points of a search that are tried before its space counts as empty."""
 Composer = Callable[[Sequence[str]], dict[str, Any]]
 
 
@@ -64,7 +64,7 @@ def _check_rules(definition: Definition) -> None:
 
 
 def try_space(definition: Definition, typed: Settings, study: StudyFolder, compose: Composer) -> Trial:
-    """Return one point of a search's space as a trial that is not recorded, having composed every choice.
+    """Return one point of a search as an unrecorded trial, after composing every choice.
 
     Raises `ConfigError` for a key or choice that is unknown, or where no point at all can be a run.
     """
@@ -136,23 +136,23 @@ def make_trial(
 
 
 def label_of(factors: Settings, cell: str = "") -> str:
-    """Return what makes a trial different, in short: `old, tokenizer=sw, seed=43`."""
+    """Return the cell and factors of a trial in short: `old, tokenizer=sw, seed=43`."""
     parts = [f"{key.rpartition('.')[2].rpartition('/')[2]}={as_text(value)}" for key, value in factors.items()]
     return ", ".join([cell] * bool(cell) + parts)
 
 
 def take_snapshot(study: StudyFolder) -> None:
-    """Copy the configuration files into the study: what is edited afterwards changes none of its trials."""
+    """Copy the configuration files into the study, so that later edits change none of its trials."""
     copy_folders({folder: "" for folder in reversed(composer.conf_folders())}, study.file("conf"))
 
 
 def code_folder(study: StudyFolder) -> Path:
-    """Return where a study has its copy of the code as it is now."""
+    """Return the path in a study for a copy of the present code."""
     return study.file("code") / provenance.made_by()["code"]
 
 
 def take_code(study: StudyFolder) -> None:
-    """Copy specvit's own code into the study, with its commit: jobs that wait for days run it as it is now."""
+    """Copy specvit's code and commit into the study, so that jobs that wait for days run the present version."""
     target, source = code_folder(study), provenance.SOURCE
     if (target / provenance.COMMIT_FILE).exists():
         return
@@ -164,7 +164,7 @@ def take_code(study: StudyFolder) -> None:
 
 
 def _locate(config: Config, known: dict[str, Any]) -> RunFolder:
-    """Return where a run lies. Opening its data is what takes time, and does not depend on the network."""
+    """Return the folder of a run. Opening its data takes most of the time, and does not depend on the network."""
     parts = to_plain(config)
     train = {name: parts["train"][name] for name in ("batch_size", "accumulate", "early_stopping")}
     key = json.dumps([parts["data"], train, parts["model"]["task_type"]], sort_keys=True)
@@ -174,7 +174,7 @@ def _locate(config: Config, known: dict[str, Any]) -> RunFolder:
 
 
 def _all_faults(faults: list[tuple[Point, SpecvitError]], total: int) -> SpecvitError:
-    """Return one error for all points at fault; equal sentences are said once."""
+    """Return one error for all faulty points; equal sentences appear once."""
     if len({str(fault) for _, fault in faults}) == 1 and len(faults) == total:
         return faults[0][1]
     sentences: dict[str, list[str]] = {}

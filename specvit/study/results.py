@@ -1,4 +1,4 @@
-"""What a run says for itself, read from its folder alone: scores, curves, when it escaped. Imports nothing heavy."""
+"""The results of a run, read from its folder alone: scores, curves, the step of its escape. Imports nothing heavy."""
 
 import math
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from specvit.study.schema import ESCAPED, Table
 from specvit.utils.files import read_json, read_json_lines
 
 NOT_LEARNT = ("plateau", "diverged", "oom", "crashed")
-"""Ends of runs that have not learnt: in a comparison their R² is 0. What somebody stopped is not judged."""
+"""States of runs that have not learnt: in a comparison their R² is 0. Runs that were stopped do not count."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Outcome:
 
 
 def outcome_of(run: RunFolder) -> Outcome:
-    """Return what a run folder holds now; empty where there is nothing."""
+    """Return the current content of a run folder; empty where there is none."""
     summary = read_json(run.file("summary.json"), {})
     rows = read_json_lines(run.file("metrics.jsonl"))
     return Outcome(summary if isinstance(summary, dict) else {}, rows, read_json_lines(run.file("timing.jsonl")))
@@ -51,12 +51,12 @@ def value_of(outcome: Outcome, metric: str, table: Table | None = None) -> float
 
 
 def is_r2(metric: str) -> bool:
-    """Say whether a metric is an R² (of any split or label), which is 0 for a model that has learnt nothing."""
+    """Return True if a metric is an R² (of any split or label), which is 0 for a model that has learnt nothing."""
     return metric_of(_of_any_split(metric)) is REGRESSION["r2"]
 
 
 def ranked_value(value: float | None, state: str, metric: str) -> float | None:
-    """Return what a run counts for where settings are compared: `value` if it finished, R² 0 if it has not learnt.
+    """Return the value of a run in a comparison of settings: `value` if it finished, R² 0 if it has not learnt.
 
     None for a run that has not ended or was stopped, and for one that has not learnt under any other metric, which has
     no value that stands for failure.
@@ -67,7 +67,7 @@ def ranked_value(value: float | None, state: str, metric: str) -> float | None:
 
 
 def rank(metric: str, mean: float | None, finished: int, failed: int, *, lower: bool) -> tuple[float, float]:
-    """Return by what settings are sorted, the best first.
+    """Return the sort key of a setting, the best first.
 
     By the mean where failed runs are in it (R²), after all others if none finished: 0 is more than a negative R². Else
     by the share of failed runs, then by the mean of the others.
@@ -79,14 +79,14 @@ def rank(metric: str, mean: float | None, finished: int, failed: int, *, lower: 
 
 
 def lower_is_better(metric: str, asked: dict[str, str] | None = None) -> bool:
-    """Say whether less of a metric is better; `asked` has the directions of a search."""
+    """Return True if a lower metric is better; `asked` has the directions of a search."""
     if direction := (asked or {}).get(metric):
         return direction == "minimize"
     return metric in (ESCAPED, "train_seconds") or better_direction(_of_any_split(metric)) == "lower"
 
 
 def has_direction(metric: str) -> bool:
-    """Say whether more or less of a metric is better at all; a bias or a slope has a best value in between."""
+    """Return True if a higher or lower metric is better; a bias or a slope has a best value in between."""
     return lower_is_better(metric) or better_direction(_of_any_split(metric)) is not None
 
 

@@ -23,7 +23,7 @@ SEED, ESCAPED = "train.seed", "escape_step"
 
 @dataclass(frozen=True)
 class Axis:
-    """Keys that move together through `values`; without effect unless `when` holds."""
+    """Keys that vary together over `values`; ignored unless `when` holds."""
 
     keys: tuple[str, ...]
     values: tuple[tuple[Any, ...], ...]
@@ -32,7 +32,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Grid:
-    """Named cells, each with its own settings, times axes, without what is forbidden."""
+    """Named cells, each with its own settings, times axes, without forbidden combinations."""
 
     overrides: Settings = field(default_factory=dict)
     cells: dict[str, Settings] = field(default_factory=dict)
@@ -42,7 +42,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Budget:
-    """When a study starts no further run."""
+    """Limits after which a study starts no further run."""
 
     hours: float | None = None
     failures: int | None = None
@@ -59,7 +59,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Definition:
-    """A study, whole."""
+    """The complete definition of a study."""
 
     name: str
     overrides: Settings = field(default_factory=dict)
@@ -70,10 +70,10 @@ class Definition:
     table: Table = field(default_factory=Table)
     question: str = ""
     source: dict[str, Any] = field(default_factory=dict)
-    """The file's content, from which the search's workers read the same definition again."""
+    """The content of the file, from which the workers of a search rebuild the definition."""
 
     def digest(self) -> str:
-        """Return what must not change while the study goes on: all that decides which runs it has, and how it asks."""
+        """Return a hash of what must not change when a study is resumed: all that decides its runs and its sampling."""
         parts = asdict(self)
         for name in ("name", "budget", "table", "question", "source"):
             parts.pop(name)
@@ -84,7 +84,7 @@ class Definition:
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
     def values_of(self, key: str) -> list[Any]:
-        """Return the values that a key or group has in any of the study's runs, as far as the study sets it."""
+        """Return the values that the study gives a key or group in any of its runs."""
         settings = [self.overrides, *(part for grid in self.grids for part in (grid.overrides, *grid.cells.values()))]
         for axis in (axis for grid in self.grids for axis in grid.axes):
             settings += [dict(zip(axis.keys, row, strict=True)) for row in axis.values]
@@ -168,7 +168,7 @@ def _grid(read: Reader, plain: Any, where: str) -> Grid:
 
 
 def _axis(read: Reader, text: str, plain: Any, where: str) -> Axis:
-    """Return an axis; several keys between commas move together, and each of its values is a list of that length."""
+    """Return an axis; several keys, separated by commas, vary together, and each value is a list of that length."""
     keys = tuple(key.strip() for key in text.split(","))
     when: Settings = {}
     if isinstance(plain, Mapping):
@@ -213,7 +213,7 @@ def _search(read: Reader, plain: Any) -> Search:
 
 
 def _check_start(read: Reader, start: tuple[Settings, ...], space: tuple[Dimension, ...]) -> None:
-    """Refuse a point that the space does not hold: Optuna would pass over what it does not know."""
+    """Raise `ConfigError` for a start point outside the space: Optuna would ignore unknown keys."""
     by_key = {dimension.key: dimension for dimension in space}
     for number, point in enumerate(start):
         for key, value in point.items():

@@ -1,4 +1,4 @@
-"""What a search may choose: its dimensions, and how a trial is asked for one value of each. Needs no Optuna."""
+"""The space of a search: its dimensions, and how a trial suggests a value of each. Does not import Optuna."""
 
 import itertools
 import json
@@ -28,22 +28,22 @@ class Dimension:
 
     @property
     def keys(self) -> list[str]:
-        """The keys that it sets; several between commas move together."""
+        """The keys that it sets; several, separated by commas, vary together."""
         return [key.strip() for key in self.key.split(",")]
 
     def settings(self, value: Any) -> Settings:
-        """Return what a value of it sets."""
+        """Return the settings of a value."""
         return dict(zip(self.keys, value, strict=True)) if len(self.keys) > 1 else {self.key: value}
 
     def allows(self, value: Any) -> bool:
-        """Say whether it may choose a value."""
+        """Return True if a value is in the dimension."""
         if self.choices is not None:
             return value in self.choices
         number = isinstance(value, int | float) and not isinstance(value, bool)
         return number and (self.low or 0.0) <= value <= (self.high or 0.0)
 
     def values(self) -> list[Any] | None:
-        """Return all values that it may take; None where it is a number without a step."""
+        """Return all possible values; None for a number without a step."""
         if self.choices is not None:
             return list(self.choices)
         step = self.step or (1 if self.whole else None)
@@ -68,7 +68,7 @@ class Dimension:
 
 @dataclass(frozen=True)
 class Search:
-    """A search by Optuna: what is asked for, where, and how."""
+    """A search by Optuna: space, metrics, number of trials, sampler and pruner."""
 
     space: tuple[Dimension, ...]
     metrics: dict[str, str]
@@ -85,7 +85,7 @@ class Search:
     forbid: tuple[Settings, ...] = ()
 
     def count(self, asked: int | None = None, base: Settings | None = None) -> int:
-        """Return how many trials there are to be, or as many as `asked`: no more than there are points.
+        """Return the number of trials: `asked` or that of the file, but not more than the space has points.
 
         `base` are the settings that all trials share.
         """
@@ -95,7 +95,7 @@ class Search:
         return len(list(itertools.islice(self._points(base or {}, self.space), wanted)))
 
     def _points(self, settings: Settings, space: tuple[Dimension, ...]) -> Iterator[Settings]:
-        """Yield the points that dimensions add to `settings`, without those that are forbidden."""
+        """Yield the points of `space` on top of `settings`, without forbidden ones."""
         if not space:
             if not any(matches(settings, rule) for rule in self.forbid):
                 yield settings
@@ -107,12 +107,12 @@ class Search:
 
     @property
     def points(self) -> int:
-        """How many points a grid over the choices has."""
+        """Number of points of the grid over all choices."""
         return math.prod(len(dimension.choices or ()) for dimension in self.space)
 
 
 def suggest(trial: Any, space: tuple[Dimension, ...]) -> Settings:
-    """Return the settings that a trial is asked to try; one whose condition does not hold is left out."""
+    """Return the settings that a trial suggests, without dimensions whose condition does not hold."""
     chosen: Settings = {}
     for dimension in space:
         if matches(chosen, dimension.when):

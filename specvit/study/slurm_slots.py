@@ -87,7 +87,7 @@ class SlurmSlots:
         """Check the queue once and act; return True while there is something to wait for."""
         there = jobs_named(self.name)
         if there is None:
-            self._note_silence("SLURM does not answer; the jobs go on, and this command asks again")
+            self._note_silence("SLURM does not answer; the jobs continue, and this command asks again")
             return True
         log = read_job_log(self.study)
         jobs = log.job_of_slot
@@ -217,7 +217,7 @@ class SlurmSlots:
             self.given_up.add(slot)
             print(f"{job}; {GIVE_UP} in a row ended no run, so this one is left alone: see {logs}", flush=True)
         else:
-            print(f"{job}; {f'its run goes on  {trial.name}' if trial else 'another takes its place'}", flush=True)
+            print(f"{job}; {f'its run resumes  {trial.name}' if trial else 'another takes its place'}", flush=True)
 
     def _settle(self, trial: Trial | None, state: str, job: ClusterJob, remedy: str) -> None:
         """Record the end of a run whose job SLURM has ended for good."""
@@ -263,6 +263,6 @@ class SlurmSlots:
                 yield
         except Interrupted:
             name = self.study.name
-            print(f"\njobs go on: `specvit sweep status {name}` shows them, `cancel` stops them", flush=True)
+            print(f"\njobs continue: `specvit sweep status {name}` shows them, `cancel` stops them", flush=True)
             print(f"logs: {relative(self.study.file('jobs'))}", flush=True)
             raise

@@ -78,15 +78,15 @@ def end_line(trial: Trial, state: str, metric: str, table: Table) -> str:
     """Return one line about how a trial ended."""
     outcome = outcome_of(trial.run)
     value = value_of(outcome, metric, table)
-    said = f"{metric} {value:.4g}" if value is not None else (trial.end or {}).get("cause", "")[:80]
-    return f"{state:<13} {_time((trial.end or {}).get('seconds'))}  {trial.name}  {said}"
+    detail = f"{metric} {value:.4g}" if value is not None else (trial.end or {}).get("cause", "")[:80]
+    return f"{state:<13} {_time((trial.end or {}).get('seconds'))}  {trial.name}  {detail}"
 
 
 def status_lines(study: StudyFolder) -> Iterator[str]:
     """Yield the status of a study: counts, then one line for each trial that runs, failed or learnt nothing."""
     about = study.about()
     slots = study.busy_slots()
-    workers = f"{len(slots)} worker{'s' if len(slots) != 1 else ''} at work" if slots else "no worker at work"
+    workers = f"{len(slots)} worker{'s' if len(slots) != 1 else ''} running" if slots else "no worker running"
     trials, queued = study.trials(), jobs_in_queue(study, about)
     jobs = jobs_of_trials(study, about, queued)
     states = {trial.number: _state(study, trial, jobs) for trial in trials}
@@ -109,7 +109,7 @@ def status_lines(study: StudyFolder) -> Iterator[str]:
     for path in study.lost_records(trials):
         yield f"  {'record lost':<13} {path.parent.name}/{path.name}; `{command_of(study)}` writes it again"
     yield from (f"  {line}" for line in refused_lines(study))
-    yield from best_lines(study, trials, metric_of(about), about)
+    yield from _best_line([trial for trial in trials if states[trial.number] in LEARNT], about)
 
 
 def refused_lines(study: StudyFolder) -> Iterator[str]:
@@ -141,17 +141,14 @@ def _queue_lines(queued: dict[str, ClusterJob], requeued: set[str]) -> Iterator[
         yield f"  {kind:<13} {reason}: job {named}"
 
 
-def best_lines(study: StudyFolder, trials: list[Trial], metric: str, about: dict[str, Any]) -> Iterator[str]:
-    """Yield the best finished trial by the study's metric."""
-    found = [
-        (value, trial)
-        for trial in trials
-        if study.state(trial) in LEARNT
-        and (value := value_of(outcome_of(trial.run), metric, Table(**about["table"]))) is not None
-    ]
-    if found:
+def _best_line(finished: list[Trial], about: dict[str, Any]) -> Iterator[str]:
+    """Yield the best of the finished trials by the study's metric, if any has a value."""
+    metric, table = metric_of(about), Table(**about["table"])
+    values = [(value_of(outcome_of(trial.run), metric, table), trial) for trial in finished]
+    known = [(value, trial) for value, trial in values if value is not None]
+    if known:
         best = min if lower_is_better(metric, about.get("metrics")) else max
-        value, trial = best(found, key=lambda pair: pair[0])
+        value, trial = best(known, key=lambda pair: pair[0])
         yield f"best: {metric} {value:.4g}  {trial.name}"
 
 
@@ -163,9 +160,9 @@ def _progress(trial: Trial) -> str:
     score = "val_r2" if "val_r2" in row else "val_accuracy"
     fitted = config["model"].get("kind", "vit") not in NETWORKS
     place = f"step {row['step']}" if fitted else f"epoch {row['epoch']}/{config['train']['epochs']}"
-    told = f"{place}, {score} {row.get(score) or float('nan'):.3f}"
+    progress = f"{place}, {score} {row.get(score) or float('nan'):.3f}"
     until = f", until {end[11:16]}" if (end := trial.run.status().get("forecast")) else ""
-    return f"{told}{until}, {health_of(trial.run, outcome)}"
+    return f"{progress}{until}, {health_of(trial.run, outcome)}"
 
 
 def _time(seconds: float | None) -> str:

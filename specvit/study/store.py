@@ -101,7 +101,7 @@ class StudyFolder:
             raise FolderError(what, where=str(self.path), remedy="move it away, or use the specvit that made it")
         names = sorted(path.parent.name for path in self.path.parent.glob("*/study.json"))
         remedy = f"there are {', '.join(names)}" if names else "start one with `specvit train sweeps=NAME`"
-        raise FolderError("is no study", where=str(self.path), remedy=remedy)
+        raise FolderError("is not a study", where=str(self.path), remedy=remedy)
 
     def make_folders(self) -> None:
         """Create the subfolders."""

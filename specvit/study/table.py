@@ -18,7 +18,7 @@ from specvit.utils.text import csv_lines, markdown_table
 
 @dataclass
 class Row:
-    """One setting of a study: its runs, each once, however often a study asks for it."""
+    """One setting of a study: its runs, each counted once even if several trials share it."""
 
     factors: dict[str, Any]
     values: list[float] = field(default_factory=list)
@@ -69,11 +69,11 @@ def table_rows(study: StudyFolder, metric: str | None = None, by: list[str] | No
     if finished and metric not in names | {"train_seconds", ESCAPED}:
         known = sorted(name for name in names if name.startswith(("test_", "val_", "best_")))
         raise ConfigError("is a metric that no finished run has", where=metric, remedy=f"there are {', '.join(known)}")
-    found = list(rows.values())
+    ordered = list(rows.values())
     if asked:  # a search: the best first
         lower = lower_is_better(metric, asked)
-        found.sort(key=lambda row: rank(metric, _mean(row.ranked), len(row.values), row.failed, lower=lower))
-    return metric, found
+        ordered.sort(key=lambda row: rank(metric, _mean(row.ranked), len(row.values), row.failed, lower=lower))
+    return metric, ordered
 
 
 def factors_of(trial: Trial) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def factors_of(trial: Trial) -> dict[str, Any]:
 
 
 def factor_names(trials: list[Trial]) -> list[str]:
-    """Return all factors of a study, in the order in which they come up."""
+    """Return all factors of a study, in order of appearance."""
     return list(dict.fromkeys(key for trial in trials for key in factors_of(trial)))
 
 
@@ -92,7 +92,7 @@ def render(metric: str, rows: list[Row], style: str) -> str:
     exact = style == "csv"
     failed = is_r2(metric) and any(row.failed for row in rows)
     head = [*factors, metric, *(["of the finished"] if failed else []), "sd", "min", "max", "runs", "other"]
-    body = [[*(_said(row.factors[key]) for key in factors), *_figures(row, exact=exact, failed=failed)] for row in rows]
+    body = [[*(_text(row.factors[key]) for key in factors), *_figures(row, exact=exact, failed=failed)] for row in rows]
     if style == "csv":
         return csv_lines([head, *body]).rstrip("\n")
     if style == "markdown":
@@ -120,7 +120,7 @@ def _mean(values: list[float]) -> float | None:
     return statistics.fmean(values) if values else None
 
 
-def _said(value: Any) -> str:
+def _text(value: Any) -> str:
     return "-" if value is None else str(value)
 
 

@@ -1,4 +1,4 @@
-"""Takes a study's YAML apart, strictly: each fault names the file and the key."""
+"""Strict reading of a study's YAML: each error names the file and the key."""
 
 import math
 import re
@@ -14,14 +14,14 @@ from specvit.utils.yaml_files import check_aliases
 Settings = dict[str, Any]
 """Overrides by key or group: `{"model/tokenizer": "sw", "opt.lr": 1e-4}`."""
 EXPONENT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+")
-"""What YAML takes for text unless it has both a point and a sign, and Hydra for a number."""
+"""Numbers for Hydra, which YAML reads as text unless they have both a point and a sign."""
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that stands twice in a mapping, of which YAML itself takes the last."""
+    """Refuses duplicate keys in a mapping, of which YAML itself takes the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Look at the keys first."""
+        """Check the keys first."""
         seen = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value in seen:
@@ -31,7 +31,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def parsed(text: str) -> Any:
-    """Return what YAML text says; raises `yaml.YAMLError`, for a key that stands twice, too."""
+    """Return the content of YAML text; raises `yaml.YAMLError`, also for duplicate keys."""
     try:
         check_aliases(text)
         return yaml.load(text, _Loader)
@@ -49,14 +49,14 @@ def valued(plain: Any) -> Any:
 
 
 class Typed(str):
-    """A value as somebody typed it, which Hydra reads as it stands."""
+    """A value as typed on the command line, which Hydra parses unchanged."""
 
 
 class Reader:
-    """Takes a plain structure apart; each fault names the file and the key."""
+    """Checks and converts parts of a plain structure; each error names the file and the key."""
 
     def __init__(self, file: str) -> None:
-        """`file` is named in each fault."""
+        """`file` is named in each error."""
         self.file = file
 
     def fault(self, what: str, where: str, remedy: str = "") -> ConfigError:
@@ -144,7 +144,7 @@ class Reader:
 
 
 def matches(settings: Settings, rule: Settings) -> bool:
-    """Say whether `settings` have each key of `rule` at its value, or at one of its list of values."""
+    """Return True if `settings` have each key of `rule` at its value, or at one of its list of values."""
     return all(
         key in settings and meaning(settings[key]) in (value if isinstance(value, list) else [value])
         for key, value in rule.items()
@@ -152,7 +152,7 @@ def matches(settings: Settings, rule: Settings) -> bool:
 
 
 def meaning(value: Any) -> Any:
-    """Return a setting as a study's file would have it."""
+    """Return a setting as a study's file would contain it."""
     if not isinstance(value, Typed):
         return value
     try:
