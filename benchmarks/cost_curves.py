@@ -28,7 +28,6 @@ from specvit.data.noise import FluxNorm
 from specvit.data.shards import open_shards
 from specvit.data.views import Spectra
 from specvit.models import build_model
-from specvit.models.cost import cost_of
 from specvit.utils.quantities import ERROR, FLUX, NUM_PIXELS, WAVE
 
 CPU = torch.device("cpu")
@@ -83,7 +82,7 @@ def resized(*, patch: int = 64, width: int = 64) -> ViTConfig:
 
 def flops(model: ViTConfig) -> int:
     """Return the training FLOPs of a spectrum."""
-    return cost_of(build_model(model, num_pixels=NUM_PIXELS, num_outputs=1, seed=1)).training_flops
+    return build_model(model, num_pixels=NUM_PIXELS, num_outputs=1, seed=1).cost().training_flops
 
 
 def step_of(model: ViTConfig, data: TrainData) -> Any:

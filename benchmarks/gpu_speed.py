@@ -13,7 +13,6 @@ from torch import Tensor
 
 from specvit.data.batches import TrainData
 from specvit.models import build_model
-from specvit.models.cost import cost_of
 from specvit.models.dropout import KeyedDropout, keep_mask
 from specvit.training.device import autocast
 from specvit.utils.quantities import NUM_PIXELS, Batch
@@ -61,7 +60,7 @@ def speed_table(case: Case, ground: Ground, peak: dict[str, float]) -> dict[str,
 
 def share(rate: float, case: Case, peak: float | None) -> float | None:
     """Return which part of the matrix-product peak so many spectra a second come to."""
-    flops = cost_of(build_model(case.model, num_pixels=NUM_PIXELS, num_outputs=1, seed=1)).training_flops
+    flops = build_model(case.model, num_pixels=NUM_PIXELS, num_outputs=1, seed=1).cost().training_flops
     return round(rate * flops / peak, 4) if peak else None
 
 

@@ -22,14 +22,14 @@ from specvit.commands.evaluate import read_config
 from specvit.config.build import build_config
 from specvit.config.compose import compose
 from specvit.config.schema import Config, ViTConfig
-from specvit.data.batches import EvalData
+from specvit.data.batches import EvalData, eval_data
 from specvit.data.labels import LabelScaler
 from specvit.data.splits import open_split
 from specvit.estimators.ridge import Linear
 from specvit.models import ViT, build_model
 from specvit.models.attention import attend, attention_weights
 from specvit.physics.instrument import wavelength
-from specvit.run.predictor import Predictor, eval_data, load_predictor
+from specvit.run.predictor import Predictor, load_predictor
 from specvit.run.run import run as begin
 from specvit.utils.errors import CheckpointError
 from tools.spectral_grid.titanium_oxide import SYSTEMS, _band

@@ -10,7 +10,6 @@ from whole_runs import assert_same_run, only_run, whole_and_stopped
 from specvit.commands import evaluate
 from specvit.config.schema import CNNConfig
 from specvit.models import CNN, build_model
-from specvit.models.cost import cost_of
 
 SMALL = ["model=cnn", "model.channels=[8,16]", "model.pool_size=4", "model.head_size=32", "model.head_dropout=0.1"]
 
@@ -52,9 +51,9 @@ def test_cost_is_that_of_the_products() -> None:
     network = model()
     with FlopCounterMode(display=False) as counter:
         network(torch.zeros(1, 4096))
-    assert cost_of(network).forward_flops == counter.get_total_flops()
-    assert sum(cost_of(network).parameters.values()) == sum(p.numel() for p in network.parameters())
-    assert "tokens" not in " ".join(cost_of(network).lines())
+    assert network.cost().forward_flops == counter.get_total_flops()
+    assert sum(network.cost().parameters.values()) == sum(p.numel() for p in network.parameters())
+    assert "tokens" not in " ".join(network.cost().lines())
 
 
 @pytest.mark.slow

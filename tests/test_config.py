@@ -11,8 +11,8 @@ import yaml
 
 from specvit.config.build import build_config, to_plain
 from specvit.config.compose import compose, conf_dir
-from specvit.config.model_kinds import VIT_GROUPS
-from specvit.config.schema import MODELS, Config
+from specvit.config.model_kinds import MODEL_KINDS, VIT_GROUPS
+from specvit.config.schema import Config
 from specvit.config.suggestions import OLDER_KEYS, is_known, known_keys
 from specvit.run_folder.identity import identity_of
 from specvit.utils.errors import ConfigError
@@ -62,7 +62,7 @@ def test_the_default_is_a_small_run_on_builtin_spectra() -> None:
 
 def test_the_composed_default_lists_every_key_of_the_schema() -> None:
     """With every kind of model in turn."""
-    listed = set().union(*(leaves(compose([f"model={kind}"])) for kind in MODELS))
+    listed = set().union(*(leaves(compose([f"model={kind}"])) for kind in MODEL_KINDS))
     assert listed == {key for key, section in known_keys().items() if not section}
 
 
@@ -137,9 +137,9 @@ def test_every_group_option_builds(options: list[str]) -> None:
 
 def test_every_kind_of_model_takes_an_experiment_of_the_vit() -> None:
     """What files choose for the ViT is left out for the others."""
-    for kind, section in MODELS.items():
-        plain = compose([f"model={kind}", "experiment=scaling_50k", "data=builtin"])
-        assert set(plain["model"]) == set(section.__dataclass_fields__)
+    for name, kind in MODEL_KINDS.items():
+        plain = compose([f"model={name}", "experiment=scaling_50k", "data=builtin"])
+        assert set(plain["model"]) == set(kind.config.__dataclass_fields__)
 
 
 @pytest.mark.parametrize(

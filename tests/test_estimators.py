@@ -20,11 +20,11 @@ from specvit.config.batch_compose import Composer
 from specvit.config.build import build_config
 from specvit.config.compose import compose
 from specvit.config.schema import CNNConfig, Config, LightGBMConfig, LossConfig
-from specvit.data.batches import EvalData
+from specvit.data.batches import EvalData, eval_data
 from specvit.data.splits import Splits, open_splits
 from specvit.estimators.ridge import Linear, solve, sum_up
+from specvit.estimators.template import Template
 from specvit.run.locate import locate
-from specvit.run.predictor import eval_data, open_templates
 from specvit.run.run import Result, run
 from specvit.utils.errors import ConfigError
 from specvit.utils.quantities import Batch
@@ -132,7 +132,7 @@ def test_templates_are_weighed_by_hand_alike(
     norm = fit_flux_norm(splits.train, flux_norm, config.noise)
     cpu = torch.device("cpu")
     view = eval_data(splits.test, "test", config, splits.coder, norm, cpu)
-    model = open_templates(config, splits.train, splits.coder, cpu)
+    model = Template(config).open_templates(splits.train, splits.coder, cpu)
     batch = next(iter(view.batches()))
     flux_BP, sigma_BP = batch.flux_BP.double().unbind(1)
     template_TP = torch.from_numpy(splits.train.gather(np.arange(len(splits.train)))[0]).double().clamp(min=0)
@@ -168,18 +168,20 @@ def test_trees_are_those_of_lightgbm_on_the_whole_array(tiny: list[str]) -> None
     seen: list[tuple[int, float]] = []
     (flux_NP, target_NK), (val_NP, val_NK) = map(whole, views)
 
-    def look(number: int, train_N: np.ndarray, val_N: np.ndarray) -> float:
+    def evaluate_trees(number: int, train_N: np.ndarray, val_N: np.ndarray) -> float:
         seen.append((number, float(np.mean((val_N - val_NK[:, 0]) ** 2))))
         assert np.mean((train_N - target_NK[:, 0]) ** 2) < 1
         return seen[-1][1]
 
-    found = fit_trees(*views, config.model, LossConfig(), seed=3, look=look)
+    found = fit_trees(*views, config.model, LossConfig(), seed=3, evaluate=evaluate_trees)
     params = parameters(config.model, LossConfig(), 3)
     dataset = lightgbm.Dataset(flux_NP.astype(np.float64), target_NK[:, 0].astype(np.float64), params=params)
-    expected = lightgbm.train(params, dataset, num_boost_round=found.num_trees)
-    np.testing.assert_allclose(Trees(found.text)(torch.from_numpy(val_NP))[:, 0], expected.predict(val_NP), atol=1e-6)
+    expected = lightgbm.train(params, dataset, num_boost_round=found.best_step)
+    np.testing.assert_allclose(
+        Trees(found.parts["text"])(torch.from_numpy(val_NP))[:, 0], expected.predict(val_NP), atol=1e-6
+    )
     assert [number for number, _ in seen] == list(range(10, 10 * len(seen) + 1, 10))
-    assert found.num_trees == min(seen, key=lambda pair: pair[1])[0]
+    assert found.best_step == min(seen, key=lambda pair: pair[1])[0]
 
 
 def test_every_loss_is_one_of_lightgbm() -> None:
@@ -254,16 +256,19 @@ REFUSED = [
     (["model.num_alphas=3"], "model.num_alphas: belongs to model=ridge, not to the model that was chosen"),
     (["model=rigde"], "did you mean ridge"),
     (["model.kind=rigde"], "model.kind: 'rigde' is not one of vit, cnn, ridge, lightgbm, template"),
-    (["model=ridge", "loss=l1"], "loss.name: is l1, but model=ridge rests on squared errors; use loss=mse"),
+    (["model=ridge", "loss=l1"], "loss.name: is l1, but model=ridge minimises squared errors; use loss=mse"),
     (["model=ridge", "model.task_type=cls", "loss=ce"], "model.task_type: 'cls' is not one of reg"),
     (["model=lightgbm", "data.param=[log_g,T_eff]"], "model=lightgbm learns one"),
-    (["model=template", "noise=none"], "model=template weighs templates by the noise"),
+    (["model=template", "noise=none"], "model=template weights pixels by their noise"),
     (["model=ridge", "data=synth", "data.endless=true"], "data.endless: is set, but model=ridge"),
-    (["model=ridge", "train.init_from=outputs/x"], "train.init_from: is set, but model=ridge starts from nothing"),
+    (
+        ["model=ridge", "train.init_from=outputs/x"],
+        "train.init_from: is set, but model=ridge has no weights to start from",
+    ),
     (["model=cnn", "model.channels=[8,8,8,8,8,8,8]"], "model.channels: pools 7 times by 4"),
     (["model=ridge", "model.num_alphas=0"], "model.num_alphas: is 0 but must be at least 1"),
     (["model=ridge", "model.alpha_range=10,1"], "goes from 10 down to 1; set model.alpha_range=[1,10]"),
-    (["model=ridge", "model.num_alphas=1"], "the first alone would be tried"),
+    (["model=ridge", "model.num_alphas=1"], "only the first of the penalties"),
 ]
 
 

@@ -12,9 +12,10 @@ from test_estimators import KINDS, configured, made, opened
 
 from specvit.commands import evaluate
 from specvit.config.schema import LightGBMConfig, LossConfig
+from specvit.data.batches import eval_data
 from specvit.data.noise import FluxNorm
 from specvit.data.shards import write_shard
-from specvit.run.predictor import eval_data, load_predictor
+from specvit.run.predictor import load_predictor
 from specvit.utils.errors import ConfigError, DataError
 
 
@@ -29,12 +30,12 @@ def looks(tiny: list[str], *overrides: str, values: list[float] | None = None) -
     train, val = (eval_data(getattr(splits, name), name, config, splits.coder, norm, cpu) for name in ("train", "val"))
     seen: list[int] = []
 
-    def look(number: int, train_N: np.ndarray, val_N: np.ndarray) -> float:
+    def evaluate_trees(number: int, train_N: np.ndarray, val_N: np.ndarray) -> float:
         seen.append(number)
         own = float(np.mean((val_N - val.targets[:, 0].numpy()) ** 2))
         return values[len(seen) - 1] if values else own
 
-    return seen, fit_trees(train, val, config.model, LossConfig(), seed=3, look=look)
+    return seen, fit_trees(train, val, config.model, LossConfig(), seed=3, evaluate=evaluate_trees)
 
 
 @pytest.mark.parametrize(
@@ -44,7 +45,7 @@ def test_trees_are_kept_up_to_the_last_gain(tiny: list[str], patience: int | Non
     """Also with a patience shorter than the trees between two looks."""
     patience_said = f"model.patience={'null' if patience is None else patience}"
     seen, found = looks(tiny, patience_said, "model.num_trees=40", values=[0.9, 0.5, 0.6, 0.55])
-    assert (seen, found.num_trees, found.early) == (expected, 20, len(expected) < 4)
+    assert (seen, found.best_step, found.stopped_early) == (expected, 20, len(expected) < 4)
 
 
 def test_no_number_of_trees_is_told_twice(tiny: list[str]) -> None:
@@ -55,7 +56,7 @@ def test_no_number_of_trees_is_told_twice(tiny: list[str]) -> None:
 
 def test_a_handful_of_rows_grow_trees_if_leaves_may_be_small(tiny: list[str]) -> None:
     seen, found = looks(tiny, "data.num_samples=30", "model.min_leaf_rows=5")
-    assert seen and found.num_trees > 0
+    assert seen and found.best_step > 0
 
 
 def test_too_few_rows_for_a_tree_are_refused_before_anything_is_written(tiny: list[str], tmp_path: Path) -> None:
@@ -94,7 +95,7 @@ def test_templates_are_those_of_the_run_or_none(tiny: list[str], toy_sets: Path,
     config = evaluate.read_config(result.folder)
     load_predictor(result.folder / "best.ckpt", config, torch.device("cpu"), result.folder.name[-8:])
     shutil.copy(tmp_path / "sets" / "val" / "dataset.h5", tmp_path / "sets" / "train_0" / "dataset.h5")
-    with pytest.raises(DataError, match="is not what the run's templates were"):
+    with pytest.raises(DataError, match="does not hold the run's templates"):
         load_predictor(result.folder / "best.ckpt", config, torch.device("cpu"), result.folder.name[-8:])
 
 
@@ -103,7 +104,7 @@ def test_templates_without_noise_are_refused(
 ) -> None:
     result = made(tiny, tmp_path, "template")
     assert evaluate.main([str(result.folder), "--noise", "1,0"]) == 2
-    assert "--noise: 0 is among them, and model=template weighs templates by the noise" in capsys.readouterr().err
+    assert "--noise: 0 is among them, and model=template weights pixels by their noise" in capsys.readouterr().err
     assert not list(result.folder.glob("evaluate*"))
 
 

@@ -10,8 +10,9 @@ import pytest
 from specvit.config import schema
 from specvit.config.build import build_config, to_plain
 from specvit.config.compose import compose
+from specvit.config.model_kinds import MODEL_KINDS
 from specvit.config.schema import Config
-from specvit.run_folder.identity import FITTED_SECTIONS, UNUSED_DATA, default_name, identity_of, run_id
+from specvit.run_folder.identity import default_name, identity_of, run_id
 from specvit.utils.text import short_count
 
 MANIFEST = {"train": {"shape": [100, 256], "labels": "0123456789abcdef", "rows": "fedcba9876543210"}}
@@ -82,9 +83,9 @@ def another_value(old: Any, kind: Any, rules: Any) -> Any:
     return {float: lambda: (old or 1.0) / 2, str: lambda: "another"}.get(kinds[0], lambda: {"another": "tag"})()
 
 
-@pytest.mark.parametrize("name", schema.MODELS)
+@pytest.mark.parametrize("name", MODEL_KINDS)
 def test_a_key_changes_the_id_if_and_only_if_it_can_change_a_result(name: str) -> None:
-    model = schema.MODELS[name]
+    model = MODEL_KINDS[name].config
     keys = fields_of(Config, model=model)
     assert len(keys) > 50
     wrong = [
@@ -98,11 +99,15 @@ def test_a_key_changes_the_id_if_and_only_if_it_can_change_a_result(name: str) -
 
 def is_used(name: str, path: tuple[str, ...]) -> bool:
     """Ridge, trees and templates know no optimizer, and of training at most the seed; all but trees no loss."""
-    if name not in FITTED_SECTIONS or (path == ("train", "seed") and name != "template"):
+    sections = {
+        "ridge": ("model", "data", "noise"),
+        "lightgbm": ("model", "data", "noise", "loss"),
+        "template": ("model", "data", "noise"),
+    }
+    unused = {"ridge": ("order",), "lightgbm": ("order",), "template": ("order", "flux_norm")}
+    if name not in sections or (path == ("train", "seed") and name != "template"):
         return True
-    return path[0] in (*FITTED_SECTIONS[name], "tracking") and not (
-        path[0] == "data" and path[1] in UNUSED_DATA.get(name, ())
-    )
+    return path[0] in (*sections[name], "tracking") and not (path[0] == "data" and path[1] in unused[name])
 
 
 def changes_the_id(base: Config, path: Any, kind: Any, rules: Any) -> bool | None:
@@ -188,6 +193,7 @@ class Inner:
 class Older:
     """A schema as it once was."""
 
+    model: schema.ModelConfig = field(default_factory=schema.ViTConfig)
     width: int = schema.key(8)
 
 

@@ -13,7 +13,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from specvit.config.schema import CNNConfig, ViTConfig
 from specvit.models import ViT, build_model
 from specvit.models.block import Attention
-from specvit.models.cost import cost_of
 from specvit.models.pooling import AttentionPool, build_pool
 from specvit.models.positions import RotaryPositions, SinusoidalPositions
 from specvit.models.tokenizers import C1D, TOKENIZERS, LinearPatch, SlidingWindow
@@ -244,7 +243,7 @@ def test_parts_hold_every_parameter_once(kind: str, pool: str) -> None:
 
 
 def test_cost_of_the_reference_size() -> None:
-    cost = cost_of(build_model(ViTConfig(), num_pixels=4096, num_outputs=1, seed=0))
+    cost = build_model(ViTConfig(), num_pixels=4096, num_outputs=1, seed=0).cost()
     assert sum(cost.parameters.values()) == pytest.approx(4.85e6, rel=0.02)
     assert (cost.num_tokens, cost.num_prefix_tokens) == (256, 1)
     assert cost.training_flops == pytest.approx(7.289e9, rel=1e-3)  # 8.498e9 with the last block for all tokens
@@ -260,7 +259,7 @@ def test_cost_of_the_reference_size() -> None:
 )
 def test_cost_equals_counted_parameters_and_flops(changes: dict) -> None:
     model = build_model(config(**changes), num_pixels=67, num_outputs=2, seed=0).train()
-    cost = cost_of(model)
+    cost = model.cost()
     assert sum(cost.parameters.values()) == sum(parameter.numel() for parameter in model.parameters())
     rows = 3
     # Only the plain attention kernel is made of matrix products that torch's counter sees on a CPU.
@@ -291,7 +290,7 @@ def test_cost_equals_counted_parameters_and_flops(changes: dict) -> None:
 def test_pixels_that_are_not_read_are_counted_and_said(model: Any, pixels: int, unread: int) -> None:
     """A pixel that is read changes an output, one that is not changes none."""
     network = build_model(model, num_pixels=pixels, num_outputs=1, seed=0).eval()
-    cost = cost_of(network)
+    cost = network.cost()
     assert cost.unread_pixels == unread
     said = f"note: the last {unread} pixels of each spectrum fill no patch and are not read"
     assert (said in cost.lines()) == (unread > 0)

@@ -11,11 +11,11 @@ from handmade import config, ended, epochs, make_run, make_study, study, trial_o
 
 from specvit.cluster.slots import LauncherConfig
 from specvit.config.build import build_config
+from specvit.config.model_kinds import MODEL_KINDS, num_tokens
 from specvit.config.schema import ViTConfig
 from specvit.models import build_model
-from specvit.models.cost import cost_of
 from specvit.run_folder.folder import RunFolder
-from specvit.study import cost, forecast
+from specvit.study import forecast
 from specvit.study.request import StudyRequest, SweepOptions
 from specvit.study.store import Trial
 from specvit.study.trial_queue import has_open_trials, state_counts
@@ -48,19 +48,23 @@ def test_a_network_is_as_large_as_the_forecast_says(size: str, kind: dict[str, A
     model = ViTConfig(**SIZES[size], **kind, num_attention_heads=4)
     real = build_model(model, num_pixels=NUM_PIXELS, num_outputs=1, seed=0)
     plain = config(model=asdict(model), data={"num_samples": 1}, train={"epochs": 1})
-    assert cost.parameters(plain["model"]) == pytest.approx(sum(p.numel() for p in real.parameters()), rel=0.02)
-    assert cost.tokens(plain["model"]) == real.num_tokens + real.num_prefix_tokens
-    assert cost.work(plain) == pytest.approx(cost_of(real).training_flops, rel=0.02)
+    assert MODEL_KINDS["vit"].parameters(plain["model"]) == pytest.approx(
+        sum(p.numel() for p in real.parameters()), rel=0.02
+    )
+    assert num_tokens(plain["model"]) == real.num_tokens + real.num_prefix_tokens
+    assert forecast.work_of(plain) == pytest.approx(real.cost().training_flops, rel=0.02)
 
 
 def test_work_grows_with_spectra_and_epochs() -> None:
-    one, more = (cost.work(config(data={"num_samples": n}, train={"epochs": e})) for n, e in ((1000, 2), (3000, 4)))
+    one, more = (
+        forecast.work_of(config(data={"num_samples": n}, train={"epochs": e})) for n, e in ((1000, 2), (3000, 4))
+    )
     assert more == pytest.approx(6 * one)
 
 
 def test_a_run_leaves_its_checkpoints_on_disk() -> None:
     small, large = config(model=TINY), config()
-    more = cost.parameters(large["model"]) - cost.parameters(small["model"])
+    more = MODEL_KINDS["vit"].parameters(large["model"]) - MODEL_KINDS["vit"].parameters(small["model"])
     each = 4 * (3 + 3 + 1)  # weights and two moments of last and previous, weights of best
     assert forecast.disk_bytes(large) - forecast.disk_bytes(small) == each * more > 0
     assert forecast.disk_bytes(config(data={"test_samples": -1})) < forecast.disk_bytes(large)
@@ -94,7 +98,7 @@ def test_the_median_of_timed_runs_counts(tmp_path: Path) -> None:
     runs = [timed(tmp_path, 0, 3.0, done=4), timed(tmp_path, 1, 5.0), timed(tmp_path, 2, 100.0)]
     found = forecast.training_rates(tmp_path).get("vit")
     assert found is not None
-    assert found[0] * cost.work(settings_of(tmp_path)) == pytest.approx(20.0)
+    assert found[0] * forecast.work_of(settings_of(tmp_path)) == pytest.approx(20.0)
     assert found[1] == 3
     runs[2].file("config.yaml").write_text("a: [")
     runs[0].file("timing.jsonl").unlink()

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from specvit.analysis.attribution_report import AttributionFindings, SettingAttribution, names_of, write_attention
 from specvit.analysis.runs import FinishedRun, TestSet, by_test_set, finished_runs
-from specvit.config.schema import Config, NetworkConfig, RidgeConfig, effective_level
+from specvit.config.model_kinds import kind_of
+from specvit.config.schema import Config, effective_level
 from specvit.utils.errors import DataError, FolderError
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def _with_slopes(runs: Sequence[FinishedRun]) -> tuple[list[FinishedRun], list[s
     """Return the runs whose model is on file and follows each pixel smoothly, and notes on the others."""
     kept, left = [], Counter[str]()
     for run in runs:
-        if not isinstance(run.config.model, NetworkConfig | RidgeConfig):
+        if not kind_of(run.config.model).has_gradient:
             left[f"model={run.config.model.kind} has no derivative by its pixels"] += 1
         elif not (run.folder / WEIGHTS).exists():
             left[f"no {WEIGHTS}"] += 1
@@ -92,7 +93,8 @@ def _one_set(found: TestSet, options: argparse.Namespace, out: Path) -> None:
 def _attribution(run: FinishedRun, spectra: "SpectraView", label: str, stars: int, device: Any) -> "Attribution":
     """Return what one run's model does with the pixels; raises `DataError`, `CheckpointError`."""
     from specvit.analysis.attribution import attribution
-    from specvit.run.predictor import eval_data, load_predictor
+    from specvit.data.batches import eval_data
+    from specvit.run.predictor import load_predictor
 
     trained = load_predictor(run.folder / WEIGHTS, run.config, device, run.run_id)
     trained.check_pixels(spectra)

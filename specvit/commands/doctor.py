@@ -15,7 +15,7 @@ from specvit.cluster.probe import FOUND, LOCK
 from specvit.cluster.slurm_settings import SlurmConfig, read_slurm
 from specvit.commands.entry import user_facing
 from specvit.config import compose as composer
-from specvit.study.forecast import parameters
+from specvit.config.model_kinds import kind_of
 from specvit.utils.errors import ConfigError
 from specvit.utils.files import locked, read_json
 
@@ -44,7 +44,8 @@ def main(arguments: list[str] | None = None) -> int:
     config = read_slurm(launcher)
     model = composer.compose(settings)["model"]
     failed = False
-    for kind, sentence in examine(config, 3 * 4 * parameters(model)):  # weights and the optimizer's two averages
+    model_bytes = 4 * kind_of(model).parameters(model)
+    for kind, sentence in examine(config, 3 * model_bytes):  # weights and the optimizer's two averages
         print(f"{kind:<5} {sentence}", flush=True)
         failed |= kind == "FAIL"
     return 1 if failed else 0

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from specvit.commands.entry import Parser, user_facing
 from specvit.config.build import build_config
+from specvit.config.model_kinds import kind_of
 from specvit.config.schema import Config, NoiseConfig, effective_level
 from specvit.data.splits import open_split
 from specvit.data.views import open_spectra
@@ -39,8 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
     levels = read_levels(options.noise) if options.noise is not None else []
     config = read_config(options.run)
-    if config.model.kind == "template" and 0 in levels:
-        what = "0 is among them, and model=template weighs templates by the noise"
+    if kind_of(config.model).needs_sigma and 0 in levels:
+        what = f"0 is among them, and model={config.model.kind} weights pixels by their noise"
         raise ConfigError(what, where="--noise", remedy="leave 0 out")
     if not (options.run / "best.ckpt").exists():
         remedy = "run its training command again to finish it"

@@ -12,8 +12,8 @@ import types
 import typing
 from typing import Any
 
-from specvit.config.model_kinds import refuse_foreign
-from specvit.config.schema import MODELS, Config, ModelConfig
+from specvit.config.model_kinds import MODEL_KINDS, refuse_foreign
+from specvit.config.schema import Config, ModelConfig
 from specvit.config.suggestions import nearest, suggest
 from specvit.config.validate import check_together
 from specvit.utils.errors import ConfigError
@@ -50,7 +50,7 @@ def _section(cls: type, plain: Any, prefix: str) -> Any:
 
 def _value(raw: Any, kind: Any, rules: Any, where: str) -> Any:
     """Return `raw` as `kind`, checked against the field's `rules`."""
-    if kind == ModelConfig:
+    if kind is ModelConfig:
         kind = _model_kind(raw, where)
     if dataclasses.is_dataclass(kind):
         return _section(typing.cast(type, kind), raw, f"{where}.")
@@ -71,10 +71,10 @@ def _value(raw: Any, kind: Any, rules: Any, where: str) -> Any:
 def _model_kind(raw: Any, where: str) -> type:
     """Return the dataclass of the section that `model.kind` asks for."""
     kind = raw.get("kind", "vit") if isinstance(raw, dict) else "vit"
-    if kind not in MODELS:
-        what = f"{kind!r} is not one of {', '.join(MODELS)}"
-        raise ConfigError(what, where=f"{where}.kind", remedy=nearest(str(kind), MODELS).strip())
-    return MODELS[kind]
+    if kind not in MODEL_KINDS:
+        what = f"{kind!r} is not one of {', '.join(MODEL_KINDS)}"
+        raise ConfigError(what, where=f"{where}.kind", remedy=nearest(str(kind), MODEL_KINDS).strip())
+    return MODEL_KINDS[kind].config
 
 
 def _tuple(raw: Any, arguments: tuple[Any, ...], rules: Any, where: str) -> tuple[Any, ...]:

@@ -1,26 +1,218 @@
-"""Which keys belong to which kind of model.
+"""The registry of models: what the package must know of each `model.kind` without importing torch.
 
-`model=ridge` may stand beside an experiment that chooses a size of the ViT: what files set for another kind is left
-out. What the user types for another kind is refused.
+The classes that compute are in `specvit.models.NETWORKS` and `specvit.estimators.ESTIMATORS`, under the same names.
+A kind may stand beside an experiment file written for another one: keys that files set for other kinds are dropped,
+keys that the user types for other kinds are refused.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
-from specvit.config.schema import MODELS
+from specvit.config.schema import (
+    CNNConfig,
+    Config,
+    LightGBMConfig,
+    ModelConfig,
+    NetworkConfig,
+    RidgeConfig,
+    TemplateConfig,
+    ViTConfig,
+    effective_level,
+)
 from specvit.utils.errors import ConfigError
+from specvit.utils.quantities import NUM_PIXELS
 
 VIT_GROUPS = ("model/size", "model/tokenizer")
+
+
+def _accept(*_: Any) -> None:
+    """Accept every configuration."""
+
+
+@dataclass(frozen=True)
+class ModelKind:
+    """One kind of model. The plain dicts are those of `config.yaml`; an older one may lack `model.kind` (`vit`)."""
+
+    config: type[ModelConfig]
+    parameters: Callable[[dict[str, Any]], int]
+    """Plain section `model` -> approximate number of stored numbers."""
+    work: Callable[[dict[str, Any]], float]
+    """Plain config -> operations of the training, comparable within a kind; 0 where `data.num_samples` is -1."""
+    check: Callable[[Any, Config], None] = _accept
+    """Raises `ConfigError` for values of its section that exclude each other, or the rest of the configuration."""
+    check_pixels: Callable[[Any, int], None] = _accept
+    """Raises `ConfigError` if spectra of so many pixels are too short."""
+    identity_sections: tuple[str, ...] | None = None
+    """Sections that are part of the run id, None for all of them."""
+    unused_data: tuple[str, ...] = ()
+    """Keys of `data` without effect, which the run id leaves out."""
+    uses_seed: Callable[[Config], bool] = lambda config: True
+    """Whether `train.seed` changes the result."""
+    needs_sigma: bool = False
+    """Whether its input is the noisy flux with its sigma, (B, 2, P), instead of normalised flux, (B, P)."""
+    has_gradient: bool = True
+    """Whether its output is differentiable by the flux."""
+
+    @property
+    def is_network(self) -> bool:
+        """Whether the training loop trains it."""
+        return issubclass(self.config, NetworkConfig)
+
+
+def kind_of(model: ModelConfig | dict[str, Any]) -> ModelKind:
+    """Return the kind of a section `model`, built or plain."""
+    return MODEL_KINDS[model.get("kind", "vit") if isinstance(model, dict) else model.kind]
+
+
+def check_fits(model: ModelConfig, num_pixels: int) -> None:
+    """Raise `ConfigError` if a network needs more than `num_pixels` pixels a spectrum."""
+    kind_of(model).check_pixels(model, num_pixels)
+
+
+def num_tokens(model: dict[str, Any]) -> int:
+    """Return a ViT's tokens of a spectrum, with the CLS token if there is one."""
+    return (NUM_PIXELS - model["patch_size"]) // model["stride_size"] + 1 + (model["pool"] == "cls")
+
+
+def _rows(config: dict[str, Any]) -> float:
+    return float(max(config["data"]["num_samples"], 0))
+
+
+def _check_vit(model: ViTConfig, _: Config) -> None:
+    if model.stride_size > model.patch_size:
+        what = f"is {model.stride_size}, more than model.patch_size={model.patch_size}, so pixels would be skipped"
+        raise ConfigError(what, where="model.stride_size", remedy=f"set model.stride_size={model.patch_size} or less")
+    if model.hidden_size % model.num_attention_heads:
+        what = f"is {model.num_attention_heads}, which does not divide model.hidden_size={model.hidden_size}"
+        raise ConfigError(what, where="model.num_attention_heads", remedy="choose a divisor of the width")
+    if model.proj_fn == "linear" and model.stride_size != model.patch_size:
+        what = f"linear cuts the spectrum into separate patches, but model.stride_size={model.stride_size}"
+        raise ConfigError(what, where="model.proj_fn", remedy="use model.proj_fn=SW or C1D for overlapping patches")
+    if model.pos_encoding_type == "rope" and (model.hidden_size // model.num_attention_heads) % 2:
+        what = "rope turns pairs of channels, so each head needs an even width"
+        raise ConfigError(what, where="model.pos_encoding_type", remedy="change model.num_attention_heads")
+    if model.pos_encoding_type == "sinusoidal" and model.hidden_size % 2:
+        what = "sinusoidal positions need an even model.hidden_size"
+        raise ConfigError(what, where="model.pos_encoding_type", remedy="make model.hidden_size even")
+
+
+def _check_vit_pixels(model: ViTConfig, num_pixels: int) -> None:
+    if model.patch_size > num_pixels:
+        what = f"is {model.patch_size} but a spectrum has {num_pixels} pixels"
+        raise ConfigError(what, where="model.patch_size", remedy="choose a smaller patch")
+
+
+def _vit_parameters(model: dict[str, Any]) -> int:
+    width, feed_forward, patch = model["hidden_size"], model["intermediate_size"], model["patch_size"]
+    block = 4 * width * width + 2 * width * feed_forward + (9 if model["qkv_bias"] else 6) * width + feed_forward
+    positions = num_tokens(model) * width if model["pos_encoding_type"] == "learned" else 0
+    return patch * width + positions + model["num_hidden_layers"] * block + 5 * width
+
+
+def _vit_work(config: dict[str, Any]) -> float:
+    """Return the operations as `ViT.cost` counts them."""
+    model = config["model"]
+    count, width, layers = num_tokens(model), model["hidden_size"], model["num_hidden_layers"]
+    queries = count * (layers - 1) + (1 if model["pool"] == "cls" else count)  # the last block computes CLS alone
+    blocks = 4 * width * (layers * count * width + queries * (width + model["intermediate_size"] + count))
+    return float(3 * blocks + 2 * 2 * count * model["patch_size"] * width) * _rows(config) * config["train"]["epochs"]
+
+
+def _check_cnn_pixels(model: CNNConfig, num_pixels: int) -> None:
+    if model.pool_size ** len(model.channels) > num_pixels:
+        what = f"pools {len(model.channels)} times by {model.pool_size}, and nothing is left of {num_pixels} pixels"
+        raise ConfigError(what, where="model.channels", remedy="take fewer stages or a smaller model.pool_size")
+
+
+def _cnn_layers(model: dict[str, Any]) -> list[tuple[int, int]]:
+    """Return the pixels and the weights of each layer of a CNN."""
+    pixels, inputs, layers = NUM_PIXELS, 1, []
+    for outputs in model["channels"]:
+        layers.append((pixels, inputs * outputs * model["kernel_size"]))
+        pixels, inputs = pixels // model["pool_size"], outputs
+    return [*layers, (1, pixels * inputs * model["head_size"])]
+
+
+def _cnn_work(config: dict[str, Any]) -> float:
+    spectrum = 6.0 * sum(pixels * weights for pixels, weights in _cnn_layers(config["model"]))
+    return spectrum * _rows(config) * config["train"]["epochs"]
+
+
+def _check_ridge(model: RidgeConfig, _: Config) -> None:
+    low, high = model.alpha_range
+    if low > high:
+        remedy = f"set model.alpha_range=[{high:g},{low:g}]"
+        raise ConfigError(f"goes from {low:g} down to {high:g}", where="model.alpha_range", remedy=remedy)
+    if model.num_alphas == 1 and low != high:
+        what = f"is 1, so only the first of the penalties from {low:g} to {high:g} would be tried"
+        remedy = "set model.alpha_range=[A,A] for one penalty A, or more of them"
+        raise ConfigError(what, where="model.num_alphas", remedy=remedy)
+
+
+def _check_lightgbm(_: LightGBMConfig, config: Config) -> None:
+    if len(config.data.param) > 1:
+        what = f"names {len(config.data.param)} labels, but model=lightgbm learns one"
+        raise ConfigError(what, where="data.param", remedy="make a run for each")
+
+
+def _template_work(config: dict[str, Any]) -> float:
+    return _rows(config) * NUM_PIXELS * sum(max(config["data"][name], 0) for name in ("val_samples", "test_samples"))
+
+
+MODEL_KINDS: dict[str, ModelKind] = {
+    "vit": ModelKind(ViTConfig, _vit_parameters, _vit_work, check=_check_vit, check_pixels=_check_vit_pixels),
+    "cnn": ModelKind(
+        CNNConfig,
+        parameters=lambda model: sum(weights for _, weights in _cnn_layers(model)),
+        work=_cnn_work,
+        check_pixels=_check_cnn_pixels,
+    ),
+    "ridge": ModelKind(
+        RidgeConfig,
+        parameters=lambda model: NUM_PIXELS,
+        work=lambda config: _rows(config) * NUM_PIXELS**2,
+        check=_check_ridge,
+        identity_sections=("model", "data", "noise"),
+        unused_data=("order",),
+        uses_seed=lambda config: effective_level(config.noise) > 0,
+    ),
+    "lightgbm": ModelKind(
+        LightGBMConfig,
+        parameters=lambda model: 10 * model["num_trees"] * model["num_leaves"],
+        work=lambda config: (
+            _rows(config) * NUM_PIXELS * config["model"]["pixel_fraction"] * config["model"]["num_trees"]
+        ),
+        check=_check_lightgbm,
+        identity_sections=("model", "data", "noise", "loss"),
+        unused_data=("order",),
+        has_gradient=False,
+    ),
+    "template": ModelKind(
+        TemplateConfig,
+        parameters=lambda model: 0,
+        work=_template_work,
+        identity_sections=("model", "data", "noise"),
+        unused_data=("order", "flux_norm"),
+        uses_seed=lambda config: False,
+        needs_sigma=True,
+        has_gradient=False,
+    ),
+}
 
 
 def kinds_with(dotted: str) -> list[str]:
     """Return the kinds of model that have a key, such as `model.patch_size`; none for keys of other sections."""
     section, _, name = dotted.partition(".")
-    return [kind for kind, cls in MODELS.items() if section == "model" and name in cls.__dataclass_fields__]
+    return [
+        name_of_kind
+        for name_of_kind, kind in MODEL_KINDS.items()
+        if section == "model" and name in kind.config.__dataclass_fields__
+    ]
 
 
 def refuse_foreign(dotted: str, kind: str | None) -> None:
-    """Raise `ConfigError` for a key or group that other kinds of model have than `kind`; None: than was chosen."""
+    """Raise `ConfigError` for a key or group of other kinds of model than `kind` (None: the chosen one)."""
     kinds = ["vit"] if dotted in VIT_GROUPS else kinds_with(dotted)
     if not kinds or kind in kinds:
         return
@@ -30,11 +222,11 @@ def refuse_foreign(dotted: str, kind: str | None) -> None:
 
 
 def settle(resolved: dict[str, Any], overrides: Iterable[str]) -> None:
-    """Leave only the keys of its own kind in `resolved["model"]`; raises `ConfigError` for `overrides` of others."""
+    """Keep only the keys of its own kind in `resolved["model"]`; raise `ConfigError` for `overrides` of others."""
     model = resolved.get("model")
     kind = model.get("kind") if isinstance(model, dict) else None
-    if not isinstance(model, dict) or kind not in MODELS:
-        return  # the builder says what is wrong
+    if not isinstance(model, dict) or kind not in MODEL_KINDS:
+        return  # the builder reports it
     for text in overrides:
         refuse_foreign(text.lstrip("+").partition("=")[0], kind)
     for name in list(model):

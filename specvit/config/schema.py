@@ -1,11 +1,11 @@
 """Every config key with its type, default, choices and range; the YAML files of `conf/` only set values.
 
-The rest of specvit sees these frozen dataclasses and nothing of Hydra. A part is handed its own section.
-`key(...)` notes what the strict builder checks: `low`/`high` (inclusive), `above` (exclusive), `choices`,
-`aliases` (other spellings of a value, replaced before the run is named), and `identity=False` for keys that
-cannot change a result. `neutral=` marks a key that was added later: at that value it is left out of the
-run id, so older runs keep their names. `used_if=` says when a key of its section has any effect; where it has none, it
-does not name the run either.
+The rest of specvit sees these frozen dataclasses and nothing of Hydra; each part receives its own section.
+`key(...)` declares what the strict builder checks: `low`/`high` (inclusive), `above` (exclusive), `choices`,
+`aliases` (other spellings of a value, replaced before the run id is computed), and `identity=False` for keys that
+cannot change a result. `neutral=` marks a key that a later version added: at that value the run id leaves it out, so
+older runs keep their ids. `used_if=` says when a key of its section has an effect; a key without effect is not part of
+the run id either.
 """
 
 from collections.abc import Callable
@@ -34,7 +34,20 @@ def key(
 
 
 @dataclass(frozen=True)
-class ViTConfig:
+class ModelConfig:
+    """`model`: the section that its `kind` selects; `config.model_kinds` lists the kinds."""
+
+    kind: str
+    task_type: str
+
+
+@dataclass(frozen=True)
+class NetworkConfig(ModelConfig):
+    """A model that the training loop trains; the others, the estimators, are fitted in one go."""
+
+
+@dataclass(frozen=True)
+class ViTConfig(NetworkConfig):
     """`model=vit`: the network, from pixels to the prediction."""
 
     kind: str = key("vit", choices=("vit",))
@@ -54,7 +67,7 @@ class ViTConfig:
 
 
 @dataclass(frozen=True)
-class CNNConfig:
+class CNNConfig(NetworkConfig):
     """`model=cnn`: a plain 1-D convolutional network: stages of convolution, GELU and pooling, then two layers."""
 
     kind: str = key("cnn", choices=("cnn",))
@@ -67,7 +80,7 @@ class CNNConfig:
 
 
 @dataclass(frozen=True)
-class RidgeConfig:
+class RidgeConfig(ModelConfig):
     """`model=ridge`: linear regression on standardised pixels; the penalty is the best on validation rows."""
 
     kind: str = key("ridge", choices=("ridge",))
@@ -77,7 +90,7 @@ class RidgeConfig:
 
 
 @dataclass(frozen=True)
-class LightGBMConfig:
+class LightGBMConfig(ModelConfig):
     """`model=lightgbm`: gradient-boosted trees on pixels, stopped where the validation error no longer falls."""
 
     kind: str = key("lightgbm", choices=("lightgbm",))
@@ -92,25 +105,12 @@ class LightGBMConfig:
 
 
 @dataclass(frozen=True)
-class TemplateConfig:
+class TemplateConfig(ModelConfig):
     """`model=template`: training spectra without noise as templates, weighted by their likelihood, or the best fit."""
 
     kind: str = key("template", choices=("template",))
     task_type: str = key("reg", choices=("reg",))
     estimate: str = key("mean", choices=("mean", "best"))
-
-
-ModelConfig = ViTConfig | CNNConfig | RidgeConfig | LightGBMConfig | TemplateConfig
-MODELS: dict[str, type] = {
-    "vit": ViTConfig,
-    "cnn": CNNConfig,
-    "ridge": RidgeConfig,
-    "lightgbm": LightGBMConfig,
-    "template": TemplateConfig,
-}
-"""The section `model` by its `kind`."""
-NetworkConfig = ViTConfig | CNNConfig
-"""What the training loop trains; the others are fitted in one go, and know no steps, optimizer and checkpoints."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ import difflib
 import typing
 from functools import cache
 
-from specvit.config.schema import Config
+from specvit.config.model_kinds import MODEL_KINDS
+from specvit.config.schema import Config, ModelConfig
 
 OLDER_KEYS = {
     "train.ep": "train.epochs",
@@ -40,10 +41,10 @@ def known_keys(cls: type = Config, prefix: str = "") -> dict[str, bool]:
     """Return every dotted key of the schema; the value says whether the key is a section."""
     keys: dict[str, bool] = {}
     for name, kind in typing.get_type_hints(cls).items():
-        sections = [part for part in typing.get_args(kind) or (kind,) if dataclasses.is_dataclass(part)]
-        keys[prefix + name] = bool(sections)
-        for section in sections:
-            keys.update(known_keys(typing.cast(type, section), f"{prefix}{name}."))
+        keys[prefix + name] = dataclasses.is_dataclass(kind)
+        sections = [model.config for model in MODEL_KINDS.values()] if kind is ModelConfig else [kind]
+        for section in filter(dataclasses.is_dataclass, sections):
+            keys.update(known_keys(section, f"{prefix}{name}."))
     return keys
 
 

@@ -3,16 +3,8 @@
 import itertools
 import re
 
-from specvit.config.schema import (
-    CNNConfig,
-    Config,
-    DataConfig,
-    ModelConfig,
-    NetworkConfig,
-    RidgeConfig,
-    ViTConfig,
-    effective_level,
-)
+from specvit.config.model_kinds import check_fits, kind_of
+from specvit.config.schema import Config, DataConfig, effective_level
 from specvit.config.suggestions import nearest
 from specvit.config.tracking_uri import check_uri
 from specvit.metrics.metrics import METRICS, REGRESSION, better_direction
@@ -27,16 +19,15 @@ def check_together(config: Config) -> None:
     """Raise `ConfigError` for a combination that no run could use."""
     if config.data.makes:
         check_fits(config.model, NUM_PIXELS)
-    if isinstance(config.model, ViTConfig):
-        _check_vit(config.model)
+    kind_of(config.model).check(config.model, config)
     _check_data(config.data)
     _check_task(config)
     _check_made(config)
-    if isinstance(config.model, NetworkConfig):
+    if kind_of(config.model).is_network:
         _check_training(config)
         _check_monitor(config)
     else:
-        _check_fitted(config)
+        _check_estimator(config)
     check_uri(config.tracking.uri)
     name = config.tracking.name
     if name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._=+-]*", name):
@@ -44,37 +35,9 @@ def check_together(config: Config) -> None:
         raise ConfigError(what, where="tracking.name", remedy="use letters, digits and . _ = + -")
 
 
-def check_fits(model: ModelConfig, num_pixels: int) -> None:
-    """Raise `ConfigError` if a network needs more than `num_pixels` pixels a spectrum."""
-    if isinstance(model, ViTConfig) and model.patch_size > num_pixels:
-        what = f"is {model.patch_size} but a spectrum has {num_pixels} pixels"
-        raise ConfigError(what, where="model.patch_size", remedy="choose a smaller patch")
-    if isinstance(model, CNNConfig) and model.pool_size ** len(model.channels) > num_pixels:
-        what = f"pools {len(model.channels)} times by {model.pool_size}, and nothing is left of {num_pixels} pixels"
-        raise ConfigError(what, where="model.channels", remedy="take fewer stages or a smaller model.pool_size")
-
-
 def smaller_step(rows: int, accumulate: int) -> str:
     """Return the remedy of a step that takes more than `rows` spectra."""
     return f"set train.batch_size={rows // accumulate} or less" if rows >= accumulate else "lower train.accumulate"
-
-
-def _check_vit(model: ViTConfig) -> None:
-    if model.stride_size > model.patch_size:
-        what = f"is {model.stride_size}, more than model.patch_size={model.patch_size}, so pixels would be skipped"
-        raise ConfigError(what, where="model.stride_size", remedy=f"set model.stride_size={model.patch_size} or less")
-    if model.hidden_size % model.num_attention_heads:
-        what = f"is {model.num_attention_heads}, which does not divide model.hidden_size={model.hidden_size}"
-        raise ConfigError(what, where="model.num_attention_heads", remedy="choose a divisor of the width")
-    if model.proj_fn == "linear" and model.stride_size != model.patch_size:
-        what = f"linear cuts the spectrum into separate patches, but model.stride_size={model.stride_size}"
-        raise ConfigError(what, where="model.proj_fn", remedy="use model.proj_fn=SW or C1D for overlapping patches")
-    if model.pos_encoding_type == "rope" and (model.hidden_size // model.num_attention_heads) % 2:
-        what = "rope turns pairs of channels, so each head needs an even width"
-        raise ConfigError(what, where="model.pos_encoding_type", remedy="change model.num_attention_heads")
-    if model.pos_encoding_type == "sinusoidal" and model.hidden_size % 2:
-        what = "sinusoidal positions need an even model.hidden_size"
-        raise ConfigError(what, where="model.pos_encoding_type", remedy="make model.hidden_size even")
 
 
 def _check_data(data: DataConfig) -> None:
@@ -197,37 +160,21 @@ def _check_training(config: Config) -> None:
         raise ConfigError("cannot be combined with train.checkpoint_blocks", where="train.compile", remedy="drop one")
 
 
-def _check_fitted(config: Config) -> None:
-    """Refuse what does not go with a model that is fitted in one go."""
-    kind, data = config.model.kind, config.data
-    if config.model.kind != "lightgbm" and config.loss.name != "mse":
-        what = f"is {config.loss.name}, but model={kind} rests on squared errors"
+def _check_estimator(config: Config) -> None:
+    """Refuse settings without meaning for a model that is fitted in one go."""
+    name, kind = config.model.kind, kind_of(config.model)
+    if "loss" not in (kind.identity_sections or ()) and config.loss.name != "mse":
+        what = f"is {config.loss.name}, but model={name} minimises squared errors"
         raise ConfigError(what, where="loss.name", remedy="use loss=mse")
-    if isinstance(config.model, RidgeConfig):
-        _check_penalties(config.model)
-    if kind == "lightgbm" and len(data.param) > 1:
-        what = f"names {len(data.param)} labels, but model=lightgbm learns one"
-        raise ConfigError(what, where="data.param", remedy="make a run for each")
-    if kind == "template" and effective_level(config.noise) == 0:
-        what = "is 0, and model=template weighs templates by the noise"
+    if kind.needs_sigma and effective_level(config.noise) == 0:
+        what = f"is 0, and model={name} weights pixels by their noise"
         raise ConfigError(what, where="noise.noise_level", remedy="set it above 0, and noise.noise_type to a noise")
-    if data.endless:
-        what = f"is set, but model={kind} looks at each spectrum once or always at the same ones"
+    if config.data.endless:
+        what = f"is set, but model={name} does not train in epochs"
         raise ConfigError(what, where="data.endless", remedy="set data.endless=false")
     if config.train.init_from:
-        what = f"is set, but model={kind} starts from nothing"
+        what = f"is set, but model={name} has no weights to start from"
         raise ConfigError(what, where="train.init_from", remedy="leave it out")
-
-
-def _check_penalties(model: RidgeConfig) -> None:
-    low, high = model.alpha_range
-    if low > high:
-        remedy = f"set model.alpha_range=[{high:g},{low:g}]"
-        raise ConfigError(f"goes from {low:g} down to {high:g}", where="model.alpha_range", remedy=remedy)
-    if model.num_alphas == 1 and low != high:
-        what = f"is 1, so of the penalties from {low:g} to {high:g} the first alone would be tried"
-        remedy = "set model.alpha_range=[A,A] for one penalty A, or more of them"
-        raise ConfigError(what, where="model.num_alphas", remedy=remedy)
 
 
 def _check_monitor(config: Config) -> None:

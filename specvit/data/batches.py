@@ -12,8 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from specvit.config.schema import DataConfig, NoiseConfig, effective_level
+from specvit.config.model_kinds import kind_of
+from specvit.config.schema import Config, DataConfig, NoiseConfig, effective_level
 from specvit.data.io_hints import beyond_memory, chunked_note
+from specvit.data.labels import TargetCoder
 from specvit.data.noise import FluxNorm, evaluation_noise, sigma_of, with_training_noise
 from specvit.data.prefetch import Prefetcher
 from specvit.data.validate import check_rows
@@ -235,6 +237,25 @@ class EvalData:
             where, what = self.store.spectra.describe_row(row), "has an error of 0, and templates are weighed by errors"
             raise DataError(what, where=where, remedy="mend or remove that row")
         return Batch(torch.stack((flux_BP, sigma_BP.expand_as(flux_BP)), dim=1), targets)
+
+
+def encoded(spectra: SpectraView, coder: TargetCoder, config: Config, device: torch.device) -> Tensor:
+    """Return the targets of all rows, (N, K) or classes (N,), on the device."""
+    return torch.from_numpy(np.ascontiguousarray(coder.encode(spectra.label_values(config.data.param)))).to(device)
+
+
+def eval_data(
+    spectra: SpectraView, split: str, config: Config, coder: TargetCoder, flux_norm: FluxNorm, device: torch.device
+) -> EvalData:
+    """Return a validation or test view with the noise and the statistics of the run."""
+    return EvalData(
+        store=Store(spectra, config.data, device),
+        targets=encoded(spectra, coder, config, device),
+        flux_norm=flux_norm.to(device),
+        noise=config.noise,
+        split=split,
+        with_sigma=kind_of(config.model).needs_sigma,
+    )
 
 
 def signal_to_noise(spectra: SpectraView, noise: NoiseConfig) -> np.ndarray:

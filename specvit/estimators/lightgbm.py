@@ -1,8 +1,7 @@
 """Gradient-boosted trees on pixels, by LightGBM. Legend: B rows, P pixels."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -10,13 +9,19 @@ from torch import Tensor, nn
 
 from specvit.config.schema import LightGBMConfig, LossConfig
 from specvit.data.batches import EvalData
+from specvit.data.labels import TargetCoder
+from specvit.data.splits import Splits
+from specvit.estimators.estimator import Estimator, FitContext, Fitted
+from specvit.training.checkpoint import Parts
+from specvit.utils.errors import CheckpointError, ConfigError, Diverged
 
 BIN_ROWS = 10_000
-"""Rows from which LightGBM takes the limits of its bins; it holds them in float64."""
+"""Rows from which LightGBM computes the edges of its bins; it holds them in float64."""
 READ_ROWS = 1024
-LOOK_TREES = 10
-LEAST_GAIN = 1e-4
-"""Part of the validation loss by which it must fall to count as better."""
+EVAL_TREES = 10
+"""Trees between two evaluations."""
+MIN_GAIN = 1e-4
+"""Relative fall of the validation loss that counts as an improvement."""
 OBJECTIVES = {"mse": "regression", "l1": "regression_l1", "huber": "huber"}
 
 
@@ -24,7 +29,7 @@ class Trees(nn.Module):
     """Normalised flux (B, P) -> one normalised label (B, 1)."""
 
     def __init__(self, text: str) -> None:
-        """`text` is LightGBM's own form of a model."""
+        """`text` is a model in LightGBM's text format."""
         super().__init__()
         import lightgbm
 
@@ -32,12 +37,12 @@ class Trees(nn.Module):
 
     def forward(self, flux_BP: Tensor) -> Tensor:
         """Return the label."""
-        found_B: Any = self.booster.predict(flux_BP.cpu().numpy(), num_threads=torch.get_num_threads())
-        return torch.from_numpy(found_B.astype(np.float32))[:, None].to(flux_BP.device)
+        label_B: Any = self.booster.predict(flux_BP.cpu().numpy(), num_threads=torch.get_num_threads())
+        return torch.from_numpy(label_B.astype(np.float32))[:, None].to(flux_BP.device)
 
 
 def _rows(view: EvalData) -> Any:
-    """Return normalised flux by row in the form in which LightGBM asks for it, some rows at a time."""
+    """Return normalised flux as a sequence that LightGBM reads some rows at a time."""
     import lightgbm
 
     class Rows(lightgbm.Sequence):
@@ -48,22 +53,13 @@ def _rows(view: EvalData) -> Any:
         def __len__(self) -> int:
             return len(view)
 
-        def __getitem__(self, wanted: Any) -> np.ndarray:
-            one = not isinstance(wanted, slice)
-            rows = np.array([wanted]) if one else np.arange(*wanted.indices(len(view)))
+        def __getitem__(self, index: Any) -> np.ndarray:
+            one = not isinstance(index, slice)
+            rows = np.array([index]) if one else np.arange(*index.indices(len(view)))
             flux_BP = view.rows(rows).flux_BP.double().cpu().numpy()
             return flux_BP[0] if one else flux_BP
 
     return Rows()
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """The trees, as text; their number, and whether more were allowed."""
-
-    text: str
-    num_trees: int
-    early: bool
 
 
 def fit_trees(
@@ -73,12 +69,12 @@ def fit_trees(
     loss: LossConfig,
     *,
     seed: int,
-    look: Callable[[int, np.ndarray, np.ndarray], float],
+    evaluate: Callable[[int, np.ndarray, np.ndarray], float],
 ) -> Fitted:
-    """Return the trees up to the last look at which the validation loss had fallen by `LEAST_GAIN` or more.
+    """Return the trees up to the last evaluation at which the validation loss fell by `MIN_GAIN` or more.
 
-    `look` is told the number of trees, every `LOOK_TREES`, with their training and validation outputs (N,), and returns
-    the validation loss. The training rows are read twice, some at a time; a byte a pixel and row stays in memory.
+    `evaluate` gets the number of trees, every `EVAL_TREES`, with their training and validation outputs (N,), and
+    returns the validation loss. The training rows are read twice, some at a time; memory takes a byte a pixel and row.
     """
     import lightgbm
 
@@ -90,18 +86,20 @@ def fit_trees(
         sets.append(lightgbm.Dataset(_rows(view), label=targets_N, reference=reference, params=params))
     booster = lightgbm.Booster(params, sets[0])
     booster.add_valid(sets[1], "val")
-    number = looked = best_trees = 0
-    least, grows = np.inf, True
-    while grows and number < config.num_trees:
-        grows = not booster.update()  # else no leaf can be split any more
-        number += grows
-        if number > looked and (number % LOOK_TREES == 0 or number == config.num_trees or not grows):
-            looked, value = number, look(number, _outputs(booster.eval_train), _outputs(booster.eval_valid))
-            if value < least * (1 - LEAST_GAIN):
-                best_trees, least = number, value
-            elif config.patience is not None and number - best_trees >= config.patience:
+    trees = evaluated_trees = best_trees = 0
+    best_loss, grows = np.inf, True
+    while grows and trees < config.num_trees:
+        grows = not booster.update()  # False once no leaf can be split any more
+        trees += grows
+        if trees > evaluated_trees and (trees % EVAL_TREES == 0 or trees == config.num_trees or not grows):
+            evaluated_trees = trees
+            loss_now = evaluate(trees, _outputs(booster.eval_train), _outputs(booster.eval_valid))
+            if loss_now < best_loss * (1 - MIN_GAIN):
+                best_trees, best_loss = trees, loss_now
+            elif config.patience is not None and trees - best_trees >= config.patience:
                 break
-    return Fitted(booster.model_to_string(num_iteration=best_trees), best_trees, early=number < config.num_trees)
+    parts = {"text": booster.model_to_string(num_iteration=best_trees)}
+    return Fitted(parts, best_trees, stopped_early=trees < config.num_trees)
 
 
 def parameters(config: LightGBMConfig, loss: LossConfig, seed: int) -> dict[str, Any]:
@@ -116,7 +114,7 @@ def parameters(config: LightGBMConfig, loss: LossConfig, seed: int) -> dict[str,
         "feature_fraction": config.pixel_fraction,
         "max_bin": config.max_bins,
         "bin_construct_sample_cnt": BIN_ROWS,
-        "feature_pre_filter": False,  # it would go by LightGBM's own 20 rows a leaf
+        "feature_pre_filter": False,  # it would assume LightGBM's default of 20 rows a leaf
         "deterministic": True,  # the same trees whatever the number of threads
         "force_col_wise": True,
         "seed": seed % 2**31,
@@ -126,12 +124,67 @@ def parameters(config: LightGBMConfig, loss: LossConfig, seed: int) -> dict[str,
 
 
 def _outputs(evaluate: Any) -> np.ndarray:
-    """Return the outputs that LightGBM keeps of its training or validation rows, shape (N,)."""
-    found = []
+    """Return the outputs (N,) that LightGBM holds for its training or validation rows."""
+    outputs = []
 
-    def keep(output_N: np.ndarray, _: Any) -> tuple[str, float, bool]:
-        found.append(output_N.copy())
-        return "kept", 0.0, False
+    def copy(output_N: np.ndarray, _: Any) -> tuple[str, float, bool]:
+        outputs.append(output_N.copy())
+        return "outputs", 0.0, False
 
-    evaluate(keep)
-    return found[0]
+    evaluate(copy)
+    return outputs[0]
+
+
+class LightGBM(Estimator[LightGBMConfig]):
+    """Gradient-boosted trees, up to the number with the lowest validation loss."""
+
+    parts: ClassVar[Parts] = {"text": str}
+    on_host = True
+
+    @property
+    def num_steps(self) -> int:
+        """The number of trees allowed."""
+        return self.settings.num_trees
+
+    def describe(self, splits: Splits) -> str:
+        """Return trees, leaves, pixels and patience."""
+        settings, rows = self.settings, len(splits.train)
+        if rows < 2 * settings.min_leaf_rows:
+            what = f"is {settings.min_leaf_rows}, but a tree splits the {rows:,} training spectra in two"
+            remedy = f"set model.min_leaf_rows={max(1, rows // 20)}, or take more spectra"
+            raise ConfigError(what, where="model.min_leaf_rows", remedy=remedy)
+        until = f"until {settings.patience} bring nothing" if settings.patience else "all of them"
+        size = f"{settings.num_trees} trees of {settings.num_leaves} leaves"
+        return f"at most {size} on {splits.train.num_pixels:,} pixels, {until}"
+
+    def fit(self, context: FitContext) -> Fitted:
+        """Grow trees and record scores every `EVAL_TREES`."""
+        targets = [view.targets.cpu().numpy() for view in (context.train, context.val)]
+
+        def evaluate(trees: int, train_N: np.ndarray, val_N: np.ndarray) -> float:
+            outputs = (output_N[:, None].astype(np.float32) for output_N in (train_N, val_N))
+            train, val = (context.task.scores(*pair) for pair in zip(outputs, targets, strict=True))
+            context.record(trees, {name: train[name] for name in ("loss", "r2", "mae")}, val)
+            scores = f"loss {train['loss']:.4f}  val loss {val['loss']:.4f}  val r2 {val['r2']:.4f}"
+            context.say(f"{trees} trees  {scores}")
+            return val["loss"]
+
+        context.say("sorting pixels into bins", now=True)
+        config, seed = self.config, self.config.train.seed
+        fitted = fit_trees(context.train, context.val, self.settings, config.loss, seed=seed, evaluate=evaluate)
+        if not fitted.best_step:
+            raise Diverged("no tree lowered the validation loss" if context.rows else "no tree could be grown")
+        best = context.row(fitted.best_step)
+        scores = f"val loss {best['val_loss']:.4f}  val r2 {best['val_r2']:.4f}"
+        context.say(f"{fitted.best_step} trees  {scores}", now=True)
+        return fitted
+
+    def load(self, parts: dict[str, Any], coder: TargetCoder, device: torch.device, where: str) -> nn.Module:
+        """Return the trees; raises `CheckpointError` for a text that LightGBM cannot read."""
+        from lightgbm.basic import LightGBMError
+
+        try:
+            return Trees(parts["text"])
+        except LightGBMError as problem:
+            what = f"has model.text that LightGBM cannot read ({str(problem).splitlines()[0]})"
+            raise CheckpointError(what, where=where, remedy="train again with train.rerun=true") from problem

@@ -1,17 +1,24 @@
 """Ridge regression from sums over the rows, which need not fit into memory. B rows, P pixels, K labels, A penalties.
 
-Pixels are standardised; the penalty alpha stands beside the sum of squared residuals, as in scikit-learn. One
+Pixels are standardised; the penalty alpha is relative to the sum of squared residuals, as in scikit-learn. One
 eigenvalue decomposition serves all penalties.
 """
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from specvit.config.schema import RidgeConfig
+from specvit.data.labels import TargetCoder
+from specvit.data.splits import Splits
+from specvit.estimators.estimator import Estimator, FitContext, Fitted
+from specvit.training.checkpoint import Parts
+from specvit.training.loop import predict
 from specvit.utils.quantities import Batch
 
 Array = NDArray[np.float64]
@@ -31,7 +38,7 @@ class Linear(nn.Module):
 
     @classmethod
     def of_all(cls, weight_APK: NDArray[np.float32], bias_AK: NDArray[np.float32]) -> "Linear":
-        """Return several such models as one, whose outputs stand side by side, (B, A * K)."""
+        """Return several models as one, with their outputs side by side, (B, A * K)."""
         weight_PX = np.ascontiguousarray(weight_APK.transpose(1, 0, 2)).reshape(weight_APK.shape[1], -1)
         return cls(torch.from_numpy(weight_PX), torch.from_numpy(bias_AK.reshape(-1)))
 
@@ -51,7 +58,7 @@ class Moments:
     cross_PK: Tensor
 
     def add(self, batch: Batch) -> None:
-        """Add the rows of a batch. In float64: at little noise the smallest penalties need all of its digits."""
+        """Add the rows of a batch, in float64: at low noise the smallest penalties need its precision."""
         flux_BP, label_BK = batch.flux_BP.double(), batch.target.double()
         self.rows += len(flux_BP)
         self.pixel_P += flux_BP.sum(0)
@@ -60,19 +67,19 @@ class Moments:
         self.cross_PK.addmm_(flux_BP.T, label_BK)
 
 
-def sum_up(batches: Iterable[Batch], say: Callable[[int], None]) -> Moments:
-    """Return the moments of all rows, on their device; `say` hears how many there are so far. There must be a batch."""
-    found: Moments | None = None
+def sum_up(batches: Iterable[Batch], report: Callable[[int], None]) -> Moments:
+    """Return the moments of all rows of at least one batch, on their device; `report` gets the rows so far."""
+    moments: Moments | None = None
     for batch in batches:
-        if found is None:
+        if moments is None:
             pixels, labels = batch.flux_BP.shape[1], batch.target.shape[1]
             shapes = ((pixels,), (labels,), (pixels, pixels), (pixels, labels))
             zeros = (batch.flux_BP.new_zeros(shape, dtype=torch.float64) for shape in shapes)
-            found = Moments(0, *zeros)
-        found.add(batch)
-        say(found.rows)
-    assert found is not None
-    return found
+            moments = Moments(0, *zeros)
+        moments.add(batch)
+        report(moments.rows)
+    assert moments is not None
+    return moments
 
 
 def solve(moments: Moments, alphas_A: Array) -> tuple[Array, Array]:
@@ -80,7 +87,7 @@ def solve(moments: Moments, alphas_A: Array) -> tuple[Array, Array]:
     rows, mean_P, mean_K = moments.rows, moments.pixel_P / moments.rows, moments.label_K / moments.rows
     covariance_PP = moments.pixels_PP.addr_(moments.pixel_P, mean_P, alpha=-1)
     spread_P = (covariance_PP.diagonal() / rows).clamp(min=0).sqrt()
-    spread_P[spread_P <= 1e-6 * spread_P.max()] = torch.inf  # a pixel that never changes says nothing
+    spread_P[spread_P <= 1e-6 * spread_P.max()] = torch.inf  # a constant pixel carries no information
     covariance_PP.div_(spread_P[:, None]).div_(spread_P)
     cross_PK = (moments.cross_PK - torch.outer(mean_P, moments.label_K)) / spread_P[:, None]
     values_P, vectors_PP = torch.linalg.eigh(covariance_PP)
@@ -90,3 +97,44 @@ def solve(moments: Moments, alphas_A: Array) -> tuple[Array, Array]:
     weight_APK = torch.stack(weights)
     bias_AK = mean_K - torch.einsum("p,apk->ak", mean_P, weight_APK)
     return weight_APK.cpu().numpy(), bias_AK.cpu().numpy()
+
+
+class Ridge(Estimator[RidgeConfig]):
+    """Linear regression on standardised pixels, with the penalty of the lowest validation loss."""
+
+    parts: ClassVar[Parts] = {"weight": Tensor, "bias": Tensor}
+
+    def describe(self, splits: Splits) -> str:
+        """Return pixels and penalties."""
+        low, high = self.settings.alpha_range
+        penalties = f"{self.settings.num_alphas} penalties from {low:g} to {high:g}"
+        return f"ridge regression on {splits.train.num_pixels:,} pixels; {penalties}"
+
+    def fit(self, context: FitContext) -> Fitted:
+        """Solve for all penalties at once and take the best on the validation rows."""
+        rows = len(context.train)
+        moments = sum_up(context.train.batches(), lambda done: context.say(f"summed up {done:,} of {rows:,} spectra"))
+        alphas_A = np.geomspace(*self.settings.alpha_range, self.settings.num_alphas)
+        context.say(f"solving for {len(alphas_A)} penalties", now=True)
+        weight_APK, bias_AK = (x.astype(np.float32) for x in solve(moments, alphas_A))
+        output_NX, target_NK = predict(Linear.of_all(weight_APK, bias_AK).to(context.device), context.val)
+        output_NAK = output_NX.reshape(len(output_NX), *bias_AK.shape)
+        scores_A = [context.task.scores(output_NAK[:, index], target_NK) for index in range(len(alphas_A))]
+        best = min(range(len(alphas_A)), key=lambda index: scores_A[index]["loss"])
+        scores, alpha = scores_A[best], float(alphas_A[best])
+        weight_PK, bias_K = torch.from_numpy(weight_APK[best]), torch.from_numpy(bias_AK[best])
+        if best in (0, len(alphas_A) - 1) and len(alphas_A) > 1:
+            end = "least" if best == 0 else "greatest"
+            context.say(f"note: the {end} penalty, {alpha:g}, is the best; widen model.alpha_range", now=True)
+        train_scores = context.task.scores(*predict(Linear(weight_PK, bias_K).to(context.device), context.train))
+        context.record(1, train_scores, scores, alpha=alpha)
+        context.say(f"penalty {alpha:g}  val loss {scores['loss']:.4f}  val r2 {scores['r2']:.4f}", now=True)
+        return Fitted({"weight": weight_PK, "bias": bias_K})
+
+    def load(self, parts: dict[str, Any], coder: TargetCoder, device: torch.device, where: str) -> nn.Module:
+        """Return the linear model."""
+        return Linear(parts["weight"], parts["bias"])
+
+    def part_shapes(self, num_pixels: int, num_outputs: int) -> dict[str, tuple[int, ...]]:
+        """Return (P, K) of the weights and (K,) of the bias."""
+        return {"weight": (num_pixels, num_outputs), "bias": (num_outputs,)}

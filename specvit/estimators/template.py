@@ -1,28 +1,38 @@
 """Clean spectra as templates: the posterior mean of the labels, or the best fit. B spectra, T templates, P pixels.
 
-With templates drawn from the population that the spectra come from, the mean of their labels weighted by likelihood is
-the Bayes estimate, up to the number of templates. It knows the errors of each spectrum, which networks do not.
+If templates and spectra come from the same population, the mean of the templates' labels weighted by likelihood is the
+Bayes estimate, up to the finite number of templates. It uses the errors of each spectrum, which networks do not see.
 """
+
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from specvit.data.batches import Store
+from specvit.config.schema import TemplateConfig
+from specvit.data.batches import Store, encoded
+from specvit.data.labels import TargetCoder
+from specvit.data.splits import Splits, open_split, split_manifest
+from specvit.data.views import SpectraView
+from specvit.estimators.estimator import Estimator, FitContext, Fitted
+from specvit.training.checkpoint import Parts
+from specvit.training.loop import predict
+from specvit.utils.errors import DataError
 
 CHUNK = 2048
-"""Templates looked at a time."""
+"""Templates compared at a time."""
 
 
 class Templates(nn.Module):
     """Noisy flux and its sigma (B, 2, P) -> normalised labels (B, K).
 
-    chi^2 = sum (flux - template)^2 / sigma^2 over pixels, by matrix products of flux less a mean spectrum, whose
-    numbers are small enough for float32.
+    chi^2 = sum over pixels of (flux - template)^2 / sigma^2, as matrix products. A mean spectrum is subtracted first,
+    so that the terms are small enough for float32.
     """
 
     def __init__(self, store: Store, targets_TK: Tensor, *, best: bool) -> None:
-        """`store` holds the templates; `best` takes the labels of the least chi^2 instead of the mean."""
+        """`store` holds the templates; `best` takes the labels of the lowest chi^2 instead of the mean."""
         super().__init__()
         self.store, self.targets_TK, self.best = store, targets_TK, best
         self.mean_P = store.gather(np.arange(min(CHUNK, len(targets_TK))))[0].mean(0)
@@ -36,7 +46,7 @@ class Templates(nn.Module):
         for start in range(0, len(self.targets_TK), CHUNK):
             target_TK = self.targets_TK[start : start + CHUNK]
             template_TP = self.store.gather(np.arange(start, start + len(target_TK)))[0] - self.mean_P
-            # log likelihood, up to what all templates share
+            # log likelihood, without the term that all templates share
             log_BT = weighted_BP @ template_TP.T - 0.5 * (weight_BP @ template_TP.square().T)
             new_B1, index_B1 = log_BT.max(dim=1, keepdim=True)
             if self.best:
@@ -48,3 +58,38 @@ class Templates(nn.Module):
             total_B1 = total_B1 * shrink_B1 + share_BT.sum(dim=1, keepdim=True)
             sum_BK, highest_B1 = sum_BK * shrink_B1 + share_BT @ target_TK, new_B1
         return sum_BK if self.best else sum_BK / total_B1
+
+
+class Template(Estimator[TemplateConfig]):
+    """Training spectra without noise as templates; the checkpoint names them, the data files hold them."""
+
+    parts: ClassVar[Parts] = {"manifest": dict}
+
+    def describe(self, splits: Splits) -> str:
+        """Return the kind of estimate, templates and pixels."""
+        what = "posterior mean over" if self.settings.estimate == "mean" else "best fit among"
+        size = f"{len(splits.train):,} clean templates of {splits.train.num_pixels:,} pixels"
+        return f"{what} {size}; it knows the errors of each spectrum"
+
+    def fit(self, context: FitContext) -> Fitted:
+        """Compare the validation spectra with the templates; there is nothing to fit."""
+        train = context.splits.train
+        model = self.open_templates(train, context.splits.coder, context.device)
+        context.say("comparing validation spectra with the templates", now=True)
+        scores = context.task.scores(*predict(model, context.val))
+        context.record(1, {}, scores)
+        context.say(f"val loss {scores['loss']:.4f}  val r2 {scores['r2']:.4f}", now=True)
+        return Fitted({"manifest": split_manifest(self.config.data, "train", train)})
+
+    def load(self, parts: dict[str, Any], coder: TargetCoder, device: torch.device, where: str) -> nn.Module:
+        """Open the templates again; raises `DataError` if they have changed."""
+        spectra = open_split(self.config.data, "train", lambda *_: None)
+        if parts["manifest"] != split_manifest(self.config.data, "train", spectra):
+            remedy = "restore the spectra that it was made from, or train again"
+            raise DataError("does not hold the run's templates", where="data.file_path", remedy=remedy)
+        return self.open_templates(spectra, coder, device)
+
+    def open_templates(self, spectra: SpectraView, coder: TargetCoder, device: torch.device) -> Templates:
+        """Return the model of these templates."""
+        targets_TK = encoded(spectra, coder, self.config, device)
+        return Templates(Store(spectra, self.config.data, device), targets_TK, best=self.settings.estimate == "best")

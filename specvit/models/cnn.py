@@ -1,16 +1,17 @@
-"""A plain 1-D convolutional network, the ViT's rival in the same loop. Legend: B batch, P pixels, C channels."""
+"""A plain 1-D convolutional network, the baseline of the ViT. Legend: B batch, P pixels, C channels, K outputs."""
 
 import torch
 from torch import Tensor, nn
 
+from specvit.config.model_kinds import check_fits
 from specvit.config.schema import CNNConfig
-from specvit.config.validate import check_fits
-from specvit.models.dropout import KeyedDropout, set_dropout_key
+from specvit.models.dropout import KeyedDropout
 from specvit.models.init import LINEAR_STD
+from specvit.models.network import Cost, Network
 from specvit.utils import seeding
 
 
-class CNN(nn.Module):
+class CNN(Network):
     """Normalised flux (B, P) -> outputs (B, K): stages of convolution, GELU and max pooling, then two linear layers.
 
     The design of StarNet (Fabbro et al. 2018, MNRAS 475, 2978) with more stages, and a pool after each.
@@ -27,8 +28,8 @@ class CNN(nn.Module):
             inputs = outputs
         self.stages = nn.Sequential(*stages)
         with torch.no_grad():
-            left = self.stages(torch.zeros(1, 1, num_pixels)).numel()
-        self.hidden = nn.Linear(left, config.head_size)
+            num_features = self.stages(torch.zeros(1, 1, num_pixels)).numel()
+        self.hidden = nn.Linear(num_features, config.head_size)
         self.drop = KeyedDropout(config.head_dropout, 0)
         self.head = nn.Linear(config.head_size, num_outputs)
 
@@ -37,20 +38,41 @@ class CNN(nn.Module):
         features_BC = self.stages(flux_BP[:, None]).flatten(1)
         return self.head(self.drop(nn.functional.gelu(self.hidden(features_BC)))).float()
 
-    def set_step_key(self, key: int) -> None:
-        """Set what this forward pass's dropout masks are drawn from."""
-        set_dropout_key(self, key)
-
     def parts(self) -> dict[str, list[nn.Parameter]]:
         """Return the parameters by part: stages and head."""
         return {"stages": list(self.stages.parameters()), "head": [*self.hidden.parameters(), *self.head.parameters()]}
+
+    def cost(self) -> Cost:
+        """Return 2 L k C_in C_out a stage of L pixels, and 2 times the weights of the two layers."""
+        pixels, stages = self.num_pixels, []
+        for layer in self.stages:
+            if isinstance(layer, nn.Conv1d):
+                pixels += 2 * int(layer.padding[0]) - layer.kernel_size[0] + 1
+                stages.append(2 * pixels * layer.weight.numel())
+            elif isinstance(layer, nn.MaxPool1d):
+                pixels //= self.pool_size
+        end = pixels  # the last pixel that reaches a feature, followed back through pools and convolutions
+        for layer in reversed(self.stages):
+            if isinstance(layer, nn.Conv1d):
+                end += layer.kernel_size[0] // 2
+            elif isinstance(layer, nn.MaxPool1d):
+                end *= self.pool_size
+        forward = sum(stages) + 2 * (self.hidden.weight.numel() + self.head.weight.numel())
+        return Cost(
+            parameters=self.parameter_counts(),
+            num_tokens=0,
+            num_prefix_tokens=0,
+            forward_flops=forward,
+            training_flops=3 * forward - stages[0],
+            unread_pixels=max(0, self.num_pixels - end),
+        )
 
 
 def build_cnn(config: CNNConfig, *, num_pixels: int, num_outputs: int, seed: int) -> CNN:
     """Return an initialised CNN; raises `ConfigError` if its pools leave nothing of `num_pixels`.
 
-    Weights are normal with std sqrt(1 / inputs), which a max pool after each stage makes up for, those of the last
-    layer with std 0.02; biases are zero. Each parameter draws from its own stream, keyed by its name.
+    Weights are normal with std sqrt(1 / inputs), since the max pools raise the variance again; those of the last layer
+    have std 0.02. Biases are zero. Each parameter has its own random stream, keyed by its name.
     """
     check_fits(config, num_pixels)
     model = CNN(config, num_pixels=num_pixels, num_outputs=num_outputs)

@@ -4,17 +4,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from specvit.config.model_kinds import check_fits
 from specvit.config.schema import ViTConfig
-from specvit.config.validate import check_fits
 from specvit.models.block import Attention, Block, FeedForward
-from specvit.models.dropout import KeyedDropout, set_dropout_key
+from specvit.models.dropout import KeyedDropout
 from specvit.models.init import initialise, token_std
+from specvit.models.network import Cost, Network
 from specvit.models.pooling import build_pool
 from specvit.models.positions import LearnedPositions, RotaryPositions, SinusoidalPositions
 from specvit.models.tokenizers import TOKENIZERS, num_tokens
 
 
-class ViT(nn.Module):
+class ViT(Network):
     """Normalised flux (B, P) -> outputs (B, K): standardised labels, or class scores."""
 
     def __init__(self, config: ViTConfig, *, num_pixels: int, num_outputs: int) -> None:
@@ -40,7 +41,7 @@ class ViT(nn.Module):
         """Return the outputs (B, K) in float32."""
         tokens_BSD = self._embedded(flux_BP)
         for number, block in enumerate(self.blocks, 1):
-            # The last block's other tokens would go nowhere: a seventh of the work at 6 blocks.
+            # Nothing reads the last block's other tokens; computing them would be a seventh of the work at 6 blocks.
             only_prefix = self.num_prefix_tokens if number == len(self.blocks) and self.num_prefix_tokens else None
             if self.checkpoint_blocks and self.training:
                 tokens_BSD = checkpoint(block, tokens_BSD, only_prefix, use_reentrant=False, preserve_rng_state=False)
@@ -66,10 +67,6 @@ class ViT(nn.Module):
             tokens_BSD = torch.cat([cls_B1D, tokens_BSD], dim=1)
         return self.drop(self.positions(tokens_BSD))
 
-    def set_step_key(self, key: int) -> None:
-        """Set what this forward pass's dropout masks are drawn from."""
-        set_dropout_key(self, key)
-
     def parts(self) -> dict[str, list[nn.Parameter]]:
         """Return the parameters by part: tokenizer, positions (with CLS), blocks (with the last norm), head."""
         positions = [*self.positions.parameters(), *([] if self.cls_token is None else [self.cls_token])]
@@ -79,6 +76,32 @@ class ViT(nn.Module):
             "blocks": [*self.blocks.parameters(), *self.norm.parameters()],
             "head": [*self.pool.parameters(), *self.head.parameters()],
         }
+
+    def cost(self) -> Cost:
+        """Return the operations of matrix products.
+
+        Forward: 2NPD (tokenizer) + 4SD^2 + Q(4D^2 + 4DF) + 4QSD a block + 2DK, with P the patch, F the feed-forward
+        width and Q the tokens that the block returns: all S, in the last block only the CLS token if it is pooled.
+        Training is three times that without the gradient by the tokenizer's input, which nothing needs.
+        """
+        width = self.head.in_features
+        patch = self.tokenizer.get_parameter("proj.weight").shape[-1]
+        length = self.num_tokens + self.num_prefix_tokens
+        tokenizer = 2 * self.num_tokens * patch * width
+        blocks = 0
+        for number, block in enumerate(self.blocks, 1):
+            feed_forward = block.get_parameter("feed_forward.up.weight").shape[0]
+            queries = (number == len(self.blocks) and self.num_prefix_tokens) or length
+            blocks += 4 * width * (length * width + queries * (width + feed_forward + length))
+        forward = tokenizer + blocks + 2 * width * self.head.out_features
+        return Cost(
+            parameters=self.parameter_counts(),
+            num_tokens=self.num_tokens,
+            num_prefix_tokens=self.num_prefix_tokens,
+            forward_flops=forward,
+            training_flops=3 * forward - tokenizer,
+            unread_pixels=self.unread_pixels,
+        )
 
 
 def build_vit(config: ViTConfig, *, num_pixels: int, num_outputs: int, seed: int) -> ViT:

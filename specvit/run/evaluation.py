@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from specvit.data.batches import signal_to_noise
+from specvit.data.batches import eval_data, signal_to_noise
 from specvit.data.labels import LabelScaler
 from specvit.data.views import SpectraView
 from specvit.metrics.scores import Row, class_rows, confusion_matrix, flat_scores, label_rows, rows_by
-from specvit.run.predictor import Predictor, build_task, eval_data
+from specvit.run.predictor import Predictor, build_task
 from specvit.tracking.figures import attempt, draw_bins, draw_confusion, draw_predictions, draw_residuals
 from specvit.tracking.metric_files import finite_or_none
 from specvit.training.loop import predict

@@ -110,10 +110,11 @@ def _check_device(config: Config) -> None:
 
 def _check_model(config: Config, splits: Splits, weights: Any) -> list[str]:
     """Refuse a model that does not fit the data or the weights to start from; return its printed summary."""
-    from specvit.run import train_estimator, train_network
+    from specvit.estimators import build_estimator
+    from specvit.run import train_network
 
     if not isinstance(config.model, NetworkConfig):
-        return train_estimator.describe_model(config, splits)
+        return [build_estimator(config).describe(splits)]
     check_fits(config.model, splits.train.num_pixels)
     if weights:
         train_network.check_weights(config, splits, weights)

@@ -12,16 +12,15 @@ import torch
 
 from specvit.config.build import to_plain
 from specvit.config.schema import Config, NetworkConfig
-from specvit.data.batches import Store, TrainData
+from specvit.data.batches import Store, TrainData, encoded, eval_data
 from specvit.data.labels import coder_to_dict
 from specvit.data.noise import FluxNorm, fit_flux_norm
 from specvit.data.splits import Splits, file_mtimes, is_synthetic, note_of_changes
 from specvit.data.synthetic import SyntheticSpectra
 from specvit.data.validate import check_view
 from specvit.models import Network, ViT, build_model
-from specvit.models.cost import cost_of
 from specvit.run.job import RunContext
-from specvit.run.predictor import Weights, build_task, encoded, eval_data, fill
+from specvit.run.predictor import Weights, build_task, load_weights
 from specvit.tracking.console import ProgressTracker
 from specvit.tracking.metric_files import FileTracker, StatusTracker, Trackers
 from specvit.training import checkpoint
@@ -165,7 +164,7 @@ def read_weights(name: str) -> tuple[Weights, str]:
 
 def check_weights(config: Config, splits: Splits, weights: Weights) -> None:
     """Raise `CheckpointError` if `weights` do not fit the configured model."""
-    fill(_new_model(config, splits), weights, str(config.train.init_from))
+    load_weights(_new_model(config, splits), weights, str(config.train.init_from))
 
 
 def _build(
@@ -183,7 +182,7 @@ def _build(
     if isinstance(model, ViT):
         model.checkpoint_blocks = config.train.checkpoint_blocks
     if weights and not saved:
-        fill(model, weights, str(config.train.init_from))
+        load_weights(model, weights, str(config.train.init_from))
     model.to(device)
     parts = {name: parameters for name, parameters in model.parts().items() if parameters}
     task = build_task(config, splits.coder)
@@ -201,7 +200,7 @@ def _build(
     state.start_sums(task=task.num_sums, norms=len(parts) + 1, device=device)
     if saved:
         remedy = "use the specvit that saved it, or start from nothing with train.rerun=true"
-        fill(model, saved["model"], "the run's checkpoint", remedy)
+        load_weights(model, saved["model"], "the run's checkpoint", remedy)
         learner.optimizer.load_state_dict(saved["optimizer"])
         learner.scaler.load_state_dict(saved["scaler"])
     if config.train.compile:
@@ -223,7 +222,7 @@ def _build(
 
 def describe_model(config: Config, splits: Splits) -> list[str]:
     """Return the printed summary: parameters by part, tokens, FLOPs a spectrum."""
-    return cost_of(_new_model(config, splits)).lines()
+    return _new_model(config, splits).cost().lines()
 
 
 def _new_model(config: Config, splits: Splits) -> Network:

@@ -11,27 +11,18 @@ import json
 from typing import Any
 
 from specvit import NUMERICS_VERSION
-from specvit.config.schema import MISSING, Config, ViTConfig, effective_level
+from specvit.config.model_kinds import kind_of
+from specvit.config.schema import MISSING, Config, ViTConfig
 from specvit.utils.text import short_count
-
-FITTED_SECTIONS = {
-    "ridge": ("model", "data", "noise"),
-    "lightgbm": ("model", "data", "noise", "loss"),
-    "template": ("model", "data", "noise"),
-}
-"""What names a run whose model is fitted in one go, beside the seed where anything is drawn."""
-UNUSED_DATA = {"ridge": ("order",), "lightgbm": ("order",), "template": ("order", "flux_norm")}
-"""Keys of `data` without effect there: all rows count at once, and templates are compared with flux as it is."""
 
 
 def identity_of(config: Config, manifest: dict[str, Any], extra: dict[str, Any] | None = None) -> dict[str, Any]:
     """Return what names the run, as a plain dict; `extra` holds e.g. the digest of weights to start from."""
-    named = _identity_part(config)
-    kind = named.get("model", {}).get("kind")
-    if used := FITTED_SECTIONS.get(kind):
-        seed = {"train": {"seed": config.train.seed}} if _draws(config) else {}
-        named = {name: part for name, part in named.items() if name in used} | seed
-        named["data"] = {name: value for name, value in named["data"].items() if name not in UNUSED_DATA[kind]}
+    named, kind = _identity_part(config), kind_of(config.model)
+    if kind.identity_sections:
+        seed = {"train": {"seed": config.train.seed}} if kind.uses_seed(config) else {}
+        named = {name: part for name, part in named.items() if name in kind.identity_sections} | seed
+        named["data"] = {name: value for name, value in named["data"].items() if name not in kind.unused_data}
     parts = {"numerics_version": NUMERICS_VERSION, "config": named, "data": manifest}
     return {**parts, **({"extra": extra} if extra else {})}
 
@@ -49,17 +40,11 @@ def default_name(config: Config) -> str:
     label = "-".join(data.param) if len(data.param) < 3 else f"{len(data.param)}labels"
     kind = "endless" if data.endless else data.kind
     parts = [label, kind, count, f"s{config.train.seed}"]
-    if not _draws(config):
+    if not kind_of(config.model).uses_seed(config):
         parts.pop()
     if isinstance(model, ViTConfig):
         return "-".join([model.proj_fn.lower(), f"p{model.patch_size}", f"h{model.hidden_size}", *parts])
     return "-".join([model.kind, *parts])
-
-
-def _draws(config: Config) -> bool:
-    """Say whether the seed changes the result: templates have none, ridge has that of its training noise."""
-    kind = config.model.kind
-    return kind != "template" and (kind != "ridge" or effective_level(config.noise) > 0)
 
 
 def _identity_part(section: Any) -> dict[str, Any]:

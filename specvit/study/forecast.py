@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from specvit.cluster.slurm_settings import SlurmConfig
+from specvit.config.model_kinds import kind_of
 from specvit.run_folder.folder import ALIVE, DONE, RunFolder
-from specvit.study.cost import NETWORKS, parameters, work
 from specvit.study.job_log import jobs_in_queue, jobs_of_trials
 from specvit.study.results import outcome_of
 from specvit.study.store import StudyFolder, Trial
@@ -27,8 +27,14 @@ TIMED_RUNS = 200
 
 def disk_bytes(config: dict[str, Any]) -> int:
     """Return about the size of a run folder: two checkpoints with the optimizer's state, the best one, predictions."""
-    copies = 7 if config["model"].get("kind", "vit") in NETWORKS else 1
-    return 4 * copies * parameters(config["model"]) + 100 * max(config["data"]["test_samples"], 0) + 2**19
+    kind = kind_of(config["model"])
+    weights = 4 * (7 if kind.is_network else 1) * kind.parameters(config["model"])
+    return weights + 100 * max(config["data"]["test_samples"], 0) + 2**19
+
+
+def work_of(config: dict[str, Any]) -> float:
+    """Return the operations of a run's training, comparable among runs of one kind; 0 for `data.num_samples=-1`."""
+    return kind_of(config["model"]).work(config)
 
 
 def training_rates(root: Path) -> dict[str, tuple[float, int]]:
@@ -43,9 +49,10 @@ def training_rates(root: Path) -> dict[str, tuple[float, int]]:
             outcome = outcome_of(RunFolder(path.parent, ""))
             config = read_yaml(path.parent / "config.yaml")
             kind = config["model"].get("kind", "vit")
-            share = outcome.rows[-1]["epoch"] / config["train"]["epochs"] if kind in NETWORKS else 1.0
-            if (seconds := outcome.train_seconds) and work(config):
-                rates.setdefault(kind, []).append(seconds / (work(config) * share))
+            is_network = kind_of(config["model"]).is_network
+            share = outcome.rows[-1]["epoch"] / config["train"]["epochs"] if is_network else 1.0
+            if (seconds := outcome.train_seconds) and (work := work_of(config)):
+                rates.setdefault(kind, []).append(seconds / (work * share))
         except (OSError, KeyError, IndexError, TypeError, FolderError):
             continue
     return {kind: (statistics.median(values), len(values)) for kind, values in rates.items()}
@@ -127,9 +134,9 @@ def hours_of(trials: list[Trial], rates: dict[str, tuple[float, int]]) -> list[f
     if missing := sorted({_kind(trial) for trial in trials} - rates.keys()):
         which = "" if missing == ["vit"] else f" of model={missing[0]}"
         return f"unknown until a run{which} has finished here"
-    if not all(work(trial.config) for trial in trials):
+    if not all(work_of(trial.config) for trial in trials):
         return "unknown, for data.num_samples=-1 does not say how many spectra there are"
-    return [rates[_kind(trial)][0] * work(trial.config) / 3600 for trial in trials]
+    return [rates[_kind(trial)][0] * work_of(trial.config) / 3600 for trial in trials]
 
 
 def _kind(trial: Trial) -> str:

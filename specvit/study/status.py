@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from specvit.cluster.queue import ClusterJob
+from specvit.config.model_kinds import kind_of
 from specvit.run_folder.folder import ALIVE, DONE
 from specvit.run_folder.verdict import LEARNT
-from specvit.study.cost import NETWORKS
 from specvit.study.diagnose import health_of
 from specvit.study.job_log import jobs_in_queue, jobs_of_trials
 from specvit.study.results import lower_is_better, outcome_of, value_of
