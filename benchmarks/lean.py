@@ -16,7 +16,7 @@ from torch import Tensor
 
 from specvit.config.schema import ViTConfig
 from specvit.models import ViT
-from specvit.models.attention import attend
+from specvit.models.block import attend
 from specvit.models.dropout import AddDropped
 
 

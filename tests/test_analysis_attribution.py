@@ -27,7 +27,7 @@ from specvit.data.labels import LabelScaler
 from specvit.data.splits import open_split
 from specvit.estimators.ridge import Linear
 from specvit.models import ViT, build_model
-from specvit.models.attention import attend, attention_weights
+from specvit.models.block import attend, attention_weights
 from specvit.physics.instrument import wavelength
 from specvit.run.predictor import Predictor, load_predictor
 from specvit.run.run import run as begin

@@ -24,7 +24,7 @@ from specvit.data.batches import EvalData, eval_data
 from specvit.data.splits import Splits, open_splits
 from specvit.estimators.ridge import Linear, solve, sum_up
 from specvit.estimators.template import Template
-from specvit.run.locate import locate
+from specvit.run.context import locate
 from specvit.run.run import Result, run
 from specvit.utils.errors import ConfigError
 from specvit.utils.quantities import Batch

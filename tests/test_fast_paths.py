@@ -12,7 +12,7 @@ from torch.autograd import gradcheck
 
 from specvit.config.schema import ViTConfig
 from specvit.models import ViT, build_model
-from specvit.models.attention import _WrittenOut, attend
+from specvit.models.block import _ExplicitAttention, attend
 from specvit.models.dropout import AddDropped, KeyedDropout
 from specvit.models.tokenizers import C1D
 
@@ -31,11 +31,11 @@ def queries_keys_values(
 def test_written_out_attention_equals_the_fused_one_with_its_gradients(queries: int) -> None:
     leaves = queries_keys_values(queries=queries)
     direction = torch.randn(2, 3, queries, 5, dtype=torch.float64)
-    found, expected = _WrittenOut.apply(*leaves), F.scaled_dot_product_attention(*leaves)
+    found, expected = _ExplicitAttention.apply(*leaves), F.scaled_dot_product_attention(*leaves)
     torch.testing.assert_close(found, expected)
     ours, theirs = (torch.autograd.grad(output, leaves, direction) for output in (found, expected))
     torch.testing.assert_close(ours, theirs)
-    assert gradcheck(_WrittenOut.apply, queries_keys_values(1, 2, queries, 4, 3))
+    assert gradcheck(_ExplicitAttention.apply, queries_keys_values(1, 2, queries, 4, 3))
 
 
 def test_bf16_attention_on_a_cpu_is_as_close_to_float32_as_the_format_allows() -> None:

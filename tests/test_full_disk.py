@@ -25,9 +25,8 @@ from specvit.data.shards import open_shard, read_labels, write_shard
 from specvit.data.synthetic import make_shards
 from specvit.run import outcome
 from specvit.run.run import Result, run
-from specvit.run_folder import disk_reserve as ballasts
-from specvit.run_folder.disk_reserve import DISK_RESERVE_BYTES, disk_reserve
-from specvit.run_folder.folder import RunFolder
+from specvit.run_folder import folder as run_folder
+from specvit.run_folder.folder import DISK_RESERVE_BYTES, RunFolder, disk_reserve
 from specvit.tracking.console import Screen
 from specvit.training import checkpoint
 from specvit.utils.errors import DataError, FolderError
@@ -132,7 +131,7 @@ def test_an_end_that_cannot_be_written_is_told_and_the_run_is_resumed_as_lost(
     with monkeypatch.context() as patched:
         before_metrics(lambda: fill(disk / "filler"), patched)
         patched.setattr(
-            outcome, "free_disk_reserve", lambda path: (ballasts.free_disk_reserve(path), fill(disk / "filler"))
+            outcome, "free_disk_reserve", lambda path: (run_folder.free_disk_reserve(path), fill(disk / "filler"))
         )
         result = train(tiny, disk / "outputs")
     shown = capsys.readouterr().out
@@ -167,7 +166,7 @@ def test_the_ballast_takes_space_while_a_run_works_and_not_after(tmp_path: Path)
 
 def test_a_ballast_that_a_killed_run_left_serves_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / ".ballast").write_bytes(bytes(DISK_RESERVE_BYTES))
-    monkeypatch.setattr(ballasts.os, "urandom", lambda _: pytest.fail("written again"))
+    monkeypatch.setattr(run_folder.os, "urandom", lambda _: pytest.fail("written again"))
     with disk_reserve(tmp_path):
         assert (tmp_path / ".ballast").read_bytes() == bytes(DISK_RESERVE_BYTES)
 
@@ -182,7 +181,7 @@ def test_a_refused_ballast_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     def refuse(_: int) -> None:
         raise FULL
 
-    monkeypatch.setattr(ballasts.os, "fsync", refuse)
+    monkeypatch.setattr(run_folder.os, "fsync", refuse)
     with pytest.raises(FolderError, match="the disk is full"), disk_reserve(tmp_path):
         pass
     assert list(tmp_path.glob(".ballast")) == []

@@ -25,7 +25,7 @@ from specvit.config.batch_compose import Composer
 from specvit.config.build import build_config
 from specvit.data.splits import open_split
 from specvit.run import evaluation
-from specvit.run.locate import locate
+from specvit.run.context import locate
 from specvit.run.predictor import load_predictor
 from specvit.run.run import run
 from specvit.run_folder.folder import DONE, RunFolder

@@ -125,8 +125,8 @@ def test_a_signal_after_the_summary_changes_nothing(
 START_UP: dict[str, Any] = {
     "first import": partial(AtImport, "hydra"),
     "import of torch": partial(AtImport, "torch.nn"),
-    "files are opened": partial(At, "specvit.run.locate.open_splits", after=True),
-    "folder is sought": partial(At, "specvit.run.locate.find_folder"),
+    "files are opened": partial(At, "specvit.run.context.open_splits", after=True),
+    "folder is sought": partial(At, "specvit.run.context.find_folder"),
 }
 EARLY = [(stage, signal.SIGKILL) for stage in START_UP]
 EARLY += [("first import", signal.SIGTERM), ("import of torch", signal.SIGTERM), ("import of torch", signal.SIGINT)]

@@ -10,7 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from specvit.config.build import build_config, to_plain
 from specvit.config.schema import Config, DataConfig
 from specvit.config.suggestions import is_known
-from specvit.run.suggested_fixes import remedy_for
+from specvit.run.outcome import remedy_for
 
 
 def settings(**changes) -> Config:

@@ -1,7 +1,7 @@
 """Dropout whose mask is a function of (step key, layer), so that a resumed run draws the same masks.
 
-The engine hands the model the key of each forward pass, which `set_dropout_key` passes on. Nothing is drawn from
-torch's global generator, no generator state is saved, and recomputing a block in the backward pass gives the same mask.
+The training loop gives the model a key for each forward pass, which `set_dropout_key` passes on. No mask uses torch's
+global generator, so there is no generator state to save, and a block recomputed in the backward pass has the same mask.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ class KeyedDropout(nn.Module):
     """Zero a share `p` of the elements and scale the rest by 1/(1 - p); the identity in evaluation."""
 
     def __init__(self, p: float, layer: int) -> None:
-        """`layer` tells this module's masks from those of the others under the same step key."""
+        """`layer` makes this module's masks differ from those of the others under the same step key."""
         super().__init__()
         self.p, self.layer, self.key = p, layer, 0
         self.key_for_compiler = torch.zeros((), dtype=torch.int64)
@@ -35,7 +35,7 @@ class KeyedDropout(nn.Module):
         return AddDropped.apply(x, branch, self._keep(branch), 1.0 / (1.0 - self.p))
 
     def set_key(self, key: int) -> None:
-        """Set what the masks of the next forward pass are drawn from."""
+        """Set the key of the next forward pass's masks."""
         self.key = key
         self.key_for_compiler.fill_(key)
 
@@ -50,9 +50,9 @@ class KeyedDropout(nn.Module):
 
 
 class AddDropped(torch.autograd.Function):
-    """x + scale * keep * branch. Autograd alone would save the branch, too, and ask for the mask's gradient.
+    """x + scale * keep * branch. Autograd alone would also save the branch, and compute the mask's gradient.
 
-    A branch that is not finite spoils the sum even where it is dropped.
+    An element of the branch that is not finite makes the sum not finite even where it is dropped.
     """
 
     @staticmethod
@@ -73,7 +73,7 @@ class AddDropped(torch.autograd.Function):
 def keep_mask(shape: torch.Size, p: float, key: int, layer: int, device: torch.device) -> Tensor:
     """Return which elements to keep, bool, drawn from 16 random bits an element.
 
-    Sixteen bits set the share to within 1/65536 and cost a quarter of what `bernoulli_` does on a CPU.
+    Sixteen bits resolve the share to 1/65536, at a quarter of the cost of `bernoulli_` on a CPU.
     """
     generator = seeding.torch_rng(key, "dropout", layer, device=device)
     words = torch.empty((shape.numel() + 3) // 4, dtype=torch.int64, device=device)
@@ -83,7 +83,7 @@ def keep_mask(shape: torch.Size, p: float, key: int, layer: int, device: torch.d
 
 @torch.library.custom_op("specvit::keep_mask", mutates_args=())
 def _keep_mask_for_compiler(x: Tensor, key: Tensor, p: float, layer: int) -> Tensor:
-    """Return `keep_mask` for `x`; the compiler does not look inside, nor start anew for each key."""
+    """Return `keep_mask` for `x`; opaque to the compiler, which therefore does not recompile for each key."""
     return keep_mask(x.shape, p, int(key.item()), layer, x.device)
 
 

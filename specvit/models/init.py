@@ -1,15 +1,15 @@
-"""The one initialisation rule, and the old one kept for the study that compares them.
+"""The initialisation rule, and the legacy one for the study that compares them.
 
 `specvit`: every tokenizer weight is normal with std 1/sqrt(3 patch), whatever the module that holds it; other linear
 weights, positions and CLS are normal with std 0.02; biases are zero.
 
-`legacy` is what the transformers library did: linear weights (so the SW tokenizer, too) std 0.02, but a Conv1d kept
-torch's default of uniform +-1/sqrt(patch) (std 0.144 at patch 16), and positions and CLS had std 1.0. A tokenizer
-study under it compares initialisations, not tokenizers. `legacy_tokenizer` and `legacy_positions` bring back one half
-of it: the tokenizer's weights, or the std of positions and CLS.
+`legacy` is that of the transformers library: linear weights (so the SW tokenizer, too) std 0.02, but a Conv1d has
+torch's default of uniform +-1/sqrt(patch) (std 0.144 at patch 16), and positions and CLS have std 1.0. A tokenizer
+study under it compares initialisations, not tokenizers. `legacy_tokenizer` and `legacy_positions` are one half
+of it each: the tokenizer's weights, or the std of positions and CLS.
 
-Each parameter draws from its own stream, keyed by its name: another pooling or position leaves all others as they
-were, and C1D and SW start from the very same numbers.
+Each parameter has its own random stream, keyed by its name: another pooling or position leaves the others unchanged,
+and C1D and SW start from identical numbers.
 """
 
 import math

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 
 class ClsPool(nn.Module):
-    """The CLS token, which stands first."""
+    """The CLS token, the first of the sequence."""
 
     num_prefix_tokens = 1
 
@@ -13,7 +13,7 @@ class ClsPool(nn.Module):
         return tokens_BSD[:, 0]
 
     def weights(self, tokens_BSD: Tensor) -> Tensor:
-        """Return each token's part (B, S): all is the first one's."""
+        """Return the weight of each token (B, S): 1 for the first."""
         weights_BS = tokens_BSD.new_zeros(tokens_BSD.shape[:2])
         weights_BS[:, 0] = 1.0
         return weights_BS
@@ -29,12 +29,12 @@ class MeanPool(nn.Module):
         return tokens_BSD.mean(dim=1)
 
     def weights(self, tokens_BSD: Tensor) -> Tensor:
-        """Return each token's part (B, S): the same for all."""
+        """Return the weight of each token (B, S): the same for all."""
         return tokens_BSD.new_full(tokens_BSD.shape[:2], 1 / tokens_BSD.shape[1])
 
 
 class AttentionPool(nn.Module):
-    """A weighted mean over tokens, the weights from one learned direction; it starts as the plain mean."""
+    """A weighted mean over tokens, by a learned score; initially the plain mean."""
 
     num_prefix_tokens = 0
 
@@ -48,7 +48,7 @@ class AttentionPool(nn.Module):
         return (self.weights(tokens_BSD)[:, :, None] * tokens_BSD).sum(dim=1)
 
     def weights(self, tokens_BSD: Tensor) -> Tensor:
-        """Return each token's part (B, S)."""
+        """Return the weight of each token (B, S)."""
         return self.score(tokens_BSD).float().softmax(dim=1).type_as(tokens_BSD).squeeze(2)
 
 

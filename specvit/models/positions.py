@@ -1,7 +1,7 @@
-"""Where a token stands in the spectrum. Legend: B batch, H heads, S sequence with prefix, D width, d head width.
+"""Positional encodings. Legend: B batch, H heads, S sequence with prefix, D width, d head width.
 
-Additive positions (`learned`, `sinusoidal`) cover the prefix tokens as well; rotary ones leave them unturned, since
-a CLS token stands nowhere.
+Additive positions (`learned`, `sinusoidal`) cover the prefix tokens as well; rotary ones do not rotate them, since
+a CLS token has no position.
 """
 
 import torch
@@ -12,7 +12,7 @@ WAVELENGTH_BASE = 10_000.0
 
 
 class LearnedPositions(nn.Module):
-    """A trained vector for each place of the sequence, the prefix included."""
+    """A trained vector for each position of the sequence, the prefix included."""
 
     def __init__(self, length: int, hidden_size: int) -> None:
         """`length` counts prefix tokens."""
@@ -25,7 +25,7 @@ class LearnedPositions(nn.Module):
 
 
 class SinusoidalPositions(nn.Module):
-    """Fixed sines and cosines of the place, scaled to the same small size as the learned ones start from."""
+    """Fixed sines and cosines of the position, with the std that learned ones start from."""
 
     weight: Tensor
 
@@ -42,7 +42,7 @@ class SinusoidalPositions(nn.Module):
 
 
 class RotaryPositions(nn.Module):
-    """Turns queries and keys by an angle that grows with place, so that their product sees distance only."""
+    """Rotates queries and keys by an angle proportional to position: their product depends on distance only."""
 
     cos: Tensor
     sin: Tensor
@@ -56,10 +56,10 @@ class RotaryPositions(nn.Module):
         self.register_buffer("sin", angles.sin(), persistent=False)
 
     def forward(self, x_BHSd: Tensor) -> Tensor:
-        """Return queries or keys, turned; same shape and type."""
+        """Return queries or keys, rotated; same shape and type."""
         left, right = x_BHSd.float().chunk(2, dim=-1)
-        turned = torch.cat([left * self.cos - right * self.sin, right * self.cos + left * self.sin], dim=-1)
-        return turned.type_as(x_BHSd)
+        rotated = torch.cat([left * self.cos - right * self.sin, right * self.cos + left * self.sin], dim=-1)
+        return rotated.type_as(x_BHSd)
 
 
 def _angles(length: int, pairs: int) -> Tensor:

@@ -1,8 +1,8 @@
 """From pixels to tokens. Legend: B batch, P pixels, N tokens, D model width.
 
-C1D and SW are the same linear map written twice: with equal weights their outputs are equal, and one rule
+C1D and SW are two implementations of one linear map: with equal weights their outputs are equal, and one rule
 initialises both (`models.init`). Every tokenizer gives `(P - patch) // stride + 1` tokens; pixels beyond the last
-whole patch are left out, never padded with zeros.
+whole patch are ignored, never padded with zeros.
 """
 
 import torch.nn.functional as F
@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 
 def num_tokens(num_pixels: int, patch_size: int, stride_size: int) -> int:
-    """Return how many tokens a spectrum of `num_pixels` becomes."""
+    """Return the number of tokens of a spectrum."""
     return (num_pixels - patch_size) // stride_size + 1
 
 
 class C1D(nn.Module):
     """A convolution with one input channel: flux (B, P) -> tokens (B, N, D).
 
-    Where windows do not overlap it is a product with one matrix, and computed so: four times as fast on a CPU.
+    Without overlap it is computed as one matrix product, which is four times as fast on a CPU.
     """
 
     def __init__(self, *, patch_size: int, stride_size: int, hidden_size: int) -> None:
@@ -51,7 +51,7 @@ class LinearPatch(nn.Module):
     """A reshape into separate patches and a linear layer: flux (B, P) -> tokens (B, N, D)."""
 
     def __init__(self, *, patch_size: int, stride_size: int, hidden_size: int) -> None:
-        """Takes no overlap: `stride_size` must be `patch_size` (the configuration is refused otherwise)."""
+        """`stride_size` must be `patch_size`; the configuration is refused otherwise."""
         super().__init__()
         assert stride_size == patch_size
         self.patch_size = patch_size

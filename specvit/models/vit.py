@@ -113,7 +113,7 @@ def build_vit(config: ViTConfig, *, num_pixels: int, num_outputs: int, seed: int
 
 
 def _positions(config: ViTConfig, length: int, prefix: int) -> tuple[nn.Module, RotaryPositions | None]:
-    """Return the additive positions (the identity where there are none) and the rotary ones, if asked for."""
+    """Return the additive positions (the identity if there are none) and the rotary ones, if any."""
     kind, width = config.pos_encoding_type, config.hidden_size
     if kind == "learned":
         return LearnedPositions(length, width), None

@@ -1,4 +1,4 @@
-"""Scores a trained network on a split: predictions, summary, figures. The same for the final test and `evaluate`."""
+"""Scores a trained model on a split: predictions, summary, figures; for the final test and for `evaluate`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,12 +20,12 @@ from specvit.utils.quantities import MAG_BIN_EDGES, SNR_BIN_EDGES, unit_of
 from specvit.utils.text import safe_cell
 
 CONFUSION_CLASSES = 100
-"""With more classes the matrix stays out of the summary, where it would fill 10,000 lines; predictions.csv has it."""
+"""With more classes the summary omits the matrix, of 10,000 lines; it can be computed from predictions.csv."""
 
 
 @dataclass(frozen=True)
 class Classes:
-    """What the classes are of, what each is called, and how many rows of each (row) were taken for each (column)."""
+    """The label of the classes, their names, and the confusion matrix: rows true, columns predicted."""
 
     label: str
     names: tuple[str, ...]
@@ -34,7 +34,7 @@ class Classes:
 
 @dataclass(frozen=True)
 class Scored:
-    """A split's scores, whole and by bin (rows as in `metrics.scores`), and the table they come from."""
+    """A split's scores, in total and by bin (rows as in `metrics.scores`), and the predictions."""
 
     loss: float
     rows: list[Row]
@@ -50,7 +50,7 @@ class Scored:
 
     @property
     def label(self) -> str:
-        """Return the primary label, `class` for classes: what its columns in the table are called after."""
+        """Return the primary label, or `class`: the suffix of its columns in the table."""
         return self.rows[0]["label"]
 
     def columns(self, label: str) -> tuple[np.ndarray, np.ndarray]:
@@ -67,7 +67,7 @@ def score(trained: Predictor, spectra: SpectraView, split: str, device: Any) -> 
     predicted_NK, table = task.decode(output_NK), _table(spectra, config.noise)
     classes, true_NK, names = None, target[:, None], ("class",)
     if isinstance(coder, LabelScaler):
-        names, true_NK = coder.names, spectra.label_values(coder.names)  # the targets were rounded to float32
+        names, true_NK = coder.names, spectra.label_values(coder.names)  # the targets are rounded to float32
     else:
         counts_CC = confusion_matrix(target, predicted_NK[:, 0], coder.num_classes)
         classes = Classes(coder.names[0], coder.class_names, counts_CC)
@@ -102,7 +102,7 @@ def write_scored(scored: Scored, folder: Path, *, split: str, summary: dict[str,
 
 
 def draw_scored(scored: Scored, folder: Path, say: Callable[[str], None]) -> None:
-    """Draw the figures of a scored split into `folder`; one that fails is missing, and `say` hears why."""
+    """Draw the figures of a scored split into `folder`; errors are passed to `say`, and that figure is missing."""
     snr_N = scored.predictions["snr"].to_numpy()
     if scored.classes:
         classes = scored.classes

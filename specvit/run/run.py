@@ -1,7 +1,7 @@
 """`run(config) -> Result`: one run from configuration to test score. The composition root.
 
-Asking again for the same run skips it if it is finished, goes on if it was stopped, and tries again if it failed.
-torch is imported only when there is something to compute, or weights to start from.
+The same run again is skipped if finished, resumed if interrupted, and tried again if it failed. torch is imported only
+if there is something to compute, or weights to start from.
 """
 
 import os
@@ -18,13 +18,10 @@ from specvit.config.tracking_uri import resolve_uri
 from specvit.config.validate import check_fits
 from specvit.data.splits import Splits, note_of_classes, open_splits
 from specvit.metrics.format import summary_line
-from specvit.run.job import RunContext
-from specvit.run.locate import locate
-from specvit.run.outcome import RunOutcome, outcome_of_error, record_outcome
-from specvit.run.suggested_fixes import remedy_for
-from specvit.run_folder.disk_reserve import disk_reserve
-from specvit.run_folder.folder import CHECKPOINTS, DONE, FAILED, RunFolder, hostname, job_here
-from specvit.run_folder.similar_runs import note_of_other_data
+from specvit.run.context import RunContext, locate
+from specvit.run.outcome import RunOutcome, outcome_of_error, record_outcome, remedy_for
+from specvit.run_folder.folder import CHECKPOINTS, DONE, FAILED, RunFolder, disk_reserve, hostname, job_here
+from specvit.run_folder.identity import note_of_other_data
 from specvit.run_folder.verdict import EXPLODED_CAUSE, Verdict, verdict
 from specvit.tracking.console import Screen
 from specvit.tracking.mlflow_sync import MlflowSync
@@ -34,82 +31,86 @@ from specvit.utils.errors import Diverged
 from specvit.utils.files import read_json
 from specvit.utils.provenance import commit
 
-_MADE = {
+_ORIGIN = {
     "builtin": "built-in spectra, made by specvit from a physical model (data=builtin)",
     "synth": "synthetic spectra, made on the device as it trains, from a physical model (data=synth)",
 }
-"""What the banner says of spectra that specvit makes."""
+"""Banner line of spectra that specvit makes."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """How a run ended: its state, its folder, and the test scores if it came so far."""
+    """How a run ended: its state, its folder, and the test scores if it finished."""
 
     state: str
     folder: Path
     summary: dict[str, Any]
     exit_code: int
     signal: int | None = None
-    """The signal that came while it worked, if any; a grid goes no further then."""
+    """The signal received during the run, if any; a grid stops then."""
     mlflow_sync: MlflowSync | None = None
-    """Tells MLflow; it may still be at work."""
+    """Synchronises the run to MLflow, and may not have finished."""
     fault: OSError | None = None
-    """The passing fault of a disk or its server that ended it."""
+    """The temporary fault of a disk or file server that ended it."""
 
 
 def run(
-    config: Config, pruner: Pruner | None = None, *, syncs_mlflow: bool = True, asked: Callable[[], bool] | None = None
+    config: Config,
+    pruner: Pruner | None = None,
+    *,
+    syncs_mlflow: bool = True,
+    stop_asked: Callable[[], bool] | None = None,
 ) -> Result:
-    """Make or finish the run of `config`; raises `SpecvitError` before a folder exists if it cannot be made.
+    """Start, resume or skip the run of `config`; raises `SpecvitError` before a folder exists if it is impossible.
 
-    A `pruner` may end it as `pruned`; another command for the same run then goes on with it. `tells`: whether it tells
-    MLflow itself. `asked` is called every second, and stops the run as SIGTERM does once it returns True.
+    A `pruner` may end it as `pruned`; another command for the same run then resumes it. `syncs_mlflow`: whether it
+    starts its own synchronisation to MLflow. `stop_asked` is called every second; True stops the run like SIGTERM.
     """
     screen = Screen(config.tracking.progress)
-    with SignalStop(asked).installed() as stop:
+    with SignalStop(stop_asked).installed() as stop:
         located = locate(config, screen.making)
         folder, identity, splits, weights = located.folder, located.identity, located.splits, located.weights
         if _is_finished(folder, folder.state()) and not config.train.rerun:
-            return _already(folder, screen)
+            return _skipped(folder, screen)
         _check_device(config)
         splits = splits or open_splits(config, screen.making)
-        lines = _check_model(config, splits, weights)
-        lines += [note] if (note := note_of_classes(config, splits)) else []
-        if config.train.rerun or not _can_go_on(folder):
+        notes = _check_model(config, splits, weights)
+        notes += [note] if (note := note_of_classes(config, splits)) else []
+        if config.train.rerun or not _can_resume(folder):
             _check_rows(config, splits)
         with folder.claimed(), disk_reserve(folder.path):
             before = folder.state(claimed=True)
             if _is_finished(folder, before) and not config.train.rerun:  # another process was faster
-                return _already(folder, screen)
-            # A rerun that was stopped goes on, one that was killed while it removed the results starts again.
-            anew = folder.to_forget() or (config.train.rerun and before in DONE + FAILED)
-            lines += [note] if not before and (note := note_of_other_data(folder, identity)) else []
+                return _skipped(folder, screen)
+            # An interrupted rerun resumes; one killed while it removed the results starts again.
+            from_nothing = folder.to_forget() or (config.train.rerun and before in DONE + FAILED)
+            notes += [note] if not before and (note := note_of_other_data(folder, identity)) else []
             folder.create(identity, yaml.safe_dump(to_plain(config), sort_keys=False))
             screen.log = folder.file("log.txt")
-            _banner(config, folder, before, lines, screen, anew=anew)
-            if anew:
+            _print_banner(config, folder, before, notes, screen, from_nothing=from_nothing)
+            if from_nothing:
                 folder.forget()
-            job = RunContext(config, splits, weights, folder, screen, stop, pruner or NoPruner(), syncs_mlflow)
-            return _guarded(job)
+            context = RunContext(config, splits, weights, folder, screen, stop, pruner or NoPruner(), syncs_mlflow)
+            return _run_to_end(context)
 
 
 def _is_finished(folder: RunFolder, state: str) -> bool:
     return state in DONE and bool(read_json(folder.file("summary.json")))
 
 
-def _can_go_on(folder: RunFolder) -> bool:
+def _can_resume(folder: RunFolder) -> bool:
     return any(folder.file(name).exists() for name in CHECKPOINTS)
 
 
 def _check_device(config: Config) -> None:
-    """Refuse a device that is not there, before built-in spectra are made and a folder exists."""
+    """Refuse a missing device before built-in spectra are made and a folder exists."""
     from specvit.run import train_network
 
     train_network.resolve_device(config.train)
 
 
 def _check_model(config: Config, splits: Splits, weights: Any) -> list[str]:
-    """Refuse a model that does not fit the data or the weights to start from; return its printed summary."""
+    """Raise `SpecvitError` if the model does not fit the data or the initial weights; return its printed summary."""
     from specvit.estimators import build_estimator
     from specvit.run import train_network
 
@@ -128,28 +129,28 @@ def _check_rows(config: Config, splits: Splits) -> None:
     train_network.check_evaluation_rows(config, splits)
 
 
-def _guarded(job: RunContext) -> Result:
-    """Train and test; whatever happens ends in exactly one state with its cause on file."""
-    config, folder, screen, stop = job.config, job.folder, job.screen, job.stop
+def _run_to_end(run: RunContext) -> Result:
+    """Train and test; every exception ends in exactly one recorded state with its cause."""
+    config, folder, screen, stop = run.config, run.folder, run.screen, run.stop
     mlflow_sync = None
-    with stop.deferred(wholly=True):  # a second signal must not lose what the first one was about
+    with stop.deferred(wholly=True):  # a second signal must not interrupt the handling of the first
         try:
             job_id, log = job_here(), str(folder.file("log.txt"))
             folder.set_status("running", pid=os.getpid(), host=hostname(), job=job_id, log=log)
             folder.record_attempt(event="start", commit=commit(), job=job_id)
-            mlflow_sync = _courier(config, folder, screen) if job.syncs_mlflow else None
+            mlflow_sync = _start_mlflow_sync(config, folder, screen) if run.syncs_mlflow else None
             with stop.immediate():
-                found = _train_and_test(job)
-            end = RunOutcome(found.state, found.cause, remedy_for(found.state, config))
-        except BaseException as problem:  # a library's sys.exit() is an end, too
+                judged = _train_and_test(run)
+            end = RunOutcome(judged.state, judged.cause, remedy_for(judged.state, config))
+        except BaseException as problem:  # including a library's sys.exit()
             end = outcome_of_error(problem, config, folder)
         end = record_outcome(end, folder)
         summary = {} if end.code else read_json(folder.file("summary.json"), {})
-        _farewell(end, folder, summary, screen)
+        _print_outcome(end, folder, summary, screen)
     return Result(end.state, folder.path, summary, end.code, stop.received, mlflow_sync, end.fault)
 
 
-def _courier(config: Config, folder: RunFolder, screen: Screen) -> MlflowSync | None:
+def _start_mlflow_sync(config: Config, folder: RunFolder, screen: Screen) -> MlflowSync | None:
     if not config.tracking.live:
         return None
     uri = resolve_uri(config.tracking.uri, folder.path)
@@ -157,35 +158,35 @@ def _courier(config: Config, folder: RunFolder, screen: Screen) -> MlflowSync | 
     return MlflowSync(folder, uri)
 
 
-def _train_and_test(job: RunContext) -> Verdict:
+def _train_and_test(run: RunContext) -> Verdict:
     """Train, judge and test; raises `Diverged` for a run that exploded, which has no test scores."""
     from specvit.run import evaluation, train_estimator, train_network
     from specvit.run.predictor import load_predictor
     from specvit.tracking.metric_files import read_metrics
 
-    config, splits, folder = job.config, job.splits, job.folder
+    config, splits, folder = run.config, run.splits, run.folder
     is_network = isinstance(config.model, NetworkConfig)
-    ended = train_network.train(job) if is_network else train_estimator.train(job)
-    job.stop.raise_if_requested()
+    ended = train_network.train(run) if is_network else train_estimator.train(run)
+    run.stop.raise_if_requested()
     rows = read_metrics(folder.path)
-    found = verdict(ended, rows)
-    if found.state == "diverged":
-        raise Diverged(found.cause)
+    judged = verdict(ended, rows)
+    if judged.state == "diverged":
+        raise Diverged(judged.cause)
     device = train_network.resolve_device(config.train)
     trained = load_predictor(folder.file("best.ckpt"), config, device, folder.run_id)
     scored = evaluation.score(trained, splits.test, "test", device)
     monitor = config.train.early_stopping.monitor if is_network else "val_loss"
     best = next(row[monitor] for row in rows if row["epoch"] == trained.epoch)
-    facts = {"run_id": folder.run_id, "state": found.state, "data": config.data.kind, "epochs": rows[-1]["epoch"]}
+    facts = {"run_id": folder.run_id, "state": judged.state, "data": config.data.kind, "epochs": rows[-1]["epoch"]}
     facts |= {"best_epoch": trained.epoch, f"best_{monitor}": best, "test_rows": len(splits.test)}
     facts |= {"noise_level": effective_level(config.noise), "seed": config.train.seed}
     evaluation.write_scored(scored, folder.path, split="test", summary=facts)
-    _draw(scored, rows, folder, job.screen, steps="epoch" if is_network else "trees")
-    return found
+    _draw(scored, rows, folder, run.screen, steps="epoch" if is_network else "trees")
+    return judged
 
 
 def _draw(scored: Any, rows: list[dict[str, Any]], folder: RunFolder, screen: Screen, *, steps: str) -> None:
-    """Draw a run's figures; a failure there costs the figures, not the run."""
+    """Draw a run's figures; an error there loses the figure, not the run."""
     from specvit.run import evaluation
     from specvit.tracking.figures import attempt, draw_curves
 
@@ -196,18 +197,20 @@ def _draw(scored: Any, rows: list[dict[str, Any]], folder: RunFolder, screen: Sc
         attempt(place, lambda path: draw_curves(path, rows, score=name, steps=steps), screen.say)
 
 
-def _already(folder: RunFolder, screen: Screen) -> Result:
+def _skipped(folder: RunFolder, screen: Screen) -> Result:
     state, summary = folder.state(), read_json(folder.file("summary.json"), {})
     screen.say(f"finished already ({state}): {summary_line(summary)}  {folder.path}")
     screen.say("nothing was done; train.rerun=true does it again, another train.seed is another run")
     return Result(state, folder.path, summary, 0)
 
 
-def _banner(config: Config, folder: RunFolder, before: str, lines: list[str], screen: Screen, *, anew: bool) -> None:
+def _print_banner(
+    config: Config, folder: RunFolder, before: str, notes: list[str], screen: Screen, *, from_nothing: bool
+) -> None:
     screen.say(f"run {folder.path}")
     if config.data.makes:
-        screen.say(f"data: {_MADE[config.data.kind]}, not observations")
-    if anew:
+        screen.say(f"data: {_ORIGIN[config.data.kind]}, not observations")
+    if from_nothing:
         screen.say(f"this run was {before} before; starting from nothing (train.rerun=true)")
     elif before in FAILED:
         cause, outlook = folder.status().get("cause", "cause unknown"), "trying again"
@@ -216,18 +219,18 @@ def _banner(config: Config, folder: RunFolder, before: str, lines: list[str], sc
         screen.say(f"this run ended as {before} before: {cause}; {outlook}")
     elif before:
         screen.say(f"this run was {before} before; going on")
-    for line in lines:
-        screen.say(line)
+    for note in notes:
+        screen.say(note)
 
 
-def _farewell(end: RunOutcome, folder: RunFolder, summary: dict[str, Any], screen: Screen) -> None:
+def _print_outcome(end: RunOutcome, folder: RunFolder, summary: dict[str, Any], screen: Screen) -> None:
     if end.state in DONE:
         screen.say(f"{end.state}: {summary_line(summary)}  {folder.path}")
         if end.cause:
             screen.say(f"note: {end.cause}")
     elif end.state == "preempted":
         saved = "saved; run the same command again to resume"
-        advice = saved if _can_go_on(folder) else "nothing to save yet; run the same command again to start over"
+        advice = saved if _can_resume(folder) else "nothing to save yet; run the same command again to start over"
         screen.say(f"{end.state}: {end.cause}; {advice}  {folder.path}")
     else:
         trace = " (traceback in log.txt)" if end.trace else ""

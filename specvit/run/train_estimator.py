@@ -14,7 +14,7 @@ from specvit.data.noise import fit_flux_norm
 from specvit.data.splits import file_mtimes
 from specvit.estimators import build_estimator
 from specvit.estimators.estimator import FitContext, Fitted
-from specvit.run.job import RunContext
+from specvit.run.context import RunContext
 from specvit.run.predictor import build_task
 from specvit.tracking.metric_files import FileTracker, StatusTracker, Trackers
 from specvit.training import checkpoint

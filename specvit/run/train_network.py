@@ -1,6 +1,6 @@
-"""From opened data to a tested model: builds the parts of one run and lets the engine work. Imports torch.
+"""Trains one run of a network: builds model, optimizer and data from the configuration, and starts the loop.
 
-`run.py` decides whether a run is to be made at all; this module is imported when it is, or for weights to start from.
+Imports torch; `run.py` imports this module only if there is something to compute, or weights to start from.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from specvit.data.splits import Splits, file_mtimes, is_synthetic, note_of_chang
 from specvit.data.synthetic import SyntheticSpectra
 from specvit.data.validate import check_view
 from specvit.models import Network, ViT, build_model
-from specvit.run.job import RunContext
+from specvit.run.context import RunContext
 from specvit.run.predictor import Weights, build_task, load_weights
 from specvit.tracking.console import ProgressTracker
 from specvit.tracking.metric_files import FileTracker, StatusTracker, Trackers
@@ -39,40 +39,40 @@ if TYPE_CHECKING:
     from specvit.data.synthetic_batches import SyntheticTrainData
 
 
-def train(job: RunContext) -> str:
-    """Train one run to its end, or go on with it, and return the final state, or "interrupted".
+def train(run: RunContext) -> str:
+    """Train or resume one run; return the final state, or "interrupted".
 
     Raises `CheckpointError`, `DataError` for a spectrum that is not finite, `Diverged`, `Pruned`, and `Interrupted` by
     a signal before the loop or a second Ctrl-C in it.
     """
     faults = ""
-    for _ in range(2):  # the best weights may come to harm where they lie; starting once more mends them
-        ended, faults = _train(job)
+    for _ in range(2):  # damaged best weights are repaired by starting once more
+        ended, faults = _train(run)
         if not faults:
             return ended
-        job.screen.say(f"note: {faults}")
+        run.screen.say(f"note: {faults}")
     remedy = "check the disk, then run the same command again to resume"
-    raise CheckpointError(faults, where=str(job.folder.path), remedy=remedy)
+    raise CheckpointError(faults, where=str(run.folder.path), remedy=remedy)
 
 
 def check_evaluation_rows(config: Config, splits: Splits) -> None:
-    """Raise `DataError` for a validation or test spectrum from a file that is not finite, before hours are spent."""
+    """Raise `DataError` for a validation or test spectrum from a file that is not finite, before training."""
     for split in ("val", "test"):
         if not is_synthetic(config.data, split):
             check_view(getattr(splits, split), config.data.storage)
 
 
-def _train(job: RunContext) -> tuple[str, str]:
-    """Return the state, and what is wrong with the best weights where the run has ended."""
-    config, splits, folder, screen = job.config, job.splits, job.folder, job.screen
+def _train(run: RunContext) -> tuple[str, str]:
+    """Return the state, and what is wrong with the best weights if the run has ended."""
+    config, splits, folder, screen = run.config, run.splits, run.folder, run.screen
     device, epoch_steps = resolve_device(config.train), _epoch_steps(config, splits)
     start = find_start(folder, epoch_steps)
-    maker = {**made_by(), **hardware(device)}
-    changed = _say_what_changed(job, start.saved, maker)
+    origin = {**made_by(), **hardware(device)}
+    changed = _report_changes(run, start.saved, origin)
     if start.note:
         screen.say(start.note)
     set_up_torch(config.train, start.saved["threads"] if start.saved else None, screen, device)
-    learner, state, checkpoints, flux_norm = _build(job, device, start.saved, maker)
+    learner, state, checkpoints, flux_norm = _build(run, device, start.saved, origin)
     train_data = _train_data(config, splits, flux_norm, device)
     facts = {"device": str(device), "precision": learner.precision, "threads": torch.get_num_threads()}
     folder.note_progress(step=state.step, **facts)
@@ -98,23 +98,23 @@ def _train(job: RunContext) -> tuple[str, str]:
         score="r2" if config.model.task_type == "reg" else "accuracy",
     )
     status = StatusTracker(folder, start_step=state.step, total_steps=learner.schedule.total_steps)
-    with contextlib.closing(train_data), progress, job.stop.deferred():
+    with contextlib.closing(train_data), progress, run.stop.deferred():
         tracker = Trackers(FileTracker(folder.path), status, progress)
-        callbacks = Callbacks(tracker=tracker, stop=job.stop, checkpoints=checkpoints, pruner=job.pruner)
+        callbacks = Callbacks(tracker=tracker, stop=run.stop, checkpoints=checkpoints, pruner=run.pruner)
         ended = fit(learner, state, train_data, val_data, config.opt, callbacks)
     return ended, faults_of_best(folder, state, epoch_steps) if state.ended else ""
 
 
-def _say_what_changed(job: RunContext, saved: dict[str, Any] | None, maker: dict[str, str]) -> dict[str, Any]:
-    """Say what is not as it was when the run was saved, and return what its attempts are to remember."""
-    stamps = file_mtimes(job.config.data, job.splits)
+def _report_changes(run: RunContext, saved: dict[str, Any] | None, origin: dict[str, str]) -> dict[str, Any]:
+    """Print what has changed since the run was saved, and return facts for `attempts.jsonl`."""
+    mtimes = file_mtimes(run.config.data, run.splits)
     notes = []
     if saved:
-        notes += changes(saved.get("made_by", {}), maker)
-        notes += [note] if (note := note_of_changes(job.folder.attempts(), stamps)) else []
+        notes += changes(saved.get("made_by", {}), origin)
+        notes += [note] if (note := note_of_changes(run.folder.attempts(), mtimes)) else []
     for note in notes:
-        job.screen.say(note)
-    return {"made_by": maker, "files": stamps, **({"changed": notes} if notes else {})}
+        run.screen.say(note)
+    return {"made_by": origin, "files": mtimes, **({"changed": notes} if notes else {})}
 
 
 def _train_data(
@@ -123,7 +123,7 @@ def _train_data(
     step_rows, seed = config.train.batch_size * config.train.accumulate, config.train.seed
     if isinstance(splits.train, SyntheticSpectra):
         from specvit.data.synthetic_batches import (
-            SyntheticTrainData,  # brings scipy, for which other runs need not wait
+            SyntheticTrainData,  # imports scipy, which other runs do not need
         )
 
         return SyntheticTrainData(
@@ -168,10 +168,10 @@ def check_weights(config: Config, splits: Splits, weights: Weights) -> None:
 
 
 def _build(
-    job: RunContext, device: torch.device, saved: dict[str, Any] | None, maker: dict[str, str]
+    run: RunContext, device: torch.device, saved: dict[str, Any] | None, origin: dict[str, str]
 ) -> tuple[Learner, TrainState, CheckpointManager, FluxNorm]:
-    """Build model, optimizer and state, and fill them from a checkpoint where there is one."""
-    config, splits, weights, folder = job.config, job.splits, job.weights, job.folder
+    """Build model, optimizer and state, and load them from the checkpoint if there is one."""
+    config, splits, weights, folder = run.config, run.splits, run.weights, run.folder
     if saved:
         checkpoint.check_parts(saved, checkpoint.CONSTANTS, str(folder.file("last.ckpt")))
         flux_norm = FluxNorm(saved["flux_mean_P"], saved["flux_scale"])
@@ -204,7 +204,7 @@ def _build(
         learner.optimizer.load_state_dict(saved["optimizer"])
         learner.scaler.load_state_dict(saved["scaler"])
     if config.train.compile:
-        torch._dynamo.reset()  # it keeps eight variants of a function, some of them of other runs of this process
+        torch._dynamo.reset()  # its cache of eight variants a function may hold those of other runs of this process
         model.compile()
     constants = {
         "run_id": folder.run_id,
@@ -215,7 +215,7 @@ def _build(
         "wave_P": torch.from_numpy(splits.train.wave_P),
         "precision": precision,
         "threads": torch.get_num_threads(),
-        "made_by": maker,
+        "made_by": origin,
     }
     return learner, state, CheckpointManager(folder.file("last.ckpt"), folder.file("best.ckpt"), constants), flux_norm
 

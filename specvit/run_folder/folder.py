@@ -1,19 +1,19 @@
-"""The run folder: what lies in it, who may write, and what became of the run.
+"""The run folder: its files, its single writer, and the state of the run.
 
     outputs/<name>-<hash8>/
-        run.json         format version, run id, and what the id was made from
+        run.json         format version, run id, and the identity that it is the hash of
         config.yaml      the resolved configuration
-        status.json      the state now: step, cause, remedy, pid, host
-        attempts.jsonl   one line each time a process worked on it, and how that ended
+        status.json      the current state: step, cause, remedy, pid, host
+        attempts.jsonl   start and end of each process that worked on the run
         metrics.jsonl    one line an epoch; bitwise reproducible
         timing.jsonl     wall-clock figures of the same epochs
         summary.json     test scores
         predictions.csv  one line a test spectrum
         last.ckpt previous.ckpt best.ckpt  figures/  log.txt
-        *.damaged        a checkpoint that could not be read, set aside
+        *.damaged        a checkpoint that could not be read, renamed
 
-One process writes at a time: it holds `flock` on `.lock`, which the kernel releases however that process ends, and
-touches `.heartbeat`, which says to other hosts that it lives. It also holds `.ballast`, see `run_folder.disk_reserve`.
+One process writes at a time. It holds `flock` on `.lock`, which the kernel releases however that process ends, and
+touches `.heartbeat`, by which other hosts see that it is alive. `.ballast` is disk space held back (`disk_reserve`).
 """
 
 import contextlib
@@ -49,15 +49,16 @@ RESUMABLE = ("preempted", "timeout", "lost")
 FAILED = ("diverged", "oom", "crashed", "cancelled", "pruned")
 STATES = ALIVE + DONE + RESUMABLE + FAILED
 CHECKPOINTS = ("last.ckpt", "previous.ckpt")
-"""What a run goes on from, newest first."""
+"""What a run resumes from, newest first."""
 RESULTS = ("best.ckpt", "metrics.jsonl", "timing.jsonl", "summary.json", "predictions.csv")
+DISK_RESERVE_BYTES = 256 * 1024
 CLAIM_SECONDS = 1.0
-"""How long a claim waits: somebody who only looks at the state holds the lock for a moment."""
+"""How long a claim waits for the lock, which a process that only reads the state holds for a moment."""
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Paths and records of one run; holding one does not create anything."""
+    """Paths and records of one run; constructing one creates nothing."""
 
     path: Path
     run_id: str
@@ -67,47 +68,47 @@ class RunFolder:
         return self.path / name
 
     def about(self) -> dict[str, Any]:
-        """Return `run.json`, empty where there is none; raises `FolderError` for a folder of another format."""
-        found = read_json(self.file("run.json"), {})
-        if (version := found.get("format", FORMAT)) != FORMAT:
+        """Return `run.json`, empty if there is none; raises `FolderError` for a folder of another format."""
+        about = read_json(self.file("run.json"), {})
+        if (version := about.get("format", FORMAT)) != FORMAT:
             what = f"has format {version}, this specvit writes {FORMAT}"
             raise FolderError(what, where=str(self.path), remedy="move it away, or use the specvit that made it")
-        return found
+        return about
 
     def status(self) -> dict[str, Any]:
-        """Return the last written status, or where that is damaged what other records say; empty if there is no run.
+        """Return the last written status; if that is damaged, one from the other records; empty if there is no run.
 
-        A `plateau` without a cause is an older specvit's, which judged by the last epoch: it is judged again.
+        A `plateau` without a cause is from an older specvit, which judged by the last epoch: it is judged again.
         Raises `FolderError` for a folder of another format.
         """
         self.about()
-        found = read_json(self.file("status.json"), {})
-        status = found if found.get("state") in STATES else self._status_by_records()
+        written = read_json(self.file("status.json"), {})
+        status = written if written.get("state") in STATES else self._status_from_records()
         return self._judged_again(status) if status.get("state") == "plateau" and not status.get("cause") else status
 
     def attempts(self) -> list[dict[str, Any]]:
-        """Return the lines of `attempts.jsonl`, oldest first, without one that was cut off in writing."""
+        """Return the lines of `attempts.jsonl`, oldest first, without a truncated one."""
         return read_json_lines(self.file("attempts.jsonl"))
 
     def state(self, *, claimed: bool = False) -> str:
-        """Return what became of the run, `lost` if its process is gone, or "" if there is no run.
+        """Return the state of the run, `lost` if its process is gone, or "" if there is no run.
 
-        With `claimed` the caller holds the folder, so that no other process can still be at work.
+        With `claimed` the caller holds the folder, so that no other process can be working on it.
         """
         status = self.status()
         state = status.get("state", "")
         return "lost" if state in ALIVE and (claimed or not self._writer_lives(status)) else state
 
     def set_status(self, state: str, **facts: Any) -> None:
-        """Write the status, keeping facts that are not given anew; a cause outlives only its own state."""
+        """Write the status, keeping facts that are not given again; a cause is dropped with its state."""
         assert state in STATES, state
         before = self.status()
         of_state = ("cause", "remedy", "traceback", "passing")
-        kept = {k: v for k, v in before.items() if k not in of_state or before.get("state") == state}
-        write_json(self.file("status.json"), {**kept, "state": state, "updated": _now(), **facts})
+        carried = {k: v for k, v in before.items() if k not in of_state or before.get("state") == state}
+        write_json(self.file("status.json"), {**carried, "state": state, "updated": _now(), **facts})
 
     def note_progress(self, **facts: Any) -> None:
-        """Write facts about a run at work; what cannot be written is let go: what counts stands in other files."""
+        """Write facts about a running run; errors are ignored, since these facts are for display only."""
         with contextlib.suppress(OSError):
             self.set_status("running", **facts)
 
@@ -116,24 +117,24 @@ class RunFolder:
         append_line(self.file("attempts.jsonl"), {"time": _now(), "pid": os.getpid(), "host": hostname(), **facts})
 
     def create(self, identity: dict[str, Any], config_yaml: str) -> None:
-        """Write what never changes: the identity and the configuration. Refuses a folder of another run."""
-        found = self.about()
-        if found and found["identity"] != identity:
+        """Write identity and configuration, which never change; raises `FolderError` for another run's folder."""
+        about = self.about()
+        if about and about["identity"] != identity:
             what = "holds another run under the same id"
             raise FolderError(what, where=str(self.path), remedy="set another tracking.folder")
-        if not found:
+        if not about:
             self._write_about(identity)
         write_text(self.file("config.yaml"), config_yaml)
 
     def _write_about(self, identity: dict[str, Any]) -> None:
-        """Write what the run is; `record` is new whenever it starts from nothing, so that trackers tell these apart."""
+        """Write the identity; `record` is new whenever the run starts from nothing, for trackers to distinguish."""
         about = {"format": FORMAT, "run_id": self.run_id, "record": uuid.uuid4().hex, "identity": identity}
         write_json(self.file("run.json"), about)
 
     def forget(self) -> None:
-        """Remove a run's results, so that it starts from nothing; its attempts stay on file.
+        """Remove a run's results, so that it starts from nothing; `attempts.jsonl` stays.
 
-        A kill in between leaves a `lost` run that is still `to_forget`.
+        A kill during removal leaves a `lost` run that is still `to_forget`.
         """
         self.set_status("lost", to_forget=True)
         self._write_about(self.about()["identity"])
@@ -143,40 +144,40 @@ class RunFolder:
         self.file("status.json").unlink(missing_ok=True)
 
     def to_forget(self) -> bool:
-        """Say whether a process was killed while it removed the results."""
+        """Return True if a process was killed while it removed the results."""
         return bool(self.status().get("to_forget"))
 
     def epochs_on_file(self) -> set[int]:
-        """Return the epochs whose line in `metrics.jsonl` is whole."""
+        """Return the epochs whose line in `metrics.jsonl` is complete."""
         return {row["epoch"] for row in read_json_lines(self.file("metrics.jsonl")) if "epoch" in row}
 
     def cut_back(self, step: int) -> None:
-        """Drop lines of the metric files that are later than `step` or were cut off in writing."""
+        """Drop lines of the metric files that are later than `step` or truncated."""
         for name in ("metrics.jsonl", "timing.jsonl"):
             path = self.file(name)
             if path.exists():
-                kept = [line for line in path.read_text(errors="replace").splitlines() if _step_of(line) <= step]
-                write_text(path, "".join(f"{line}\n" for line in kept))
+                lines = [line for line in path.read_text(errors="replace").splitlines() if _step_of(line) <= step]
+                write_text(path, "".join(f"{line}\n" for line in lines))
 
     @contextlib.contextmanager
     def claimed(self) -> Iterator[None]:
-        """Be the folder's one writer; raises `FolderError` if another process is."""
-        with contextlib.ExitStack() as held:
+        """Be the folder's only writer; raises `FolderError` if another process is."""
+        with contextlib.ExitStack() as stack:
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
-                mine = held.enter_context(locked(self.file(".lock"), seconds=CLAIM_SECONDS))
+                acquired = stack.enter_context(locked(self.file(".lock"), seconds=CLAIM_SECONDS))
             except OSError as problem:
                 self._refuse_if_closed(problem)
                 raise
-            if not mine:
+            if not acquired:
                 raise self._busy("wait for it, or stop it first")
             self._refuse_if_alive_elsewhere()
             remove_leftovers(self.path)
-            held.enter_context(heartbeat(self.file(".heartbeat")))
+            stack.enter_context(heartbeat(self.file(".heartbeat")))
             yield
 
-    def _status_by_records(self) -> dict[str, Any]:
-        """Return the status that the other files speak for, where `status.json` is damaged, or missing beside them."""
+    def _status_from_records(self) -> dict[str, Any]:
+        """Return the status according to the other files, if `status.json` is damaged or missing."""
         summary = read_json(self.file("summary.json"), {})
         if summary.get("state") in DONE:
             return {"state": summary["state"]}
@@ -190,9 +191,9 @@ class RunFolder:
         rows = read_json_lines(self.file("metrics.jsonl"))
         if not rows:
             return status
-        found = verdict("plateau", rows)
+        new = verdict("plateau", rows)
         remedies = {"plateau": status.get("remedy", ""), "diverged": EXPLODED_REMEDY}
-        return {**status, "state": found.state, "cause": found.cause, "remedy": remedies.get(found.state, "")}
+        return {**status, "state": new.state, "cause": new.cause, "remedy": remedies.get(new.state, "")}
 
     def _writer_lives(self, status: dict[str, Any]) -> bool:
         if status.get("host") == hostname():
@@ -200,13 +201,13 @@ class RunFolder:
         return is_fresh(self.file(".heartbeat"))
 
     def _refuse_if_alive_elsewhere(self) -> None:
-        """Refuse a folder that another host writes: on many shared file systems a lock is not seen from here."""
+        """Refuse a folder that another host writes: many shared file systems do not show its lock here."""
         status = self.status()
         elsewhere = status.get("state") in ALIVE and status.get("host") != hostname()
         if elsewhere and is_fresh(self.file(".heartbeat"), probe=True):
             requeued = status.get("job") is not None and status.get("job") == job_here()
             if requeued and stands_still(self.file(".heartbeat")):
-                return  # the same job on another node, and what it ran before has ended
+                return  # the same job, requeued to this node: its former process has ended
             raise self._busy("wait for it; if it was killed, the same command works a minute later")
 
     def _busy(self, remedy: str) -> FolderError:
@@ -215,19 +216,55 @@ class RunFolder:
         return FolderError(f"{who} is working on this run", where=str(self.path), remedy=remedy)
 
     def _refuse_if_closed(self, problem: OSError) -> None:
-        """Raise the sentence of a folder that cannot be made or written, if that is what the problem is."""
+        """Raise `FolderError` if the problem is a folder that cannot be created or written."""
         if fault := os_fault(problem):
             cause, remedy = explain(fault, str(self.path))
             raise FolderError(cause, where="tracking.folder", remedy=remedy) from problem
 
 
+@contextlib.contextmanager
+def disk_reserve(folder: Path) -> Iterator[None]:
+    """Hold back disk space in `folder` while the block runs, so that a full disk can still be recorded as the cause.
+
+    Raises `FolderError` if there is not even so much space.
+    """
+    try:
+        _allocate(folder / ".ballast")
+    except OSError as problem:
+        free_disk_reserve(folder)
+        if (fault := os_fault(problem)) is None:
+            raise
+        cause, remedy = explain(fault, str(folder))
+        raise FolderError(cause, remedy=remedy) from problem
+    try:
+        yield
+    finally:
+        free_disk_reserve(folder)
+
+
+def free_disk_reserve(folder: Path) -> None:
+    """Release the space, for the records that are written next."""
+    with contextlib.suppress(OSError):
+        (folder / ".ballast").unlink(missing_ok=True)
+
+
+def _allocate(path: Path) -> None:
+    """Write the file unless a killed process left it: random bytes, which no file system compresses or skips."""
+    if path.exists() and path.stat().st_size == DISK_RESERVE_BYTES:
+        return
+    with open(path, "wb") as stream:
+        stream.write(os.urandom(DISK_RESERVE_BYTES))
+        stream.flush()
+        os.fsync(stream.fileno())  # otherwise the space may be promised, not allocated
+
+
 def hostname() -> str:
-    """Return this host's name, as the records have it."""
+    """Return this host's name, as in the records."""
     return socket.gethostname()
 
 
 def job_here() -> str | None:
-    """Return the SLURM job that this process is part of, as people type it: `12`, or `12_3` in an array."""
+    """Return the SLURM job of this process as users write it: `12`, or `12_3` in an array."""
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
 
@@ -235,7 +272,7 @@ def job_here() -> str | None:
 def find_folder(root: Path, run_id: str, name: str) -> RunFolder:
     """Return the folder of a run: the one whose name ends in its id, else a new `<name>-<id>` (not created).
 
-    Raises `FolderError` where several folders hold the run, such as a copy beside the original.
+    Raises `FolderError` if several folders hold the run, such as a copy beside the original.
     """
     candidates = sorted(root.glob(f"*-{run_id}")) if root.is_dir() else []
     runs = [path for path in candidates if (path / "run.json").exists()]

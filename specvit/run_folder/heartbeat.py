@@ -1,8 +1,8 @@
-"""A file touched every few seconds tells other hosts that a run lives, where they do not see its lock.
+"""A file touched every few seconds shows other hosts that a run is alive, if they do not see its lock.
 
-Times are compared by the clock that stamps files in that folder, a file server's or ours, and never with another
-host's: a clock that jumps makes no run immortal. Only a process that writes there learns that clock; one that merely
-looks needs no right to write, and takes its own.
+Ages are measured by the clock that sets file times in that folder (this host's, or the file server's), never by
+another host's, so that a wrong clock does not keep a dead run alive. Only a process that may write there can read that
+clock; others use their own.
 """
 
 import contextlib
@@ -15,8 +15,8 @@ from pathlib import Path
 
 HEARTBEAT_SECONDS = 5.0
 HEARTBEAT_DEAD_SECONDS = 60.0
-_ahead: dict[int, float] = {}
-"""By how much a file system's clock is ahead of our monotonic one, by device."""
+_offsets: dict[int, float] = {}
+"""File system's clock minus our monotonic clock, in seconds, by device."""
 
 
 @contextlib.contextmanager
@@ -40,22 +40,22 @@ def heartbeat(path: Path) -> Iterator[None]:
 
 
 def is_fresh(path: Path, *, probe: bool = False) -> bool:
-    """Say whether `path` was touched within the last minute; one from the future was not.
+    """Return True if `path` was touched within the last minute; a time in the future does not count.
 
-    With `probe` a temporary file beside it tells the clock by which it is stamped.
+    With `probe` a temporary file beside it measures the clock that sets its time.
     """
     touched = _touched(path)
     if touched is None:
         return False
     if probe:
-        _learn_clock(path.parent)
-    ahead = _ahead.get(path.parent.stat().st_dev)
-    now = time.time() if ahead is None else time.monotonic() + ahead
+        _measure_clock(path.parent)
+    offset = _offsets.get(path.parent.stat().st_dev)
+    now = time.time() if offset is None else time.monotonic() + offset
     return abs(now - touched) < HEARTBEAT_DEAD_SECONDS
 
 
 def stands_still(path: Path) -> bool:
-    """Wait two beats and say whether none came."""
+    """Wait for two beats and return True if none came."""
     before = _touched(path)
     time.sleep(2 * HEARTBEAT_SECONDS + 1)
     return _touched(path) == before
@@ -63,22 +63,22 @@ def stands_still(path: Path) -> bool:
 
 def _touched(path: Path) -> float | None:
     try:
-        with open(path) as stream:  # opening makes a network file system ask the server, which a mere stat does not
+        with open(path) as stream:  # opening makes a network file system ask the server, unlike stat
             return os.fstat(stream.fileno()).st_mtime
     except FileNotFoundError:
         return None
 
 
-def _learn_clock(folder: Path) -> None:
-    """Note the time by which files in `folder` are stamped, unless nothing can be written there."""
+def _measure_clock(folder: Path) -> None:
+    """Measure the clock that sets file times in `folder`, unless it is not writable."""
     try:
         handle, name = tempfile.mkstemp(prefix=".probe.", suffix=".tmp", dir=folder)
     except OSError:
         return
     try:
         stamp = os.fstat(handle)
-        _ahead[stamp.st_dev] = stamp.st_mtime - time.monotonic()
+        _offsets[stamp.st_dev] = stamp.st_mtime - time.monotonic()
     finally:
         os.close(handle)
-        with contextlib.suppress(OSError):  # the run's next process removes what ends in .tmp
+        with contextlib.suppress(OSError):  # the run's next process removes files that end in .tmp
             os.unlink(name)

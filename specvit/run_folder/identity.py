@@ -1,8 +1,8 @@
-"""A run's identity: a hash of what changes its result, and of nothing else.
+"""A run's identity: a hash of everything that changes its result, and of nothing else.
 
-In: every config key but those marked `identity=False` (tracking, device, saving, display, and paths, whose content
-stands in the data manifest instead), the data manifest, and `NUMERICS_VERSION`. A key at its `neutral` value is left
-out, so a key that is added later renames no older run, and so is one without effect beside the others (`used_if`).
+It covers every config key except those marked `identity=False` (tracking, device, saving, display, and paths, which the
+data manifest replaces), the data manifest, and `NUMERICS_VERSION`. A key at its `neutral` value is excluded, so that
+a new key renames no older run, and so is a key without effect (`used_if`, `ModelKind.identity_sections`).
 """
 
 import dataclasses
@@ -13,11 +13,13 @@ from typing import Any
 from specvit import NUMERICS_VERSION
 from specvit.config.model_kinds import kind_of
 from specvit.config.schema import MISSING, Config, ViTConfig
+from specvit.run_folder.folder import RunFolder
+from specvit.utils.files import read_json
 from specvit.utils.text import short_count
 
 
 def identity_of(config: Config, manifest: dict[str, Any], extra: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Return what names the run, as a plain dict; `extra` holds e.g. the digest of weights to start from."""
+    """Return the identity as a plain dict; `extra` holds the digest of weights to start from, for example."""
     named, kind = _identity_part(config), kind_of(config.model)
     if kind.identity_sections:
         seed = {"train": {"seed": config.train.seed}} if kind.uses_seed(config) else {}
@@ -62,3 +64,37 @@ def _identity_part(section: Any) -> dict[str, Any]:
         else:
             part[field.name] = list(value) if isinstance(value, tuple) else value
     return part
+
+
+def note_of_other_data(folder: RunFolder, identity: dict[str, Any]) -> str:
+    """Return a note if another run has the same settings on changed data of the same shape, else ""."""
+    name = folder.path.name.removesuffix(f"-{folder.run_id}")
+    notes = []
+    for path in sorted(folder.path.parent.glob(f"{name}-*/run.json")):
+        if path.parent == folder.path:
+            continue
+        try:
+            other = (read_json(path) or {}).get("identity", {})
+        except OSError:  # another user's folder, for example: the note is optional
+            continue
+        if _without_data(other) == _without_data(identity) and (words := _differences(other["data"], identity["data"])):
+            notes.append(f"{path.parent} has the same settings on other data ({words} differ)")
+    return f"note: {notes[-1]}; this is a new run" if notes else ""
+
+
+def _without_data(identity: dict[str, Any]) -> dict[str, Any]:
+    return {name: part for name, part in identity.items() if name != "data"}
+
+
+def _differences(other: dict[str, Any], ours: dict[str, Any]) -> str:
+    """Return which digests of two manifests differ; "" for data of another kind or shape, which is intended."""
+    if any(split not in other or other[split].get("shape") != part.get("shape") for split, part in ours.items()):
+        return ""
+    kinds = {"labels": "labels", "rows": "spectra"}
+    differing = [
+        f"{split} {kinds[kind]}"
+        for split, part in ours.items()
+        for kind in kinds
+        if kind in part and part[kind] != other[split].get(kind)
+    ]
+    return ", ".join(differing)

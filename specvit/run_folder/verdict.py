@@ -1,6 +1,6 @@
-"""The one definition of how a run ended: whether it learnt, learnt nothing, or exploded.
+"""The only definition of how a run ended: whether it learnt, learnt nothing, or exploded.
 
-A run judges itself by this when it ends; whoever reads a run that an older specvit recorded judges it by the same.
+It is applied when a run ends, and again to runs that an older specvit recorded.
 """
 
 import math
@@ -11,32 +11,32 @@ from typing import Any
 Row = dict[str, Any]
 
 LEARNT = ("completed", "early_stopped")
-"""States of a run that came to its end and learnt something; one that came there without is a `plateau`."""
+"""States of a finished run that learnt something; a finished run that did not is a `plateau`."""
 LEARNT_R2 = 0.02
 """A run whose validation R² exceeds this in no epoch has learnt nothing."""
 EXPLODED = 2.0
-"""A run that has learnt nothing has exploded if its loss ends above so many times that with which it began."""
+"""A run that has learnt nothing has exploded if its last loss is more than so many times its first."""
 EXPLODED_CAUSE = "it exploded: "
-"""How the cause begins of a run that came to its end exploded: the same settings lead there again."""
+"""Start of the cause of a run that exploded: with the same settings it would explode again."""
 EXPLODED_REMEDY = "try a quarter of its opt.lr"
-"""For a run that an older specvit recorded as `plateau`; a newer one records overrides to paste."""
+"""For a run that an older specvit recorded as `plateau`; now the run records overrides to paste."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The state of a run, and one sentence with its numbers; "" where there is nothing to say."""
+    """The state of a run, and a sentence with its numbers, or ""."""
 
     state: str
     cause: str = ""
 
 
 def verdict(state: str, rows: Sequence[Row]) -> Verdict:
-    """Return how a run with these rows of `metrics.jsonl` ended; only one that came to its end is judged.
+    """Return how a run with these rows of `metrics.jsonl` ended; only a finished run is judged.
 
-    The best epoch decides, since its weights are the ones that are tested: with validation R² above `LEARNT_R2` in any
-    epoch, for any label, the run has learnt. One that has not is `diverged` if it exploded, else `plateau`. Where there
-    is no R² (classes, or a label that is the same in all validation rows) it has learnt if its training loss fell at
-    all, and is never `plateau`.
+    The best epoch decides, since its weights are tested: with validation R² above `LEARNT_R2` in any epoch, for any
+    label, the run has learnt. Otherwise it is `diverged` if it exploded, else `plateau`. Without R² (classes, or a
+    label that is the same in all validation rows) it has learnt if its training loss fell at all, and is never
+    `plateau`.
     """
     if state not in (*LEARNT, "plateau") or not rows:
         return Verdict(state)
@@ -56,11 +56,11 @@ def verdict(state: str, rows: Sequence[Row]) -> Verdict:
 
 
 def _explosion(rows: Sequence[Row]) -> str:
-    """Return how the loss ended far above that with which training began, or "".
+    """Return how far the last loss is above the first one, or "" if the run did not explode.
 
-    It began with the first epoch's mean. Since a run may explode within that, it also began with the first step's loss,
-    which is one batch's, so that R² below -1 (a squared error above twice that of predicting the mean) has to bear it
-    out; older versions have R² alone on file. Rows of models that are fitted in one go have no learning rate.
+    The reference is the mean loss of the first epoch. Since a run may explode within that epoch, the loss of the first
+    step is a second reference; it is of one batch only, so R² must confirm it by being below -1 (a squared error above
+    twice that of predicting the mean). Older versions record R² only. Rows of estimators have no learning rate.
     """
     first, last = rows[0], rows[-1]
     if "train_loss" not in last:  # templates are not trained
@@ -78,7 +78,7 @@ def _explosion(rows: Sequence[Row]) -> str:
 
 
 def _collapse(best: float, epoch: Any, last: Row) -> str:
-    """Return a note on a run that had learnt and lost it again, "" for one that has not."""
+    """Return a note on a run whose last epoch is as bad as one that learnt nothing, else ""."""
     r2 = _r2(last)
     if r2 is not None and r2 > LEARNT_R2:
         return ""
@@ -88,7 +88,7 @@ def _collapse(best: float, epoch: Any, last: Row) -> str:
 
 
 def _r2(row: Row) -> float | None:
-    """Return the best validation R² over the labels, None where none is finite."""
+    """Return the best validation R² over the labels, None if none is finite."""
     values = [_finite(value) for name, value in row.items() if name.startswith("val_r2")]
     return max((value for value in values if value is not None), default=None)
 

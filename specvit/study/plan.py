@@ -11,7 +11,7 @@ from specvit.config.build import build_config, to_plain
 from specvit.config.schema import Config
 from specvit.config.suggestions import nearest
 from specvit.metrics.metrics import METRICS
-from specvit.run.locate import locate
+from specvit.run.context import locate
 from specvit.run_folder.folder import RunFolder
 from specvit.study.grid import Point, as_overrides, as_text, points_of, refuse_varied
 from specvit.study.schema import Definition, Search

@@ -213,7 +213,9 @@ def _compute(study: StudyFolder, source: TrialSource, trial: Trial) -> TrialOutc
         config = build_config(trial.config)
         tags = {**config.tracking.tags, STUDY_TAG: study.about()["key"]}
         config = replace(config, tracking=replace(config.tracking, tags=tags))
-        result = run(config, source.pruner(trial), syncs_mlflow=False, asked=lambda: study.should_stop(trial.number))
+        result = run(
+            config, source.pruner(trial), syncs_mlflow=False, stop_asked=lambda: study.should_stop(trial.number)
+        )
     except DeviceError as problem:
         return TrialOutcome("lost", {"cause": str(problem)}, settled=False)
     except Exception as problem:

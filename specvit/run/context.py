@@ -1,4 +1,4 @@
-"""Where a run lies: configuration and data to its name, without a device or a network."""
+"""A run before it computes: its folder by configuration and data, and the context of its training. Needs no torch."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,25 +10,44 @@ from specvit.config.tracking_uri import check_names, resolve_uri
 from specvit.data.splits import Splits, manifest, needs_files, open_splits
 from specvit.run_folder.folder import RunFolder, find_folder
 from specvit.run_folder.identity import default_name, identity_of, run_id
+from specvit.tracking.console import Screen
+from specvit.training.protocols import Pruner
+from specvit.training.signals import SignalStop
 from specvit.utils.errors import CheckpointError, ConfigError
 
 
 @dataclass(frozen=True)
 class LocatedRun:
-    """A run's folder, which may not exist yet, and what its name was made from."""
+    """A run's folder, which may not exist yet, and the identity that it is named after."""
 
     folder: RunFolder
     identity: dict[str, Any]
     splits: Splits | None
-    """Opened data, where the name needed it; built-in spectra are known without being made."""
+    """Opened data, if the identity needed it; that of built-in spectra is known without them."""
     weights: Any
     """The weights to start from, if any."""
 
 
-def locate(config: Config, report: Callable[[str, int, int], None], splits: Splits | None = None) -> LocatedRun:
-    """Return where the run of `config` lies; raises `SpecvitError` for data or weights that cannot be read.
+@dataclass(frozen=True)
+class RunContext:
+    """A run whose folder is claimed: what training and evaluation need."""
 
-    So it does for a record that MLflow would never take. `splits` are its data where they have been opened already.
+    config: Config
+    splits: Splits
+    weights: Any
+    """The weights to start from, by parameter name, or None."""
+    folder: RunFolder
+    screen: Screen
+    stop: SignalStop
+    pruner: Pruner
+    syncs_mlflow: bool
+    """Whether it starts its own synchronisation to MLflow; a study has one process for all of its runs."""
+
+
+def locate(config: Config, report: Callable[[str, int, int], None], splits: Splits | None = None) -> LocatedRun:
+    """Return the folder of the run of `config`; raises `SpecvitError` for data or weights that cannot be read.
+
+    Also raises it for names that MLflow would refuse. `splits` are its data if they are open already.
     """
     weights, digest = _initial_weights(config)
     if splits is None and needs_files(config.data):
@@ -43,7 +62,7 @@ def locate(config: Config, report: Callable[[str, int, int], None], splits: Spli
 
 
 def _initial_weights(config: Config) -> tuple[Any, dict[str, Any] | None]:
-    """Return the weights to start from, read once, and their digest, which is part of what a run is."""
+    """Return the weights to start from, read once, and their digest, which is part of the identity."""
     if config.train.init_from is None:
         return None, None
     from specvit.run import train_network
