@@ -43,12 +43,12 @@ class ModelKind:
     """Raises `ConfigError` for values of its section that exclude each other, or the rest of the configuration."""
     check_pixels: Callable[[Any, int], None] = _accept
     """Raises `ConfigError` if spectra of so many pixels are too short."""
-    identity_sections: tuple[str, ...] | None = None
-    """Sections that are part of the run id, None for all of them."""
-    unused_data: tuple[str, ...] = ()
-    """Keys of `data` without effect, which the run id leaves out."""
-    uses_seed: Callable[[Config], bool] = lambda config: True
-    """Whether `train.seed` changes the result."""
+    identity_sections: tuple[str, ...] = ("model", "data", "noise")
+    """Sections that are part of an estimator's run id; all of them are for a network."""
+    unused_data: tuple[str, ...] = ("order",)
+    """Keys of `data` without effect on an estimator, which its run id leaves out."""
+    uses_seed: Callable[[Config], bool] = lambda config: effective_level(config.noise) > 0
+    """Whether `train.seed` changes an estimator; by default it draws the training noise only."""
     needs_sigma: bool = False
     """Whether its input is the noisy flux with its sigma, (B, 2, P), instead of normalised flux, (B, P)."""
     has_gradient: bool = True
@@ -173,9 +173,6 @@ MODEL_KINDS: dict[str, ModelKind] = {
         parameters=lambda model: NUM_PIXELS,
         work=lambda config: _rows(config) * NUM_PIXELS**2,
         check=_check_ridge,
-        identity_sections=("model", "data", "noise"),
-        unused_data=("order",),
-        uses_seed=lambda config: effective_level(config.noise) > 0,
     ),
     "lightgbm": ModelKind(
         LightGBMConfig,
@@ -185,14 +182,13 @@ MODEL_KINDS: dict[str, ModelKind] = {
         ),
         check=_check_lightgbm,
         identity_sections=("model", "data", "noise", "loss"),
-        unused_data=("order",),
+        uses_seed=lambda config: True,
         has_gradient=False,
     ),
     "template": ModelKind(
         TemplateConfig,
         parameters=lambda model: 0,
         work=_template_work,
-        identity_sections=("model", "data", "noise"),
         unused_data=("order", "flux_norm"),
         uses_seed=lambda config: False,
         needs_sigma=True,

@@ -163,7 +163,7 @@ def _check_training(config: Config) -> None:
 def _check_estimator(config: Config) -> None:
     """Refuse settings without meaning for a model that is fitted in one go."""
     name, kind = config.model.kind, kind_of(config.model)
-    if "loss" not in (kind.identity_sections or ()) and config.loss.name != "mse":
+    if "loss" not in kind.identity_sections and config.loss.name != "mse":
         what = f"is {config.loss.name}, but model={name} minimises squared errors"
         raise ConfigError(what, where="loss.name", remedy="use loss=mse")
     if kind.needs_sigma and effective_level(config.noise) == 0:

@@ -21,7 +21,7 @@ from specvit.utils.text import short_count
 def identity_of(config: Config, manifest: dict[str, Any], extra: dict[str, Any] | None = None) -> dict[str, Any]:
     """Return the identity as a plain dict; `extra` holds the digest of weights to start from, for example."""
     named, kind = _identity_part(config), kind_of(config.model)
-    if kind.identity_sections:
+    if not kind.is_network:
         seed = {"train": {"seed": config.train.seed}} if kind.uses_seed(config) else {}
         named = {name: part for name, part in named.items() if name in kind.identity_sections} | seed
         named["data"] = {name: value for name, value in named["data"].items() if name not in kind.unused_data}
@@ -40,10 +40,9 @@ def default_name(config: Config) -> str:
     model, data = config.model, config.data
     count = "all" if data.num_samples < 0 else short_count(data.num_samples)
     label = "-".join(data.param) if len(data.param) < 3 else f"{len(data.param)}labels"
-    kind = "endless" if data.endless else data.kind
-    parts = [label, kind, count, f"s{config.train.seed}"]
-    if not kind_of(config.model).uses_seed(config):
-        parts.pop()
+    parts = [label, "endless" if data.endless else data.kind, count]
+    if kind_of(model).is_network or kind_of(model).uses_seed(config):
+        parts.append(f"s{config.train.seed}")
     if isinstance(model, ViTConfig):
         return "-".join([model.proj_fn.lower(), f"p{model.patch_size}", f"h{model.hidden_size}", *parts])
     return "-".join([model.kind, *parts])
