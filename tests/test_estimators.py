@@ -2,8 +2,12 @@
 
 import dataclasses
 import json
+import os
 import re
+import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -302,3 +306,20 @@ def test_a_stopped_run_starts_again_and_comes_to_the_same(
     for name in ("predictions.csv", "metrics.jsonl"):
         one, other = (next((tmp_path / folder).glob(f"*/{name}")).read_bytes() for folder in ("whole", "stopped"))
         assert one == other
+
+
+@pytest.mark.slow
+def test_the_estimator_of_the_contributing_page_is_a_short_change_that_works(tiny: list[str], tmp_path: Path) -> None:
+    top = Path(__file__).resolve().parent.parent
+    page = (top / "CONTRIBUTING.md").read_text()
+    diff = page.split("## Add an estimator")[1].split("```diff\n")[1].split("```")[0]
+    registration = diff.split("+++ b/specvit/estimators/pls.py")[0]
+    assert len(re.findall(r"^\+(?!\+\+)", registration, re.MULTILINE)) <= 25
+    for name in ("specvit", "conf"):
+        shutil.copytree(top / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    subprocess.run(["git", "apply", "-"], cwd=tmp_path, input=diff, text=True, check=True)
+    words = settings(tiny, "pls", f"tracking.folder={tmp_path / 'runs'}")
+    command = [sys.executable, "-P", "-m", "specvit.train", *words]
+    subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)}, check=True)
+    (summary,) = (tmp_path / "runs").glob("pls-*/summary.json")
+    assert json.loads(summary.read_text())["test_r2"] > 0.8
