@@ -92,7 +92,7 @@ def test_a_heartbeat_is_as_old_as_the_clock_of_its_folder_says(
     writes: bool, beat: float, lost: bool, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real, ours = time.time(), 86400.0  # this host's clock is a day ahead of the file server's
-    monkeypatch.setattr(heartbeat, "_ahead", {})
+    monkeypatch.setattr(heartbeat, "_offsets", {})
     folder.set_status("running", pid=1, host="another-host")
     folder.file(".heartbeat").touch()
     os.utime(folder.file(".heartbeat"), times=(real - beat + (0.0 if writes else ours),) * 2)
