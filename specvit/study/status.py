@@ -158,8 +158,8 @@ def _progress(trial: Trial) -> str:
         return "starting"
     row = outcome.rows[-1]
     score = "val_r2" if "val_r2" in row else "val_accuracy"
-    fitted = config["model"].get("kind", "vit") not in NETWORKS
-    place = f"step {row['step']}" if fitted else f"epoch {row['epoch']}/{config['train']['epochs']}"
+    epoch = f"epoch {row['epoch']}/{config['train']['epochs']}"
+    place = epoch if kind_of(config["model"]).is_network else f"step {row['step']}"
     progress = f"{place}, {score} {row.get(score) or float('nan'):.3f}"
     until = f", until {end[11:16]}" if (end := trial.run.status().get("forecast")) else ""
     return f"{progress}{until}, {health_of(trial.run, outcome)}"
