@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from specvit.analysis.comparisons import differences, said
-from specvit.analysis.records import Case
+from specvit.analysis.comparisons import differences, sentence
+from specvit.analysis.records import Record
 from specvit.config.schema import Config
 from specvit.study.results import Outcome
 
@@ -56,7 +56,7 @@ class Kind:
         return "escape_step" if self.steps else "test_r2"
 
 
-def study(kind: Kind, rng: np.random.Generator) -> list[Case]:
+def study(kind: Kind, rng: np.random.Generator) -> list[Record]:
     """Return the runs of one study."""
     k, r, s = kind.settings, kind.rates, kind.seeds
     own, common = rng.normal(size=(k, r, s)), rng.normal(size=(k, 1, s))
@@ -70,14 +70,14 @@ def study(kind: Kind, rng: np.random.Generator) -> list[Case]:
     chance[-1] = kind.fails[1]
     fails_krs = rng.random((k, r, s)) < chance[:, None, None]
     return [
-        _case({"setting": n, "rate": m}, seed, float(value_krs[n, m, seed]), bool(fails_krs[n, m, seed]), kind)
+        _run({"setting": n, "rate": m}, seed, float(value_krs[n, m, seed]), bool(fails_krs[n, m, seed]), kind)
         for n in range(k)
         for m in range(r)
         for seed in range(s)
     ]
 
 
-def _case(factors: dict[str, int], seed: int, value: float, fails: bool, kind: Kind) -> Case:
+def _run(factors: dict[str, int], seed: int, value: float, fails: bool, kind: Kind) -> Record:
     state, summary, rows = "completed", {}, []
     if kind.steps:  # a median of 10 looks, a factor of 2 a spread; runs beyond the quantile of `steps` are cut off
         last = LOOK * int(10 * 2 ** _quantile(1 - kind.steps)) if kind.steps < 1 else LAST
@@ -90,7 +90,7 @@ def _case(factors: dict[str, int], seed: int, value: float, fails: bool, kind: K
     else:
         summary = {"test_r2": 0.5 + SPREAD * value}
         rows = [{"step": LOOK, "epoch": 1, "val_r2": summary["test_r2"], "train_loss": 1.0}]
-    return Case(f"{seed:08d}", dict(factors), seed, state, CONFIG, Outcome(summary, rows, []))
+    return Record(f"{seed:08d}", dict(factors), seed, state, CONFIG, Outcome(summary, rows, []))
 
 
 def _quantile(share: float) -> float:
@@ -100,7 +100,7 @@ def _quantile(share: float) -> float:
 
 
 @dataclass
-class Record:
+class Verdicts:
     """What is measured of a kind of study."""
 
     studies: int = 0
@@ -117,16 +117,16 @@ class Record:
         return [f"{100 * part / whole:.1f}" if whole >= FEW else "" for part, whole in pairs]
 
 
-def judge(kind: Kind, studies: int) -> Record:
+def judge(kind: Kind, studies: int) -> Verdicts:
     """Return how the real functions judge so many studies, half of it where there is something to find."""
-    record = Record()
+    record = Verdicts()
     studies = studies // 2 if kind.effect else studies
     rng = np.random.default_rng([*kind.name.encode(), kind.settings, kind.seeds, int(10 * kind.effect)])
     for _ in range(studies):
         wrong = False
         for one in differences(study(kind, rng), kind.metric):
-            better = said(one, kind.metric).endswith(": better")
-            claims = better or said(one, kind.metric).endswith(": worse")
+            better = sentence(one, kind.metric).endswith(": better")
+            claims = better or sentence(one, kind.metric).endswith(": worse")
             true = _truth(kind, one)
             wrong |= claims and (better - (not better)) * np.sign(true) != 1
             if true:

@@ -13,9 +13,9 @@ from handmade import mixed_study
 from scipy import stats
 
 from specvit.analysis.ablation import best_first, combinations, stuck, tallies
-from specvit.analysis.ablation_report import ablation_of, twins_said
-from specvit.analysis.comparisons import differences, said
-from specvit.analysis.records import Case, _independent, _joined, cases_in
+from specvit.analysis.ablation_report import ablation_of, twin_sentences
+from specvit.analysis.comparisons import differences, sentence
+from specvit.analysis.records import Record, _independent, _joined, read_records
 from specvit.commands.analysis import main
 from specvit.config.build import build_config
 from specvit.config.compose import compose
@@ -29,12 +29,12 @@ CONFIG = Config()
 
 def case(
     factors: dict[str, Any], seed: int = 1, *, state: str = "completed", r2: float | None = 0.5, **more: Any
-) -> Case:
+) -> Record:
     """Return a run with one score; `rows` and `minutes` may be given."""
     rows = more.get("rows", [])
     summary = {} if r2 is None else {"test_r2": r2, "best_epoch": len(rows)}
     timing = [{"train_seconds": 60 * more.get("minutes", 1.0), "val_seconds": 0.0}]
-    return Case(f"{len(factors)}{seed:07d}", factors, seed, state, CONFIG, Outcome(summary, rows, timing))
+    return Record(f"{len(factors)}{seed:07d}", factors, seed, state, CONFIG, Outcome(summary, rows, timing))
 
 
 def epochs(train: list[float], val: list[float]) -> list[dict[str, Any]]:
@@ -69,7 +69,7 @@ def test_many_numbers_of_a_search_are_counted_by_quarters() -> None:
     assert len(found) == 4 and sum(tally.total for tally in found) == 12 and all(" to " in t.value for t in found)
 
 
-def pairwise_of(cases: list[Case]) -> list[tuple[Case, Case]]:
+def pairwise_of(cases: list[Record]) -> list[tuple[Record, Record]]:
     return list(zip(cases[::2], cases[1::2], strict=True))
 
 
@@ -90,14 +90,14 @@ def test_differences_are_between_runs_equal_in_all_else() -> None:
     assert (patch.low, patch.high) == (pytest.approx(expected.low), pytest.approx(expected.high))
     assert patch.mean == pytest.approx(0.1, abs=2e-3) and lr.mean == pytest.approx(0.2, abs=2e-3)
     assert patch.seed_sd == pytest.approx(0.2, rel=0.02)
-    assert "smaller than the seed spread of 0.2" in said(patch, "test_r2")
+    assert "smaller than the seed spread of 0.2" in sentence(patch, "test_r2")
 
 
 def test_what_is_said_of_a_difference() -> None:
     def of(*values: tuple[float, float], metric: str = "test_r2") -> str:
         cases = [case({"p": p}, s, r2=pair[p]) for s, pair in enumerate(values) for p in (0, 1)]
         (found,) = differences(cases, "test_r2")
-        return said(found, metric)
+        return sentence(found, metric)
 
     assert of((0.1, 0.5), (0.11, 0.52), (0.12, 0.5)).endswith(": better")
     assert of((0.1, 0.5), (0.11, 0.52), (0.12, 0.5), metric="test_mae").endswith(": worse")
@@ -150,7 +150,7 @@ def test_steps_to_leave_the_plateau() -> None:
 def test_steps_to_leave_the_plateau_are_a_metric_like_any_other() -> None:
     """Of a run that was out at its first look, too; a run that never was is in no mean, and a sentence says so."""
 
-    def run_of(p: int, seed: int, *val: float, state: str = "early_stopped") -> Case:
+    def run_of(p: int, seed: int, *val: float, state: str = "early_stopped") -> Record:
         return case({"p": p}, seed, state=state, rows=epochs([0.0] * len(val), list(val)))
 
     cases = [run_of(1, 1, 0.0, 0.2), run_of(1, 2, 0.0, 0.3), run_of(2, 1, 0.4), run_of(2, 2, 0.3)]
@@ -165,8 +165,8 @@ def test_steps_to_leave_the_plateau_are_a_metric_like_any_other() -> None:
     ]
     first, second = differences(cases, "escape_step")
     assert (first.mean, first.pairs, second.mean, second.pairs, second.horizon) == (-10.0, 2, 5.0, 2, 30.0)
-    assert said(first, "escape_step").endswith("may be chance"), "steps are known to the nearest look only"
-    assert said(second, "escape_step") == (
+    assert sentence(first, "escape_step").endswith("may be chance"), "steps are known to the nearest look only"
+    assert sentence(second, "escape_step") == (
         "p=3 against 1: escape_step +5 within 30 steps, 2 pairs, 2 seeds, "
         "1 of 2 left the plateau with 3; 2 of 2 left the plateau with 1: 2 seeds are too few to test it"
     )
@@ -179,7 +179,7 @@ def test_steps_off_the_plateau_need_five_seeds_where_some_runs_never_left_it() -
         left, stuck = epochs([0.0], [0.5]), epochs([0.0] * 9, [0.0] * 9)
         cases = [case({"p": 1}, seed, state="plateau", rows=stuck) for seed in range(seeds)]
         cases += [case({"p": 2}, seed, rows=left) for seed in range(seeds)]
-        return said(*differences(cases, "escape_step"), "escape_step")
+        return sentence(*differences(cases, "escape_step"), "escape_step")
 
     assert said_of(3).endswith("3 seeds are too few to test it") and said_of(5).endswith("better")
 
@@ -226,13 +226,13 @@ def test_with_one_seed_the_interval_is_over_its_pairs() -> None:
     found = differences(cases, "test_r2")[0]
     expected = stats.ttest_1samp([0.1, 0.12, 0.11], 0.0).confidence_interval(0.95)
     assert (found.pairs, found.seeds, found.low) == (3, 1, pytest.approx(expected.low))
-    assert "3 pairs, 1 seed:" in said(found, "test_r2")
+    assert "3 pairs, 1 seed:" in sentence(found, "test_r2")
 
 
 def test_twins_of_one_seed_are_no_evidence() -> None:
     """Runs with the same record, epoch by epoch; the same score alone makes no twins."""
 
-    def pairs_of(*records: float) -> list[Case]:
+    def pairs_of(*records: float) -> list[Record]:
         found = []
         for n, record in enumerate(records):
             for p, r2 in ((16, 0.5), (32, 0.6)):
@@ -240,7 +240,7 @@ def test_twins_of_one_seed_are_no_evidence() -> None:
         return found
 
     twins, others = (differences(pairs_of(*records), "test_r2")[0] for records in ((0.1, 0.1), (0.1, 0.2)))
-    assert (twins.pairs, twins.low) == (1, None) and "says nothing of chance" in said(twins, "test_r2")
+    assert (twins.pairs, twins.low) == (1, None) and "says nothing of chance" in sentence(twins, "test_r2")
     assert others.pairs == 2
 
 
@@ -252,13 +252,13 @@ def test_a_setting_that_explodes_on_two_of_three_seeds_does_not_win() -> None:
     combined = combinations(cases, "test_r2")
     assert [one.factors["lr"] for one in best_first(combined, "test_r2")] == ["low", "high", "higher"]
     high = combined[1]
-    assert (high.score, high.mean, high.finished, len(high.cases)) == (pytest.approx(0.2), 0.6, 1, 3)
+    assert (high.score, high.mean, high.finished, len(high.records)) == (pytest.approx(0.2), 0.6, 1, 3)
     partly, _ = differences(cases, "test_r2")
     (wholly,) = differences([one for one in cases if one.factors["lr"] != "high"], "test_r2")
     assert partly.mean == pytest.approx(0.2 - 0.502) and partly.seed_sd == pytest.approx(0.001)
-    assert said(partly, "test_r2").endswith("3 seeds, 2 of 3 diverged with high, counted as R² 0: may be chance")
+    assert sentence(partly, "test_r2").endswith("3 seeds, 2 of 3 diverged with high, counted as R² 0: may be chance")
     assert wholly.mean == pytest.approx(-0.502)
-    assert said(wholly, "test_r2").endswith("3 of 3 stayed on the plateau with higher, counted as R² 0: worse")
+    assert sentence(wholly, "test_r2").endswith("3 of 3 stayed on the plateau with higher, counted as R² 0: worse")
 
 
 def test_a_setting_of_which_no_run_finished_is_last_however_bad_the_others_are() -> None:
@@ -276,7 +276,7 @@ def test_a_search_names_its_best_setting_and_pairs_no_sampled_rates() -> None:
 
 
 def test_no_verdict_by_a_metric_that_a_failed_run_does_not_have() -> None:
-    def mae(lr: str, seed: int, value: float | None, state: str = "completed") -> Case:
+    def mae(lr: str, seed: int, value: float | None, state: str = "completed") -> Record:
         one = case({"lr": lr}, seed, state=state, r2=None)
         return replace(one, outcome=Outcome({"test_mae": value} if value else {}, [], []))
 
@@ -284,7 +284,7 @@ def test_no_verdict_by_a_metric_that_a_failed_run_does_not_have() -> None:
     cases += [mae("high", 1, 0.1), mae("high", 2, 0.1), mae("high", 3, None, "oom")]
     assert [one.factors["lr"] for one in best_first(combinations(cases, "test_mae"), "test_mae")] == ["low", "high"]
     (found,) = differences(cases, "test_mae")
-    assert found.p is None and said(found, "test_mae").endswith(
+    assert found.p is None and sentence(found, "test_mae").endswith(
         "1 of 3 ran out of memory with high: no verdict, since a run that has not learnt has no test_mae"
     )
 
@@ -304,7 +304,7 @@ def test_a_word_needs_all_comparisons_of_a_table_where_an_interval_needs_one() -
     found = differences(cases, "test_r2")
     clear = [one for one in found if one.low is not None and one.high is not None and not one.low <= 0 <= one.high]
     assert clear and all(one.p is not None and one.p > 0.05 for one in clear)
-    assert all(said(one, "test_r2").endswith("may be chance among 7 comparisons") for one in clear)
+    assert all(sentence(one, "test_r2").endswith("may be chance among 7 comparisons") for one in clear)
 
 
 def test_equal_runs_are_one_run_in_means_and_tests() -> None:
@@ -315,17 +315,17 @@ def test_equal_runs_are_one_run_in_means_and_tests() -> None:
         cases.append(case({"s": stride, "t": tokenizer, "p": patch}, seed, r2=r2, rows=epochs([r2], [r2])))
     by_factor = {one.factor: one for one in differences(cases, "test_r2")}
     assert (by_factor["t"].pairs, by_factor["t"].twins) == (6, 6) and by_factor["t"].mean == pytest.approx(0.003)
-    assert "6 pairs, 3 seeds, 6 more of equal runs" in said(by_factor["t"], "test_r2")
+    assert "6 pairs, 3 seeds, 6 more of equal runs" in sentence(by_factor["t"], "test_r2")
     assert by_factor["p"].pairs == 9, "of SW with overlap, C1D with it and either without it"
     alone = [one for one in cases if one.factors["s"] == 32]
     (twins, _) = differences(alone, "test_r2")
-    assert said(twins, "test_r2") == "t=sw against c1d: the same runs to the last digit as c1d" and twins.tests == 1
+    assert sentence(twins, "test_r2") == "t=sw against c1d: the same runs to the last digit as c1d" and twins.tests == 1
     twice = [replace(one, factors={"t": f"{one.factors['t']} {one.factors['p']}"}) for one in alone]
     again = differences(twice, "test_r2")[-1]
     assert (again.like, again.pairs, again.tests) == ("c1d 64", 0, 1), (
         "two values with the same runs are one comparison"
     )
-    assert twins_said(combinations(alone, "test_r2")) == [
+    assert twin_sentences(combinations(alone, "test_r2")) == [
         "6 of 12 runs equal another to the last digit and count once (s=32, t=sw, p=32 and s=32, t=c1d, p=32)"
     ]
 
@@ -377,7 +377,7 @@ def test_a_study_of_every_state_becomes_tables_and_a_figure(
 def test_plain_runs_differ_by_their_settings(tiny: list[str], tmp_path: Path) -> None:
     for lr in ("1e-3", "2e-3"):
         run(build_config(compose([*tiny, f"opt.lr={lr}", "train.epochs=1", f"tracking.folder={tmp_path}"])))
-    cases, notes = cases_in([tmp_path])
+    cases, notes = read_records([tmp_path])
     assert sorted(one.factors["opt.lr"] for one in cases) == [0.001, 0.002] and notes == []
     assert all(set(one.factors) == {"opt.lr"} for one in cases)
 

@@ -13,10 +13,16 @@ import pytest
 import torch
 from bounds_fixtures import BUILTIN, trained
 
-from specvit.analysis.attribution import attention_of, attribution, spread
+from specvit.analysis.attribution import (
+    PRECISION,
+    attention_of,
+    attribution,
+    best_weights,
+    optimal_weights,
+    spread,
+)
 from specvit.analysis.bounds.inputs import open_stars
 from specvit.analysis.features import FEATURES
-from specvit.analysis.optimal_weights import PRECISION, best_weights, optimal_weights
 from specvit.commands.analysis import main
 from specvit.commands.evaluate import read_config
 from specvit.config.build import build_config
@@ -276,7 +282,7 @@ def test_other_spectra_in_the_place_of_the_tested_ones_are_refused(
 @pytest.mark.slow
 def test_stars_with_an_error_of_0_are_in_no_optimum(ceiling_runs: Path) -> None:
     model, _ = opened(next(path for path in ceiling_runs.iterdir() if path.name.startswith("sw")))
-    known = open_stars(model.config, 4, lambda *_: None)
+    known = open_stars(model.config, 4)
 
     def pixels(labels_BL: torch.Tensor, rows_B: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         flux_BP, error_BP = known.pixels(labels_BL, rows_B)

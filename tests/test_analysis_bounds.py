@@ -13,8 +13,9 @@ import pytest
 from bounds_fixtures import BUILTIN, ROWS, trained
 
 from specvit.analysis.bounds.inputs import open_stars
+from specvit.analysis.grouping import by_test_set
 from specvit.analysis.published_points import read_reference
-from specvit.analysis.runs import by_test_set, finished_runs
+from specvit.analysis.records import finished_runs
 from specvit.commands import evaluate
 from specvit.commands.analysis import main
 from specvit.commands.data import main as data_main
@@ -103,7 +104,7 @@ def test_ceilings_are_those_of_the_bounds_and_in_order(runs: Path) -> None:
     assert main(["ceiling", str(runs)]) == 0
     whole = strict((runs / "ceiling" / "ceiling.json").read_text())
     (run_one, *_), _ = finished_runs([runs], "log_g")
-    stars = open_stars(run_one.config, None, lambda *_: None)
+    stars = open_stars(run_one.config, None)
     variance_N = cramer_rao(information(stars.observe, stars.place_NL).free_amplitude(), 1) * 16
     label_N, mag_N = stars.labels_of("log_g"), stars.mag_N
     np.testing.assert_allclose(stars.signal_to_noise(), run_one.snr_N, rtol=1e-4)
@@ -234,7 +235,7 @@ def test_a_file_without_the_models_labels_or_out_of_its_grid(runs: Path) -> None
     for refusal, table in changes.items():
         table.to_hdf(test, key="dataset/params", mode="a", format="table")
         with pytest.raises(DataError, match=refusal):
-            open_stars(config, None, lambda *_: None)
+            open_stars(config, None)
 
 
 def test_a_refusal_needs_no_torch(runs: Path) -> None:

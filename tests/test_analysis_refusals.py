@@ -27,7 +27,7 @@ def test_no_run_no_table(runs: Path, refused: Callable[..., str], tmp_path: Path
     one = next(runs.iterdir())
     (one / "status.json").write_text(json.dumps({"state": "crashed"}))
     (one / "summary.json").unlink()
-    assert "is no finished run: it is crashed" in refused(one)
+    assert "is not a finished run: it is crashed" in refused(one)
     assert not (tmp_path / "ceiling").exists() and not (one / "ceiling").exists()
 
 
@@ -59,13 +59,13 @@ def test_a_test_set_that_has_changed_is_noticed(runs: Path, refused: Callable[..
 REFERENCES = [
     ("name,snr\nRidge,8\n", "line 2: needs name, snr, r2"),
     ("name,snr,r2\nRidge,eight,0.5\n", "line 2: snr or r2 is not a number"),
-    ("name,snr,r2\nRidge,8,0.5\nRidge,9,1.5\n", "line 3: snr 9 with r2 1.5 cannot be"),
-    ("name,snr,r2\nRidge,nan,0.5\n", "cannot be"),
+    ("name,snr,r2\nRidge,8,0.5\nRidge,9,1.5\n", "line 3: snr 9 with r2 1.5 is impossible"),
+    ("name,snr,r2\nRidge,nan,0.5\n", "is impossible"),
     ("name,snr,r2\n", "holds no point"),
     ("", "holds no point"),
     ('[{"name": "Ridge", "snr": 8}]', "point 1: needs"),
-    ('{"name": "Ridge"}', "is no list"),
-    ("[1, 2", "is no JSON"),
+    ('{"name": "Ridge"}', "is not a list"),
+    ("[1, 2", "is not JSON"),
     ("[1, 2]", "point 1: needs"),
 ]
 
@@ -79,5 +79,5 @@ def test_bad_reference_files(runs: Path, refused: Callable[..., str]) -> None:
 def test_reference_files_that_are_none(runs: Path, refused: Callable[..., str]) -> None:
     assert "no such file" in refused(runs, "--reference", "nowhere.csv")
     Path("binary").write_bytes(bytes(range(128, 256)))
-    assert "is no text" in refused(runs, "--reference", "binary")
+    assert "is not a text file" in refused(runs, "--reference", "binary")
     assert refused(runs, "--reference", runs)  # a folder

@@ -15,9 +15,8 @@ from sklearn.metrics import mean_absolute_error, r2_score
 from test_estimators import settings
 
 from specvit.analysis.fit_verdict import bounds_of
-from specvit.analysis.records import cases_in
-from specvit.analysis.runs import by_test_set, finished_runs
-from specvit.analysis.series import series_of
+from specvit.analysis.grouping import by_test_set, series_of
+from specvit.analysis.records import finished_runs, read_records
 from specvit.commands.analysis import main
 from specvit.config.build import build_config
 from specvit.config.compose import compose
@@ -149,17 +148,21 @@ def test_runs_that_have_not_finished_stand_as_what_they_are(runs: Path) -> None:
 def test_published_points_and_ceilings_lie_under_the_figure(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("points.csv").write_text("name,rows,snr,r2\nRidge (paper),100,,0.44\nRidge (paper),,8.2,0.2\n")
     (found,) = by_test_set(finished_runs([runs], "log_g")[0])
-    ceiling = {"test_set": found.said, "label": "log_g", "ceilings": [{"van_trees_r2": 0.995, "crlb_mean_r2": -3.0}]}
+    ceiling = {
+        "test_set": found.description,
+        "label": "log_g",
+        "ceilings": [{"van_trees_r2": 0.995, "crlb_mean_r2": -3.0}],
+    }
     Path("ceiling.json").write_text(json.dumps(ceiling))
     words = ["scaling", str(runs), "--out", "here", "--reference", "points.csv", "--ceilings", "ceiling.json"]
     assert main(words) == 0
     whole = written(Path("here"))
     assert [point["r2"] for point in whole["reference"]] == [0.44] and whole["limit_at_most"] == 0.995
-    cases, _ = cases_in([runs])
-    assert bounds_of([runs], cases) == {}, "the verdict on a setting takes a bound from the folder alone"
+    records, _ = read_records([runs])
+    assert bounds_of([runs], records) == {}, "the verdict on a setting takes a bound from the folder alone"
     (runs / "ceiling").mkdir()
     shutil.move("ceiling.json", runs / "ceiling")
-    assert bounds_of([runs], cases) == {case.run_id: 0.995 for case in cases}
+    assert bounds_of([runs], records) == {record.run_id: 0.995 for record in records}
     assert "note" not in capsys.readouterr().out
     from PIL import Image
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from specvit.analysis.bounds.inputs import Stars, made_stars
-from specvit.analysis.bounds.van_trees import Window, faded, field, gradients, told
+from specvit.analysis.bounds.inputs import Stars, synthetic_stars
+from specvit.analysis.bounds.van_trees import Window, faded, field, gradients, whole_window
 from specvit.config.build import build_config
 from specvit.config.compose import compose
 from specvit.estimators.ridge import solve, sum_up
@@ -22,7 +22,7 @@ LOW, HIGH = RANGES["log_g"]
 
 
 def stars(rows: int, *overrides: str) -> Stars:
-    return made_stars(build_config(compose(["data=builtin", *overrides])), rows)
+    return synthetic_stars(build_config(compose(["data=builtin", *overrides])), rows)
 
 
 def log_g_bound(found: Stars) -> np.ndarray:
@@ -144,7 +144,7 @@ def bound_of(observe: Observe, place_NL: Tensor, window: Window | None = None) -
     here = information(observe, place_NL)
     axes = range(place_NL.shape[1])
     found = field(here, gradients(observe, place_NL, here, axes), place_NL.numpy(), 0, axes)
-    return found.bound(window or told(np.ones(len(place_NL), dtype=bool), place_NL.shape[1]))
+    return found.bound(window or whole_window(np.ones(len(place_NL), dtype=bool), place_NL.shape[1]))
 
 
 def midpoints(count: int) -> Tensor:
@@ -189,7 +189,9 @@ def test_noise_that_depends_on_the_label_tells_of_it() -> None:
     reached = np.square(weight_NM @ u_M / weight_NM.sum(1) - u_N).mean()
     here = information(observe, place_NL)
     deaf = Information(here.flux_NLL, np.zeros_like(here.noise_NLL), here.cross_NL, here.amplitude_N)
-    forgetful, _ = field(deaf, np.zeros((1, 4000, 1, 1)), place_NL.numpy(), 0, [0]).bound(told(np.ones(4000, bool), 1))
+    forgetful, _ = field(deaf, np.zeros((1, 4000, 1, 1)), place_NL.numpy(), 0, [0]).bound(
+        whole_window(np.ones(4000, bool), 1)
+    )
     assert bound < reached < forgetful == pytest.approx(1 / 12, rel=1e-3)
 
 
@@ -200,7 +202,7 @@ def test_a_range_that_the_label_itself_decides_has_its_own_bound() -> None:
     u_N = place_NL[:, 0].numpy()
     window = faded(u_N, np.ones((len(u_N), 1)), 0.2, 0.6)
     bound, _ = bound_of(observe, place_NL, window)
-    careless, _ = bound_of(observe, place_NL, told(window.inside_N, 1))
+    careless, _ = bound_of(observe, place_NL, whole_window(window.inside_N, 1))
     assert 0 < bound <= 0.16 / 12 < careless
     sharp = linear(torch.ones(1, 1).double(), torch.tensor([0.01]).double())
     bound, _ = bound_of(sharp, place_NL, window)
@@ -271,7 +273,7 @@ def test_the_posterior_mean_of_built_in_spectra_stays_below_the_ceiling() -> Non
     here = information(placed.observe, placed.place_NL)
     axes = range(4)
     found = field(here, gradients(placed.observe, placed.place_NL, here, axes), placed.place_NL.numpy(), LOG_G, axes)
-    bound, error = (x * (HIGH - LOW) ** 2 for x in found.bound(told(np.ones(rows, dtype=bool), 5)))
+    bound, error = (x * (HIGH - LOW) ** 2 for x in found.bound(whole_window(np.ones(rows, dtype=bool), 5)))
     chance = np.hypot(error, square_N.std() / rows**0.5)
     assert square_N.mean() > bound - 2 * chance
     assert bound > 0.6 * square_N.mean()

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from specvit.analysis.scaling import file_of
 from specvit.analysis.scaling_law import crossover, fit_law, mean_over_seeds
 
 ROWS = np.array([1000.0, 2000.0, 5000.0, 10_000.0, 50_000.0])
@@ -72,3 +73,9 @@ def test_seeds_are_drawn_again() -> None:
     mean_R = mean_over_seeds(seeds, np.random.default_rng(0))
     assert mean_R.mean() == pytest.approx(3.0, abs=0.05)
     assert mean_R.std() == pytest.approx(np.std([0.0, 3.0, 6.0]) / np.sqrt(3), rel=0.02)
+
+
+def test_a_series_that_lists_many_settings_has_a_file_name_of_its_own() -> None:
+    first, second = (file_of(f"vit ({'opt.lr=0.1, ' * 40}train.seed={seed})") for seed in (1, 2))
+    assert first != second and max(len(first), len(second)) < 255
+    assert file_of("vit c1d p8") == "scaling_vit_c1d_p8.json"

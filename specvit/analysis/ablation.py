@@ -1,19 +1,16 @@
-"""What each factor of a study does: how many runs came through, and scores over seeds; differences: `comparisons`.
-
-All from run folders.
-"""
+"""What each factor of a study changes: counts of how runs ended, and scores over seeds; see `comparisons`, too."""
 
 import itertools
 import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from specvit.analysis.fit_verdict import fit_verdict, gap_of, trees_of
-from specvit.analysis.records import Case
+from specvit.analysis.records import Record, grouped
 from specvit.study.results import lower_is_better, rank
 from specvit.study.schema import ESCAPED
 from specvit.study.trial_queue import GROUPS, group_of
@@ -46,16 +43,21 @@ class Tally:
 
 @dataclass(frozen=True)
 class Combination:
-    """Runs that differ by their seed alone; `values` of the metric are of those that finished, seed by seed."""
+    """Runs that differ in their seed alone; `values` of the metric are those of finished runs, seed by seed."""
 
     factors: dict[str, Any]
-    cases: tuple[Case, ...]
+    records: tuple[Record, ...]
     values: tuple[float, ...]
     ranked: tuple[float, ...]
-    """The same with R² 0 for each run that has not learnt."""
+    """The same, with R² 0 for each run that has not learnt."""
     escapes: tuple[float | None, ...]
     gap: float | None
     verdict: str
+
+    @property
+    def name(self) -> str:
+        """Its factors and their values."""
+        return ", ".join(f"{key}={value}" for key, value in self.factors.items()) or "all"
 
     @property
     def mean(self) -> float | None:
@@ -70,12 +72,12 @@ class Combination:
     @property
     def finished(self) -> int:
         """The number of runs that finished."""
-        return sum(case.finished for case in self.cases)
+        return sum(record.finished for record in self.records)
 
     @property
     def unlearnt(self) -> int:
         """The number of runs that ended without having learnt."""
-        return sum(case.unlearnt for case in self.cases)
+        return sum(record.unlearnt for record in self.records)
 
     @property
     def sd(self) -> float | None:
@@ -83,57 +85,62 @@ class Combination:
         return statistics.stdev(self.values) if len(self.values) > 1 else None
 
 
-def tallies(cases: Sequence[Case]) -> list[Tally]:
-    """Return the counts of each factor's values, and of all runs under the factor "all"."""
-    found = [_tally("all", "", cases)]
-    for factor in _factors(cases):
-        groups: dict[str, list[Case]] = {}
-        for case, value in zip(cases, _shown(cases, factor), strict=True):
-            groups.setdefault(value, []).append(case)
-        found += [_tally(factor, value, own) for value, own in groups.items()]
-    return found
+def tallies(records: Sequence[Record]) -> list[Tally]:
+    """Return the counts of each factor's values, after those of all runs under the factor "all"."""
+    counts = [_tally("all", "", records)]
+    for factor in factor_names(records):
+        counts += [_tally(factor, value, own) for value, own in grouped(records, _shown(records, factor)).items()]
+    return counts
 
 
-def _shown(cases: Sequence[Case], factor: str) -> list[str]:
-    """Return each run's value of a factor; of more than `MOST_VALUES` numbers, the quarter that it lies in."""
-    values = [case.factors.get(factor) for case in cases]
+def factor_names(records: Iterable[Record | Combination]) -> list[str]:
+    """Return all factors in the order of first appearance."""
+    return list(dict.fromkeys(itertools.chain.from_iterable(one.factors for one in records)))
+
+
+def _shown(records: Sequence[Record], factor: str) -> list[str]:
+    """Return each run's value of a factor; of more than `MOST_VALUES` numbers, the quarter of the values it is in."""
+    values = [record.factors.get(factor) for record in records]
     numbers = [value for value in values if isinstance(value, float | int) and not isinstance(value, bool)]
     if len(numbers) < len(values) or len(set(numbers)) <= MOST_VALUES:
         return [str(value) for value in values]
     edges = np.quantile(numbers, (0, 0.25, 0.5, 0.75, 1))
-    places = np.clip(np.searchsorted(edges, numbers, side="right") - 1, 0, 3)
-    return [f"{edges[place]:.3g} to {edges[place + 1]:.3g}" for place in places]
+    quarters = np.clip(np.searchsorted(edges, numbers, side="right") - 1, 0, 3)
+    return [f"{edges[quarter]:.3g} to {edges[quarter + 1]:.3g}" for quarter in quarters]
 
 
-def _tally(factor: str, value: Any, cases: Sequence[Case]) -> Tally:
-    done = [case for case in cases if case.finished]
-    minutes = [case.minutes for case in done if case.minutes]
-    how = Counter(case.state for case in cases if not case.finished)
+def _tally(factor: str, value: Any, records: Sequence[Record]) -> Tally:
+    minutes = [record.minutes for record in records if record.finished and record.minutes]
+    how = Counter(record.state for record in records if not record.finished)
     mean = statistics.fmean(minutes) if minutes else None
-    groups = Counter(group_of(case.state) for case in cases)
+    groups = Counter(group_of(record.state) for record in records)
     finished, unlearnt, failed, pruned, still_open = (groups[name] for name in GROUPS)
-    return Tally(factor, value, len(cases), finished, unlearnt, failed, pruned, still_open, dict(how), mean)
+    return Tally(factor, value, len(records), finished, unlearnt, failed, pruned, still_open, dict(how), mean)
 
 
-def combinations(cases: Sequence[Case], metric: str, bounds: Mapping[str, float] | None = None) -> list[Combination]:
-    """Return the runs put together by all factors but the seed, in the order in which they were found.
+def combinations(
+    records: Sequence[Record], metric: str, bounds: Mapping[str, float] | None = None
+) -> list[Combination]:
+    """Return the runs grouped by all factors but the seed, in the order of first appearance.
 
     `bounds`: the greatest possible test R² by run id, where it is known.
     """
-    trees = trees_of(cases)
-    groups: dict[str, list[Case]] = {}
-    for case in cases:
-        groups.setdefault(repr(case.factors), []).append(case)
-    verdicts = {key: fit_verdict(group, trees, bounds or {}) for key, group in groups.items()}
-    return [_combination(group, metric, verdicts[key]) for key, group in groups.items()]
-
-
-def _combination(group: list[Case], metric: str, verdict: str) -> Combination:
-    ranked = [(case, value) for case in group if (value := case.ranked(metric)) is not None]
-    values = tuple(value for case, value in ranked if case.finished or metric == ESCAPED)
-    escapes = tuple(case.escape_step for case in group if case.trains_by_steps)
-    every = tuple(value for _, value in ranked)
-    return Combination(group[0].factors, tuple(group), values, every, escapes, gap_of(group), verdict)
+    trees = trees_of(records)
+    combined = []
+    for group in grouped(records, [repr(record.factors) for record in records]).values():
+        ranked = [(record, value) for record in group if (value := record.ranked(metric)) is not None]
+        combined.append(
+            Combination(
+                factors=group[0].factors,
+                records=tuple(group),
+                values=tuple(value for record, value in ranked if record.finished or metric == ESCAPED),
+                ranked=tuple(value for _, value in ranked),
+                escapes=tuple(record.escape_step for record in group if record.trains_by_steps),
+                gap=gap_of(group),
+                verdict=fit_verdict(group, trees, bounds or {}),
+            )
+        )
+    return combined
 
 
 def best_first(combined: Sequence[Combination], metric: str) -> list[Combination]:
@@ -148,17 +155,12 @@ def best_first(combined: Sequence[Combination], metric: str) -> list[Combination
 
 
 def stuck(combined: Sequence[Combination]) -> list[str]:
-    """Return a sentence on each setting with runs that stayed on the plateau to their end: they are in no mean."""
+    """Return a sentence on each setting with runs that never left the plateau: no mean contains them."""
     sentences = []
     for one in combined:
-        ended = [case for case in one.cases if case.trains_by_steps and (case.finished or case.state == "plateau")]
-        out = sum(case.escape_step is not None for case in ended)
-        if out < len(ended):
-            name = ", ".join(f"{key}={value}" for key, value in one.factors.items()) or "all"
-            steps = max(int(case.outcome.rows[-1]["step"]) for case in ended)
-            sentences.append(f"{name}: {out} of {len(ended)} runs left the plateau within {steps:,} steps")
+        ended = [run for run in one.records if run.trains_by_steps and (run.finished or run.state == "plateau")]
+        escaped = sum(run.escape_step is not None for run in ended)
+        if escaped < len(ended):
+            steps = max(int(run.outcome.rows[-1]["step"]) for run in ended)
+            sentences.append(f"{one.name}: {escaped} of {len(ended)} runs left the plateau within {steps:,} steps")
     return sentences
-
-
-def _factors(cases: Sequence[Case]) -> list[str]:
-    return list(dict.fromkeys(itertools.chain.from_iterable(case.factors for case in cases)))

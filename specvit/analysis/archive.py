@@ -1,6 +1,5 @@
-"""A study in one small file, from which every table can be made again: records and predictions, without weights."""
+"""A study in one small file, from which every table can be rebuilt: records and predictions, without weights."""
 
-import argparse
 import io
 import json
 import tarfile
@@ -23,15 +22,15 @@ RUN_FILES = (
     "predictions.csv",
 )
 WHERE = ("cwd", "host", "pid", "job", "log", "storage")
-"""Keys that say on which machine something ran, and where; nothing that is read from an archive needs them."""
+"""Keys about the machine that a run used; no reader of an archive needs them."""
 
 
-def archive(options: argparse.Namespace) -> int:
-    """Write the archive of a study."""
-    study = StudyFolder(options.study)
+def pack(folder: Path, file: Path) -> tuple[int, int]:
+    """Write the archive of a study; return the number of its runs and the archive's bytes."""
+    study = StudyFolder(folder)
     study.about()
-    if not options.file.name.endswith(".tar.xz"):
-        raise FolderError("is no name for an archive", where=str(options.file), remedy="let it end in .tar.xz")
+    if not file.name.endswith(".tar.xz"):
+        raise FolderError("is not a name for an archive", where=str(file), remedy="let it end in .tar.xz")
     members = dict(_members(study))
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w:xz", preset=9) as packed:
@@ -39,43 +38,42 @@ def archive(options: argparse.Namespace) -> int:
             info = tarfile.TarInfo(name)
             info.size = len(members[name])
             packed.addfile(info, io.BytesIO(members[name]))
-    options.file.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(options.file, lambda target: target.write(stream.getvalue()))
-    print(f"written: {options.file}, {len(study.trials())} runs, {len(stream.getvalue()) / 1e6:.1f} MB", flush=True)
-    return 0
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(file, lambda target: target.write(stream.getvalue()))
+    return len(study.trials()), len(stream.getvalue())
 
 
-def unpack(file: Path, place: Path) -> Path:
-    """Unpack an archive into `place` and return the study's folder there."""
+def unpack(file: Path, target: Path) -> Path:
+    """Unpack an archive into `target` and return the study's folder there."""
     with tarfile.open(file) as packed:
-        packed.extractall(place, filter="data")
-    (study,) = (place / "multirun").iterdir()
+        packed.extractall(target, filter="data")
+    (study,) = (target / "multirun").iterdir()
     return study
 
 
 def _members(study: StudyFolder) -> Iterator[tuple[str, bytes]]:
-    """Yield names and contents, as they lie in a working folder: multirun/STUDY and outputs/."""
+    """Yield paths and contents as in a working folder: multirun/STUDY and outputs/."""
     top = f"multirun/{study.name}"
-    yield f"{top}/study.json", _plain(study.file("study.json"))
+    yield f"{top}/study.json", _without_machine(study.file("study.json"))
     for path in sorted(study.file("trials").glob("*.json")):
         trial = json.loads(path.read_text())
         trial["folder"] = f"../../outputs/{Path(trial['folder']).name}"
-        yield f"{top}/trials/{path.name}", _dumped(trial)
+        yield f"{top}/trials/{path.name}", _json(trial)
     for trial in study.trials():
         for name in RUN_FILES:
             path = trial.run.file(name)
             if path.exists():
-                content = _plain(path) if name.endswith(".json") else path.read_bytes()
+                content = _without_machine(path) if name.endswith(".json") else path.read_bytes()
                 content = hide_secrets(content.decode()).encode() if name.endswith(".yaml") else content
                 yield f"outputs/{trial.run.path.name}/{name}", content
 
 
-def _plain(path: Path) -> bytes:
+def _without_machine(path: Path) -> bytes:
     value = {name: value for name, value in json.loads(path.read_text()).items() if name not in WHERE}
     if "command" in value:
         value["command"] = [word for word in value["command"] if "://" not in word]
-    return _dumped(value)
+    return _json(value)
 
 
-def _dumped(value: Any) -> bytes:
+def _json(value: Any) -> bytes:
     return (hide_secrets(json.dumps(value, indent=1)) + "\n").encode()

@@ -1,19 +1,16 @@
 """The figure of `specvit analysis attention`: mean spectrum, saliency and attention by wavelength, with known lines."""
 
 import textwrap
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from specvit.analysis.attribution_report import AttributionFindings, SettingAttribution
-from specvit.analysis.bounds.figure import DPI
+from specvit.analysis.attribution_report import AttributionReport, SettingAttribution
 from specvit.analysis.features import FEATURES
 from specvit.tracking.figures import canvas
-from specvit.utils.files import write_atomic
 
 BIN = 8
-"""Pixels that are summed for the saliency's line: two of the instrument's resolution elements."""
+"""Pixels per point of the saliency's line: two of the instrument's resolution elements."""
 EVEN = {"color": "0.5", "lw": 0.6, "ls": ":"}
 NAME_ROWS, NAME_WIDTH = 3, 0.007
 """Rows of names over the spectrum, and a letter's part of the figure's width."""
@@ -25,42 +22,41 @@ SALIENCY = (
     "even share, 1. Bands: least and greatest of the seeds. "
 )
 ATTENTION = (
-    "Attention: what the pooled vector takes from each token (mean over heads and stars) in the last block, and "
-    "through all of them (rollout), over an even share."
+    "Attention: of the pooled token to each token (mean over heads and stars) in the last block, and through all "
+    "blocks (rollout), over an even share."
 )
 
 
-def draw_attention(found: AttributionFindings, one: SettingAttribution, path: Path) -> None:
-    """Draw one setting's figure into `path`, a PNG of 300 dpi or a PDF by its ending."""
-    attends = one.attributions[0].attention is not None
+def draw_attention(report: AttributionReport, one: SettingAttribution) -> Any:
+    """Return one setting's figure."""
+    attends = one.attends
     figure, axes = canvas(4 if attends else 2, 1, (10.0, 8.2 if attends else 5.0))
     rows = list(axes[:, 0])
-    _spectrum(rows[0], found)
-    _saliency(rows[1], found, one)
+    _spectrum(rows[0], report)
+    _saliency(rows[1], report, one)
     if attends:
-        _attention(rows[2], found, one)
-        figure.colorbar(_blocks(rows[3], found, one), ax=rows[3], label="over even", pad=0.01)
+        _attention(rows[2], report, one)
+        figure.colorbar(_blocks(rows[3], report, one), ax=rows[3], label="over even", pad=0.01)
     for axis in rows:
-        axis.set_xlim(found.wave_P[0], found.wave_P[-1])
+        axis.set_xlim(report.wave_P[0], report.wave_P[-1])
         axis.tick_params(labelbottom=axis is rows[-1])
         for number, feature in enumerate(FEATURES):
             for place in feature.places:
                 axis.axvline(place, color=COLORS[number], lw=0.5, alpha=0.5, zorder=0)
     rows[-1].set_xlabel("vacuum wavelength, Å")
     runs = f"{len(one.attributions)} seeds" if len(one.attributions) > 1 else f"run {one.setting.runs[0].run_id}"
-    title = f"{found.label} by {one.setting.name} ({runs}); {found.test_set.said}; first {found.stars:,} rows"
+    title = f"{report.label} by {one.setting.name} ({runs}); {report.test_set.description}; first {report.stars:,} rows"
     figure.suptitle(textwrap.fill(title, 130), fontsize=9)
     figure.supxlabel(textwrap.fill(SALIENCY + ATTENTION * attends, 190), fontsize=6.2, x=0.01, ha="left", color="0.25")
-    kind = path.suffix.removeprefix(".")
-    write_atomic(path, lambda stream: figure.savefig(stream, format=kind, dpi=DPI))
+    return figure
 
 
-def _spectrum(axis: Any, found: AttributionFindings) -> None:
+def _spectrum(axis: Any, report: AttributionReport) -> None:
     """Draw the mean spectrum with the features' names above it, in rows where they do not touch each other."""
-    axis.plot(found.wave_P, found.flux_P, color="black", lw=0.6)
+    axis.plot(report.wave_P, report.flux_P, color="black", lw=0.6)
     axis.set_ylabel("mean flux")
-    first, last = float(found.wave_P[0]), float(found.wave_P[-1])
-    low, high = float(found.flux_P.min()), float(found.flux_P.max())
+    first, last = float(report.wave_P[0]), float(report.wave_P[-1])
+    low, high = float(report.flux_P.min()), float(report.flux_P.max())
     axis.set_ylim(low - 0.05 * (high - low), high + 0.12 * (NAME_ROWS + 1) * (high - low))
     ends = [-np.inf] * NAME_ROWS
     for number, feature in sorted(enumerate(FEATURES), key=lambda pair: pair[1].places[0]):
@@ -73,12 +69,18 @@ def _spectrum(axis: Any, found: AttributionFindings) -> None:
             axis.text(place, height, feature.name, fontsize=6.5, color=COLORS[number], ha="center")
 
 
-def _saliency(axis: Any, found: AttributionFindings, one: SettingAttribution) -> None:
-    wave_b = _binned(found.wave_P)
-    _banded(axis, wave_b, np.array([_binned(s) for s in one.saliency_RP()]) * len(found.wave_P), "C0", one.setting.name)
-    if found.optimal_weights is not None:
+def _saliency(axis: Any, report: AttributionReport, one: SettingAttribution) -> None:
+    wave_b = _binned(report.wave_P)
+    _banded(
+        axis,
+        wave_b,
+        np.array([_binned(s) for s in one.shares()["saliency"]]) * len(report.wave_P),
+        "C0",
+        one.setting.name,
+    )
+    if report.optimal_weights is not None:
         axis.plot(
-            wave_b, _binned(found.optimal_weights.share_P) * len(found.wave_P), color="black", lw=0.8, label="optimum"
+            wave_b, _binned(report.optimal_weights.share_P) * len(report.wave_P), color="black", lw=0.8, label="optimum"
         )
     axis.axhline(1.0, **EVEN)
     axis.set_yscale("log")
@@ -86,20 +88,20 @@ def _saliency(axis: Any, found: AttributionFindings, one: SettingAttribution) ->
     axis.legend(fontsize=7, frameon=False, loc="upper left")
 
 
-def _attention(axis: Any, found: AttributionFindings, one: SettingAttribution) -> None:
-    for shares_RP, color, name in ((one.attention_RP(), "C1", "last block"), (one.rollout_RP(), "C2", "rollout")):
-        assert shares_RP is not None
-        _banded(axis, found.wave_P, _over_even(one, shares_RP), color, name)
+def _attention(axis: Any, report: AttributionReport, one: SettingAttribution) -> None:
+    shares = one.shares()
+    for kind, color, name in (("attention", "C1", "last block"), ("rollout", "C2", "rollout")):
+        _banded(axis, report.wave_P, _over_even(one, shares[kind]), color, name)
     axis.axhline(1.0, **EVEN)
     axis.set_ylabel("attention over even")
     axis.legend(fontsize=7, frameon=False, loc="upper left")
 
 
-def _blocks(axis: Any, found: AttributionFindings, one: SettingAttribution) -> Any:
+def _blocks(axis: Any, report: AttributionReport, one: SettingAttribution) -> Any:
     """Draw attention block by block, mean over runs, and return what a colour bar needs."""
     of_runs = [attribution.attention.blocks_LP for attribution in one.attributions if attribution.attention is not None]
     blocks_LP = np.mean([blocks_LP / blocks_LP.sum(1, keepdims=True) for blocks_LP in of_runs], axis=0)
-    extent = (float(found.wave_P[0]), float(found.wave_P[-1]), len(blocks_LP) + 0.5, 0.5)
+    extent = (float(report.wave_P[0]), float(report.wave_P[-1]), len(blocks_LP) + 0.5, 0.5)
     drawn = axis.imshow(_over_even(one, blocks_LP), aspect="auto", extent=extent, cmap="magma", interpolation="nearest")
     axis.set_yticks(range(1, len(blocks_LP) + 1))
     axis.set_ylabel("block")
@@ -114,7 +116,7 @@ def _banded(axis: Any, x: np.ndarray, values_RX: np.ndarray, color: str, name: s
 
 
 def _over_even(one: SettingAttribution, shares_XP: np.ndarray) -> np.ndarray:
-    """Return shares over those of attention to all tokens alike, NaN where no token reaches."""
+    """Return shares over those of equal attention to all tokens, NaN where no token reaches."""
     attention = one.attributions[0].attention
     assert attention is not None
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from scipy import special
 
-from specvit.analysis.records import Case
+from specvit.analysis.records import Record, grouped
 from specvit.analysis.survival import Pair, least_p, logrank_p, resolution, restricted_difference, time_of
 from specvit.study.results import has_direction, is_r2, lower_is_better
 from specvit.study.schema import ESCAPED
@@ -77,15 +77,15 @@ class _Match:
         return [pair for by_rest in self.pairs_of.values() for pair in by_rest.values()]
 
 
-def differences(cases: Sequence[Case], metric: str, fewest_pairs: int = 1) -> list[Difference]:
+def differences(records: Sequence[Record], metric: str, fewest_pairs: int = 1) -> list[Difference]:
     """Return the paired differences of each factor's values against its first one, of `fewest_pairs` or more."""
-    ended = [case for case in cases if case.unlearnt or (case.finished and case.value(metric) is not None)]
+    ended = [record for record in records if record.unlearnt or (record.finished and record.value(metric) is not None)]
     if metric == ESCAPED:
-        ended = [case for case in cases if (case.unlearnt or case.finished) and case.trains_by_steps]
+        ended = [record for record in records if (record.unlearnt or record.finished) and record.trains_by_steps]
     names = run_names(ended)
-    noise = seed_spread([case for case in ended if names[id(case)] == id(case)], metric)
+    noise = seed_spread([record for record in ended if names[id(record)] == id(record)], metric)
     tested = []
-    for factor in dict.fromkeys(itertools.chain.from_iterable(case.factors for case in ended)):
+    for factor in dict.fromkeys(itertools.chain.from_iterable(record.factors for record in ended)):
         base, matches = _matches(ended, factor, names)
         blank = Difference(factor, base, None, 0, 0, None, None, None, noise)
         enough = [one for one in matches if len(one.pairs) + one.twins >= fewest_pairs]
@@ -93,37 +93,37 @@ def differences(cases: Sequence[Case], metric: str, fewest_pairs: int = 1) -> li
     return _holm(tested)
 
 
-def run_names(cases: Iterable[Case]) -> dict[int, int]:
-    """Return for each case, by its `id`, the `id` of the first one with the same record: twins have one name."""
+def run_names(records: Iterable[Record]) -> dict[int, int]:
+    """Return for the `id` of each record that of the first one with the same epochs: equal runs share a name."""
     firsts: dict[str, int] = {}
     names = {}
-    for case in cases:
-        values = [v for row in case.outcome.rows for k, v in row.items() if k.startswith(("train_", "val_"))]
+    for record in records:
+        values = [v for row in record.outcome.rows for k, v in row.items() if k.startswith(("train_", "val_"))]
         measured = any(isinstance(value, float) and math.isfinite(value) for value in values)
-        names[id(case)] = firsts.setdefault(repr(case.outcome.rows), id(case)) if measured else id(case)
+        names[id(record)] = firsts.setdefault(repr(record.outcome.rows), id(record)) if measured else id(record)
     return names
 
 
-def seed_spread(cases: Sequence[Case], metric: str) -> float | None:
+def seed_spread(records: Sequence[Record], metric: str) -> float | None:
     """Return the standard deviation over seeds, pooled over all settings; of R² that of the runs that finished."""
-    groups: dict[str, list[float]] = {}
-    for case in cases:
-        value = case.ranked(metric)
-        if value is not None and (case.finished or metric == ESCAPED):
-            groups.setdefault(repr(case.factors), []).append(value)
-    several = [values for values in groups.values() if len(values) > 1]
+    scored = [one for one in records if one.ranked(metric) is not None and (one.finished or metric == ESCAPED)]
+    groups = [
+        [value for one in group if (value := one.ranked(metric)) is not None]
+        for group in grouped(scored, [repr(one.factors) for one in scored]).values()
+    ]
+    several = [values for values in groups if len(values) > 1]
     freedom = sum(len(values) - 1 for values in several)
     squares = sum((len(values) - 1) * statistics.variance(values) for values in several)
     return (squares / freedom) ** 0.5 if freedom else None
 
 
-def _matches(cases: Sequence[Case], factor: str, names: Mapping[int, int]) -> tuple[Any, list[_Match]]:
+def _matches(records: Sequence[Record], factor: str, names: Mapping[int, int]) -> tuple[Any, list[_Match]]:
     """Return a factor's first value and the pairs of each other one with it; equal pairs of a seed count once."""
-    levels = {repr(case.factors.get(factor)): case.factors.get(factor) for case in cases}
-    sides: dict[str, dict[tuple[int, str], Case]] = {level: {} for level in levels}
-    for case in cases:
-        rest = repr(sorted((k, repr(v)) for k, v in case.factors.items() if k != factor))
-        sides[repr(case.factors.get(factor))][case.seed, rest] = case
+    levels = {repr(record.factors.get(factor)): record.factors.get(factor) for record in records}
+    sides: dict[str, dict[tuple[int, str], Record]] = {level: {} for level in levels}
+    for record in records:
+        rest = repr(sorted((k, repr(v)) for k, v in record.factors.items() if k != factor))
+        sides[repr(record.factors.get(factor))][record.seed, rest] = record
     base, *others = levels
     matches = []
     seen: dict[frozenset[tuple[int, int, int]], Any] = {}
@@ -131,16 +131,16 @@ def _matches(cases: Sequence[Case], factor: str, names: Mapping[int, int]) -> tu
         pairs_of: dict[int, dict[str, Pair]] = {}
         known: set[tuple[int, int, int]] = set()
         twins = 0
-        for (seed, rest), case in sides[level].items():
+        for (seed, rest), record in sides[level].items():
             other = sides[base].get((seed, rest))
-            named = seed, names[id(case)], names[id(other)] if other else 0
+            named = seed, names[id(record)], names[id(other)] if other else 0
             if other is None or named in known:
                 continue
             known.add(named)
             if named[1] == named[2]:
                 twins += 1
             else:
-                pairs_of.setdefault(seed, {})[rest] = case, other
+                pairs_of.setdefault(seed, {})[rest] = record, other
         runs = frozenset(known)
         if runs in seen:
             matches.append(_Match(levels[level], {}, len(runs), seen[runs]))
@@ -157,26 +157,26 @@ Tested = tuple[Difference, float | None, float | None]
 def _compare(blank: Difference, matches: Sequence[_Match], metric: str) -> list[Tested]:
     """Return the differences of one factor."""
     tested: list[Tested] = []
-    units_of: list[dict[int, float]] = []
+    means_of: list[dict[int, float]] = []
     for match in matches:
         failures = tuple(_failures(match, blank.base, metric))
-        about = replace(
+        difference = replace(
             blank, value=match.value, failures=failures, pairs=len(match.pairs), twins=match.twins, like=match.like
         )
-        tested.append(_alone(replace(about, seeds=len(match.pairs_of)), match, metric))
-        units_of.append(_units(match, metric) if tested[-1][0].horizon is None and len(match.pairs_of) > 1 else {})
+        tested.append(_own_difference(replace(difference, seeds=len(match.pairs_of)), match, metric))
+        means_of.append(_seed_means(match, metric) if tested[-1][0].horizon is None and len(match.pairs_of) > 1 else {})
     for failing in (False, True):  # failing is not the noise of seeds: it widens only comparisons that it is part of
         chosen = [
             n
             for n, (one, own, _) in enumerate(tested)
-            if units_of[n] and own is not None and (failing or not one.failures)
+            if means_of[n] and own is not None and (failing or not one.failures)
         ]
-        shared = _shared([units_of[n] for n in chosen])
+        shared = _pooled_sd([means_of[n] for n in chosen])
         for n in chosen:
             one, own, _ = tested[n]
             if shared and one.mean is not None and bool(one.failures) == failing:
                 error, freedom = shared
-                error = max(error, _blur(matches[n], metric)) * (2 / len(units_of[n])) ** 0.5
+                error = max(error, _rounding_error(matches[n], metric)) * (2 / len(means_of[n])) ** 0.5
                 tested[n] = one, own, 2 * float(special.stdtr(freedom, -abs(one.mean) / error))
     return tested
 
@@ -185,23 +185,23 @@ def _failures(match: _Match, base: Any, metric: str) -> Iterator[str]:
     """Yield how many runs of either side have not learnt; of steps off the plateau, how many left it if not all did."""
     sides = [(value, [pair[n] for pair in match.pairs]) for n, value in enumerate((match.value, base))]
     if metric == ESCAPED:
-        left = [sum(time_of(case)[1] for case in cases) for _, cases in sides]
+        left = [sum(time_of(record)[1] for record in records) for _, records in sides]
         if sum(left) < 2 * len(match.pairs):
             yield from (
-                f"{n} of {len(cases)} left the plateau with {v}" for n, (v, cases) in zip(left, sides, strict=True)
+                f"{n} of {len(records)} left the plateau with {v}" for n, (v, records) in zip(left, sides, strict=True)
             )
         return
-    for value, cases in sides:
-        ends = Counter(ENDS[case.state] for case in cases if case.unlearnt)
-        yield from (f"{count} of {len(cases)} {end} with {value}" for end, count in ends.items())
+    for value, records in sides:
+        ends = Counter(ENDS[record.state] for record in records if record.unlearnt)
+        yield from (f"{count} of {len(records)} {end} with {value}" for end, count in ends.items())
 
 
 def _difference(pair: Pair, metric: str) -> float | None:
-    own, other = (case.ranked(metric) for case in pair)
+    own, other = (record.ranked(metric) for record in pair)
     return None if own is None or other is None else own - other
 
 
-def _units(match: _Match, metric: str) -> dict[int, float]:
+def _seed_means(match: _Match, metric: str) -> dict[int, float]:
     """Return the mean difference of each seed's pairs."""
     known = {
         seed: [value for pair in by_rest.values() if (value := _difference(pair, metric)) is not None]
@@ -210,42 +210,42 @@ def _units(match: _Match, metric: str) -> dict[int, float]:
     return {seed: statistics.fmean(values) for seed, values in known.items() if values}
 
 
-def _blur(match: _Match, metric: str) -> float:
+def _rounding_error(match: _Match, metric: str) -> float:
     """Return the standard error of a step that is known to the nearest look only (Sheppard); 0 for other metrics."""
     return max(map(resolution, itertools.chain(*match.pairs))) / 12**0.5 if metric == ESCAPED else 0.0
 
 
-def _alone(about: Difference, match: _Match, metric: str) -> Tested:
+def _own_difference(difference: Difference, match: _Match, metric: str) -> Tested:
     """Return a difference by its own runs alone: mean, p, and Student's interval where nothing failed."""
-    if metric == ESCAPED and about.failures:
+    if metric == ESCAPED and difference.failures:
         mean, horizon = restricted_difference(match.pairs_of)
-        p = logrank_p(match.pairs_of) if about.seeds > 1 else None
-        return replace(about, mean=mean, horizon=horizon), p, p
-    values = list(_units(match, metric).values())
+        p = logrank_p(match.pairs_of) if difference.seeds > 1 else None
+        return replace(difference, mean=mean, horizon=horizon), p, p
+    values = list(_seed_means(match, metric).values())
     if not values:
-        return about, None, None
-    about = replace(about, mean=statistics.fmean(values))
-    if about.seeds == 1:
+        return difference, None, None
+    difference = replace(difference, mean=statistics.fmean(values))
+    if difference.seeds == 1:
         values = [value for pair in match.pairs if (value := _difference(pair, metric)) is not None]
     spread = statistics.stdev(values) if len(values) > 1 else 0.0
-    spread = max(spread, 2**0.5 * _blur(match, metric)) if len(values) > 1 else spread
-    if spread <= 1e-12 * max(map(abs, values)) or (about.failures and not is_r2(metric)):
-        return about, None, None
+    spread = max(spread, 2**0.5 * _rounding_error(match, metric)) if len(values) > 1 else spread
+    if spread <= 1e-12 * max(map(abs, values)) or (difference.failures and not is_r2(metric)):
+        return difference, None, None
     mean, error = statistics.fmean(values), spread / len(values) ** 0.5
     p = 2 * float(special.stdtr(len(values) - 1, -abs(mean) / error))
-    if about.failures:
-        return about, p, p
+    if difference.failures:
+        return difference, p, p
     half = float(special.stdtrit(len(values) - 1, (1 + LEVEL) / 2)) * error
-    return replace(about, low=mean - half, high=mean + half), p, p
+    return replace(difference, low=mean - half, high=mean + half), p, p
 
 
-def _shared(units_of: Sequence[Mapping[int, float]]) -> tuple[float, int] | None:
+def _pooled_sd(means_of: Sequence[Mapping[int, float]]) -> tuple[float, int] | None:
     """Return the standard deviation of a run about setting and seed, and its degrees of freedom.
 
     From paired differences, whose base is a row of zeros. None where the base scatters more than the others, or where
     nothing is left to estimate it from.
     """
-    rows: list[Mapping[int, float]] = [dict.fromkeys(itertools.chain(*units_of), 0.0), *units_of]
+    rows: list[Mapping[int, float]] = [dict.fromkeys(itertools.chain(*means_of), 0.0), *means_of]
     seeds = {seed: len(rows) + n for n, seed in enumerate(rows[0])}
     cells = [(n, seeds[seed], value) for n, row in enumerate(rows) for seed, value in row.items()]
     design = np.zeros((len(cells), len(rows) + len(seeds)))
@@ -276,37 +276,41 @@ def _holm(tested: Sequence[Tested]) -> list[Difference]:
     return [replace(one, p=adjusted.get(n), tests=len(shared)) for n, (one, *_) in enumerate(tested)]
 
 
-def said(found: Difference, metric: str) -> str:
+def sentence(difference: Difference, metric: str) -> str:
     """Return a sentence on a difference: which way it goes, and whether it is more than chance."""
-    what = f"{found.factor}={found.value} against {found.base}"
-    if not found.pairs:
-        return f"{what}: the same runs to the last digit as {found.like}"
-    pairs = f"{found.pairs} pair{'s' if found.pairs > 1 else ''}, {found.seeds} seed{'s' if found.seeds > 1 else ''}"
-    pairs += f", {found.twins} more of equal runs" if found.twins else ""
-    size = "" if found.mean is None else f"{metric} {_signed(found.mean)}"
-    if found.horizon is not None:
-        size += f" within {found.horizon:,.0f} steps"
-    if found.low is not None and found.high is not None:
-        size += f" [{_signed(found.low)}, {_signed(found.high)}]"
-    failures = "; ".join(found.failures) + (", counted as R² 0" if found.failures and is_r2(metric) else "")
-    return f"{what}: {', '.join(part for part in (size, pairs, failures) if part)}: {_verdict(found, metric)}"
+    what = f"{difference.factor}={difference.value} against {difference.base}"
+    if not difference.pairs:
+        return f"{what}: the same runs to the last digit as {difference.like}"
+    pairs = ", ".join(
+        f"{count} {noun}{'s' if count > 1 else ''}"
+        for count, noun in ((difference.pairs, "pair"), (difference.seeds, "seed"))
+    )
+    pairs += f", {difference.twins} more of equal runs" if difference.twins else ""
+    size = "" if difference.mean is None else f"{metric} {_signed(difference.mean)}"
+    if difference.horizon is not None:
+        size += f" within {difference.horizon:,.0f} steps"
+    if difference.low is not None and difference.high is not None:
+        size += f" [{_signed(difference.low)}, {_signed(difference.high)}]"
+    failures = "; ".join(difference.failures) + (", counted as R² 0" if difference.failures and is_r2(metric) else "")
+    return f"{what}: {', '.join(part for part in (size, pairs, failures) if part)}: {_verdict(difference, metric)}"
 
 
-def _verdict(found: Difference, metric: str) -> str:
-    if found.failures and not is_r2(metric) and metric != ESCAPED:
+def _verdict(difference: Difference, metric: str) -> str:
+    if difference.failures and not is_r2(metric) and metric != ESCAPED:
         return f"no verdict, since a run that has not learnt has no {metric}"
-    if found.p is None or found.mean is None:
+    if difference.p is None or difference.mean is None:
         return "that says nothing of chance"
-    if found.horizon is not None and least_p(found.seeds) > 1 - LEVEL:
-        return f"{found.seeds} seeds are too few to test it"
-    if found.seed_sd is not None and abs(found.mean) < found.seed_sd and found.horizon is None:
-        return f"smaller than the seed spread of {_plain(found.seed_sd, 2)}"
-    if found.p > 1 - LEVEL:
-        clear = found.low is not None and found.high is not None and not found.low <= 0 <= found.high
-        return f"may be chance among {found.tests} comparisons" if clear else "may be chance"
+    if difference.horizon is not None and least_p(difference.seeds) > 1 - LEVEL:
+        return f"{difference.seeds} seeds are too few to test it"
+    if difference.seed_sd is not None and abs(difference.mean) < difference.seed_sd and difference.horizon is None:
+        return f"smaller than the seed spread of {_plain(difference.seed_sd, 2)}"
+    if difference.p > 1 - LEVEL:
+        low, high = difference.low, difference.high
+        clear = low is not None and high is not None and not low <= 0 <= high
+        return f"may be chance among {difference.tests} comparisons" if clear else "may be chance"
     if not has_direction(metric):
         return "more than chance"
-    return "better" if (found.mean < 0) == lower_is_better(metric) else "worse"
+    return "better" if (difference.mean < 0) == lower_is_better(metric) else "worse"
 
 
 def _signed(value: float) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 WING, STRONG_WING = 4.0, 12.0
-"""Angstrom on either side of a line that count as it: some instrumental widths, or the wings of the Ca II triplet."""
+"""Half width of a line's window, Angstrom: some instrumental widths, or the wings of the Ca II triplet."""
 
 
 @dataclass(frozen=True)
@@ -20,10 +20,10 @@ class Feature:
     windows: tuple[tuple[float, float], ...]
     """First and last vacuum Angstrom of each stretch."""
     places: tuple[float, ...]
-    """Where marks stand: line centres and band heads, the one that is named in figures first."""
+    """Line centres and band heads; figures put the name at the first."""
 
     def inside(self, wave_P: np.ndarray) -> np.ndarray:
-        """Return which pixels (P,) belong to it."""
+        """Return a mask (P,) of its pixels."""
         return np.any([(wave_P >= low) & (wave_P <= high) for low, high in self.windows], axis=0)
 
 
@@ -51,4 +51,4 @@ FEATURES = (
     _band("TiO gamma 0-2", (8209.2,), 8300.0),
     _band("TiO epsilon 0-0", (8434.3, 8444.3, 8454.3), 8480.0),
 )
-"""They may overlap: a share of one may be that of another, too."""
+"""They may overlap, so that a pixel can count for two of them."""

@@ -1,4 +1,4 @@
-"""Published points to lie under a figure: a file of name, R² and what it stands against, S/N or training rows.
+"""Published points to draw under a figure: a file of name, R² and the abscissa, S/N or training rows.
 
 CSV with a header that has `name`, `r2` and `snr` or `rows`, one point a line; or JSON, a list of objects with these
 keys. Points of one name are joined. A file may hold points of both kinds. Other columns are kept in the JSON of the
@@ -27,31 +27,31 @@ def read_reference(path: Path, x: str) -> list[Point]:
     except FileNotFoundError as problem:
         raise DataError("no such file", where=str(path), remedy=form) from problem
     except UnicodeDecodeError as problem:
-        raise DataError("is no text", where=str(path), remedy=form) from problem
+        raise DataError("is not a text file", where=str(path), remedy=form) from problem
     rows = list(_rows(path, text, form))
     if not rows:
         raise DataError("holds no point", where=str(path), remedy=form)
     others = {"snr", "rows"} - {x}
-    found = [
-        _point(row, x, f"{path} {place}", form)
-        for place, row in rows
+    points = [
+        _point(row, x, f"{path} {where}", form)
+        for where, row in rows
         if not (isinstance(row, dict) and not row.get(x) and any(row.get(other) for other in others))
     ]
-    if not found:
+    if not points:
         raise DataError(f"holds no point with {x}", where=str(path), remedy=form)
-    return found
+    return points
 
 
 def _rows(path: Path, text: str, form: str) -> Iterable[tuple[str, Any]]:
     """Return each point with its place in the file."""
     if text.lstrip().startswith(("[", "{")):
         try:
-            found = json.loads(text)
+            points = json.loads(text)
         except ValueError as problem:
-            raise DataError(f"is no JSON ({problem})", where=str(path), remedy="mend it") from problem
-        if not isinstance(found, list):
-            raise DataError("is no list", where=str(path), remedy=form)
-        return ((f"point {number}", row) for number, row in enumerate(found, 1))
+            raise DataError(f"is not JSON ({problem})", where=str(path), remedy="correct it") from problem
+        if not isinstance(points, list):
+            raise DataError("is not a list", where=str(path), remedy=form)
+        return ((f"point {number}", row) for number, row in enumerate(points, 1))
     reader = csv.DictReader(text.splitlines())
     return ((f"line {reader.line_num}", row) for row in reader)
 
@@ -60,9 +60,10 @@ def _point(row: Any, x: str, where: str, form: str) -> Point:
     if not isinstance(row, dict) or any(row.get(name) in (None, "") for name in ("name", x, "r2")):
         raise DataError(f"needs name, {x}, r2", where=where, remedy=form)
     try:
-        place, r2 = float(row[x]), float(row["r2"])
+        value, r2 = float(row[x]), float(row["r2"])
     except (TypeError, ValueError) as problem:
         raise DataError(f"{x} or r2 is not a number", where=where, remedy="write them like 8.2 and 0.75") from problem
-    if not (math.isfinite(place) and place > 0 and math.isfinite(r2) and r2 <= 1):
-        raise DataError(f"{x} {place:g} with r2 {r2:g} cannot be", where=where, remedy=f"{x} is above 0, r2 1 at most")
-    return {**{k: v for k, v in row.items() if k is not None}, "name": str(row["name"]), x: place, "r2": r2}
+    if not (math.isfinite(value) and value > 0 and math.isfinite(r2) and r2 <= 1):
+        what = f"{x} {value:g} with r2 {r2:g} is impossible"
+        raise DataError(what, where=where, remedy=f"{x} is above 0, r2 1 at most")
+    return {**{k: v for k, v in row.items() if k is not None}, "name": str(row["name"]), x: value, "r2": r2}

@@ -1,26 +1,45 @@
-"""Scores against the number of training rows: points with intervals, laws with a limit, and who overtakes whom.
+"""Scores against the number of training rows: points with intervals, laws with a limit, and crossovers.
 
 Everything is computed from the predictions in run folders. R² is over a test set's rows; resamples draw test rows (the
 same ones for all runs of a test set) and seeds.
 """
 
+import hashlib
 import itertools
 import statistics
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 
-from specvit.analysis.runs import FinishedRun, TestSet
+from specvit.analysis.bounds.report import SNR
+from specvit.analysis.grouping import Series, TestSet
+from specvit.analysis.records import FinishedRun
+from specvit.analysis.report import Row, bullets, finite, table, with_spread, write_report
 from specvit.analysis.scaling_law import Crossover, Law, crossover, fit_law, mean_over_seeds
-from specvit.analysis.series import Series
 from specvit.metrics.intervals import SEED, percentile_interval, resampled
+from specvit.metrics.metrics import REGRESSION
 from specvit.metrics.scores import regression_scores
 from specvit.metrics.statistics import RegressionRows
 from specvit.study.results import NOT_LEARNT
+from specvit.utils.files import write_json
+from specvit.utils.quantities import unit_of
 from specvit.utils.seeding import numpy_rng
+from specvit.utils.text import short_count
 
+LONGEST_NAME = 150
+"""Most letters of a series in a file name, which file systems limit to 255 bytes."""
 SCORES = ("r2", "mae", "rmse")
+DEFINITIONS = {
+    "r2": "1 - mean squared error / variance of the label over the test rows, mean over seeds",
+    "sd": "standard deviation over seeds",
+    "interval": "95 % of 1,000 resamples of test rows (the same for all runs) and of seeds",
+    "law": "R²(N) = limit - scale * N^-exponent, least squares through the means",
+    "overtakes": "from this N on the mean R² is higher at all sizes in common; linear in log N between sizes",
+}
+COLUMNS = ("series", "rows", *(f"{name}{end}" for name in SCORES for end in ("", "_sd", "_low", "_high")))
+COLUMNS += ("best_epochs", "seeds", "run_ids", "missing", "label", "unit", "noise_level", "noise_type", "test_set")
 
 
 @dataclass(frozen=True)
@@ -51,40 +70,45 @@ class Line:
     series: Series
     points: list[Point]
     law: Law | None
-    """Of the means: one row."""
+    """Fitted to the means: one row."""
     laws: Law | None
-    """Of the resamples."""
+    """Fitted to the resamples."""
+
+    @property
+    def sizes(self) -> list[int]:
+        """The sizes with a score or with unfinished runs, in order."""
+        return sorted({*self.series.points, *self.series.missing})
 
     @property
     def rows_K(self) -> np.ndarray:
-        """The sizes."""
+        """The sizes of the points."""
         return np.array([point.rows for point in self.points], np.float64)
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two lines with sizes in common, `ahead` the one with the higher mean R² at the greatest of them."""
+    """Two lines with common sizes; `ahead` has the higher mean R² at the greatest of them."""
 
     ahead: Line
     behind: Line
     sizes: tuple[int, ...]
-    found: Crossover
+    crossover: Crossover
 
 
 @dataclass(frozen=True)
 class Scaling:
-    """All that is found on one test set."""
+    """The results on one test set."""
 
     label: str
     test_set: TestSet
     lines: list[Line]
     pairs: list[Pair]
     limit: float
-    """The greatest R² that a law may tend to: the van Trees bound if there is one, else 1."""
+    """The greatest limit that a law may have: the van Trees bound if there is one, else 1."""
 
 
 def scaling_of(label: str, test_set: TestSet, series: list[Series], limit: float = 1.0) -> Scaling:
-    """Return points, laws and overtakings of the series of a test set."""
+    """Return points, laws and crossovers of the series of a test set."""
     replicates = _resample(test_set.runs)
     lines = []
     for one in series:
@@ -123,49 +147,42 @@ def _laws(points: list[Point], limit: float) -> tuple[Law | None, Law | None]:
 
 
 def _pairs(lines: list[Line]) -> list[Pair]:
-    """Return what is to be said of each two lines that have two sizes or more in common."""
+    """Return every two lines with two or more common sizes, and where one overtakes the other."""
     pairs = []
-    for first, second in itertools.combinations(lines, 2):
-        points = [{point.rows: point for point in line.points} for line in (first, second)]
+    for both in itertools.combinations(lines, 2):
+        points = [{point.rows: point for point in line.points} for line in both]
         sizes = sorted(points[0].keys() & points[1].keys())
         if len(sizes) < 2:
             continue
         mean_2K = np.array([[of[size].scores["r2"].mean for size in sizes] for of in points])
         r2_2RK = np.array([[of[size].r2_R for size in sizes] for of in points]).transpose(0, 2, 1)
-        lines_here = (first, second)
         ahead = int(mean_2K[1, -1] > mean_2K[0, -1])
-        found = crossover(
-            np.array(sizes, np.float64), mean_2K[ahead] - mean_2K[1 - ahead], r2_2RK[ahead] - r2_2RK[1 - ahead]
-        )
-        pairs.append(Pair(lines_here[ahead], lines_here[1 - ahead], tuple(sizes), found))
+        mean_K, difference_RK = mean_2K[ahead] - mean_2K[1 - ahead], r2_2RK[ahead] - r2_2RK[1 - ahead]
+        overtakes = crossover(np.array(sizes, np.float64), mean_K, difference_RK)
+        pairs.append(Pair(both[ahead], both[1 - ahead], tuple(sizes), overtakes))
     return pairs
 
 
-def said(pair: Pair) -> str:
-    """Return a sentence on who is ahead, from how many rows on, how sure that is, and what was not tested."""
-    return _order_said(pair) + _untested(pair)
-
-
-def _untested(pair: Pair) -> str:
-    """Return how many runs of either line failed before their test, of any size: no mean contains them."""
+def pair_sentence(pair: Pair) -> str:
+    """Return which line is ahead, from how many rows on, how certain that is, and which runs are not counted."""
     failed = {
         line.series.name: sum(count[state] for count in line.series.missing.values() for state in NOT_LEARNT)
         for line in (pair.ahead, pair.behind)
     }
     counts = " and ".join(f"{count} of {name}" for name, count in failed.items() if count)
-    return f"; not counted, since they failed before the test: {counts}" if counts else ""
+    return _order(pair) + (f"; not counted, since they failed before the test: {counts}" if counts else "")
 
 
-def _order_said(pair: Pair) -> str:
-    names, found = (pair.ahead.series.name, pair.behind.series.name), pair.found
-    low, high = (_size(value, pair) for value in (found.low, found.high))
-    if found.high == 0:
-        return f"{names[0]} is ahead of {names[1]} at all sizes from {pair.sizes[0]:,} to {pair.sizes[-1]:,}"
-    if found.rows == 0:
+def _order(pair: Pair) -> str:
+    ahead, behind, overtakes = pair.ahead.series.name, pair.behind.series.name, pair.crossover
+    low, high = (_size(value, pair) for value in (overtakes.low, overtakes.high))
+    if overtakes.high == 0:
+        return f"{ahead} is ahead of {behind} at all sizes from {pair.sizes[0]:,} to {pair.sizes[-1]:,}"
+    if overtakes.rows == 0:
         when = f"the interval of where it overtakes goes from {low} to {high}"
-        return f"{names[0]} is ahead of {names[1]} at all sizes, which may be chance: {when}"
-    what = f"{names[0]} overtakes {names[1]} at {_size(found.rows, pair)} rows [{low}, {high}]"
-    return what + (", so it is not sure that it does" if np.isinf(found.high) else "")
+        return f"{ahead} is ahead of {behind} at all sizes, which may be chance: {when}"
+    what = f"{ahead} overtakes {behind} at {_size(overtakes.rows, pair)} rows [{low}, {high}]"
+    return what + (", so it is not sure that it does" if np.isinf(overtakes.high) else "")
 
 
 def _size(value: float, pair: Pair) -> str:
@@ -176,15 +193,127 @@ def _size(value: float, pair: Pair) -> str:
     return f"{float(f'{value:.2g}'):,.0f}"
 
 
-def plain_law(line: Line) -> dict[str, Any] | None:
-    """Return a law's constants with their intervals, as JSON can hold them."""
+def write_scaling(scaling: Scaling, reference: list[Row], out: Path) -> None:
+    """Write scaling.csv, .md and .json into `out`, and the scores by size of each series into scaling_SERIES.json."""
+    out.mkdir(parents=True, exist_ok=True)
+    models, pairs = [], []
+    for line in scaling.lines:
+        sizes = {short_count(point.rows): _by_size(point) for point in line.points}
+        missing = {short_count(size): dict(states) for size, states in line.series.missing.items()}
+        models.append({"name": line.series.name, "sizes": sizes, "missing": missing, "law": _law_facts(line)})
+        write_json(out / file_of(line.series.name), finite(sizes))
+    for pair in scaling.pairs:
+        interval = {"rows": pair.crossover.rows, "low": pair.crossover.low, "high": pair.crossover.high}
+        names = {"ahead": pair.ahead.series.name, "behind": pair.behind.series.name}
+        pairs.append({**interval, **names, "sizes": list(pair.sizes), "said": pair_sentence(pair)})
+    facts = {
+        **scaling.test_set.facts(scaling.label),
+        "unit": unit_of(scaling.label),
+        "definitions": DEFINITIONS | {"snr": SNR},
+        "limit_at_most": scaling.limit,
+        "models": models,
+        "overtaking": pairs,
+        "reference": reference,
+    }
+    blocks = _blocks(scaling, reference)
+    write_report(out, "scaling", rows=list(_csv_rows(scaling)), columns=COLUMNS, facts=facts, blocks=blocks)
+
+
+def file_of(series: str) -> str:
+    """Return the file name of a series, shortened with a digest where its name lists many settings."""
+    name = "".join(letter if letter.isalnum() else "_" for letter in series)
+    if len(name) > LONGEST_NAME:
+        name = f"{name[:LONGEST_NAME]}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return f"scaling_{name}.json"
+
+
+def _scores(point: Point, prefix: str = "") -> Row:
+    """Return the scores of a point with spread and interval, as columns."""
+    row: Row = {}
+    for name in SCORES:
+        score = point.scores[name]
+        row |= {f"{prefix}{name}": score.mean, f"{prefix}{name}_sd": score.sd}
+        row |= {f"{prefix}{name}_low": score.low, f"{prefix}{name}_high": score.high}
+    return row
+
+
+def _by_size(point: Point) -> Row:
+    """Return a point as other programs read it: {"test_r2": ..., "test_mae": ..., "best_epoch": ..., ...}."""
+    epochs = point.best_epochs[0] if len(point.best_epochs) == 1 else list(point.best_epochs)
+    runs = {"seeds": [run.seed for run in point.runs], "run_ids": [run.run_id for run in point.runs]}
+    return {**_scores(point, "test_"), "best_epoch": epochs, **runs}
+
+
+def _csv_rows(scaling: Scaling) -> Iterator[Row]:
+    """Yield a row for each series and size."""
+    general = {**scaling.test_set.facts(scaling.label), "unit": unit_of(scaling.label)}
+    for line in scaling.lines:
+        points = {point.rows: point for point in line.points}
+        for size in line.sizes:
+            row: Row = {**general, "series": line.series.name, "rows": size, "missing": _missing(line, size)}
+            if point := points.get(size):
+                epochs = " ".join(str(epoch) for epoch in point.best_epochs)
+                row |= {**_scores(point), "best_epochs": epochs, **line.series.points[size].seeds_and_ids}
+            yield row
+
+
+def _missing(line: Line, size: int) -> str:
+    return ", ".join(f"{count} {state}" for state, count in line.series.missing.get(size, {}).items())
+
+
+def _blocks(scaling: Scaling, reference: list[Row]) -> Iterator[str]:
+    """Yield the markdown."""
+    unit = unit_of(scaling.label)
+    yield f"# {scaling.label} by training rows"
+    yield f"{scaling.test_set.description}; {len(scaling.test_set.runs[0].true_N):,} rows."
+    for metric in (REGRESSION[name] for name in SCORES):
+        title = metric.title + (f", {unit}" if unit and metric.unit else "")
+        yield table(_score_cells(scaling, metric.name, title))
+    if laws := [line for line in scaling.lines if line.law]:
+        yield table([["law", "limit", "exponent"], *([line.series.name, *_law_cells(line)] for line in laws)])
+    yield bullets(map(pair_sentence, scaling.pairs))
+    if reference:
+        points = ([point["name"], f"{point['rows']:,.0f}", f"{point['r2']:g}"] for point in reference)
+        yield table([["published", "rows", "R²"], *points])
+    cells = [["series", "rows", "seeds", "best epochs", "run ids"]]
+    for line in scaling.lines:
+        for point in line.points:
+            seeds, ids = line.series.points[point.rows].seeds_and_ids.values()
+            cells.append([line.series.name, f"{point.rows:,}", seeds, " ".join(map(str, point.best_epochs)), ids])
+    yield table(cells)
+    r2, spread, interval = (DEFINITIONS[name] for name in ("r2", "sd", "interval"))
+    law = f"Law: {DEFINITIONS['law']}; the limit is {scaling.limit:.3f} at most"
+    yield bullets([f"R²: {r2}; ±: {spread}; [ ]: {interval}", law, f"Overtakes: {DEFINITIONS['overtakes']}"])
+
+
+def _score_cells(scaling: Scaling, name: str, title: str) -> list[list[str]]:
+    sizes = sorted({size for line in scaling.lines for size in line.sizes})
+    cells = [[title, *(short_count(size) for size in sizes)]]
+    for line in scaling.lines:
+        points = {point.rows: point for point in line.points}
+        row = [line.series.name]
+        for size in sizes:
+            score = points[size].scores[name] if size in points else None
+            text = f"{with_spread(score.mean, score.sd)} [{score.low:.3f}, {score.high:.3f}]" if score else ""
+            row.append(", ".join(part for part in (text, _missing(line, size)) if part))
+        cells.append(row)
+    return cells
+
+
+def _law_facts(line: Line) -> Row | None:
+    """Return a law's constants with their intervals."""
     if line.law is None or line.laws is None:
         return None
     return {
-        name: {"value": float(getattr(line.law, f"{name}_R")[0]), "interval": percentile_interval(drawn_R)}
-        for name, drawn_R in (
-            ("limit", line.laws.limit_R),
-            ("scale", line.laws.scale_R),
-            ("exponent", line.laws.exponent_R),
-        )
+        name: {
+            "value": float(getattr(line.law, f"{name}_R")[0]),
+            "interval": percentile_interval(getattr(line.laws, f"{name}_R")),
+        }
+        for name in ("limit", "scale", "exponent")
     }
+
+
+def _law_cells(line: Line) -> list[str]:
+    law = _law_facts(line) or {}
+    intervals = ((law[name]["value"], *law[name]["interval"]) for name in ("limit", "exponent"))
+    return [f"{value:.3f} [{low:.3f}, {high:.3f}]" for value, low, high in intervals]

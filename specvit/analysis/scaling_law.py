@@ -1,4 +1,4 @@
-"""How a score grows with the training set: resampled points, a power law with a limit, and where one overtakes another.
+"""A power law of scores by training size with a limit, and the size at which one series overtakes another.
 
 Shape suffixes: R resamples of test rows and seeds, K sizes of training sets, B exponents tried.
 """
@@ -12,7 +12,7 @@ from specvit.metrics.intervals import LEVEL
 
 Array = np.ndarray
 FEWEST_SIZES = 4
-"""With fewer sizes a law of three constants is not tested by anything."""
+"""Fewer sizes do not test a law of three constants."""
 EXPONENTS = np.geomspace(0.02, 4.0, 160)
 
 
@@ -53,9 +53,9 @@ def fit_law(rows_K: Array, r2_RK: Array, top: float = 1.0) -> Law | None:
 
 @dataclass(frozen=True)
 class Crossover:
-    """From how many training rows on one series is ahead of another for good: of the means, and an interval.
+    """The training size from which one series remains ahead of another: by the means, and an interval.
 
-    0: from the first size on or earlier. inf: not at the last size.
+    0: from the first size or earlier. inf: not at the last size.
     """
 
     rows: float
@@ -64,7 +64,7 @@ class Crossover:
 
 
 def crossover(rows_K: Array, mean_K: Array, difference_RK: Array) -> Crossover:
-    """Return where a difference turns above 0 for good, linear in log N between two sizes.
+    """Return the size from which a difference remains above 0, linear in log N between two sizes.
 
     `mean_K` are the differences of the means, `difference_RK` those of resamples.
     """
@@ -74,7 +74,7 @@ def crossover(rows_K: Array, mean_K: Array, difference_RK: Array) -> Crossover:
 
 
 def _turns(rows_K: Array, difference_RK: Array) -> Array:
-    """Return the size from which on each row of differences is above 0."""
+    """Return the size from which each row of differences remains above 0."""
     above_RK = difference_RK > 0
     ahead_RK = np.cumprod(above_RK[:, ::-1], axis=1)[:, ::-1].astype(bool)  # at this size and all above it
     first_R = np.where(ahead_RK.any(1), ahead_RK.argmax(1), len(rows_K))

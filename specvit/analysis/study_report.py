@@ -1,100 +1,154 @@
-"""The parts of a study's report, as markdown: what was asked, what came out, how runs ended, cost, how to repeat it."""
+"""The report on a study: question, findings, how runs ended, failures, design, cost, how to repeat it."""
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from specvit import __version__
 from specvit.analysis.ablation import Tally
-from specvit.analysis.ablation_report import Ablation, setting_table, tally_table
-from specvit.analysis.records import Case
+from specvit.analysis.ablation_report import Ablation, ablation_of, setting_table, tally_table
+from specvit.analysis.bounds.report import read_bounds
+from specvit.analysis.figures import draw_ablation, draw_curves, draw_scaling, save_figures
+from specvit.analysis.fit_verdict import bounds_of
+from specvit.analysis.grouping import add_missing, by_test_set, series_of
+from specvit.analysis.records import Record, finished_runs, is_search
+from specvit.analysis.report import as_page, bullets, fill, joined, table
+from specvit.analysis.scaling import Scaling, pair_sentence, scaling_of
 from specvit.config.schema import effective_level
 from specvit.study.schema import ESCAPED
 from specvit.study.store import StudyFolder, command_of
 from specvit.study.trial_queue import group_counts, group_of
+from specvit.utils.errors import FolderError
+from specvit.utils.files import write_text
 from specvit.utils.provenance import commit
-from specvit.utils.text import markdown_table
 
 MOST_CAUSES = 30
 NUMBER = re.compile(r"[-+]?\d[\d.]*(e[-+]?\d+)?")
 Parts = dict[str, str]
+TITLES = {
+    "findings": "What came out",
+    "settings": "Settings",
+    "counts": "How the runs ended",
+    "failures": "Failures and their causes",
+    "design": "Design",
+    "cost": "Cost",
+    "repeat": "How to repeat it",
+    "definitions": "Definitions",
+}
 
 
-def study_parts(
-    study: StudyFolder,
-    cases: Sequence[Case],
-    found: Ablation,
-    growth_said: Sequence[str],
-) -> Parts:
+def find_study(name: str) -> StudyFolder:
+    """Return a study by its path, or its name in multirun/; raises `FolderError`."""
+    for path in (Path(name), Path("multirun") / name):
+        if (path / "study.json").exists():
+            return StudyFolder(path)
+    studies = ", ".join(sorted(path.parent.name for path in Path("multirun").glob("*/study.json")))
+    remedy = f"there are {studies}" if studies else "start one with sweeps=NAME"
+    raise FolderError("is not a study", where=name, remedy=remedy)
+
+
+def write_study_report(
+    study: StudyFolder, records: Sequence[Record], metric: str, label: str, out: Path, template: Path | None
+) -> tuple[str, list[Path]]:
+    """Write report.html, report.md, their figures and the filled template into `out`; return the status and pages."""
+    bounds = bounds_of([study.path], records)
+    ablation = ablation_of(records, metric, study.name, bounds, search=is_search([study.path]))
+    scaling, allowed = _scaling(study, records, label)
+    figures = {"ablation": lambda: draw_ablation(ablation)}
+    if scaling:
+        figures = {"scaling": lambda: draw_scaling(scaling, [], allowed), **figures}
+    if any(record.outcome.rows for record in records):
+        figures["curves"] = lambda: draw_curves(records)
+    drawn = save_figures(out / "figures", figures)
+    parts = study_parts(study, records, ablation, scaling)
+    text = whole(parts, {name: f"figures/{path.name}" for name, path in drawn.items()})
+    pages = [out / "report.html", out / "report.md"]
+    write_text(pages[1], text)
+    write_text(pages[0], as_page(study.name, text, out))
+    if template:
+        pages.append(fill(template, dict(parts), out, drawn))
+    return parts["status"], pages
+
+
+def _scaling(study: StudyFolder, records: Sequence[Record], label: str) -> tuple[Scaling | None, dict[str, float]]:
+    """Return scores by training rows and bounds, if the study has several sizes and all runs have one test set."""
+    if len({record.config.data.num_samples for record in records}) < 2:
+        return None, {}
+    try:
+        runs, _ = finished_runs([study.path], label, noiseless=True)
+    except FolderError:
+        return None, {}
+    first, *others = by_test_set(runs)
+    if others:
+        return None, {}
+    series = series_of(first)
+    add_missing(series, [study.path])
+    bounds = read_bounds(first, label, [study.path])
+    return scaling_of(label, first, series, bounds.get("van_trees", 1.0)), bounds
+
+
+def study_parts(study: StudyFolder, records: Sequence[Record], ablation: Ablation, scaling: Scaling | None) -> Parts:
     """Return the parts by name; each is markdown, and may be empty."""
     about = study.about()
-    sentences = [*growth_said, *found.sentences]
+    sentences = [*(map(pair_sentence, scaling.pairs) if scaling else ()), *ablation.sentences]
     return {
         "name": study.name,
         "question": str(about.get("question") or "none was written into the study's file"),
-        "status": _status(cases, found.tallies[0]),
-        "findings": "\n".join(f"- {sentence}." for sentence in sentences) or "Nothing can be compared yet.",
-        "design": "\n".join(_design(about, cases, found.metric)),
-        "settings": "\n".join(markdown_table(setting_table(found.combinations, found.metric))),
-        "counts": "\n".join(markdown_table(tally_table(found.tallies))),
+        "status": _status(records, ablation.tallies[0]),
+        "findings": bullets(sentences) or "Nothing can be compared yet.",
+        "design": "\n".join(_design(about, records, ablation.metric)),
+        "settings": table(setting_table(ablation.combinations, ablation.metric)),
+        "counts": table(tally_table(ablation.tallies)),
         "failures": "\n".join(_failures(study)) or "None.",
-        "cost": "\n".join(_cost(study, cases)),
-        "repeat": "\n".join(_repeat(study, about)),
-        "definitions": "\n".join(f"- {name}: {meaning}." for name, meaning in found.definitions.items()),
+        "cost": "\n".join(_cost(study, records)),
+        "repeat": "\n".join(_repeat(study)),
+        "definitions": bullets(f"{name}: {meaning}" for name, meaning in ablation.definitions.items()),
     }
 
 
-def whole(parts: Parts, figures: dict[str, str]) -> str:
+def whole(parts: Parts, figures: Mapping[str, str]) -> str:
     """Return the report as markdown; `figures` are paths by name, relative to it."""
     parts = {name: text if name == "repeat" else _inert(text) for name, text in parts.items()}
-    lines = [f"# {parts['name']}", "", f"**Question:** {parts['question']}", "", parts["status"]]
-    for title, name in (("What came out", "findings"), ("Settings", "settings")):
-        lines += ["", f"## {title}", "", parts[name]]
+    blocks = [f"# {parts['name']}", f"**Question:** {parts['question']}", parts["status"]]
+    for name, title in TITLES.items():
+        blocks += [f"## {title}", parts[name]]
         if name == "findings":
-            lines += [text for key, path in figures.items() for text in ("", f"![{key}]({path})")]
-    for title, name in (
-        ("How the runs ended", "counts"),
-        ("Failures and their causes", "failures"),
-        ("Design", "design"),
-        ("Cost", "cost"),
-        ("How to repeat it", "repeat"),
-        ("Definitions", "definitions"),
-    ):
-        lines += ["", f"## {title}", "", parts[name]]
-    return "\n".join(lines) + "\n"
+            blocks += [f"![{key}]({path})" for key, path in figures.items()]
+    return joined(blocks)
 
 
 def _inert(text: str) -> str:
-    """Return markdown in which names and questions show no image and no HTML."""
+    """Return markdown in which names and questions cannot show an image or HTML."""
     return re.sub(r"(<|(?<=!)\[)", r"\\\1", text)
 
 
-def _status(cases: Sequence[Case], tally: Tally) -> str:
+def _status(records: Sequence[Record], tally: Tally) -> str:
     still = f"{tally.open} {'is' if tally.open == 1 else 'are'} still open"
     warning = f" **{still}: these are not the last numbers.**" if tally.open else ""
-    return f"{group_counts(case.state for case in cases)}.{warning}"
+    return f"{group_counts(record.state for record in records)}.{warning}"
 
 
-def _design(about: dict[str, Any], cases: Sequence[Case], metric: str) -> Iterator[str]:
+def _design(about: dict[str, Any], records: Sequence[Record], metric: str) -> Iterator[str]:
     values: dict[str, dict[str, None]] = {}
-    for case in cases:
-        for key, value in case.factors.items():
+    for record in records:
+        for key, value in record.factors.items():
             values.setdefault(key, {})[str(value)] = None
     for key, seen in values.items():
         shown = list(seen) if len(seen) <= 12 else [*list(seen)[:6], f"... {len(seen)} in all"]
         yield f"- {key}: {', '.join(shown)}"
-    yield f"- seeds: {', '.join(map(str, sorted({case.seed for case in cases})))}"
+    yield f"- seeds: {', '.join(map(str, sorted({record.seed for record in records})))}"
     fixed = (about.get("definition") or {}).get("overrides") or {}
     yield from (f"- all runs: {key}={value}" for key, value in fixed.items())
     yield from (f"- typed: {key}={value}" for key, value in (about.get("typed") or {}).items())
-    first = cases[0].config
-    tests = dict.fromkeys(str(case.outcome.summary.get("test_rows")) for case in cases if case.outcome.summary)
-    made = "built-in spectra, not observations" if first.data.makes else "files"
+    first = records[0].config
+    tests = dict.fromkeys(str(record.outcome.summary.get("test_rows")) for record in records if record.outcome.summary)
+    origin = "built-in spectra, not observations" if first.data.makes else "files"
     count = " or ".join(tests) or "not yet known"
-    yield f"- data: {made}; {count} test rows; noise level {effective_level(first.noise):g}"
+    yield f"- data: {origin}; {count} test rows; noise level {effective_level(first.noise):g}"
     yield "- S/N of a spectrum: median over pixels of flux / error, divided by the noise level"
-    seen = any(name.startswith("test_") for name in about.get("metrics") or {})  # a search by an older specvit
+    seen = any(name.startswith("test_") for name in about.get("metrics") or {})  # a search by an older version
     choice = "by which the search chose its settings" if seen else "that no choice has seen"
     of_rows = f", on test rows {choice}" if metric.startswith("test_") else ""
     yield f"- metric: {metric}{', see escape below' if metric == ESCAPED else of_rows}"
@@ -109,7 +163,7 @@ def _failures(study: StudyFolder) -> Iterator[str]:
             continue
         known = {**trial.run.status(), **{k: v for k, v in (trial.end or {}).items() if v}}
         remedy = f"; {known['remedy']}" if known.get("remedy") else ""
-        cause = f"{known.get('cause') or 'no cause on file'}{remedy}"
+        cause = f"{known.get('cause') or 'no recorded cause'}{remedy}"
         causes.setdefault(f"{state}: {NUMBER.sub('', cause)}", []).append((cause, trial.name))
     for kind, runs in list(causes.items())[:MOST_CAUSES]:
         example = "e.g. " if len({cause for cause, _ in runs}) > 1 else ""
@@ -119,8 +173,8 @@ def _failures(study: StudyFolder) -> Iterator[str]:
         yield f"- and {len(causes) - MOST_CAUSES} other causes"
 
 
-def _cost(study: StudyFolder, cases: Sequence[Case]) -> Iterator[str]:
-    minutes = [case.minutes for case in cases if case.minutes]
+def _cost(study: StudyFolder, records: Sequence[Record]) -> Iterator[str]:
+    minutes = [record.minutes for record in records if record.minutes]
     hosts = Counter(trial.run.status().get("host") for trial in study.trials())
     devices = Counter(str(trial.run.status().get("device")) for trial in study.trials() if trial.run.status())
     yield f"- {sum(minutes) / 60:.2f} hours of training and validation in {len(minutes)} runs"
@@ -128,7 +182,7 @@ def _cost(study: StudyFolder, cases: Sequence[Case]) -> Iterator[str]:
     yield f"- hosts: {len([host for host in hosts if host])}; begun {study.about().get('started', '')}"
 
 
-def _repeat(study: StudyFolder, about: dict[str, Any]) -> Iterator[str]:
+def _repeat(study: StudyFolder) -> Iterator[str]:
     yield f"    {command_of(study)}"
     yield ""
     yield f"specvit {__version__}" + (f", commit {commit()} (of this report)" if commit() else "")

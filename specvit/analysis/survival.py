@@ -1,33 +1,32 @@
-"""Steps to leave the plateau where some runs never left it: censored at their last step, never dropped."""
+"""Steps to leave the plateau with runs that never left it: these are censored at their last step, never dropped."""
 
 import itertools
 import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy import stats
 
-from specvit.analysis.records import Case
+from specvit.analysis.records import Record
 
-Pair = tuple[Case, Case]
+Pair = tuple[Record, Record]
 PERMUTATIONS = 9_999
-"""All are tried where there are fewer, as with up to seven seeds."""
+"""Most permutations of a test; with up to seven seeds there are fewer, and the test is exact."""
 
 
-def time_of(case: Case) -> tuple[float, bool]:
+def time_of(record: Record) -> tuple[float, bool]:
     """Return the first step off the plateau and True, or the last step and False."""
-    step = case.escape_step
-    return (step, True) if step is not None else (float(case.outcome.rows[-1]["step"]), False)
+    step = record.escape_step
+    return (step, True) if step is not None else (float(record.outcome.rows[-1]["step"]), False)
 
 
-def resolution(case: Case) -> float:
-    """Return the steps between two looks at the validation set."""
-    steps = [0.0, *(float(row["step"]) for row in case.outcome.rows)]
+def resolution(record: Record) -> float:
+    """Return the fewest steps between two validations."""
+    steps = [0.0, *(float(row["step"]) for row in record.outcome.rows)]
     return min(after - before for before, after in itertools.pairwise(steps))
 
 
 def restricted_difference(pairs_of: Mapping[int, Mapping[str, Pair]]) -> tuple[float, float]:
-    """Return the difference of mean steps within a horizon, and it: the step at which the first run was lost."""
+    """Return the difference of mean steps within a horizon, and the horizon: the first censored step."""
     pairs = [pair for by_rest in pairs_of.values() for pair in by_rest.values()]
     horizon = min(step for pair in pairs for step, left in map(time_of, pair) if not left)
     by_seed = [
@@ -45,16 +44,18 @@ def least_p(seeds: int) -> float:
 def logrank_p(pairs_of: Mapping[int, Mapping[str, Pair]]) -> float:
     """Return the two-sided p of a log-rank test, stratified by all other factors and exact over seeds.
 
-    The runs of one seed and side change sides together, since they share start and rows. The usual normal
+    The runs of one seed and side are permuted together, since they share initial weights and rows. The usual normal
     approximation would call one in ten null studies of three seeds better or worse.
     """
-    strata: dict[str, list[tuple[int, int, Case]]] = {}
+    from scipy import stats  # 0.7 s, which only few studies need
+
+    strata: dict[str, list[tuple[int, int, Record]]] = {}
     for seed, by_rest in pairs_of.items():
         for rest, pair in by_rest.items():
-            strata.setdefault(rest, []).extend((side, seed, case) for side, case in enumerate(pair))
+            strata.setdefault(rest, []).extend((side, seed, record) for side, record in enumerate(pair))
     units: tuple[dict[int, float], dict[int, float]] = ({}, {})
     for members in strata.values():
-        scores = _scores([time_of(case) for _, _, case in members])
+        scores = _scores([time_of(record) for _, _, record in members])
         for (side, seed, _), score in zip(members, scores, strict=True):
             units[side][seed] = units[side].get(seed, 0.0) + float(score)
     sides = [np.array(list(side.values())) for side in units]
@@ -71,7 +72,7 @@ def logrank_p(pairs_of: Mapping[int, Mapping[str, Pair]]) -> float:
 
 
 def _scores(times: Sequence[tuple[float, bool]]) -> np.ndarray:
-    """Return the log-rank scores: whether it left, less the cumulative hazard (Nelson and Aalen) at its time."""
+    """Return the log-rank scores: 1 if a run left, less the cumulative hazard (Nelson and Aalen) at its time."""
     time_N = np.array([time for time, _ in times])
     left_N = np.array([left for _, left in times])
     hazard_N = left_N / (time_N[None, :] >= time_N[:, None]).sum(1)  # each event over those still at risk then

@@ -1,73 +1,81 @@
-"""`specvit analysis ceiling|scaling|ablation|curves|attention|report|archive ...`: tables and figures from runs."""
+"""`specvit analysis ceiling|scaling|ablation|curves|attention|report|archive ...`: tables and figures from runs.
+
+Each command imports what it needs, so that help and refusals load neither torch nor matplotlib.
+"""
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from specvit.commands.entry import Parser, user_facing
+from specvit.config.suggestions import nearest
+from specvit.utils.errors import ConfigError, DataError, FolderError
+
+if TYPE_CHECKING:
+    from specvit.analysis.grouping import TestSet
+    from specvit.analysis.published_points import Point
+
+MOST_ROWS = 10_000
+"""Default of `ceiling --rows`: more stars do not change a printed digit."""
 
 
 @user_facing
 def main(arguments: list[str] | None = None) -> int:
     """Turn run folders into tables and figures. Never trains."""
+    options = _parser().parse_args(sys.argv[1:] if arguments is None else arguments)
+    options.run(options)
+    return 0
+
+
+def _parser() -> Parser:
     parser = Parser(prog="specvit analysis", description=main.__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    ceiling = commands.add_parser("ceiling", help="R² by S/N under the Cramér-Rao and van Trees bounds")
-    _takes_label(ceiling, "snr")
+
+    def add(run: Callable[[argparse.Namespace], None], about: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(run.__name__.removeprefix("_"), help=about)
+        command.set_defaults(run=run)
+        return command
+
+    ceiling = add(_ceiling, "R² by S/N under the Cramér-Rao and van Trees bounds")
+    _add_label(ceiling, "snr")
     ceiling.add_argument("--rows", type=_count, metavar="N", help="first test rows only (default: at most 10,000)")
-    scaling = commands.add_parser("scaling", help="scores by training rows, with laws, and who overtakes whom")
-    _takes_label(scaling, "rows")
-    said = "what `analysis ceiling` wrote (default: ceiling/ceiling.json in the folders named)"
-    scaling.add_argument("--ceilings", type=Path, metavar="FILE", help=said)
-    ablation = commands.add_parser("ablation", help="what each factor of a study does, and how its runs ended")
-    _takes_folders(ablation)
+    scaling = add(_scaling, "scores by training rows, with laws and crossovers")
+    _add_label(scaling, "rows")
+    written = "what `analysis ceiling` wrote (default: ceiling/ceiling.json in the folders named)"
+    scaling.add_argument("--ceilings", type=Path, metavar="FILE", help=written)
+    ablation = add(_ablation, "what each factor of a study does, and how its runs ended")
+    _add_folders(ablation)
     metric = "of a run's summary or tested epoch, or escape_step (default: that of the study's table, else test_r2)"
     ablation.add_argument("--metric", help=metric)
-    curves = commands.add_parser("curves", help="training curves of many runs in one figure")
-    _takes_folders(curves)
-    attention = commands.add_parser(
-        "attention", help="what trained models look at: attention and saliency by wavelength"
-    )
-    _takes_folders(attention)
+    _add_folders(add(_curves, "training curves of many runs in one figure"))
+    attention = add(_attention, "where trained models look: attention and saliency by wavelength")
+    _add_folders(attention)
     attention.add_argument("--label", default="log_g", help="a label that the runs predict (default: log_g)")
     attention.add_argument("--rows", type=_count, default=500, metavar="N", help="first test rows (default: 500)")
     attention.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    report = commands.add_parser("report", help="one page on a study: question, findings, figures, failures, cost")
+    report = add(_report, "one page on a study: question, findings, figures, failures, cost")
     report.add_argument("study", help="a study's folder, or its name in multirun/")
     report.add_argument("--out", type=Path, metavar="DIR", help="folder to write into (default: report/ in the study)")
-    report.add_argument("--template", type=Path, metavar="FILE", help="a page of yours whose {{ names }} are filled")
+    report.add_argument("--template", type=Path, metavar="FILE", help="your own page, whose {{ names }} are filled in")
     report.add_argument("--metric", help=metric)
     report.add_argument("--label", default="log_g", help="the label of the scaling figure (default: log_g)")
-    archive = commands.add_parser("archive", help="a study's records and predictions in one small file")
+    archive = add(_archive, "a study's records and predictions in one small file")
     archive.add_argument("study", type=Path, help="a study's folder")
     archive.add_argument("file", type=Path, help="what to write, NAME.tar.xz")
-    options = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
-    if options.command == "scaling":
-        from specvit.analysis.scaling_command import scaling as command
-    elif options.command == "ablation":
-        from specvit.analysis.ablation_command import ablation as command
-    elif options.command == "curves":
-        from specvit.analysis.curves import curves as command
-    elif options.command == "attention":
-        from specvit.analysis.attribution_command import attention as command
-    elif options.command == "archive":
-        from specvit.analysis.archive import archive as command
-    elif options.command == "report":
-        from specvit.analysis.report_command import report as command
-    else:
-        from specvit.analysis.bounds.command import ceiling as command
-    return command(options)
+    return parser
 
 
-def _takes_folders(parser: argparse.ArgumentParser) -> None:
+def _add_folders(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", nargs="+", type=Path, help="run folders, studies, or folders of runs")
     where = "folder to write into (default: one named after the command, in the one folder that is named, else here)"
     parser.add_argument("--out", type=Path, metavar="DIR", help=where)
 
 
-def _takes_label(parser: argparse.ArgumentParser, x: str) -> None:
-    """Add what those about a label take; `x` is what published points stand against."""
-    _takes_folders(parser)
+def _add_label(parser: argparse.ArgumentParser, x: str) -> None:
+    """Add the options of the commands about a label; `x` is the abscissa of published points."""
+    _add_folders(parser)
     parser.add_argument("--reference", type=Path, metavar="FILE", help=f"points to draw: CSV or JSON of name, {x}, r2")
     parser.add_argument("--label", default="log_g", help="a label that the runs predict (default: log_g)")
 
@@ -81,3 +89,178 @@ def _count(text: str) -> int:
     if number < 2:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of 2 or more, such as 500 or 5k")
     return number
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _out(options: argparse.Namespace) -> Path:
+    """Return the folder to write into."""
+    return options.out or (options.folder[0] if len(options.folder) == 1 else Path()) / options.command
+
+
+def _ceiling(options: argparse.Namespace) -> None:
+    """Compute, write and draw the bounds of each test set."""
+    from specvit.analysis.grouping import by_test_set
+    from specvit.analysis.published_points import read_reference
+    from specvit.analysis.records import finished_runs
+    from specvit.physics.population import STAR_COLUMNS
+
+    labels = STAR_COLUMNS[:6]  # those that the built-in model turns into a spectrum
+    if options.label not in labels:
+        remedy = f"{nearest(options.label, labels)}there are {', '.join(labels)}"
+        raise ConfigError(f"no ceilings for {options.label!r}", where="--label", remedy=remedy)
+    reference = read_reference(options.reference, "snr") if options.reference else []
+    runs, notes = finished_runs(options.folder, options.label)
+    sets, out = by_test_set(runs), _out(options)
+    _say("\n".join(notes + [f"test set: {one.description}, {len(one.runs)} run(s)" for one in sets]))
+    if len(sets) > 1:
+        _say(f"ceilings differ between test sets and noise, so each of the {len(sets)} has its own folder in {out}")
+    refused = 0
+    for test_set in sets:
+        try:
+            _ceiling_of(test_set, options, reference, out / test_set.short if len(sets) > 1 else out)
+        except (ConfigError, DataError) as problem:
+            refused += 1
+            if refused == len(sets):
+                raise
+            _say(f"note: no ceilings for {test_set.description}: {problem}")
+
+
+def _ceiling_of(test_set: "TestSet", options: argparse.Namespace, reference: "list[Point]", out: Path) -> None:
+    from specvit.analysis.bounds.inputs import open_stars
+    from specvit.analysis.bounds.r2_bounds import check_labels_agree, r2_bounds
+    from specvit.analysis.bounds.report import BoundsReport, model_rows, write_bounds
+    from specvit.analysis.figures import draw_bounds, save_figures
+
+    first, label = test_set.runs[0], options.label
+    stars = open_stars(first.config, options.rows or MOST_ROWS)
+    if label not in stars.names:
+        what = f"{label} is 0 in every star of {test_set.description}"
+        raise DataError(what, where="--label", remedy=f"there are {', '.join(stars.names)}")
+    for run in test_set.runs:
+        check_labels_agree(stars, label, run.true_N, str(run.folder / "predictions.csv"))
+    bounds = r2_bounds(stars, label, first.snr_N[: len(stars)], lambda text: _say(f"{text} ..."))
+    models = [(setting, model_rows(setting, bounds.rows, len(stars))) for setting in test_set.settings]
+    report = BoundsReport(label, test_set, bounds, models, reference)
+    write_bounds(report, out)
+    save_figures(out, {"ceiling": lambda: draw_bounds(report)})
+    row = bounds.rows[0]
+    van_trees = "" if row["van_trees"] is None else f"{row['van_trees_r2']:.3f} for any estimator (van Trees), "
+    unbiased = f"{row['crlb_median_r2']:.3f} for the median star and {row['crlb_mean_r2']:.3f} in the mean, unbiased"
+    _say(f"best R² of {label}, {row['rows']:,} stars: {van_trees}{unbiased} (Cramér-Rao)")
+    _say(f"written: {out} ({bounds.seconds:.0f} s)")
+
+
+def _scaling(options: argparse.Namespace) -> None:
+    """Score, compare, write and draw the runs of each test set."""
+    from specvit.analysis.bounds.report import read_bounds
+    from specvit.analysis.figures import draw_scaling, save_figures
+    from specvit.analysis.grouping import add_missing, by_test_set, series_of
+    from specvit.analysis.published_points import read_reference
+    from specvit.analysis.records import finished_runs
+    from specvit.analysis.scaling import pair_sentence, scaling_of, write_scaling
+
+    reference = read_reference(options.reference, "rows") if options.reference else []
+    runs, notes = finished_runs(options.folder, options.label, noiseless=True)
+    sets, out = by_test_set(runs), _out(options)
+    _say("\n".join(notes + [f"test set: {one.description}, {len(one.runs)} run(s)" for one in sets]))
+    if len(sets) > 1:
+        _say(f"scores on different test sets are not compared: each of the {len(sets)} has its own folder in {out}")
+    for test_set in sets:
+        series = series_of(test_set)
+        if len(sets) == 1:
+            add_missing(series, options.folder)
+        bounds = read_bounds(test_set, options.label, options.folder, options.ceilings)
+        if not bounds:
+            _say(f"note: no ceilings for {test_set.description}; `specvit analysis ceiling` computes them")
+        scaling = scaling_of(options.label, test_set, series, bounds.get("van_trees", 1.0))
+        place = out / test_set.short if len(sets) > 1 else out
+        write_scaling(scaling, reference, place)
+        save_figures(place, {"scaling": lambda found=scaling, under=bounds: draw_scaling(found, reference, under)})
+        _say("\n".join([*map(pair_sentence, scaling.pairs), f"written: {place}"]))
+
+
+def _ablation(options: argparse.Namespace) -> None:
+    """Count, score, compare, write and draw."""
+    from specvit.analysis.ablation_report import ablation_of, write_ablation
+    from specvit.analysis.figures import draw_ablation, save_figures
+    from specvit.analysis.fit_verdict import bounds_of
+    from specvit.analysis.records import check_metric, is_search, metric_of, read_records
+    from specvit.study.trial_queue import group_counts
+
+    records, notes = read_records(options.folder)
+    metric = options.metric or metric_of(options.folder)
+    check_metric(records, metric)
+    where, out = ", ".join(folder.name for folder in options.folder), _out(options)
+    bounds = bounds_of(options.folder, records)
+    ablation = ablation_of(records, metric, where, bounds, search=is_search(options.folder))
+    write_ablation(ablation, out)
+    save_figures(out, {"ablation": lambda: draw_ablation(ablation)})
+    counts = group_counts(record.state for record in records)
+    _say("\n".join([*notes, counts, *ablation.sentences, f"written: {out}"]))
+
+
+def _curves(options: argparse.Namespace) -> None:
+    """Draw the curves of the runs."""
+    from specvit.analysis.figures import draw_curves, save_figures
+    from specvit.analysis.records import read_records
+
+    records, notes = read_records(options.folder)
+    if not any(record.outcome.rows for record in records):
+        where = ", ".join(map(str, options.folder))
+        raise FolderError("has no run with an epoch to draw", where=where, remedy="wait for the first epochs")
+    save_figures(_out(options), {"curves": lambda: draw_curves(records)})
+    _say("\n".join([*notes, f"written: {_out(options)}"]))
+
+
+def _attention(options: argparse.Namespace) -> None:
+    """Attribute the predictions of each test set's runs to pixels, write and draw."""
+    from specvit.analysis.attribution_report import with_slopes, write_attention
+    from specvit.analysis.grouping import by_test_set
+    from specvit.analysis.records import finished_runs
+
+    runs, notes = finished_runs(options.folder, options.label, noiseless=True)
+    usable, omitted = with_slopes(runs)
+    for note in [*notes, *omitted]:
+        _say(note)
+    if not usable:
+        where = ", ".join(map(str, options.folder))
+        remedy = "name networks or ridge with their checkpoints; an archive has records only"
+        raise FolderError("has no run to look into", where=where, remedy=remedy)
+
+    from specvit.analysis.attribution import attributions_of  # torch, which a refusal does not need
+    from specvit.analysis.attribution_figure import draw_attention
+    from specvit.analysis.figures import save_figures
+
+    sets = by_test_set(usable)
+    for test_set in sets:
+        report = attributions_of(test_set, options.label, options.rows, options.device, _say)
+        out = _out(options) / test_set.short if len(sets) > 1 else _out(options)
+        drawings = [lambda own=one, whole=report: draw_attention(whole, own) for one in report.settings]
+        save_figures(out, dict(zip(report.figure_names(), drawings, strict=True)))
+        write_attention(report, out)
+        _say(f"written: {out}")
+
+
+def _report(options: argparse.Namespace) -> None:
+    """Write report.html and report.md of a study, and the user's own page if there is one."""
+    from specvit.analysis.records import check_metric, metric_of, read_records
+    from specvit.analysis.study_report import find_study, write_study_report
+
+    study = find_study(options.study)
+    metric = options.metric or metric_of([study.path])
+    records, notes = read_records([study.path])
+    check_metric(records, metric)
+    out = options.out or study.path / "report"
+    status, pages = write_study_report(study, records, metric, options.label, out, options.template)
+    _say("\n".join([*notes, status, *(f"written: {page}" for page in pages)]))
+
+
+def _archive(options: argparse.Namespace) -> None:
+    """Write the archive of a study."""
+    from specvit.analysis.archive import pack
+
+    runs, size = pack(options.study, options.file)
+    _say(f"written: {options.file}, {runs} runs, {size / 1e6:.1f} MB")

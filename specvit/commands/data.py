@@ -9,6 +9,7 @@ from specvit.commands.entry import Parser, user_facing
 from specvit.convert.command import add_options, asked, is_foreign
 from specvit.convert.command import convert as convert_foreign
 from specvit.utils.errors import DataError
+from specvit.utils.text import text_table
 
 
 @user_facing
@@ -94,9 +95,8 @@ def _inspect(files: list[Path]) -> int:
     faults = 0
     for report in inspect_files(files):
         print(report.path)
-        widths = [max((len(row[i]) for row in report.columns), default=0) for i in range(5)]
-        for row in report.columns:
-            print("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        for row in text_table(report.columns):
+            print(f"  {row}")
         if line := layout_line(Path(report.path)):
             print(f"  {line}")
         line, fault = check(Path(report.path))

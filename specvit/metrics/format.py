@@ -8,6 +8,7 @@ from typing import Any
 
 from specvit.metrics.metrics import CLASSIFICATION, REGRESSION
 from specvit.utils.quantities import unit_of
+from specvit.utils.text import text_table
 
 Row = dict[str, Any]
 MAIN_METRICS = ("r2", "mae", "mae_norm", "accuracy")
@@ -58,8 +59,7 @@ def bin_lines(rows: Sequence[Row], quantity: str) -> list[str]:
         label = f"{row['label']} [{unit_of(row['label'])}]" if unit_of(row["label"]) else row["label"]
         shown = [with_interval(row, metric.name, *metric.formats) for metric in metrics]
         cells.append([bin_name(row["low"], row["high"]), label, f"{row['rows']:,}", *shown])
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return ["  " + "  ".join(map(str.ljust, line, widths)).rstrip() for line in cells]
+    return [f"  {line}" for line in text_table(cells)]
 
 
 def bin_name(low: float, high: float) -> str:

@@ -13,7 +13,7 @@ from specvit.study.results import NOT_LEARNT, is_r2, lower_is_better, outcome_of
 from specvit.study.schema import ESCAPED, SEED, Table
 from specvit.study.store import StudyFolder, Trial
 from specvit.utils.errors import ConfigError
-from specvit.utils.text import csv_lines, markdown_table
+from specvit.utils.text import csv_lines, markdown_table, text_table
 
 
 @dataclass
@@ -97,12 +97,7 @@ def render(metric: str, rows: list[Row], style: str) -> str:
         return csv_lines([head, *body]).rstrip("\n")
     if style == "markdown":
         return "\n".join(markdown_table([head, *body]))
-    body = [[" ".join(text.splitlines()) for text in cells] for cells in body]
-    widths = [max(len(cells[n]) for cells in [head, *body]) for n in range(len(head))]
-    return "\n".join(
-        "  ".join(text.ljust(width) for text, width in zip(cells, widths, strict=True)).rstrip()
-        for cells in [head, *body]
-    )
+    return "\n".join(text_table([head, *([" ".join(text.splitlines()) for text in cells] for cells in body)]))
 
 
 def _figures(row: Row, *, exact: bool, failed: bool) -> list[str]:

@@ -47,6 +47,13 @@ def markdown_table(cells: Sequence[Sequence[str]]) -> Iterator[str]:
         yield f"| {' | '.join(' '.join(text.splitlines()).replace('|', chr(92) + '|') for text in line)} |"
 
 
+def text_table(cells: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Yield the lines of a table in aligned columns."""
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for line in cells:
+        yield "  ".join(map(str.ljust, line, widths)).rstrip()
+
+
 def printable(text: str) -> str:
     """Return text in which control characters are spelt out, an escape as x1b behind a backslash."""
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)

@@ -1,11 +1,10 @@
-"""The stars of a test set as ceilings need them: labels, magnitudes, and flux and noise as functions of the labels.
+"""The stars of a test set as bounds need them: labels, magnitudes, and flux and noise as functions of the labels.
 
-Built-in stars are drawn again and their noise follows the labels; a file's labels and errors are taken as they are.
+Built-in stars are drawn again, and their noise depends on the labels; a file's labels and errors are used as stored.
 
 Shape suffixes: N stars, B stars of a chunk, S columns of a star, L labels, P pixels.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -27,12 +26,11 @@ from specvit.utils.errors import DataError
 
 MAG = STAR_COLUMNS.index("mag")
 CHUNK = 256
-Report = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
 class Stars:
-    """Stars in the unit box of their labels; `noise` is the runs' law of noise."""
+    """Stars in the unit box of their labels; `noise` is the runs' noise configuration."""
 
     names: tuple[str, ...]
     """The labels: five, and the redshift where stars move."""
@@ -45,7 +43,7 @@ class Stars:
     pixels: Observe
     """Takes labels (B, L) in their units and the stars' numbers (B,); returns flux and error (B, P)."""
     drawn: NDArray[np.float64] | None
-    """The whole stars (N, S) where specvit drew them, uniformly over the box; None of a file's."""
+    """All columns of the stars (N, S) if specvit drew them, uniformly over the box; None for those of a file."""
 
     def __len__(self) -> int:
         """Number of stars."""
@@ -64,37 +62,37 @@ class Stars:
         return flux_BP, sigma
 
     def signal_to_noise(self, place_NL: Tensor | None = None) -> NDArray[np.float64]:
-        """Return S/N (N,) as scores have it: the median over pixels of flux / error, over the noise level."""
+        """Return S/N (N,) as in tables of scores: the median over pixels of flux / error, over the noise level."""
         place_NL = self.place_NL if place_NL is None else place_NL
-        found = []
+        parts = []
         for rows_B in np.split(np.arange(len(place_NL)), range(CHUNK, len(place_NL), CHUNK)):
             with torch.no_grad():
                 flux_BP, error_BP = self.pixels(self.low_L + self.span_L * place_NL[rows_B], rows_B)
-            found.append(np.median((flux_BP / error_BP).numpy(), axis=1))
-        return np.concatenate(found) / self.noise.noise_level
+            parts.append(np.median((flux_BP / error_BP).numpy(), axis=1))
+        return np.concatenate(parts) / self.noise.noise_level
 
     def at_magnitude(self, mag: float) -> "Stars":
-        """Return drawn stars as they would be at another magnitude, each with its own throughput."""
+        """Return drawn stars at another magnitude, each with its own throughput."""
         assert self.drawn is not None
         drawn_NS = self.drawn.copy()
         drawn_NS[:, MAG] = mag
-        return replace(self, mag_N=drawn_NS[:, MAG], drawn=drawn_NS, pixels=_simulated(drawn_NS, self.names))
+        return replace(self, mag_N=drawn_NS[:, MAG], drawn=drawn_NS, pixels=_simulated_pixels(drawn_NS, self.names))
 
     def first(self, rows: int) -> "Stars":
-        """Return the first stars alone."""
+        """Return the first `rows` stars."""
         drawn = None if self.drawn is None else self.drawn[:rows]
         return replace(self, place_NL=self.place_NL[:rows], mag_N=self.mag_N[:rows], drawn=drawn)
 
 
-def open_stars(config: Config, rows: int | None, report: Report) -> Stars:
-    """Return the first `rows` (or all) test stars of a run; raises `DataError` for files unknown to the model."""
+def open_stars(config: Config, rows: int | None) -> Stars:
+    """Return the first `rows` (or all) test stars of a run; raises `DataError` for files that the model cannot draw."""
     if is_synthetic(config.data, "test"):
         wanted = config.data.test_samples if rows is None else min(rows, config.data.test_samples)
-        return made_stars(config, wanted)
-    return _file_stars(open_split(config.data, "test", report), rows, config.noise)
+        return synthetic_stars(config, wanted)
+    return _file_stars(open_split(config.data, "test", lambda *_: None), rows, config.noise)
 
 
-def made_stars(config: Config, rows: int, *, split: str = "test") -> Stars:
+def synthetic_stars(config: Config, rows: int, *, split: str = "test") -> Stars:
     """Return built-in stars with the noise of `config`, float64."""
     data = config.data
     drawn_NS = draw_stars(data.builtin_seed, split, np.arange(rows), max_redshift=data.max_redshift)
@@ -102,12 +100,12 @@ def made_stars(config: Config, rows: int, *, split: str = "test") -> Stars:
     ends = {**RANGES, "redshift": (-data.max_redshift, data.max_redshift)}
     low_L, span_L = _box(names, ends)
     place_NL = (torch.from_numpy(drawn_NS[:, : len(names)]) - low_L) / span_L
-    pixels = _simulated(drawn_NS, names)
+    pixels = _simulated_pixels(drawn_NS, names)
     return Stars(names, low_L, span_L, place_NL, drawn_NS[:, MAG], config.noise, pixels, drawn_NS)
 
 
-def _simulated(drawn_NS: NDArray[np.float64], names: tuple[str, ...]) -> Observe:
-    """Return `Stars.pixels` of built-in stars: their magnitude and throughput stay, their labels may change."""
+def _simulated_pixels(drawn_NS: NDArray[np.float64], names: tuple[str, ...]) -> Observe:
+    """Return `Stars.pixels` of built-in stars, with fixed magnitude and throughput and free labels."""
     simulator = Simulator(redshifted="redshift" in names).double().requires_grad_(False)
     rest = torch.from_numpy(drawn_NS[:, len(names) :])
 
@@ -118,7 +116,7 @@ def _simulated(drawn_NS: NDArray[np.float64], names: tuple[str, ...]) -> Observe
 
 
 def _file_stars(view: SpectraView, rows: int | None, noise: NoiseConfig) -> Stars:
-    """Return the stars of a file: flux by the built-in model at its labels, errors as the file has them."""
+    """Return the stars of a file: flux by the built-in model at its labels, errors from the file."""
     index_N = np.arange(len(view) if rows is None else min(rows, len(view)))
     where, labels = view.origins()[0][0], view.labels().iloc[: len(index_N)]
     if not same_wavelengths(view.wave_P, wavelength()):
@@ -127,10 +125,10 @@ def _file_stars(view: SpectraView, rows: int | None, noise: NoiseConfig) -> Star
     if missing := [name for name in LABEL_COLUMNS[:-1] if name not in labels]:
         what = f"has no column {missing[0]}, without which the built-in model knows no spectrum"
         raise DataError(what, where=where, remedy=f"ceilings need {', '.join(LABEL_COLUMNS[:-1])}")
-    moved = "redshift" in labels and bool((labels["redshift"] != 0).any())
-    names = LABEL_COLUMNS if moved else LABEL_COLUMNS[:-1]
+    redshifted = "redshift" in labels and bool((labels["redshift"] != 0).any())
+    names = LABEL_COLUMNS if redshifted else LABEL_COLUMNS[:-1]
     labels_NL = view.label_values(names)[: len(index_N)]
-    model = ForwardModel(redshifted=moved).double().requires_grad_(False)
+    model = ForwardModel(redshifted=redshifted).double().requires_grad_(False)
     try:
         check_labels(model, labels_NL)
     except DataError as problem:
@@ -139,19 +137,19 @@ def _file_stars(view: SpectraView, rows: int | None, noise: NoiseConfig) -> Star
     low_L, span_L = _box(names, {**RANGES, "redshift": (-MAX_REDSHIFT, MAX_REDSHIFT)})
     mag_N = labels["mag"].to_numpy(np.float64) if "mag" in labels else np.full(len(index_N), np.nan)
     place_NL = (torch.tensor(labels_NL) - low_L) / span_L
-    return Stars(names, low_L, span_L, place_NL, mag_N, noise, _filed(view, model), None)
+    return Stars(names, low_L, span_L, place_NL, mag_N, noise, _file_pixels(view, model), None)
 
 
-def _filed(view: SpectraView, model: ForwardModel) -> Observe:
+def _file_pixels(view: SpectraView, model: ForwardModel) -> Observe:
     """Return `Stars.pixels` of a file: its errors over its flux's median, times that of the model's flux.
 
-    The errors do not follow the labels, since how they would is not in the file.
+    The errors do not depend on the labels, since the file does not say how.
     """
 
     def pixels(labels_BL: Tensor, rows_B: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         flux_BP, error_BP = (torch.from_numpy(x).double() for x in view.gather(rows_B))
         modelled_BP = model(labels_BL)
-        # Seen from here the factor is a constant: a median has no derivative that would mean anything.
+        # The factor is a constant here: a median has no meaningful derivative.
         factor_B1 = modelled_BP.detach().median(1, keepdim=True).values / flux_BP.median(1, keepdim=True).values
         return modelled_BP, error_BP * factor_B1
 

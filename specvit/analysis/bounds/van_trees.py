@@ -1,15 +1,15 @@
 """The van Trees bound: the least mean squared error of ANY estimator of one label, biased or not, over a population.
 
-Stars are spread uniformly over a box of L labels, from 0 to 1 each; magnitude and throughput are told to the
-estimator, which can only help it. For any field h(u, magnitude) whose normal part vanishes on the walls of the box,
+Stars are spread uniformly over a box of L labels, from 0 to 1 each; the estimator knows magnitude and throughput, which
+can only help it. For any field h(u, magnitude) whose normal part vanishes on the walls of the box,
 
     E[(estimate - u_c)^2]  >=  E[h_c]^2 / (E[h' I h] + E[(div h)^2]),
 
 with I the Fisher information of flux and noise. docs/bounds.md has the derivation and its sources. The field is
 h = (I + A)^-1 e_c with I of the flux alone and A = diag(STRENGTH / (u (1 - u))), which is infinite on the walls: where
-spectra say much it is the Cramér-Rao bound's direction, where they say nothing the bound becomes the variance of the
-population, 1/12. Labels along which it does not move are told to the estimator, too. For stars in a range of S/N, which
-depends on the labels, it is faded out towards the range's ends.
+spectra hold much information it has the Cramér-Rao bound's direction, where they hold none the bound becomes the
+variance of the population, 1/12. The estimator also knows the labels along which the field does not move. For stars in
+a range of S/N, which depends on the labels, the field is faded out towards the range's ends.
 
 Shape suffixes: N stars, L labels, M labels along which the field moves.
 """
@@ -36,10 +36,10 @@ FADE = 0.01
 
 @dataclass(frozen=True)
 class Field:
-    """The field h and what the bound needs of it, one row a star."""
+    """The field h with its divergence and cost, one row for each star."""
 
     column: int
-    """Which label is estimated."""
+    """The estimated label."""
     h_NL: Array
     divergence_N: Array
     cost_N: Array
@@ -64,7 +64,7 @@ class Field:
 
 @dataclass(frozen=True)
 class Window:
-    """Which stars a bound is about, and the factor on their field: 1, or less towards a limit that labels can cross."""
+    """The stars of a bound, and the factor on their field: 1, or less towards a limit that labels can cross."""
 
     inside_N: NDArray[np.bool_]
     weight_N: Array
@@ -72,8 +72,8 @@ class Window:
     """Derivatives of the weight by the labels, with magnitude and throughput held."""
 
 
-def told(inside_N: NDArray[np.bool_], labels: int) -> Window:
-    """Return the window of stars that are chosen by what the estimator is told, such as the magnitude."""
+def whole_window(inside_N: NDArray[np.bool_], labels: int) -> Window:
+    """Return the window of stars that are chosen by what the estimator knows, such as the magnitude."""
     return Window(inside_N, inside_N.astype(np.float64), np.zeros((len(inside_N), labels)))
 
 
@@ -102,12 +102,12 @@ def inward_steps(place_NL: Tensor, axis: int) -> Tensor:
 
 def gradients(observe: Observe, place_NL: Tensor, here: Information, axes: Sequence[int]) -> Array:
     """Return how the flux's information changes along the axes, (M, N, L, L), by differences."""
-    found = []
+    parts = []
     for axis in axes:
         moved_NL = inward_steps(place_NL, axis)
         step_N = (moved_NL - place_NL)[:, axis].numpy()
-        found.append((information(observe, moved_NL).flux_NLL - here.flux_NLL) / step_N[:, None, None])
-    return np.stack(found)
+        parts.append((information(observe, moved_NL).flux_NLL - here.flux_NLL) / step_N[:, None, None])
+    return np.stack(parts)
 
 
 def field(
@@ -126,12 +126,12 @@ def field(
     """
     whole = np.ix_(range(len(place_NL)), axes, axes)
     place_NM = place_NL[:, axes]
-    room_NM = place_NM * (1 - place_NM)
-    inverse_NMM = np.linalg.inv(here.flux_NLL[whole] + np.eye(len(axes)) * (strength / room_NM)[:, None, :])
+    width_NM = place_NM * (1 - place_NM)
+    inverse_NMM = np.linalg.inv(here.flux_NLL[whole] + np.eye(len(axes)) * (strength / width_NM)[:, None, :])
     h_NM = inverse_NMM[:, :, list(axes).index(column)]
     gradient_MNMM = np.stack([gradient_NLL[whole] for gradient_NLL in gradient_MNLL])
     along_MN = np.einsum("nij,injk,nk->in", inverse_NMM, gradient_MNMM, h_NM, optimize=True)
-    pull_NM = -strength * (1 - 2 * place_NM) / room_NM**2
+    pull_NM = -strength * (1 - 2 * place_NM) / width_NM**2
     walls_NM = np.diagonal(inverse_NMM, axis1=1, axis2=2) * pull_NM * h_NM
     cost_N = np.einsum("ni,nij,nj->n", h_NM, (here.flux_NLL + here.noise_NLL)[whole], h_NM, optimize=True)
     h_NL = np.zeros_like(place_NL)

@@ -1,13 +1,19 @@
-"""Markdown to one HTML page that needs no other file, and the filling of a page of the user's own."""
+"""The one writer of results: CSV, JSON, markdown, one HTML page, and the user's own page filled in."""
 
 import base64
+import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from specvit import __version__
 from specvit.utils.errors import DataError
-from specvit.utils.files import write_text
+from specvit.utils.files import write_json, write_text
+from specvit.utils.provenance import commit
+from specvit.utils.text import csv_text, markdown_table
+
+Row = dict[str, Any]
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 0 auto; padding: 1rem; color: #222; }
@@ -28,10 +34,58 @@ POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 """A browser loads nothing for the page, from nowhere."""
 
 
-def as_page(title: str, text: str, figures: Path) -> str:
-    """Return markdown as a whole HTML page, with the images that it names, relative to `figures`, inside it.
+def write_report(
+    out: Path,
+    name: str,
+    *,
+    rows: Sequence[Mapping[str, Any]],
+    facts: Row,
+    blocks: Iterable[str],
+    columns: Sequence[str] | None = None,
+) -> None:
+    """Write `rows` as NAME.csv, `facts` as NAME.json and `blocks` of markdown as NAME.md into `out`."""
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(out / f"{name}.csv", csv_text(rows, columns))
+    write_text(out / f"{name}.md", joined(blocks))
+    write_json(out / f"{name}.json", {**finite(facts), "specvit": __version__, "commit": commit()})
 
-    It asks for nothing else: links and other images stay text.
+
+def joined(blocks: Iterable[str]) -> str:
+    """Return blocks of markdown as one text, with an empty line between them; empty blocks are left out."""
+    return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def table(cells: Sequence[Sequence[str]]) -> str:
+    """Return a block of markdown: a table of a header and rows."""
+    return "\n".join(markdown_table(cells))
+
+
+def bullets(sentences: Iterable[str]) -> str:
+    """Return a block of markdown: a list of sentences without their full stops."""
+    return "\n".join(f"- {sentence}." for sentence in sentences)
+
+
+def with_spread(value: float | None, spread: float | None, *, whole: bool = False) -> str:
+    """Return a score, or a `whole` number such as a step, with its spread if there is one."""
+    if value is None or math.isnan(value):
+        return ""
+    digits = ",.0f" if whole else ".3f"
+    return f"{value:{digits}}" + (f" ± {spread:{digits}}" if spread is not None else "")
+
+
+def finite(value: Any) -> Any:
+    """Return a nested value with NaN and infinities as None, which JSON can hold."""
+    if isinstance(value, dict):
+        return {name: finite(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def as_page(title: str, text: str, figures: Path) -> str:
+    """Return markdown as an HTML page that contains its images, which are relative to `figures`.
+
+    It loads nothing else: links and other images remain text.
     """
     from html import escape
 
@@ -41,7 +95,7 @@ def as_page(title: str, text: str, figures: Path) -> str:
 
     def image(renderer: object, tokens: Any, index: int, *_: object) -> str:
         alt, source = escape(tokens[index].content), str(tokens[index].attrs["src"])
-        if source not in images:  # one that a name or question asks for
+        if source not in images:  # named by a run or a question, not by the report
             return f"![{alt}]({escape(source)})"
         return f'<img src="data:image/png;base64,{base64.b64encode(images[source]).decode()}" alt="{alt}">'
 
@@ -68,18 +122,22 @@ def fill(template: Path, values: dict[str, Any], out: Path, figures: dict[str, P
         page = environment.from_string(template.read_text(encoding="utf-8"))
         text = page.render(**values, figure=_copier(out, figures, template))
     except FileNotFoundError as problem:
-        raise DataError("no such file", where=str(template), remedy="--template takes a page of yours") from problem
+        raise DataError(
+            "no such file", where=str(template), remedy="--template takes a page with {{ names }}"
+        ) from problem
     except UnicodeDecodeError as problem:
-        raise DataError("is no text", where=str(template), remedy="--template takes a page of yours") from problem
+        raise DataError(
+            "is not a text file", where=str(template), remedy="--template takes a page with {{ names }}"
+        ) from problem
     except jinja2.TemplateSyntaxError as problem:
         raise DataError(f"line {problem.lineno}: {problem.message}", where=str(template), remedy=remedy) from problem
     except (jinja2.TemplateError, TypeError) as problem:
         raise DataError(str(problem).rstrip("."), where=str(template), remedy=remedy) from problem
-    place = out / template.name
-    if place.resolve() == template.resolve():
-        raise DataError("would be written over itself", where=str(template), remedy="give another --out")
-    write_text(place, text)
-    return place
+    target = out / template.name
+    if target.resolve() == template.resolve():
+        raise DataError("would overwrite itself", where=str(template), remedy="give another --out")
+    write_text(target, text)
+    return target
 
 
 def _copier(out: Path, figures: dict[str, Path], template: Path) -> Callable[[str, str], str]:
