@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from specvit.config.schema import DataConfig, LossConfig, NetworkConfig, NoiseConfig, OptConfig, TrainConfig, ViTConfig
-from specvit.data.batches import Store, TrainData
+from specvit.data.batches import SpectraStore, TrainData
 from specvit.data.labels import LabelScaler
 from specvit.data.noise import FluxNorm
 from specvit.data.shards import open_shards
@@ -61,7 +61,7 @@ def train_data(
             file[WAVE] = np.linspace(7100.0, 8850.0, NUM_PIXELS)
             file[FLUX] = rng.normal(0.5, 0.05, (rows, NUM_PIXELS)).astype(np.float32)
             file[ERROR] = np.full((rows, NUM_PIXELS), 0.05, dtype=np.float32)
-    store = Store(Spectra(open_shards([path]), np.arange(rows)), DataConfig(resident=resident), device)
+    store = SpectraStore(Spectra(open_shards([path]), np.arange(rows)), DataConfig(resident=resident), device)
     return TrainData(
         store=store,
         targets=torch.randn(rows, 1, generator=torch.Generator().manual_seed(0)).to(device),

@@ -23,7 +23,7 @@ from cases import SMALL, Case, make_learner, train_data
 from train_speed import OURS, step_rate, surroundings
 
 from specvit.config.schema import DataConfig, NoiseConfig, ViTConfig
-from specvit.data.batches import Store, TrainData
+from specvit.data.batches import SpectraStore, TrainData
 from specvit.data.noise import FluxNorm
 from specvit.data.shards import open_shards
 from specvit.data.views import Spectra
@@ -101,7 +101,7 @@ def over_rows(shards: list[Path], count: int, order: str) -> Any:
     started = time.perf_counter()
     spectra = Spectra(open_shards(shards[: -(-count // SHARD_ROWS)]), np.arange(count))
     data = TrainData(
-        store=Store(spectra, DataConfig(order=order), CPU),
+        store=SpectraStore(spectra, DataConfig(order=order), CPU),
         targets=torch.randn(count, 1),
         flux_norm=FluxNorm(torch.full((NUM_PIXELS,), 0.5), 0.07),
         noise=NoiseConfig(),
@@ -109,7 +109,7 @@ def over_rows(shards: list[Path], count: int, order: str) -> Any:
         seed=1,
         step_rows=128,
     )
-    print(f"{count:,} rows open in {time.perf_counter() - started:.3f} s, {data.store.place}", flush=True)
+    print(f"{count:,} rows open in {time.perf_counter() - started:.3f} s, {data.store.location}", flush=True)
     return step_of(SMALL, data)
 
 

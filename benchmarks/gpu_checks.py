@@ -210,7 +210,7 @@ def batches_agree(ground: Ground) -> dict[str, str]:
             one, other = ours.batch(step), theirs.batch(step)
             assert torch.equal(one.flux_BP, other.flux_BP), step
             assert torch.equal(one.target, other.target), step
-    return {"resident": ours.place, "other": theirs.place}
+    return {"resident": ours.location, "other": theirs.location}
 
 
 def agrees_with_cpu(ground: Ground, model: Any) -> dict[str, float]:

@@ -26,7 +26,7 @@ import torch
 from memory import anonymous_bytes, write_large
 
 from specvit.config.schema import DataConfig
-from specvit.data.batches import Store
+from specvit.data.batches import SpectraStore
 from specvit.data.prefetch import Prefetcher
 from specvit.data.shards import open_shard
 from specvit.data.views import epoch_order, open_spectra
@@ -107,7 +107,7 @@ def measure(file: Path, order: str, ahead: bool, seconds: float) -> dict[str, An
 def gather(file: Path, order: str, ahead: bool, seconds: float) -> dict[str, float]:
     """Gather an epoch, or as much of it as comes in time."""
     spectra = open_spectra([file], -1)
-    store = Store(spectra, DataConfig(resident="never"), torch.device("cpu"))
+    store = SpectraStore(spectra, DataConfig(resident="never"), torch.device("cpu"))
     reader = Prefetcher(spectra, order=order, seed=0) if ahead else None
     order_N = epoch_order(len(spectra), seed=0, epoch=0, order=order)
     before, started, rows = bytes_from_disk(), time.perf_counter(), 0

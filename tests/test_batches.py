@@ -31,7 +31,7 @@ def test_a_batch_is_a_function_of_the_step_wherever_the_rows_lie(
     reference = train_data(spectra, noise=noise, order=order)
     expected = {step: reference.batch(step) for step in range(8)}
     data = train_data(open_spectra(files[layout], -1), noise=noise, order=order, resident=setting)
-    assert data.store.place == place
+    assert data.store.location == place
     for step in (6, 0, 7, 3, 3):
         batch = data.batch(step)
         assert torch.equal(batch.flux_BP, expected[step].flux_BP)

@@ -18,7 +18,7 @@ from specvit.config.build import build_config
 from specvit.config.compose import compose
 from specvit.config.schema import DataConfig, TrainConfig
 from specvit.data import batches
-from specvit.data.batches import Store
+from specvit.data.batches import SpectraStore
 from specvit.data.views import open_spectra
 from specvit.run.outcome import outcome_of_error
 from specvit.run_folder.folder import RunFolder
@@ -186,25 +186,25 @@ def test_an_error_that_ends_the_gpu_for_this_process_is_no_end_of_the_run(
 
 def test_spectra_that_no_longer_fit_are_read_from_the_host(files, monkeypatch: pytest.MonkeyPatch) -> None:
     view, cpu = open_spectra(files["chunked"], -1), torch.device("cpu")
-    whole = Store(view, DataConfig(), cpu)
+    whole = SpectraStore(view, DataConfig(), cpu)
     monkeypatch.setattr(batches, "COPY_ROWS", 16)
-    host, calls = Store.host, []
+    host, calls = SpectraStore.gather_host, []
 
-    def full(store: Store, index_B: Any) -> Any:
+    def full(store: SpectraStore, index_B: Any) -> Any:
         calls.append(len(index_B))
         if len(calls) == 3:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
         return host(store, index_B)
 
-    monkeypatch.setattr(Store, "host", full)
-    store = Store(view, DataConfig(), cpu)
+    monkeypatch.setattr(SpectraStore, "gather_host", full)
+    store = SpectraStore(view, DataConfig(), cpu)
     assert (whole.note, whole.arrays is None) == ("", False)
     assert store.arrays is None and store.note.startswith("note: the spectra no longer fit on cpu")
     rows = view.rows_N[:5]
     assert all(torch.equal(a, b) for a, b in zip(store.gather(rows), whole.gather(rows), strict=True))
-    monkeypatch.setattr(Store, "host", fails("a bug"))
+    monkeypatch.setattr(SpectraStore, "gather_host", fails("a bug"))
     with pytest.raises(RuntimeError, match="a bug"):
-        Store(view, DataConfig(), cpu)
+        SpectraStore(view, DataConfig(), cpu)
 
 
 def test_workers_that_share_a_gpu_share_its_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:

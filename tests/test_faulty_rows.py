@@ -20,7 +20,7 @@ from specvit.config.build import build_config
 from specvit.config.compose import compose
 from specvit.config.schema import DataConfig, NoiseConfig
 from specvit.data import validate
-from specvit.data.batches import Store
+from specvit.data.batches import SpectraStore
 from specvit.data.noise import fit_flux_norm
 from specvit.data.shards import open_shard, read_labels
 from specvit.data.splits import open_splits
@@ -89,9 +89,13 @@ def test_a_spoilt_row_is_refused_by_file_and_row_wherever_rows_come_out(case: st
         rewrite_chunked(paths[1])
     view, data = open_spectra(paths, -1), DataConfig(storage=storage, resident="never")
     sentence = f"{paths[1]} row 17: {what}"
-    store = Store(view, data, CPU)
+    store = SpectraStore(view, data, CPU)
     index_B = np.array([3, 112, 113, 5])  # row 17 of the second file, whose rows start at 96
-    for gather in (store.gather, store.host, lambda index: check_rows(view, index, *view.gather(index), storage)):
+    for gather in (
+        store.gather,
+        store.gather_host,
+        lambda index: check_rows(view, index, *view.gather(index), storage),
+    ):
         with pytest.raises(DataError) as refusal:
             gather(index_B)
         assert sentence in str(refusal.value)
@@ -105,7 +109,7 @@ def test_a_spoilt_row_is_refused_by_file_and_row_wherever_rows_come_out(case: st
             fit_flux_norm(view, "standard", NoiseConfig())
     if chunked:
         with pytest.raises(DataError, match="row 17"):
-            Store(view, DataConfig(storage=storage), CPU)
+            SpectraStore(view, DataConfig(storage=storage), CPU)
 
 
 @pytest.mark.parametrize("case", HARMLESS)
@@ -115,7 +119,7 @@ def test_a_number_that_means_no_harm_passes(case: str, sets: Path, monkeypatch: 
     spoil(sets / "val" / "dataset.h5", name, 17, value)
     view = open_spectra([sets / "val" / "dataset.h5"], -1)
     check_view(view, storage)
-    assert torch.isfinite(Store(view, DataConfig(storage=storage), CPU).gather(np.array([17]))[0]).all()
+    assert torch.isfinite(SpectraStore(view, DataConfig(storage=storage), CPU).gather(np.array([17]))[0]).all()
 
 
 def test_the_first_of_several_spoilt_rows_is_named(sets: Path) -> None:

@@ -45,7 +45,7 @@ def test_a_run_on_chunked_files_says_what_a_step_waits_and_offers_to_convert(
 def test_only_files_that_are_read_chunk_by_chunk_are_spoken_of(
     layout: str, setting: str, said: int, files: dict[str, list[Path]]
 ) -> None:
-    notes = train_data(open_spectra(files[layout], -1), resident=setting).notes(0)
+    notes = train_data(open_spectra(files[layout], -1), resident=setting).io_notes(0)
     assert len(notes) == said
     assert all(f"`specvit data convert {files['mixed'][1]} TARGET`" in note for note in notes)
 
@@ -54,7 +54,7 @@ def test_several_chunked_files_are_one_command(write_set: Any, tmp_path: Path) -
     paths = [write_set(tmp_path / f"a set {i}", 20, seed=i) for i in range(3)]
     for path in paths[1:]:
         rewrite_chunked(path)
-    (note,) = train_data(open_spectra(paths, -1), resident="never").notes(1)
+    (note,) = train_data(open_spectra(paths, -1), resident="never").io_notes(1)
     offer = f"`specvit data convert '{paths[1]}' ... FOLDER` makes it and the other 1 chunked files contiguous"
     assert note.endswith(offer)
 
@@ -105,10 +105,10 @@ def test_a_set_beyond_free_memory_in_random_order_is_pointed_to_block_order(
     assert spectra.num_bytes == size
     assert beyond_memory(spectra, size, "global") == beyond_memory(spectra, 0, "block") == []
     monkeypatch.setattr(batches, "free_memory", lambda: size - 1)
-    (note,) = train_data(spectra).notes(0)
+    (note,) = train_data(spectra).io_notes(0)
     assert "do not fit into 0.0 GB of free memory" in note
     assert note.endswith("; data.order=block (another run) reads long pieces")
-    assert train_data(spectra, order="block").notes(0) == []
+    assert train_data(spectra, order="block").io_notes(0) == []
 
 
 # memory

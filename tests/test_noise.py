@@ -11,7 +11,7 @@ from toy_data import CLEAN, CPU, PIXELS, ROWS, STEP_ROWS, eval_flux, raw_norm, t
 
 from specvit.config.schema import DataConfig, NoiseConfig
 from specvit.data import batches as resident
-from specvit.data.batches import EvalData, Store, signal_to_noise
+from specvit.data.batches import EvalData, SpectraStore, signal_to_noise
 from specvit.data.noise import evaluation_noise, fit_flux_norm
 from specvit.data.shards import write_shard
 from specvit.data.views import Spectra, open_spectra
@@ -90,7 +90,7 @@ def test_evaluation_noise_is_another_for_another_row_split_or_seed() -> None:
 
 
 def test_an_evaluation_set_is_the_same_each_time_it_is_read(spectra: Spectra) -> None:
-    data = EvalData(Store(spectra, DataConfig(), CPU), torch.arange(ROWS), raw_norm(), NoiseConfig(), "val")
+    data = EvalData(SpectraStore(spectra, DataConfig(), CPU), torch.arange(ROWS), raw_norm(), NoiseConfig(), "val")
     first, second = (torch.cat([batch.flux_BP for batch in data.batches()]) for _ in range(2))
     assert torch.equal(first, second)
     assert torch.equal(torch.cat([batch.target for batch in data.batches()]), torch.arange(ROWS))

@@ -33,7 +33,7 @@ from specvit.training import checkpoint, signals
 from specvit.utils.errors import DataError, explain, os_fault
 
 LOSS, VALIDATION = "specvit.training.task.Regression.loss", "specvit.training.loop.evaluate"
-STEP, GATHER = "specvit.training.step.Learner.step", "specvit.data.batches.Store.gather"
+STEP, GATHER = "specvit.training.step.Learner.step", "specvit.data.batches.SpectraStore.gather"
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
 
@@ -137,7 +137,7 @@ def test_an_end_is_put_on_file(tmp_path: Path) -> None:
 
 
 def test_what_is_asked_for_elsewhere_stops_a_run_as_a_signal_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(signals, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(signals, "POLL_SECONDS", 0.01)
     asked: list[bool] = []
     faults = [OSError(errno.ESTALE, "of the file server")]
 

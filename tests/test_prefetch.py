@@ -13,7 +13,7 @@ from toy_data import CPU, STEP_ROWS, train_data
 
 from specvit.config.schema import DataConfig
 from specvit.data import batches
-from specvit.data.batches import Store
+from specvit.data.batches import SpectraStore
 from specvit.data.prefetch import STRETCH_ROWS, Prefetcher, byte_ranges
 from specvit.data.shards import write_shard
 from specvit.data.views import Spectra, epoch_order, open_spectra
@@ -83,7 +83,7 @@ def test_batches_are_the_same_with_reading_ahead_and_in_any_sequence(
         index_B = order_N[within * STEP_ROWS : (within + 1) * STEP_ROWS]
         batch = data.batch(step)
         assert batch.target.tolist() == index_B.tolist()
-        assert torch.equal(batch.flux_BP, Store(view, DataConfig(), CPU).gather(index_B)[0])
+        assert torch.equal(batch.flux_BP, SpectraStore(view, DataConfig(), CPU).gather(index_B)[0])
     data.close()
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from specvit.config.schema import DataConfig, NoiseConfig
-from specvit.data.batches import EvalData, Store, TrainData
+from specvit.data.batches import EvalData, SpectraStore, TrainData
 from specvit.data.noise import FluxNorm
 from specvit.data.views import Spectra
 
@@ -20,7 +20,7 @@ def raw_norm(pixels: int = PIXELS) -> FluxNorm:
 
 def train_data(spectra: Spectra, *, noise: NoiseConfig = CLEAN, order: str = "global", **data: Any) -> TrainData:
     """Return training data whose target is the number of the view's row and whose flux is not normalised."""
-    store = Store(spectra, DataConfig(**data), CPU)
+    store = SpectraStore(spectra, DataConfig(**data), CPU)
     rows = torch.arange(len(spectra))
     norm = raw_norm(spectra.num_pixels)
     return TrainData(store, rows, norm, noise, order=order, seed=3, step_rows=STEP_ROWS)
@@ -28,6 +28,6 @@ def train_data(spectra: Spectra, *, noise: NoiseConfig = CLEAN, order: str = "gl
 
 def eval_flux(spectra: Spectra, noise: NoiseConfig, split: str = "val") -> torch.Tensor:
     """Return the noisy, not normalised flux of a whole evaluation view."""
-    store = Store(spectra, DataConfig(), CPU)
+    store = SpectraStore(spectra, DataConfig(), CPU)
     data = EvalData(store, torch.zeros(len(spectra)), raw_norm(spectra.num_pixels), noise, split)
     return torch.cat([batch.flux_BP for batch in data.batches()])

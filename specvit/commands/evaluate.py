@@ -83,7 +83,11 @@ def _evaluate(config: Config, folder: Path, file: str | None, levels: list[float
     screen = Screen("lines")
     device = resolve_device(dataclasses.replace(config.train, device=device_name))
     set_up_torch(config.train, None, screen, device)
-    spectra = open_spectra([Path(file)], -1, where="--data") if file else open_split(config.data, "test", screen.making)
+    spectra = (
+        open_spectra([Path(file)], -1, where="--data")
+        if file
+        else open_split(config.data, "test", screen.show_generation)
+    )
     trained = load_predictor(folder / "best.ckpt", config, device, _run_id(folder))
     trained.check_pixels(spectra)
     name = "evaluate-test" if file is None else f"evaluate-{Path(file).resolve().parent.name}-{Path(file).stem}"

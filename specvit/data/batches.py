@@ -1,4 +1,4 @@
-"""Batches on the device. Where the arrays lie (device, host memory, files) never changes what a batch holds.
+"""Batches on the device. Where the arrays are (device, host memory, files) never changes what a batch holds.
 
 Legend: N rows of a view, B rows of a step, P pixels.
 """
@@ -32,8 +32,8 @@ COPY_ROWS = 4096
 CACHED_EVAL_BYTES = 256 * 2**20
 
 
-class Store:
-    """Flux and error of a view, gathered by view row onto the device, wherever they lie."""
+class SpectraStore:
+    """Flux and error of a view, gathered by view row onto the device, wherever they are stored."""
 
     def __init__(self, spectra: SpectraView, data: DataConfig, device: torch.device) -> None:
         """On a CPU contiguous files are mapped and nothing is copied; chunked ones are unpacked once if they fit."""
@@ -48,8 +48,8 @@ class Store:
             self.arrays = self._load_if_it_fits()
 
     @property
-    def place(self) -> str:
-        """Say where the spectra lie, for the banner."""
+    def location(self) -> str:
+        """Where the spectra are stored, for the banner."""
         if self.arrays is not None:
             return "in memory" if self.device.type == "cpu" else f"on {self.device}"
         return "mapped from files" if self.spectra.contiguous else "read from chunked files (slow)"
@@ -57,38 +57,38 @@ class Store:
     def gather(self, index_B: np.ndarray, on_device: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return clipped flux and error (B, P), float32, on the device.
 
-        `on_device` is the same index there already: copying it in each step would make the step wait for the device.
+        `on_device` is the same index on the device: copying it in each step would make the step wait for the device.
         """
         if self.arrays is None:
-            flux_BP, error_BP = self.host(index_B)
+            flux_BP, error_BP = self.gather_host(index_B)
             flux_BP, error_BP = flux_BP.to(self.device), error_BP.to(self.device)
         else:
             index = torch.from_numpy(index_B).to(self.device) if on_device is None else on_device
             flux_BP, error_BP = self.arrays[0][index], self.arrays[1][index]
         return flux_BP.float(), error_BP.float()
 
-    def host(self, index_B: np.ndarray) -> tuple[Tensor, Tensor]:
+    def gather_host(self, index_B: np.ndarray) -> tuple[Tensor, Tensor]:
         """Return clipped flux and error (B, P) in the storage type, in host memory; raises `DataError`."""
         arrays = self.spectra.gather(index_B)
         check_rows(self.spectra, index_B, *arrays, self.storage)
         flux_BP, error_BP = map(torch.from_numpy, arrays)
         return flux_BP.clamp_(min=0.0).to(self.dtype), error_BP.to(self.dtype)
 
-    def pinned(self, index_B: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Return `host` in page-locked memory, from which a copy to the device does not block."""
-        flux_BP, error_BP = self.host(index_B)
+    def gather_pinned(self, index_B: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Return what `gather_host` does in page-locked memory, from which a copy to the device does not block."""
+        flux_BP, error_BP = self.gather_host(index_B)
         return flux_BP.pin_memory(), error_BP.pin_memory()
 
     def _load_if_it_fits(self) -> tuple[Tensor, Tensor] | None:
-        """Return flux and error on the device, or None where another process has taken its free memory meanwhile."""
+        """Return flux and error on the device, or None if another process has meanwhile taken its free memory."""
         try:
             return self._load()
         except Exception as problem:
             if not is_out_of_memory(problem):
                 raise
         if self.device.type == "cuda":
-            torch.cuda.empty_cache()  # what was copied so far: the exception held it until here
-        self.note = f"note: the spectra no longer fit on {self.device}, whose memory others use, too"
+            torch.cuda.empty_cache()  # what was copied before the error; the exception referred to it until here
+        self.note = f"note: the spectra no longer fit on {self.device}, whose memory other processes use, too"
         return None
 
     def _load(self) -> tuple[Tensor, Tensor]:
@@ -97,7 +97,7 @@ class Store:
         error_NP = torch.empty_like(flux_NP)
         for start in range(0, shape[0], COPY_ROWS):
             rows = slice(start, min(start + COPY_ROWS, shape[0]))
-            flux_NP[rows], error_NP[rows] = self.host(np.arange(rows.start, rows.stop))
+            flux_NP[rows], error_NP[rows] = self.gather_host(np.arange(rows.start, rows.stop))
         return flux_NP, error_NP
 
 
@@ -105,7 +105,7 @@ class Store:
 class TrainData:
     """The training view: `batch(step)` is a pure function of the configuration and the step."""
 
-    store: Store
+    store: SpectraStore
     targets: Tensor
     flux_norm: FluxNorm
     noise: NoiseConfig
@@ -114,23 +114,23 @@ class TrainData:
     step_rows: int
 
     def __post_init__(self) -> None:
-        """Prepare the look-ahead thread, which only helps where gathering and computing run on different hardware."""
+        """Start prefetching: for a GPU a thread gathers the next step's rows; large mapped files are read ahead."""
         self._epoch, self._order_N, self._order_on_device = -1, np.empty(0, dtype=np.int64), torch.empty(0)
-        ahead = self.store.arrays is None and self.store.device.type != "cpu"
-        self._pool = ThreadPoolExecutor(1) if ahead else None
+        gather_ahead = self.store.arrays is None and self.store.device.type != "cpu"
+        self._pool = ThreadPoolExecutor(1) if gather_ahead else None
         self._next: tuple[int, Future[tuple[Tensor, Tensor]]] | None = None
         spectra = self.store.spectra
         self._mapped = self.store.arrays is None and spectra.contiguous
-        self._free = free_memory()
-        from_disk = self._mapped and (self.order == "block" or spectra.num_bytes > self._free)
-        self._disk = None
+        self._free_bytes = free_memory()
+        from_disk = self._mapped and (self.order == "block" or spectra.num_bytes > self._free_bytes)
+        self._prefetcher = None
         if from_disk and isinstance(spectra, Spectra):
-            self._disk = Prefetcher(spectra, order=self.order, seed=self.seed)
+            self._prefetcher = Prefetcher(spectra, order=self.order, seed=self.seed)
 
     @property
-    def place(self) -> str:
-        """Say where the spectra lie, for the banner."""
-        return self.store.place
+    def location(self) -> str:
+        """Where the spectra are stored, for the banner."""
+        return self.store.location
 
     @property
     def steps_per_epoch(self) -> int:
@@ -145,17 +145,17 @@ class TrainData:
         return Batch(self.flux_norm(flux_BP), self.targets[on_device])
 
     def close(self) -> None:
-        """Stop what works ahead of the steps."""
-        if self._disk is not None:
-            self._disk.close()
+        """Stop prefetching."""
+        if self._prefetcher is not None:
+            self._prefetcher.close()
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def notes(self, step: int) -> list[str]:
-        """Return what the user is to know about where the spectra lie: what a step costs, and what is cheaper."""
+    def io_notes(self, step: int) -> list[str]:
+        """Return notes for the user on the cost of reading the spectra in each step, and what would be cheaper."""
         notes = [self.store.note] if self.store.note else []
         if self._mapped:
-            return notes + beyond_memory(self.store.spectra, self._free, self.order)
+            return notes + beyond_memory(self.store.spectra, self._free_bytes, self.order)
         if self.store.arrays is None:
             return [*notes, chunked_note(self.store.spectra, self._rows(step)[0])]
         return notes
@@ -168,18 +168,18 @@ class TrainData:
             self._order_on_device = torch.from_numpy(self._order_N).to(self.targets.device)
             self._epoch = epoch
         rows = slice(within * self.step_rows, (within + 1) * self.step_rows)
-        if self._disk is not None:
-            self._disk.reach(epoch, rows.start, rows.stop)
+        if self._prefetcher is not None:
+            self._prefetcher.reach(epoch, rows.start, rows.stop)
         return self._order_N[rows], self._order_on_device[rows]
 
     def _gather(self, step: int, index_B: np.ndarray, on_device: Tensor) -> tuple[Tensor, Tensor]:
         if self._pool is None:
             return self.store.gather(index_B, on_device)
-        ready = self._next[1].result() if self._next and self._next[0] == step else self.store.pinned(index_B)
+        ready = self._next[1].result() if self._next and self._next[0] == step else self.store.gather_pinned(index_B)
         if (step + 1) % self.steps_per_epoch:
-            self._next = (step + 1, self._pool.submit(self.store.pinned, self._rows(step + 1)[0]))
+            self._next = (step + 1, self._pool.submit(self.store.gather_pinned, self._rows(step + 1)[0]))
         device = self.store.device
-        # torch hands a page-locked block out again only after the copy from it has ended.
+        # torch reuses a page-locked block only after the copy from it has ended.
         flux_BP, error_BP = (part.to(device, non_blocking=True) for part in ready)
         return flux_BP.float(), error_BP.float()
 
@@ -188,11 +188,11 @@ class TrainData:
 class EvalData:
     """A validation or test view: fixed noise, fixed batches, in row order.
 
-    A model that is fitted in one go sees its training rows like this, too. `with_sigma` gives the noisy flux as it is
-    and its sigma (B, 2, P) in place of normalised flux (B, P).
+    Estimators, which are fitted in one go, get their training rows from it, too. With `with_sigma` a batch holds the
+    noisy flux and its sigma (B, 2, P) instead of normalised flux (B, P).
     """
 
-    store: Store
+    store: SpectraStore
     targets: Tensor
     flux_norm: FluxNorm
     noise: NoiseConfig
@@ -200,7 +200,7 @@ class EvalData:
     with_sigma: bool = False
 
     def __post_init__(self) -> None:
-        """Keep the noisy input of a small set instead of making it again each epoch."""
+        """Cache the noisy input of a small set instead of computing it in each epoch."""
         row_bytes = 4 * (1 + self.with_sigma) * self.store.spectra.num_pixels
         small = len(self.targets) * row_bytes <= CACHED_EVAL_BYTES
         self._cache: dict[int, Batch] | None = {} if small else None
@@ -221,7 +221,7 @@ class EvalData:
             yield batch
 
     def rows(self, index_B: np.ndarray) -> Batch:
-        """Return view rows `index_B`, which must follow each other."""
+        """Return view rows `index_B`, which must be consecutive."""
         flux_BP, error_BP = self.store.gather(index_B)
         sigma_BP = sigma_of(error_BP, self.noise)
         if sigma_BP is not None:
@@ -249,7 +249,7 @@ def eval_data(
 ) -> EvalData:
     """Return a validation or test view with the noise and the statistics of the run."""
     return EvalData(
-        store=Store(spectra, config.data, device),
+        store=SpectraStore(spectra, config.data, device),
         targets=encoded(spectra, coder, config, device),
         flux_norm=flux_norm.to(device),
         noise=config.noise,
@@ -271,7 +271,7 @@ def signal_to_noise(spectra: SpectraView, noise: NoiseConfig) -> np.ndarray:
 
 
 def _free_bytes(device: torch.device) -> int:
-    """Return the device's free memory, of a GPU that workers share this one's part."""
+    """Return the device's free memory; of a GPU that several workers share, this worker's part."""
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return (torch.cuda.mem_get_info(device)[0] + cached) // int(os.environ.get(JOBS_PER_GPU, 1))

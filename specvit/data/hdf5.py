@@ -1,4 +1,4 @@
-"""HDF5 files opened for reading: what is missing, locked, damaged, packed or elsewhere becomes one sentence."""
+"""HDF5 files opened for reading: each way in which that fails becomes one sentence."""
 
 import contextlib
 from collections.abc import Iterator
@@ -45,7 +45,7 @@ def unreadable(problem: Exception, path: Path) -> DataError:
 def open_dataset(group: h5py.Group, path: Path, name: str) -> h5py.Dataset:
     """Return a dataset by its path in a file or group, whose values h5py can read and that are all there.
 
-    Through a link it lies in another HDF5 file, `dataset.file.filename`. Raises `DataError` if it is missing, links to
+    A link leads to another HDF5 file, `dataset.file.filename`. Raises `DataError` if it is missing, links to
     what cannot be opened, is packed by a filter that is not installed, or keeps its values in files that are not HDF5.
     """
     where = at(path, f"{group.name}/{name}")

@@ -1,4 +1,4 @@
-"""The full check of files, which training is too much in a hurry for: every value, every row, every label.
+"""The full check of files, for which training has no time: every value, every row, every label.
 
 A result is cached by each file's path, size and time of change, outside the (perhaps read-only) data folder.
 Legend: N rows, P pixels, B rows of a chunk.
@@ -45,7 +45,7 @@ class Report:
 
 
 def inspect_files(paths: Sequence[Path]) -> list[Report]:
-    """Return a report a file; a spectrum that stands in two of the files is a fault of the later one."""
+    """Return a report a file; a spectrum that is in two of the files is a fault of the later one."""
     reports = [_cached(path) for path in paths]
     seen: dict[str, str] = {}
     for report in reports:
@@ -83,42 +83,42 @@ def _cached(path: Path) -> Report:
     except OSError as problem:
         raise DataError("is not there", where=str(path), remedy="check the path") from problem
     key = json.dumps([INSPECT_VERSION, str(path.resolve()), facts.st_size, facts.st_mtime_ns, facts.st_ino])
-    place = cache_dir() / "inspect" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
-    known = read_json(place)
+    cache_file = cache_dir() / "inspect" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
+    known = read_json(cache_file)
     if known:
         return Report(**known | {"path": str(path), "columns": [tuple(row) for row in known["columns"]]})
     report = inspect_file(path)
     if report.linked:
         return report
     with contextlib.suppress(OSError):  # a cache that cannot be written costs time only
-        place.parent.mkdir(parents=True, exist_ok=True)
-        write_json(place, asdict(report))
+        cache_file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(cache_file, asdict(report))
     return report
 
 
 def _check_layout(path: Path, report: Report) -> tuple[Array2D | None, Array2D | None]:
     """Check each dataset by itself, so that one that is missing does not hide the next."""
-    found: dict[str, Array2D | None] = {FLUX: None, ERROR: None}
+    arrays: dict[str, Array2D | None] = {FLUX: None, ERROR: None}
     with open_file(path) as file:
-        for name in found:
+        for name in arrays:
             try:
-                found[name] = array = open_array(file, path, name)
+                arrays[name] = array = open_array(file, path, name)
                 report.linked |= array.path != path or open_dataset(file, path, name).is_virtual
             except DataError as problem:
                 report.faults.append(_shorten(problem, path))
         try:
             wave_P = read_wave(file, path)
             report.columns.append((WAVE, str(wave_P.shape), "float", "Å vacuum", _span(wave_P)))
-            flux = found[FLUX]
+            flux = arrays[FLUX]
             check_wave(wave_P, flux.pixels if flux else len(wave_P), path)
         except DataError as problem:
             report.faults.append(_shorten(problem, path))
-        for name, array in found.items():
+        for name, array in arrays.items():
             if array is not None:
                 layout = "contiguous" if array.offset is not None else _chunks(file, name)
                 shape = f"({array.rows}, {array.pixels})"
                 report.columns.append((name, shape, f"{array.dtype} {layout}", "median flux", ""))
-    return found[FLUX], found[ERROR]
+    return arrays[FLUX], arrays[ERROR]
 
 
 def _check_labels(shard: Shard, report: Report) -> None:

@@ -1,4 +1,4 @@
-"""What reading a set costs as it lies in its files, and what would be cheaper, in one sentence each."""
+"""The cost of reading a set from its files as they are, and what would be cheaper, in one sentence each."""
 
 import contextlib
 import shlex
@@ -12,7 +12,7 @@ from specvit.utils.errors import DataError
 
 PROBE_ROWS = 4
 PATIENCE_S = 1.0
-"""Where the first few rows take longer, the rest is not read but reckoned from them."""
+"""If the first few rows take longer, the time of the others is extrapolated from them."""
 BATCH_ROWS = 128
 
 
@@ -25,13 +25,13 @@ def seconds_to_read(spectra: SpectraView, index_B: np.ndarray) -> float:
 
 
 def chunked_note(spectra: SpectraView, index_B: np.ndarray) -> str:
-    """Return what a step that gathers `index_B` waits for chunked files, and the command that ends this."""
+    """Return what a step that gathers `index_B` waits for chunked files, and the command that avoids it."""
     seconds = _in_words(seconds_to_read(spectra, index_B))
     return f"note: reading the {len(index_B)} spectra of a step takes {seconds}; {_offer(spectra)}"
 
 
 def beyond_memory(spectra: SpectraView, free_bytes: int, order: str) -> list[str]:
-    """Return a note if mapped spectra do not fit into free memory and are wanted in random order."""
+    """Return a note if mapped spectra do not fit into free memory and are read in random order."""
     if order != "global" or spectra.num_bytes <= free_bytes:
         return []
     sizes = f"{spectra.num_bytes / 1e9:.1f} GB of spectra do not fit into {free_bytes / 1e9:.1f} GB of free memory"
@@ -40,7 +40,7 @@ def beyond_memory(spectra: SpectraView, free_bytes: int, order: str) -> list[str
 
 
 def layout_line(path: Path) -> str:
-    """Return how a file's arrays are read and what that costs; "" where it cannot be read, which are faults' matter."""
+    """Return how a file's arrays are read and what that costs; "" if it cannot be read, which is a fault."""
     with contextlib.suppress(DataError):
         spectra = open_spectra([path], -1)
         if spectra.contiguous:

@@ -15,7 +15,7 @@ from specvit.data.views import SpectraView
 from specvit.utils import seeding
 
 STATISTICS_ROWS = 20_000
-"""Rows from which the mean spectrum is made: more would not move it by a tenth of the noise."""
+"""Rows that the mean spectrum is computed from: more would not change it by a tenth of the noise."""
 STATISTICS_CHUNK = 128
 """Rows summed at a time: their float64 copies fit into a processor's cache."""
 
@@ -72,11 +72,10 @@ class FluxNorm:
 def fit_flux_norm(spectra: SpectraView, kind: str, noise: NoiseConfig) -> FluxNorm:
     """Return the normaliser of a training view: `standard` centres on its mean spectrum and scales to unit power.
 
-    Raises `DataError` for a spectrum that is not finite: it would spoil all.
-
     The scale is one number, the root mean square of (flux - mean spectrum) with the noise's variance added, so the
     network's input has unit power at any noise level. `none` leaves the flux as it is. Sums are float64 over fixed
-    chunks of the first `STATISTICS_ROWS` rows, so they do not depend on the hardware.
+    chunks of the first `STATISTICS_ROWS` rows, so they do not depend on the hardware. Raises `DataError` for a
+    spectrum that is not finite.
     """
     pixels = spectra.num_pixels
     if kind == "none":

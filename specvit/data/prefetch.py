@@ -1,8 +1,8 @@
-"""Reads rows before they are asked for, so that a set beyond memory comes at the speed of the disk, not row by row.
+"""Reads rows before they are needed, so that a set larger than memory is read at the speed of the disk.
 
 Only for mapped files. A thread reads the next rows of the epoch's order through a small buffer and throws the bytes
-away: what it leaves is the page cache, from which the rows are then gathered as ever, so no batch can change. Nothing
-is taken out of the page cache again: other runs on the host may be reading the same rows.
+away: they are then in the page cache, from which rows are gathered as without it, so no batch can change. Nothing is
+dropped from the page cache: other runs on the host may be reading the same rows.
 """
 
 import itertools
@@ -25,20 +25,20 @@ ANNOUNCED_BYTES = 128 * 2**10
 
 
 class Prefetcher:
-    """Keeps the rows at hand and the stretch of the epoch's order that follows them in the page cache."""
+    """Keeps the current rows and the next stretch of the epoch's order in the page cache."""
 
     def __init__(self, spectra: Spectra, *, order: str, seed: int) -> None:
-        """`spectra` lie in contiguous arrays; `order` and `seed` are those of their epochs."""
+        """`spectra` must be contiguous in their files; `order` and `seed` are those of their epochs."""
         self.spectra, self.order, self.seed = spectra, order, seed
         if order == "global":
-            spectra.expect_random_reads()  # in block order what lies around a missing page is wanted, too
+            spectra.expect_random_reads()  # in block order the rows around a missing page are needed, too
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
         self._stopped = threading.Event()
         self._orders: dict[int, np.ndarray] = {}
         self._reading: dict[tuple[int, int], Future[None]] = {}
 
     def close(self) -> None:
-        """Stop reading; returns when the piece at hand is read."""
+        """Stop reading; returns when the current piece is read."""
         self._stopped.set()
         self._pool.shutdown(cancel_futures=True)
 
@@ -48,12 +48,12 @@ class Prefetcher:
         Raises `DataError` for a file that cannot be read or is shorter than it was.
         """
         rows = STRETCH_ROWS[self.order]
-        here = [(epoch, stretch) for stretch in range(first // rows, (end - 1) // rows + 1)]
-        following = here[-1][1] + 1
+        current = [(epoch, stretch) for stretch in range(first // rows, (end - 1) // rows + 1)]
+        following = current[-1][1] + 1
         follows = (epoch, following) if following * rows < len(self.spectra) else (epoch + 1, 0)
-        if not {*here, follows} <= self._reading.keys():
-            self._reading = {key: self._reading.get(key) or self._start(*key) for key in (*here, follows)}
-        for key in here:
+        if not {*current, follows} <= self._reading.keys():
+            self._reading = {key: self._reading.get(key) or self._start(*key) for key in (*current, follows)}
+        for key in current:
             self._reading[key].result()
 
     def _start(self, epoch: int, stretch: int) -> Future[None]:
@@ -71,23 +71,23 @@ def byte_ranges(spectra: Spectra, index_B: np.ndarray) -> dict[Path, list[tuple[
     rows_B = spectra.rows_N[index_B]
     shard_B = np.searchsorted(spectra.starts, rows_B, side="right") - 1
     breaks = np.flatnonzero((np.diff(rows_B) != 1) | (np.diff(shard_B) != 0)) + 1
-    found: dict[Path, list[tuple[int, int]]] = {}
+    ranges: dict[Path, list[tuple[int, int]]] = {}
     for name in ("flux", "error"):
         for start, stop in itertools.pairwise([0, *breaks.tolist(), len(rows_B)]):
             array = getattr(spectra.shards[shard_B[start]], name)
             assert array.offset is not None
             row, row_bytes = int(rows_B[start] - spectra.starts[shard_B[start]]), array.pixels * array.dtype.itemsize
-            found.setdefault(array.path, []).append((array.offset + row * row_bytes, (stop - start) * row_bytes))
-    return found
+            ranges.setdefault(array.path, []).append((array.offset + row * row_bytes, (stop - start) * row_bytes))
+    return ranges
 
 
 def _read(spectra: Spectra, index_B: np.ndarray, stopped: threading.Event) -> None:
-    """Read rows until `stopped`; all calls let go of Python's lock, so the training loop does not wait for them."""
+    """Read rows until `stopped`; all calls release Python's lock, so the training loop does not wait for them."""
     buffer = memoryview(bytearray(BUFFER_BYTES))
     for path, ranges in byte_ranges(spectra, index_B).items():
         try:
             with open(path, "rb", buffering=0) as stream:
-                # Else Linux would go on reading beyond each range.
+                # Otherwise Linux would read ahead beyond each range.
                 os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
                 for offset, length in ranges if not stopped.is_set() else ():
                     _announce(stream.fileno(), offset, length)

@@ -1,4 +1,4 @@
-"""The three views of a run, and what identifies them. Opens and checks files; needs neither torch nor a device."""
+"""The three views of a run, what identifies them, and whether their files have changed. Needs no torch."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,30 +38,30 @@ class Splits:
 
 
 def is_synthetic(data: DataConfig, split: str) -> bool:
-    """Say whether a split is made by specvit; a path given for it takes precedence."""
+    """Return whether a split is synthetic; a path given for it takes precedence."""
     return data.makes and getattr(data, SPLITS[split][0]) is None
 
 
-def _which(data: DataConfig, split: str) -> dict[str, Any]:
-    """Return what tells the stars of a made split apart from others, beside their number."""
+def _synthetic_key(data: DataConfig, split: str) -> dict[str, Any]:
+    """Return what identifies the stars of a synthetic split, besides their number."""
     return {"seed": data.builtin_seed, "split": split, "max_redshift": data.max_redshift}
 
 
 def open_split(data: DataConfig, split: str, report: Callable[[str, int, int], None]) -> SpectraView:
-    """Open one split, making built-in spectra that are missing in the cache; raises `DataError`."""
+    """Open one split, computing built-in spectra that are not in the cache; raises `DataError`."""
     path_key, count_key = SPLITS[split]
-    wanted, where = getattr(data, count_key), f"data.{count_key}"
+    rows, where = getattr(data, count_key), f"data.{count_key}"
     if is_synthetic(data, split) and data.kind == "synth":
-        _check_memory(wanted, where, endless=data.endless)
-        return SyntheticSpectra(np.arange(wanted), **_which(data, split), keep=split != "train")
+        _check_memory(rows, where, endless=data.endless)
+        return SyntheticSpectra(np.arange(rows), **_synthetic_key(data, split), keep=split != "train")
     if is_synthetic(data, split):
-        files = builtin_files(wanted, **_which(data, split), report=report)
+        files = builtin_files(rows, **_synthetic_key(data, split), report=report)
     else:
         files = find_files(getattr(data, path_key), root=data.root, where=f"data.{path_key}")
-        wanted = -1 if data.makes else wanted  # counts are of specvit's own spectra
+        rows = -1 if data.makes else rows  # counts are of specvit's own spectra
     if split == "train":
-        return open_spectra(files, wanted, subset=data.subset, seed=data.subset_seed, where=where)
-    return open_spectra(files, wanted, where=where)
+        return open_spectra(files, rows, subset=data.subset, seed=data.subset_seed, where=where)
+    return open_spectra(files, rows, where=where)
 
 
 def _check_memory(stars: int, where: str, *, endless: bool) -> None:
@@ -105,7 +105,7 @@ def open_splits(config: Config, report: Callable[[str, int, int], None]) -> Spli
 
 
 def note_of_classes(config: Config, splits: Splits) -> str:
-    """Return a note of classes without validation or test rows, whose share of right answers nobody will see."""
+    """Return a note on classes without validation or test rows, whose accuracy stays unknown, or ""."""
     if not isinstance(splits.coder, ClassCoder):
         return ""
     without = []
@@ -117,7 +117,7 @@ def note_of_classes(config: Config, splits: Splits) -> str:
 
 
 def _check_monitor_is_defined(config: Config, val: SpectraView) -> None:
-    """Refuse to choose the best epoch by a score that these validation labels leave undefined."""
+    """Raise `DataError` if the best epoch is chosen by a score that is undefined for these validation labels."""
     monitor = config.train.early_stopping.monitor
     if monitor == "val_r2" and np.ptp(val.label_values(config.data.param[:1])) == 0:
         what = f"label {config.data.param[0]} is the same in every validation row, so val_r2 is undefined"
@@ -126,7 +126,7 @@ def _check_monitor_is_defined(config: Config, val: SpectraView) -> None:
 
 
 def _check_no_overlap(train: SpectraView, val: SpectraView, test: SpectraView) -> None:
-    """Refuse a file that serves two splits: its spectra would be trained on and scored."""
+    """Raise `DataError` for a file in two splits: its spectra would be trained on and scored."""
     used: dict[tuple[Path, str], str] = {}
     for name, view in (("training", train), ("validation", val), ("test", test)):
         for shard in view.shards:
@@ -137,20 +137,20 @@ def _check_no_overlap(train: SpectraView, val: SpectraView, test: SpectraView) -
 
 
 def manifest(data: DataConfig, splits: Splits | None) -> dict[str, Any]:
-    """Return what identifies the data of a run. `splits` may be None where `needs_files` says no."""
+    """Return what identifies the data of a run. `splits` may be None if `needs_files` is False."""
     return {split: split_manifest(data, split, getattr(splits, split, None)) for split in SPLITS}
 
 
 def split_manifest(data: DataConfig, split: str, view: SpectraView | None) -> dict[str, Any]:
-    """Return what identifies one split. `view` may be None where the split is made by specvit."""
+    """Return what identifies one split. `view` may be None for a synthetic split."""
     if is_synthetic(data, split):
-        return builtin_manifest(getattr(data, SPLITS[split][1]), **_which(data, split))
+        return builtin_manifest(getattr(data, SPLITS[split][1]), **_synthetic_key(data, split))
     assert isinstance(view, Spectra)
     return view.manifest(data.param)
 
 
 def needs_files(data: DataConfig) -> bool:
-    """Say whether the manifest can only be made from files."""
+    """Return whether the manifest has to be computed from files."""
     return not all(is_synthetic(data, split) for split in SPLITS)
 
 

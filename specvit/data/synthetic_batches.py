@@ -1,4 +1,6 @@
-"""Training batches made on the device as they are needed, from stars that were drawn beforehand.
+"""Training batches of `data=synth`: simulated on the device in each step, from stars drawn beforehand.
+
+A module of its own, since the forward model imports scipy, for which other runs need not wait.
 
 Legend: N stars of an epoch, B rows of a step, P pixels, S columns of the star table.
 """
@@ -25,8 +27,8 @@ CHUNK_ROWS = 256
 class SyntheticTrainData:
     """The training view: `batch(step)` is a pure function of the configuration and the step.
 
-    Where `data.endless`, epoch e has the stars of the split's rows e N to (e + 1) N - 1, in an order of its own; else
-    every epoch has the same N.
+    With `data.endless` epoch e has the stars of the split's rows e N to (e + 1) N - 1, in an order of their own;
+    otherwise every epoch has the same N.
     """
 
     spectra: SyntheticSpectra
@@ -43,12 +45,12 @@ class SyntheticTrainData:
         redshifted = self.spectra.max_redshift > 0
         on_cpu = self.device.type == "cpu"
         self._simulator = host_simulator(redshifted) if on_cpu else Simulator(redshifted).to(self.device)
-        self._epoch, self._begins = -1, -1
+        self._epoch, self._first_row = -1, -1
         self._order_N, self._stars_NS, self._targets = (torch.empty(0) for _ in range(3))
 
     @property
-    def place(self) -> str:
-        """Say where the spectra come from, for the banner."""
+    def location(self) -> str:
+        """Where the spectra come from, for the banner."""
         return f"made on {self.device} as they are needed" + (", new ones each epoch" if self.data.endless else "")
 
     @property
@@ -60,34 +62,34 @@ class SyntheticTrainData:
         """Return the batch of `step` (counted from 0 over all epochs): made, noised, normalised, on the device."""
         epoch, within = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
-            self._begin(epoch)
+            self._start_epoch(epoch)
         index_B = self._order_N[within * self.step_rows : (within + 1) * self.step_rows]
-        flux_BP, error_BP = self._make(self._stars_NS[index_B])
+        flux_BP, error_BP = self._simulate(self._stars_NS[index_B])
         flux_BP = with_training_noise(flux_BP, error_BP, self.noise, seed=self.seed, step=step)
         return Batch(self.flux_norm(flux_BP), self._targets[index_B])
 
     def close(self) -> None:
-        """Nothing works ahead of the steps."""
+        """Do nothing: nothing is prefetched."""
 
-    def notes(self, step: int) -> list[str]:
+    def io_notes(self, step: int) -> list[str]:
         """Return nothing: no file is read."""
         return []
 
-    def _make(self, stars_BS: Tensor) -> tuple[Tensor, Tensor]:
+    def _simulate(self, stars_BS: Tensor) -> tuple[Tensor, Tensor]:
         """Return clipped flux and error (B, P), float32, without waiting for the device."""
         with torch.no_grad():
             flux, error = zip(*map(self._simulator, stars_BS.split(CHUNK_ROWS)), strict=True)
         return torch.cat(flux).clamp_(min=0.0), torch.cat(error)
 
-    def _begin(self, epoch: int) -> None:
-        """Bring an epoch's order to the device, and its stars and targets where they are not there yet."""
+    def _start_epoch(self, epoch: int) -> None:
+        """Copy an epoch's order to the device, and its stars and targets if they differ from the last epoch's."""
         rows = len(self.spectra)
-        begins = epoch * rows if self.data.endless else 0
-        if begins != self._begins:
-            view = self.spectra.offset_by(begins) if begins else self.spectra
+        first_row = epoch * rows if self.data.endless else 0
+        if first_row != self._first_row:
+            view = self.spectra.offset_by(first_row) if first_row else self.spectra
             targets = np.ascontiguousarray(self.coder.encode(view.label_values(self.data.param)))
             self._stars_NS = torch.from_numpy(view.stars_NS.astype(np.float32)).to(self.device)
             self._targets = torch.from_numpy(targets).to(self.device)
-            self._begins = begins
+            self._first_row = first_row
         order_N = epoch_order(rows, seed=self.seed, epoch=epoch, order=self.data.order)
         self._order_N, self._epoch = torch.from_numpy(order_N).to(self.device), epoch

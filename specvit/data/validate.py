@@ -1,6 +1,6 @@
-"""Refuses spectra that are no numbers, by file and row, where they come out of files: on a device it would cost a sync.
+"""Refuses spectra that are not finite, naming file and row, when they are read: on a device a check costs a sync.
 
-In float32 a single NaN would end the run as `diverged`, in fp16 it would be skipped over unseen.
+In float32 a single NaN would end the run as `diverged`, in fp16 the gradient scaler would skip it unseen.
 Legend: B rows gathered, P pixels.
 """
 
@@ -27,7 +27,7 @@ def check_rows(
     highest = torch.finfo(getattr(torch, storage)).max
     lowest_flux, highest_flux = (bound.item() for bound in torch.aminmax(torch.from_numpy(flux_BP)))
     lowest_error, highest_error = (bound.item() for bound in torch.aminmax(torch.from_numpy(error_BP)))
-    # A NaN is both minimum and maximum then, and fails every comparison.
+    # With a NaN in it, an array's minimum and maximum are NaN, which fails every comparison.
     if lowest_flux > -math.inf and highest_flux <= highest and lowest_error >= 0 and highest_error <= highest:
         if storage == "float16":
             _refuse_faint(spectra, index_B, flux_BP, error_BP)
@@ -63,7 +63,7 @@ def _refuse_first(
     bounds: tuple[float, float],
     storage: str,
 ) -> None:
-    """Raise `DataError` for the first row that holds a value outside `bounds` or none at all."""
+    """Raise `DataError` for the first row that holds a value outside `bounds` or NaN."""
     lowest, highest = bounds
     bad_BP = ~((values_BP >= lowest) & (values_BP <= highest) & np.isfinite(values_BP))
     rows = np.flatnonzero(np.asarray(bad_BP.any(axis=1)))

@@ -27,13 +27,13 @@ WINDOW_BLOCKS = 16
 
 
 class SpectraView(Protocol):
-    """Spectra with their labels, wherever they come from. `rows_N` key a row's noise in evaluation."""
+    """Spectra with their labels, from files or synthetic. `rows_N` key a row's noise in evaluation."""
 
     rows_N: np.ndarray
 
     @property
     def shards(self) -> Sequence[Shard]:
-        """The files they lie in; none for spectra that are made as they are asked for."""
+        """The files that hold them; none for spectra that are computed when gathered."""
         ...
 
     def __len__(self) -> int:
@@ -65,7 +65,7 @@ class SpectraView(Protocol):
         ...
 
     def label_values(self, names: Sequence[str], /) -> np.ndarray:
-        """Return labels (N, K) in float64; raises `DataError` for one that is not there."""
+        """Return labels (N, K) in float64; raises `DataError` for a missing one."""
         ...
 
     def gather(self, index_B: np.ndarray, /) -> tuple[np.ndarray, np.ndarray]:
@@ -77,12 +77,12 @@ class SpectraView(Protocol):
         ...
 
     def origins(self) -> tuple[list[str], np.ndarray]:
-        """Return each row's file, or what stands for it, and its row number there."""
+        """Return each row's file, or a name in its place, and its row number there."""
         ...
 
 
 class Spectra:
-    """Rows of one or more shards. `rows_N` are their numbers in shard order; nothing is read before it is asked for."""
+    """Rows of one or more shards. `rows_N` are their numbers in shard order; nothing is read before it is needed."""
 
     def __init__(self, shards: Sequence[Shard], rows_N: np.ndarray) -> None:
         """`rows_N` are int64 row numbers counted over all shards."""
@@ -108,7 +108,7 @@ class Spectra:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of flux and error of these rows, as they lie in the files."""
+        """Bytes of flux and error of these rows, as stored in the files."""
         shard = self.shards[0]
         return len(self) * self.num_pixels * (shard.flux.dtype.itemsize + shard.error.dtype.itemsize)
 
@@ -137,7 +137,7 @@ class Spectra:
         table = self.labels()
         for name in names:
             if name not in table:
-                raise self._lacks(name)
+                raise self._missing_label(name)
         try:
             values_NK = table[list(names)].to_numpy(dtype=np.float64)
         except ValueError as problem:
@@ -188,7 +188,7 @@ class Spectra:
         return [str(self.shards[s].path) for s in shard_N], self.rows_N - self.starts[shard_N]
 
     def manifest(self, param: Sequence[str]) -> dict[str, Any]:
-        """Return what identifies this data whatever file it lies in: shape, digests of labels and of sampled rows.
+        """Return what identifies this data whatever file holds it: shape, digests of labels and of sampled rows.
 
         Labels of the layout and those of `param` count; other columns may be added without renaming a run.
         """
@@ -207,8 +207,8 @@ class Spectra:
         shard_N = np.searchsorted(self.starts, self.rows_N, side="right") - 1
         return int(shard_N.min()), int(shard_N.max())
 
-    def _lacks(self, name: str) -> DataError:
-        """Return the error of a label that is not in every file; it names the first file without it."""
+    def _missing_label(self, name: str) -> DataError:
+        """Return the error for a label that is not in every file; it names the first file without it."""
         first, last = self._touched()
         tables = {shard.path: read_labels(shard) for shard in self.shards[first : last + 1]}
         path = next(path for path, table in tables.items() if name not in table)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from specvit.config.schema import TemplateConfig
-from specvit.data.batches import Store, encoded
+from specvit.data.batches import SpectraStore, encoded
 from specvit.data.labels import TargetCoder
 from specvit.data.splits import Splits, open_split, split_manifest
 from specvit.data.views import SpectraView
@@ -31,7 +31,7 @@ class Templates(nn.Module):
     so that the terms are small enough for float32.
     """
 
-    def __init__(self, store: Store, targets_TK: Tensor, *, best: bool) -> None:
+    def __init__(self, store: SpectraStore, targets_TK: Tensor, *, best: bool) -> None:
         """`store` holds the templates; `best` takes the labels of the lowest chi^2 instead of the mean."""
         super().__init__()
         self.store, self.targets_TK, self.best = store, targets_TK, best
@@ -92,4 +92,6 @@ class Template(Estimator[TemplateConfig]):
     def open_templates(self, spectra: SpectraView, coder: TargetCoder, device: torch.device) -> Templates:
         """Return the model of these templates."""
         targets_TK = encoded(spectra, coder, self.config, device)
-        return Templates(Store(spectra, self.config.data, device), targets_TK, best=self.settings.estimate == "best")
+        return Templates(
+            SpectraStore(spectra, self.config.data, device), targets_TK, best=self.settings.estimate == "best"
+        )

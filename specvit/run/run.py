@@ -68,12 +68,12 @@ def run(
     """
     screen = Screen(config.tracking.progress)
     with SignalStop(stop_asked).installed() as stop:
-        located = locate(config, screen.making)
+        located = locate(config, screen.show_generation)
         folder, identity, splits, weights = located.folder, located.identity, located.splits, located.weights
         if _is_finished(folder, folder.state()) and not config.train.rerun:
             return _skipped(folder, screen)
         _check_device(config)
-        splits = splits or open_splits(config, screen.making)
+        splits = splits or open_splits(config, screen.show_generation)
         notes = _check_model(config, splits, weights)
         notes += [note] if (note := note_of_classes(config, splits)) else []
         if config.train.rerun or not _can_resume(folder):

@@ -16,7 +16,7 @@ from specvit.estimators import build_estimator
 from specvit.estimators.estimator import FitContext, Fitted
 from specvit.run.context import RunContext
 from specvit.run.predictor import build_task
-from specvit.tracking.metric_files import FileTracker, StatusTracker, Trackers
+from specvit.tracking.metric_files import CompositeTracker, FileTracker, StatusTracker
 from specvit.training import checkpoint
 from specvit.training.device import hardware, resolve_device, set_up_torch
 from specvit.training.task import Regression
@@ -47,7 +47,7 @@ def train(run: RunContext) -> str:
         flux_norm=flux_norm,
         val=eval_data(splits.val, "val", config, splits.coder, flux_norm, device),
         device=device,
-        tracker=Trackers(FileTracker(folder.path), status),
+        tracker=CompositeTracker(FileTracker(folder.path), status),
         screen=screen,
         pruner=run.pruner,
     )

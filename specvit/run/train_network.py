@@ -12,7 +12,7 @@ import torch
 
 from specvit.config.build import to_plain
 from specvit.config.schema import Config, NetworkConfig
-from specvit.data.batches import Store, TrainData, encoded, eval_data
+from specvit.data.batches import SpectraStore, TrainData, encoded, eval_data
 from specvit.data.labels import coder_to_dict
 from specvit.data.noise import FluxNorm, fit_flux_norm
 from specvit.data.splits import Splits, file_mtimes, is_synthetic, note_of_changes
@@ -22,7 +22,7 @@ from specvit.models import Network, ViT, build_model
 from specvit.run.context import RunContext
 from specvit.run.predictor import Weights, build_task, load_weights
 from specvit.tracking.console import ProgressTracker
-from specvit.tracking.metric_files import FileTracker, StatusTracker, Trackers
+from specvit.tracking.metric_files import CompositeTracker, FileTracker, StatusTracker
 from specvit.training import checkpoint
 from specvit.training.checkpoint import CheckpointManager
 from specvit.training.device import build_scaler, hardware, has_bf16, resolve_device, resolve_precision, set_up_torch
@@ -82,8 +82,8 @@ def _train(run: RunContext) -> tuple[str, str]:
         screen.say("note: 16-mixed is slow on a CPU; train.precision=auto takes what is fast here")
     if learner.precision == "bf16-mixed" and device.type == "cuda" and not has_bf16(device):
         screen.say("note: this GPU only emulates bf16, slowly; train.precision=16-mixed is fast here")
-    screen.say(f"{len(splits.train):,} training spectra, {train_data.place}; {epoch_steps} steps an epoch")
-    for note in train_data.notes(state.step):
+    screen.say(f"{len(splits.train):,} training spectra, {train_data.location}; {epoch_steps} steps an epoch")
+    for note in train_data.io_notes(state.step):
         screen.say(note)
     if state.step:
         screen.say(f"going on from step {state.step} (epoch {state.step // epoch_steps})")
@@ -99,7 +99,7 @@ def _train(run: RunContext) -> tuple[str, str]:
     )
     status = StatusTracker(folder, start_step=state.step, total_steps=learner.schedule.total_steps)
     with contextlib.closing(train_data), progress, run.stop.deferred():
-        tracker = Trackers(FileTracker(folder.path), status, progress)
+        tracker = CompositeTracker(FileTracker(folder.path), status, progress)
         callbacks = Callbacks(tracker=tracker, stop=run.stop, checkpoints=checkpoints, pruner=run.pruner)
         ended = fit(learner, state, train_data, val_data, config.opt, callbacks)
     return ended, faults_of_best(folder, state, epoch_steps) if state.ended else ""
@@ -137,7 +137,7 @@ def _train_data(
             device=device,
         )
     return TrainData(
-        store=Store(splits.train, config.data, device),
+        store=SpectraStore(splits.train, config.data, device),
         targets=encoded(splits.train, splits.coder, config, device),
         flux_norm=flux_norm.to(device),
         noise=config.noise,

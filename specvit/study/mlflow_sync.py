@@ -11,7 +11,7 @@ from specvit.config.tracking_uri import STUDY_TAG, resolve_uri
 from specvit.study.job_log import jobs_in_queue
 from specvit.study.store import StudyFolder, Trial
 from specvit.tracking.mlflow import Server
-from specvit.tracking.mlflow_sync import PATIENCE_SECONDS, RETRY_SECONDS, live_quietly
+from specvit.tracking.mlflow_sync import PATIENCE_SECONDS, RETRY_SECONDS, run_in_background
 from specvit.tracking.run_record import fingerprint_of
 from specvit.utils.errors import TrackingError, TrackingRefused
 from specvit.utils.files import is_locked, locked
@@ -27,7 +27,7 @@ START_SECONDS = 3.0
 
 def follow_study(study: StudyFolder, *, patience: float = PATIENCE_SECONDS) -> int:
     """Synchronise all runs of a study to MLflow until it rests; return the exit code."""
-    live_quietly()
+    run_in_background()
     os.chdir(study.about()["cwd"])
     time.sleep(START_SECONDS)
     with locked(study.file("courier.lock"), seconds=TAKE_OVER_SECONDS) as mine:

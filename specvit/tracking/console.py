@@ -1,4 +1,4 @@
-"""What a person sees: a banner, a progress bar on a terminal or plain lines elsewhere, and the end in one line."""
+"""Output for the user: messages, and a progress bar on a terminal or plain lines elsewhere."""
 
 import contextlib
 import sys
@@ -17,21 +17,21 @@ REFRESH_SECONDS = 0.5
 
 
 class _PatientConsole(Console):
-    """Falls silent when nobody reads any more (`specvit train ... | head`); the run and its log go on."""
+    """Prints nothing once the reader has closed the pipe (`specvit train ... | head`); the run and its log continue."""
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
 
 
 class _PatientStream:
-    """A stream that a full disk or a terminal that is gone costs its lines, never the run."""
+    """A stream whose write errors (disk full, terminal closed) are ignored, so that they never end the run."""
 
     def __init__(self, stream: Any) -> None:
         """`stream` is where the lines go."""
         self._stream = stream
 
     def __getattr__(self, name: str) -> Any:
-        """Be the stream in all else."""
+        """Delegate everything else to the stream."""
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
@@ -65,7 +65,7 @@ class Screen:
         )
         self.style = ("bar" if self.console.is_terminal else "lines") if style == "auto" else style
         self.log: Path | None = None
-        self._making_until = 0.0
+        self._next_generation_line = 0.0
 
     def say(self, text: str) -> None:
         """Print one line, and log it; neither can fail a run."""
@@ -75,11 +75,11 @@ class Screen:
             with contextlib.suppress(OSError), open(self.log, "a") as stream:
                 stream.write(f"{time.strftime('%H:%M:%S')} {text}\n")
 
-    def making(self, split: str, done: int, total: int) -> None:
-        """Show how far the making of built-in spectra is, every few seconds and at the end."""
+    def show_generation(self, split: str, done: int, total: int) -> None:
+        """Show the progress of computing built-in spectra, every few seconds and at the end."""
         now = time.monotonic()
-        if self.style != "none" and (now >= self._making_until or done == total):
-            self._making_until = now + 5.0
+        if self.style != "none" and (now >= self._next_generation_line or done == total):
+            self._next_generation_line = now + 5.0
             self.say(f"making built-in spectra: {split} {done:,} of {total:,}")
 
 
@@ -89,7 +89,7 @@ class ProgressTracker:
     def __init__(
         self, screen: Screen, *, epochs: int, steps_per_epoch: int, step_rows: int, start_step: int, score: str
     ) -> None:
-        """`score` is the validation metric to show; `start_step` is where a resumed run goes on."""
+        """`score` is the validation metric to show; `start_step` is where a resumed run continues."""
         self.screen, self.epochs, self.steps_per_epoch = screen, epochs, steps_per_epoch
         self.step_rows, self.start_step, self.score = step_rows, start_step, score
         self.latest: dict[str, Any] = {}
@@ -119,7 +119,7 @@ class ProgressTracker:
             self.bar.stop()
 
     def progress(self, step: int, loss: Callable[[], float]) -> None:
-        """Move the bar, at most every `REFRESH_SECONDS`, so that a step never waits for the screen."""
+        """Move the bar, at most every `REFRESH_SECONDS`, so that a step never waits for the terminal."""
         now = time.monotonic()
         if self.bar is None or now - self.shown < REFRESH_SECONDS:
             return
@@ -150,7 +150,7 @@ class ProgressTracker:
             self.screen.say("  ".join(parts))
 
     def timing(self, row: dict[str, Any]) -> None:
-        """Show nothing: the rate stands in the line already."""
+        """Show nothing: the rate is in the epoch's line."""
 
     def _validation(self) -> str:
         return f"  val {self.score} {self.latest[f'val_{self.score}']:.3f}" if self.latest else ""

@@ -1,4 +1,4 @@
-"""The run folder's own record: `metrics.jsonl` is the truth that every table and every tracker is fed from."""
+"""Metrics in the run folder: `metrics.jsonl` is the source of every table and of MLflow."""
 
 import json
 import math
@@ -21,7 +21,7 @@ class FileTracker:
 
     def metrics(self, row: dict[str, Any]) -> None:
         """Append one epoch's scores."""
-        # Durable, so that the checkpoint that follows never makes this row again.
+        # Durable, so that no later checkpoint is on disk without this row.
         append_line(self.folder / "metrics.jsonl", finite_or_none(row), durable=True)
 
     def timing(self, row: dict[str, Any]) -> None:
@@ -34,7 +34,7 @@ class FileTracker:
 
 
 class StatusTracker:
-    """Keeps `status.json` up to date: step, epoch, latest validation loss, and when the run will be through."""
+    """Keeps `status.json` up to date: step, epoch, latest validation loss, and when the run is expected to end."""
 
     def __init__(self, folder: RunFolder, *, start_step: int, total_steps: int) -> None:
         """`start_step` is where this process began."""
@@ -42,7 +42,7 @@ class StatusTracker:
         self.started = time.monotonic()
 
     def metrics(self, row: dict[str, Any]) -> None:
-        """Write how far the run is."""
+        """Write step, epoch and the expected end."""
         elapsed, step = time.monotonic() - self.started, row["step"]
         left = elapsed * (self.total_steps - step) / max(1, step - self.start_step)
         forecast = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(time.time() + left))
@@ -56,25 +56,25 @@ class StatusTracker:
         """Write nothing between epochs."""
 
 
-class Trackers:
-    """Hands everything to several trackers, in order."""
+class CompositeTracker:
+    """Forwards everything to several trackers, in order."""
 
     def __init__(self, *trackers: Tracker) -> None:
-        """The run folder's files come first: what follows is fed from the same rows."""
+        """`trackers` are called in this order: the run folder's files come first."""
         self.trackers = trackers
 
     def metrics(self, row: dict[str, Any]) -> None:
-        """Hand on one epoch's scores."""
+        """Forward one epoch's scores."""
         for tracker in self.trackers:
             tracker.metrics(row)
 
     def timing(self, row: dict[str, Any]) -> None:
-        """Hand on one epoch's wall-clock figures."""
+        """Forward one epoch's wall-clock times."""
         for tracker in self.trackers:
             tracker.timing(row)
 
     def progress(self, step: int, loss: Callable[[], float]) -> None:
-        """Hand on the step count."""
+        """Forward the step count."""
         for tracker in self.trackers:
             tracker.progress(step, loss)
 

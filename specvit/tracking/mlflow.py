@@ -1,8 +1,8 @@
-"""Brings MLflow to what a run folder says. The only module that imports mlflow, which costs seconds.
+"""Synchronises run folders to MLflow. The only module that imports mlflow, which costs seconds.
 
 Training never imports it. `sync` can be repeated at any time and from several processes: a run is found again by its
-record's key, points that MLflow has are not sent again, and a database that was deleted is made anew and filled from
-the folders.
+record's key, points that MLflow has are not sent again, and a deleted database is created again and filled from the
+folders.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from typing import Any
 
 from specvit.config.tracking_uri import STUDY_TAG, artifact_folder, sqlite_file
 from specvit.run_folder.folder import DONE, FAILED, RunFolder
-from specvit.tracking.run_record import Point, Record, read_record
+from specvit.tracking.run_record import MetricPoint, Record, read_record
 from specvit.utils.errors import TrackingError, TrackingRefused
 from specvit.utils.files import locked
 
@@ -30,7 +30,7 @@ VALUE_CHARACTERS = 6000
 KIND_TAG = "mlflow.experimentKind"
 """Without it the UI opens an experiment as one about language models."""
 FLEETING = {"cause", "remedy"}
-"""Tags of a failure; a run that has gone on since has them no more."""
+"""Tags of a failure; a run that was resumed since has lost them."""
 PARENT_TAG = "mlflow.parentRunId"
 KEY_TAG, SYNCED_TAG = "specvit.record", "specvit.synced"
 
@@ -40,7 +40,7 @@ class Server:
 
     def __init__(self, uri: str) -> None:
         """Open `uri`, making a new sqlite database if there is none; raises `TrackingError`."""
-        # Telemetry is on by default; a run must not call anybody.
+        # Telemetry is on by default.
         os.environ.update(MLFLOW_DISABLE_TELEMETRY="true", DO_NOT_TRACK="true")
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         # A pool would go on writing into a database file that was deleted.
@@ -53,20 +53,20 @@ class Server:
 
             for noisy in ("alembic", "mlflow"):
                 logging.getLogger(noisy).setLevel(logging.ERROR)
-            with _database_made(self.file):  # opening it makes tables, too, where somebody deleted it just now
+            with _created_database(self.file):  # opening it makes tables, too, where somebody deleted it just now
                 self.client = MlflowClient(tracking_uri=uri)
                 self.client.search_experiments(max_results=1)  # says at once if nobody answers
 
     def sync(self, folder: RunFolder, study: dict[str, str] | None = None) -> str:
-        """Tell MLflow what it does not know yet about a run; raises `TrackingError`.
+        """Send MLflow what it lacks of a run; raises `TrackingError`.
 
-        `study` are the tags of a study that found the run made already: it takes in a run that no study has.
-        Returns `sent`, `up to date`, or `left alone` for a run that somebody deleted in MLflow.
+        `study` are the tags of a study that shares an existing run; they apply to a run that has none.
+        Returns `sent`, `up to date`, or `left alone` for a run that was deleted in MLflow.
         """
-        with explained(self.uri), locked(folder.file(".tracking.lock"), seconds=LOCK_SECONDS) as mine:
-            if not mine:
+        with explained(self.uri), locked(folder.file(".tracking.lock"), seconds=LOCK_SECONDS) as acquired:
+            if not acquired:
                 raise TrackingError("another process is telling MLflow about it", where=str(folder.path), remedy=LATER)
-            with _database_made(self.file):  # again, if somebody deleted it
+            with _created_database(self.file):  # again, if somebody deleted it
                 pass
             record = read_record(folder)
             record = replace(record, tags={**(study or {}), **record.tags})
@@ -88,10 +88,10 @@ class Server:
         if experiment.lifecycle_stage == "deleted":
             remedy = f"`mlflow experiments restore -x {experiment.experiment_id}`, or set another tracking.experiment"
             raise TrackingError(f"experiment {record.experiment} was deleted there", where=self.uri, remedy=remedy)
-        found = self.client.search_runs(
+        runs = self.client.search_runs(
             [experiment.experiment_id], f"tags.`{KEY_TAG}` = '{record.key}'", ViewType.ALL, max_results=1
         )
-        return found[0] if found else None
+        return runs[0] if runs else None
 
     def _create(self, record: Record) -> Any:
         tags = {KEY_TAG: record.key, "mlflow.user": _user(), "mlflow.source.name": "specvit train"}
@@ -111,18 +111,18 @@ class Server:
         self._send_tags(run.info.run_id, {STUDY_TAG: key, "study": record.tags["study"], PARENT_TAG: parent})
 
     def _parent(self, experiment: str, key: str, record: Record) -> str:
-        """Return the id of a study's own run, under which MLflow shows those of its trials; made if it is not there."""
+        """Return the id of a study's own run, the parent of those of its trials; created if it does not exist."""
         found = self.client.search_runs([experiment], f"tags.`{KEY_TAG}` = '{key}'", max_results=1)
         if found:
             return found[0].info.run_id
         name = record.tags.get("study", "study")
         tags = {KEY_TAG: key, "mlflow.user": _user(), "mlflow.source.name": "specvit train sweeps", "study": name}
-        made = self.client.create_run(experiment, start_time=record.started, tags=tags, run_name=name)
-        self.client.set_terminated(made.info.run_id, "FINISHED")  # it computes nothing itself
-        return made.info.run_id
+        parent = self.client.create_run(experiment, start_time=record.started, tags=tags, run_name=name)
+        self.client.set_terminated(parent.info.run_id, "FINISHED")  # it computes nothing itself
+        return parent.info.run_id
 
     def _experiment(self, name: str) -> str:
-        """Return the id of an experiment, made if it is not there; another process may make it at the same moment."""
+        """Return the id of an experiment, created if it does not exist; another process may do so, too."""
         from mlflow.exceptions import MlflowException
 
         if found := self.client.get_experiment_by_name(name):
@@ -157,14 +157,14 @@ class Server:
             self.client.log_artifact(run_id, str(path), place or None)
         self._send_tags(run_id, {SYNCED_TAG: record.fingerprint})
 
-    def _new_rows(self, run: Any, record: Record) -> list[list[Point]]:
+    def _new_rows(self, run: Any, record: Record) -> list[list[MetricPoint]]:
         """Return the rows after the last one that MLflow has. A resumed run's repeated steps are equal to the bit."""
         if "epoch" not in run.data.metrics:
             return record.rows
         known = max(point.step for point in self.client.get_metric_history(run.info.run_id, "epoch"))
         return [row for row in record.rows if row[0].step > known]
 
-    def _send_rows(self, run_id: str, rows: list[list[Point]]) -> None:
+    def _send_rows(self, run_id: str, rows: list[list[MetricPoint]]) -> None:
         """Send rows in batches of whole ones, each taken as a whole: a kill in between must not leave half a row."""
         from mlflow.entities import Metric
 
@@ -176,7 +176,7 @@ class Server:
                 batch = []
 
     def _send_params(self, run: Any, record: Record) -> None:
-        """Send parameters that are not there yet: MLflow refuses to change one, as a resumed run's device may."""
+        """Send parameters that MLflow lacks: MLflow refuses to change one, as a resumed run's device may."""
         from mlflow.entities import Param
 
         new = [Param(n, v[:VALUE_CHARACTERS]) for n, v in record.params.items() if n not in run.data.params]
@@ -191,7 +191,7 @@ class Server:
 
 
 @contextlib.contextmanager
-def _database_made(file: Path | None) -> Iterator[None]:
+def _created_database(file: Path | None) -> Iterator[None]:
     """Make a sqlite database that is whole or absent, and keep all others from making it while the block runs.
 
     MLflow builds its tables by dozens of migrations in place: several processes at once, or one that is killed, break
@@ -216,7 +216,7 @@ def _database_made(file: Path | None) -> Iterator[None]:
 
 
 def mlflow_status(state: str) -> str:
-    """Return MLflow's word for a run's state; ours stands in the tag `state`."""
+    """Return MLflow's word for a run's state; ours is in the tag `state`."""
     if state in DONE:
         return "FINISHED"
     if state in ("running", "requeued"):
@@ -228,7 +228,7 @@ def mlflow_status(state: str) -> str:
 
 @contextlib.contextmanager
 def explained(uri: str) -> Iterator[None]:
-    """Turn whatever goes wrong with MLflow into a `TrackingError` that names it; a `TrackingRefused` is for good."""
+    """Turn every error of MLflow into a `TrackingError`, or into `TrackingRefused` where a retry cannot help."""
     try:
         yield
     except TrackingError:

@@ -1,4 +1,4 @@
-"""A process beside the run that tells MLflow what the run folder says.
+"""A process beside the run that synchronises its run folder to MLflow.
 
 A process, not a thread: importing mlflow takes seconds of pure Python, which would hold up the training loop, and a
 server that hangs, a full disk or a bug there cannot touch the run. It needs nothing from the run but the folder, so it
@@ -22,19 +22,19 @@ from specvit.utils.files import locked
 LOG = "tracking.log"
 POLL_SECONDS = 0.2
 WAIT_SECONDS = 10.0
-"""How long a finished run's command waits for its record; the courier goes on without it."""
+"""How long a finished run's command waits for its record; the process continues without it."""
 START_SECONDS, FIRST_STEPS_SECONDS = 10.0, 1.0
 """How long it waits at most for the run's data and network, and then for its first steps."""
 PATIENCE_SECONDS = 120.0
-"""How long a courier tries to deliver after the run has ended."""
+"""How long the process retries after the run has ended."""
 RETRY_SECONDS = (1.0, 2.0, 5.0, 10.0, 30.0)
 
 
 class MlflowSync:
-    """The courier of one run, seen from the run's process."""
+    """The sync process of one run, seen from the run's own process."""
 
     def __init__(self, folder: RunFolder, uri: str) -> None:
-        """Start it; a failure to start is told, never raised."""
+        """Start it; a failure to start is reported by `closing_note`, never raised."""
         self.folder, self.uri = folder, uri
         self.problem = ""
         self.process: subprocess.Popen[bytes] | None = None
@@ -45,7 +45,7 @@ class MlflowSync:
             self.problem = f"its process did not start ({problem})"
 
     def closing_note(self, *, patience: float = WAIT_SECONDS) -> str:
-        """Wait a little for the last delivery; return what is to be said if it has not come through."""
+        """Wait up to `patience` seconds for the last sync; return a note for the user if it is not complete, or ""."""
         code = None
         with contextlib.suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
             code = self.process.wait(patience) if self.process else 1
@@ -59,20 +59,20 @@ class MlflowSync:
 
 
 def follow(folder: RunFolder, uri: str, *, patience: float = PATIENCE_SECONDS) -> int:
-    """Tell MLflow at `uri` about `folder` until its run has ended and all is told; return the exit code.
+    """Synchronise `folder` to MLflow at `uri` until its run has ended and all is sent; return the exit code.
 
-    What fails is tried again, at longer intervals, and for `patience` seconds after the run's end.
+    Failures are retried, at longer intervals, and for `patience` seconds after the run's end.
     """
-    live_quietly()
+    run_in_background()
     _let_it_start(folder)
-    with locked(folder.file(".courier.lock")):  # an older courier goes on while the run lives; then it is our turn
-        return _deliver(folder, uri, patience)
+    with locked(folder.file(".courier.lock")):  # an older process holds it while the run is alive
+        return _sync_until_ended(folder, uri, patience)
 
 
 def _let_it_start(folder: RunFolder) -> None:
     """Wait until the run has taken its first steps: importing mlflow beside its own imports would delay them.
 
-    There is nothing to tell before but that it has begun.
+    Until then there is nothing to send but its start.
     """
     end = time.monotonic() + START_SECONDS
     while time.monotonic() < end and folder.state() in ALIVE:
@@ -81,29 +81,29 @@ def _let_it_start(folder: RunFolder) -> None:
         time.sleep(POLL_SECONDS)
 
 
-def _deliver(folder: RunFolder, uri: str, patience: float) -> int:
+def _sync_until_ended(folder: RunFolder, uri: str, patience: float) -> int:
     server: Server | None = None
-    told, failures, ended = "", 0, 0.0
+    synced, failures, ended = "", 0, 0.0
     while folder.file("run.json").exists():
-        now, fingerprint = folder.state() in ALIVE, fingerprint_of(folder)
-        if not now and not ended:
+        alive, fingerprint = folder.state() in ALIVE, fingerprint_of(folder)
+        if not alive and not ended:
             ended = time.monotonic()
-        ended = 0.0 if now else ended
-        if fingerprint != told:
+        ended = 0.0 if alive else ended
+        if fingerprint != synced:
             try:
                 server = server or Server(uri)
                 server.sync(folder)
-                told, failures = fingerprint, 0
+                synced, failures = fingerprint, 0
             except (TrackingError, OSError) as problem:
                 pause = RETRY_SECONDS[min(failures, len(RETRY_SECONDS) - 1)]
                 failures += 1
-                with contextlib.suppress(OSError):  # the log may lie on the disk that is full
+                with contextlib.suppress(OSError):  # the log may be on a full disk
                     print(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {problem}", flush=True)
                 if isinstance(problem, TrackingRefused) or (ended and time.monotonic() - ended > patience):
                     return 1
                 time.sleep(pause)
                 continue
-        elif not now:
+        elif not alive:
             _remove_if_empty(folder.file(LOG))
             return 0
         time.sleep(POLL_SECONDS)
@@ -116,8 +116,8 @@ def _remove_if_empty(path: Path) -> None:
             path.unlink()
 
 
-def live_quietly() -> None:
-    """Take no time from the run, and leave signals to it: it ends by itself, and the courier after it."""
+def run_in_background() -> None:
+    """Lower this process's priority and ignore signals: it ends by itself, after the run."""
     os.nice(10)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)

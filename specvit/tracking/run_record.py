@@ -1,4 +1,4 @@
-"""What a run folder has to tell a tracking server: names, parameters, tags, points, results, files. Knows no server."""
+"""A run folder in a tracking server's terms: names, parameters, tags, points, results, files. Knows no server."""
 
 import hashlib
 import json
@@ -16,17 +16,17 @@ from specvit.utils.files import read_json, read_json_lines
 from specvit.utils.yaml_files import read_yaml
 
 WATCHED = ("metrics.jsonl", "timing.jsonl", "status.json", "summary.json", "config.yaml")
-"""Files whose change means that there is something to tell."""
+"""Files whose change means that there is something to send."""
 SHOWN = ("config.yaml", "summary.json", "status.json", "attempts.jsonl", "log.txt")
 """Files that are copied to the server when the run has ended; figures are, too. Predictions stay in the folder."""
-_MADE = {
+_SYNTHETIC = {
     "builtin": "built-in spectra, made by specvit from a physical model",
     "synth": "synthetic spectra, made by specvit as it trained, from a physical model",
 }
 
 
 @dataclass(frozen=True)
-class Point:
+class MetricPoint:
     """One metric at one optimizer step; `time` in milliseconds since 1970."""
 
     name: str
@@ -37,7 +37,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Record:
-    """Everything about one run, in a tracking server's terms. `key` names it for ever, whatever server has it."""
+    """Everything about one run, in a tracking server's terms. `key` identifies it on every server."""
 
     key: str
     name: str
@@ -48,20 +48,20 @@ class Record:
     params: dict[str, str]
     tags: dict[str, str]
     notes: str
-    rows: list[list[Point]]
-    results: list[Point]
+    rows: list[list[MetricPoint]]
+    results: list[MetricPoint]
     files: list[tuple[Path, str]]
     fingerprint: str
 
     @property
     def alive(self) -> bool:
-        """Say whether more is to come."""
+        """Whether more is to come."""
         return self.state in ALIVE
 
 
 def read_record(folder: RunFolder) -> Record:
     """Return what `folder` holds now; a run that was killed counts as `lost`."""
-    fingerprint = fingerprint_of(folder)  # taken first: what is written meanwhile makes it differ the next time
+    fingerprint = fingerprint_of(folder)  # first: what is written meanwhile then changes the next one
     about = folder.about()
     config = read_yaml(folder.file("config.yaml"))
     status, state = folder.status(), folder.state()
@@ -82,14 +82,14 @@ def read_record(folder: RunFolder) -> Record:
         tags=_tags(folder, config, about, status, attempts) | {"state": state},
         notes=_notes(config, status, state),
         rows=rows,
-        results=[Point(name, value, last_step, ended or started) for name, value in _numbers(summary)],
+        results=[MetricPoint(name, value, last_step, ended or started) for name, value in _numbers(summary)],
         files=_files(folder, state),
         fingerprint=fingerprint,
     )
 
 
 def fingerprint_of(folder: RunFolder) -> str:
-    """Return a digest of the sizes and times of the files that have something to tell, and of the state."""
+    """Return a digest of the sizes and times of the files above, and of the state."""
     state = folder.state()
     facts: list[Any] = [state]
     for name in WATCHED if state in ALIVE else WATCHED + SHOWN:
@@ -98,7 +98,7 @@ def fingerprint_of(folder: RunFolder) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
-def _rows(folder: RunFolder, *, whole: bool) -> Iterator[list[Point]]:
+def _rows(folder: RunFolder, *, whole: bool) -> Iterator[list[MetricPoint]]:
     """Yield each epoch's points; while the run is alive the last row waits for its wall-clock figures."""
     timing = {row["step"]: row for row in read_json_lines(folder.file("timing.jsonl")) if "step" in row}
     for row in read_json_lines(folder.file("metrics.jsonl")):
@@ -111,7 +111,7 @@ def _rows(folder: RunFolder, *, whole: bool) -> Iterator[list[Point]]:
             moment = folder.file("metrics.jsonl").stat().st_mtime
         step = row["step"]
         yield [
-            Point(name, value, step, int(1000 * moment))
+            MetricPoint(name, value, step, int(1000 * moment))
             for name, value in _numbers({**times, **row}, "")
             if name != "step"
         ]
@@ -125,7 +125,7 @@ def _numbers(values: dict[str, Any], prefix: str | tuple[str, ...] = ("test_", "
 
 
 def _flat(section: dict[str, Any], before: str = "") -> Iterator[tuple[str, str]]:
-    """Yield dotted names with their values as text, as they are typed on the command line."""
+    """Yield dotted names with their values as text, as typed on the command line."""
     for name, value in section.items():
         if isinstance(value, dict):
             yield from _flat(value, f"{before}{name}.")
@@ -164,7 +164,7 @@ def _tags(
 
 
 def _network_tags(model: dict[str, Any]) -> dict[str, str]:
-    """Return what tells ViTs apart."""
+    """Return the tags that only a ViT has: tokenizer and size."""
     if model["kind"] != "vit":
         return {}
     size = f"h{model['hidden_size']}-L{model['num_hidden_layers']}-p{model['patch_size']}"
@@ -174,8 +174,8 @@ def _network_tags(model: dict[str, Any]) -> dict[str, str]:
 def _notes(config: dict[str, Any], status: dict[str, Any], state: str) -> str:
     """Return the description shown on the run's page."""
     parts = [config["tracking"].get("notes") or ""]
-    if made := _MADE.get(config["data"]["kind"]):
-        parts.append(f"Data: {made}, not observations.")
+    if origin := _SYNTHETIC.get(config["data"]["kind"]):
+        parts.append(f"Data: {origin}, not observations.")
     if status.get("cause"):
         parts.append(f"**{state}**: {status['cause']}")
     if status.get("remedy"):
@@ -186,10 +186,10 @@ def _notes(config: dict[str, Any], status: dict[str, Any], state: str) -> str:
 def _files(folder: RunFolder, state: str) -> list[tuple[Path, str]]:
     """Return (file, folder on the server) of what is copied: the configuration at once, the rest at the end."""
     names = SHOWN[:1] if state in ALIVE else SHOWN
-    found = [(folder.file(name), "") for name in names if folder.file(name).exists()]
+    files = [(folder.file(name), "") for name in names if folder.file(name).exists()]
     if state not in ALIVE:
-        found += [(path, "figures") for path in sorted(folder.file("figures").glob("*.png"))]
-    return found
+        files += [(path, "figures") for path in sorted(folder.file("figures").glob("*.png"))]
+    return files
 
 
 def _latest(attempts: list[dict[str, Any]], name: str) -> Any:

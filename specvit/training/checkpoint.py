@@ -36,7 +36,7 @@ def save(path: Path, content: dict[str, Any], *, keep: Path | None = None) -> No
     """
     try:
         write_atomic(path, lambda stream: torch.save({"format": FORMAT, **content}, stream), keep=keep)
-    except RuntimeError as problem:  # torch's own complaint about a position hides the disk's
+    except RuntimeError as problem:  # torch's own error about the file position hides the disk's
         if fault := os_fault(problem):
             raise fault from None
         raise
@@ -55,7 +55,7 @@ def load(path: Path) -> dict[str, Any]:
     except FileNotFoundError as problem:
         raise CheckpointError("is not there", where=str(path), remedy="name a run folder or a .ckpt file") from problem
     except Exception as problem:  # damaged files give RuntimeError, UnpicklingError, EOFError, KeyError, ...
-        if is_out_of_memory(problem) or _is_kept_from_us(problem):
+        if is_out_of_memory(problem) or _is_access_error(problem):
             raise
         what = f"cannot be read as a checkpoint ({type(problem).__name__})"
         raise CheckpointError(
@@ -80,7 +80,7 @@ def check_parts(content: dict[str, Any], parts: Parts, where: str = "") -> None:
 
 
 def is_finite(content: Any) -> bool:
-    """Say whether every floating-point tensor in nested dicts and lists is finite; one sync of a device in all."""
+    """Return whether every floating-point tensor in nested dicts and lists is finite; one sync of a device in all."""
     tensors = [t for t in _tensors(content) if t.is_floating_point() and t.numel()]
     if not tensors:
         return True
@@ -186,7 +186,7 @@ def _tensors(content: Any) -> list[Tensor]:
     return [tensor for value in inner for tensor in _tensors(value)]
 
 
-def _is_kept_from_us(problem: Exception) -> bool:
-    """Say whether a file could not be read for a reason outside it; a bad block (EIO) is a reason within."""
+def _is_access_error(problem: Exception) -> bool:
+    """Return whether a file could not be read for a reason outside it; a bad block (EIO) is damage of the file."""
     outside = (errno.EACCES, errno.EPERM, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ETIMEDOUT)
     return isinstance(problem, OSError) and problem.errno in outside

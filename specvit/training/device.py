@@ -13,7 +13,7 @@ from specvit.utils.errors import ConfigError, DeviceError
 from specvit.utils.memory import keep_memory
 
 DEFAULT_THREADS = torch.get_num_threads()
-"""What torch found when it was imported (physical cores, or OMP_NUM_THREADS); a grid's runs must not inherit theirs."""
+"""torch's default (physical cores, or OMP_NUM_THREADS); a run must not inherit what the last one in its process set."""
 
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 REPEATABLE_WORKSPACES = (":4096:8", ":16:8")
@@ -22,7 +22,7 @@ AUTOCAST = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
 
 
 class Speaker(Protocol):
-    """What notes are said to."""
+    """Prints notes for the user."""
 
     def say(self, text: str) -> None:
         """Print one line."""
@@ -30,9 +30,9 @@ class Speaker(Protocol):
 
 
 def resolve_device(train: TrainConfig) -> torch.device:
-    """Return the device of `train.device`, on which a kernel has run.
+    """Return the device of `train.device`, after a test kernel has run on it.
 
-    Raises `ConfigError` if it is not there, and `DeviceError` if it does not work: `auto` means the CPU only where this
+    Raises `ConfigError` if it does not exist, and `DeviceError` if it does not work: `auto` means the CPU only if this
     process was given no GPU.
     """
     name, given = train.device, given_by()
@@ -84,7 +84,7 @@ def _remedy(fault: str, device: torch.device) -> str:
 def hardware(device: torch.device) -> dict[str, str]:
     """Return what the random numbers and the last bits of a run depend on besides its code.
 
-    CUDA deals a random stream out over the multiprocessors, so that another card draws other noise and other masks.
+    CUDA distributes a random stream over the multiprocessors, so that another card draws other noise and other masks.
     """
     if device.type != "cuda":
         return {"device": device.type}
@@ -94,9 +94,9 @@ def hardware(device: torch.device) -> dict[str, str]:
 
 
 def cpu_share() -> int:
-    """Return how many threads this process should compute with: its part of the machine, not the whole of it.
+    """Return how many threads this process should compute with: its part of the machine.
 
-    That is the least of what torch found, the cores it may run on, SLURM's `cpus-per-task` and a container's quota.
+    That is the least of torch's default, the cores it may run on, SLURM's `cpus-per-task` and a container's quota.
     """
     limits = [DEFAULT_THREADS, len(os.sched_getaffinity(0))]
     with contextlib.suppress(KeyError, ValueError):
@@ -132,7 +132,7 @@ def set_up_torch(train: TrainConfig, saved_threads: int | None, screen: Speaker,
     if device.type == "cuda":
         _set_up_cuda(train, screen, device)
     if train.compile:
-        torch.use_deterministic_algorithms(train.deterministic)  # tells the compiler, too, importing it (1.2 s)
+        torch.use_deterministic_algorithms(train.deterministic)  # also sets the compiler, which this imports (1.2 s)
     else:
         torch.set_deterministic_debug_mode("error" if train.deterministic else "default")
     # Without this, determinism makes torch fill every empty() it hands out.

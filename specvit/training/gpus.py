@@ -13,7 +13,7 @@ HIDDEN = ("", "-1", "NoDevFiles")
 """Values in CUDA_VISIBLE_DEVICES that hide this GPU and all after it."""
 DEVICE_FILES = Path("/dev")
 ANSWER_SECONDS = 20.0
-"""A driver that is wedged lets `nvidia-smi` hang for ever."""
+"""With a broken driver `nvidia-smi` never returns."""
 
 
 def visible_gpus() -> list[str]:
@@ -29,15 +29,15 @@ def visible_gpus() -> list[str]:
         return []
     command = ["nvidia-smi", "--list-gpus"]
     try:
-        listed = subprocess.run(command, capture_output=True, text=True, check=False, timeout=ANSWER_SECONDS)
+        listing = subprocess.run(command, capture_output=True, text=True, check=False, timeout=ANSWER_SECONDS)
     except subprocess.TimeoutExpired as problem:
         remedy = "have the node looked at; CUDA_VISIBLE_DEVICES=0 names a GPU without it, CUDA_VISIBLE_DEVICES= none"
         what = f"did not answer within {ANSWER_SECONDS:.0f} seconds"
         raise ConfigError(what, where="nvidia-smi", remedy=remedy) from problem
-    if listed.returncode:
+    if listing.returncode:
         return []
     gpus: list[list[str]] = []
-    for line in listed.stdout.splitlines():
+    for line in listing.stdout.splitlines():
         if line.startswith("GPU "):
             gpus.append([])
         elif gpus and (slice_ := re.search(r"^\s+MIG .*\(UUID: (MIG-[^)]+)\)", line)):
@@ -46,7 +46,7 @@ def visible_gpus() -> list[str]:
 
 
 def given_by() -> str:
-    """Return what says that this process was given a GPU, or "" where none is there or all are hidden from it."""
+    """Return the variable or file that shows that this process was given a GPU, or "" if it has none."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return f"CUDA_VISIBLE_DEVICES={visible}" if visible_gpus() else ""

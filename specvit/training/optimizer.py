@@ -1,4 +1,4 @@
-"""Optimizers over all parameters laid end to end, with gradient norms by part and clipping.
+"""Optimizers over all parameters in flat buffers, with gradient norms by part and clipping.
 
 A network has about a hundred parameters; one buffer for those with weight decay and one for the rest make of each
 update, norm and clipping a few passes over memory. Not `torch.optim`: its first use imports the compiler (1.3 s).
@@ -21,10 +21,10 @@ MOMENTS |= {"SGD": ("momentum_buffer",), "RMSprop": ("square_avg", "momentum_buf
 
 
 class FlatParameters:
-    """Parameters that lie end to end in `values`, their gradients in `values.grad`; each parameter becomes a view."""
+    """Parameters in one flat buffer `values`, their gradients in `values.grad`; each parameter becomes a view."""
 
     def __init__(self, parameters: Sequence[nn.Parameter], moments: Sequence[str], weight_decay: float) -> None:
-        """Move the parameters into one buffer, keeping their numbers."""
+        """Move the parameters into one buffer, keeping their values."""
         self.weight_decay = weight_decay
         self.values = nn.Parameter(torch.cat([p.detach().reshape(-1) for p in parameters]))
         gradient = torch.zeros_like(self.values)
@@ -53,18 +53,18 @@ class Optimizer:
         self.parts = tuple(parts)
         self._gradients: dict[str, list[Tensor]] = {name: [] for name in parts}
         for weight_decay, chosen in ((opt.weight_decay, False), (0.0, True)):
-            mine = {name: [p for p in part if (p in spared) == chosen] for name, part in parts.items()}
-            parameters = [parameter for part in mine.values() for parameter in part]
+            selected = {name: [p for p in part if (p in spared) == chosen] for name, part in parts.items()}
+            parameters = [parameter for part in selected.values() for parameter in part]
             if parameters:
                 flat = FlatParameters(parameters, MOMENTS[opt.type], weight_decay)
                 self.flats.append(flat)
-                sizes = [sum(parameter.numel() for parameter in part) for part in mine.values()]
-                for name, piece in zip(mine, flat.gradient.split(sizes), strict=True):
+                sizes = [sum(parameter.numel() for parameter in part) for part in selected.values()]
+                for name, piece in zip(selected, flat.gradient.split(sizes), strict=True):
                     self._gradients[name] += [piece] if len(piece) else []
 
     @property
     def param_groups(self) -> list[dict[str, list[Tensor]]]:
-        """The buffers, as torch's GradScaler asks for them."""
+        """The buffers, in the form that torch's GradScaler reads."""
         return [{"params": [flat.values for flat in self.flats]}]
 
     def gradient_norms(self) -> Tensor:
@@ -77,7 +77,7 @@ class Optimizer:
         return torch.cat([squares.sum().reshape(1), squares]).sqrt()
 
     def clip(self, norm: Tensor, limit: float) -> None:
-        """Scale all gradients so that their norm, which is `norm` now, is at most `limit`."""
+        """Scale all gradients so that their norm, which is `norm` before,, is at most `limit`."""
         factor = (limit / (norm + 1e-6)).clamp(max=1.0)
         for flat in self.flats:
             flat.gradient.mul_(factor)
@@ -102,7 +102,7 @@ class Optimizer:
         return {"flats": [{"step": flat.step, **flat.moments} for flat in self.flats]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` returned."""
+        """Restore what `state_dict` returned."""
         for flat, saved in zip(self.flats, state["flats"], strict=True):
             flat.step.copy_(saved["step"])
             for name, moment in flat.moments.items():
@@ -139,7 +139,7 @@ class Optimizer:
             dampening=0.0,
             nesterov=False,
             maximize=False,
-            is_first_step=False,  # the buffer starts at zero, which comes to the same
+            is_first_step=False,  # the buffer starts at zero, which is equivalent
             grad_scale=self.grad_scale,
             found_inf=self.found_inf,
         )
@@ -155,7 +155,7 @@ class Optimizer:
 def build_optimizer(module: nn.Module, parts: Mapping[str, Sequence[nn.Parameter]], opt: OptConfig) -> Optimizer:
     """Return the optimizer of `opt`; weight decay is for matrices only, not for biases, norms, positions or CLS.
 
-    `parts` hold every parameter of `module` once. The module must lie on its device already.
+    `parts` hold every parameter of `module` once. The module must be on its device already.
     """
     named = dict(module.named_parameters())
     assert sorted(map(id, named.values())) == sorted(id(p) for part in parts.values() for p in part)

@@ -1,4 +1,4 @@
-"""What the engine asks of its surroundings, so that it needs to know neither models nor data nor trackers."""
+"""What the training loop requires of data, task, tracker and pruner, so that it imports none of them."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
@@ -32,7 +32,7 @@ class EvalView(Protocol):
 
 
 class Task(Protocol):
-    """What is learnt: regression of labels or classification. Turns outputs into a loss and into scores."""
+    """Regression or classification: turns outputs into a loss and into scores."""
 
     def loss(self, output: Any, target: Any, /) -> Any:
         """Return the mean loss of a batch, in float32."""
@@ -52,23 +52,23 @@ class Task(Protocol):
 
 
 class Tracker(Protocol):
-    """Takes metrics; the run folder's own files are one, MLflow will be another."""
+    """Receives metrics, such as the run folder's files and the console."""
 
     def metrics(self, row: dict[str, float]) -> None:
-        """Take one epoch's row; `step` and `epoch` are in it."""
+        """Receive one epoch's row; `step` and `epoch` are in it."""
         ...
 
     def timing(self, row: dict[str, float]) -> None:
-        """Take one epoch's wall-clock figures."""
+        """Receive one epoch's wall-clock times."""
         ...
 
     def progress(self, step: int, loss: Callable[[], float]) -> None:
-        """Take the step count after each step; `loss()` is the epoch's mean so far and costs a device sync."""
+        """Receive the step count after each step; `loss()` is the epoch's mean so far and costs a device sync."""
         ...
 
 
 class Stop(Protocol):
-    """Says whether somebody wants the run to stop."""
+    """Tells the loop to stop."""
 
     def requested(self) -> bool:
         """Return True from the first signal on."""
@@ -79,12 +79,12 @@ class Pruner(Protocol):
     """Compares a run with others of its study while it trains."""
 
     def prunes(self, row: dict[str, Any]) -> str:
-        """Take one epoch's row, as a tracker does, and return why the run is to end here, or ""."""
+        """Return why the run is to end after the epoch of this row, or ""."""
         ...
 
 
 class NoPruner:
-    """Lets every run go on."""
+    """Prunes nothing."""
 
     def prunes(self, row: dict[str, Any]) -> str:
         """Return ""."""

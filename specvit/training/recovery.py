@@ -1,8 +1,8 @@
-"""From where a run goes on, whatever became of its files: what cannot be used is set aside, never a refusal.
+"""Where a run resumes, whatever happened to its files: an unusable checkpoint is set aside, never an error.
 
-The newest checkpoint that is whole, the run's own, and whose epochs all stand in `metrics.jsonl` is taken; the best
-weights must be there, too, or be those of a checkpoint that is. Where nothing is left the run starts from nothing.
-Every draw is keyed by its step, so each way leads to the same numbers.
+A run resumes from the newest checkpoint that is intact, belongs to the run, and whose epochs are all in
+`metrics.jsonl`; the best weights must exist, too, or be those of another checkpoint. Otherwise it starts from the
+beginning. Every draw is keyed by its step, so each way leads to the same numbers.
 """
 
 import os
@@ -26,27 +26,30 @@ LAST: checkpoint.Parts = {
 
 @dataclass(frozen=True)
 class Start:
-    """A checkpoint's content to go on from, None for nothing; and what is to be said about how it was found."""
+    """The content of the checkpoint to resume from, or None, and a note for the user if that is not the last one."""
 
     saved: dict[str, Any] | None
     note: str = ""
 
 
 def find_start(folder: RunFolder, epoch_steps: int) -> Start:
-    """Return where the run in `folder`, of `epoch_steps` steps an epoch, goes on; sets aside and mends what it must."""
+    """Return where the run in `folder` resumes; sets unusable checkpoints aside and repairs `best.ckpt`.
+
+    `epoch_steps` are its steps an epoch.
+    """
     faults: list[str] = []
     usable = _usable(folder, epoch_steps, faults)
     newest = next(usable, None)
     if newest is not None:
         name, saved = newest
         state = TrainState.from_plain(saved["state"])
-        if _has_best(folder, state, epoch_steps, faults) or _mend_best(folder, newest, usable, epoch_steps, faults):
+        if _has_best(folder, state, epoch_steps, faults) or _restore_best(folder, newest, usable, epoch_steps, faults):
             if name != CHECKPOINTS[0] and not faults:
                 faults.append(f"{CHECKPOINTS[0]} is missing")
             return Start(saved, _note(faults, f"going on from {name}, step {state.step}"))
     if not faults and folder.epochs_on_file():
         faults.append("there is no checkpoint")
-    for name in CHECKPOINTS:  # a later start must not go on from what this one could not use
+    for name in CHECKPOINTS:  # a later start must not resume from what this one could not use
         folder.file(name).unlink(missing_ok=True)
     return Start(None, _note(faults, "starting from nothing, which leads to the same numbers"))
 
@@ -58,7 +61,7 @@ def faults_of_best(folder: RunFolder, state: TrainState, epoch_steps: int) -> st
 
 
 def _usable(folder: RunFolder, epoch_steps: int, faults: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield name and content of the checkpoints that a run can go on from, newest first."""
+    """Yield name and content of the checkpoints that a run can resume from, newest first."""
     on_file = folder.epochs_on_file()
     for name in CHECKPOINTS:
         content = _read(folder, name, LAST, faults)
@@ -72,16 +75,16 @@ def _usable(folder: RunFolder, epoch_steps: int, faults: list[str]) -> Iterator[
 
 
 def _has_best(folder: RunFolder, state: TrainState, epoch_steps: int, faults: list[str]) -> bool:
-    """Say whether the best weights are what `state` says.
+    """Return whether `best.ckpt` holds the best weights that `state` names.
 
-    Later ones than the checkpoint's do while the run goes on, since it comes to them again.
+    Later ones are valid, too: the run will reach that epoch again.
     """
     if state.best_epoch == 0:
         return True
-    there = folder.file("best.ckpt").exists()
+    exists = folder.file("best.ckpt").exists()
     content = _read(folder, "best.ckpt", {"epoch": int, "model": dict}, faults)
     if content is None:
-        faults += [] if there else ["best.ckpt is missing"]
+        faults += [] if exists else ["best.ckpt is missing"]
         return False
     if content["epoch"] == state.best_epoch or content["epoch"] > state.step // epoch_steps:
         return True
@@ -89,20 +92,20 @@ def _has_best(folder: RunFolder, state: TrainState, epoch_steps: int, faults: li
     return False
 
 
-def _mend_best(
+def _restore_best(
     folder: RunFolder,
     newest: tuple[str, dict[str, Any]],
     older: Iterator[tuple[str, dict[str, Any]]],
     epoch_steps: int,
     faults: list[str],
 ) -> bool:
-    """Write `best.ckpt` anew from a checkpoint that was made at the end of the best epoch, if there is one."""
+    """Write `best.ckpt` again from a checkpoint of the end of the best epoch, if there is one."""
     best_epoch = newest[1]["state"]["best_epoch"]
     for name, content in (newest, *older):
         if content["state"]["step"] == best_epoch * epoch_steps:
-            kept = {key: value for key, value in content.items() if key not in ONLY_LAST}
+            constants = {key: value for key, value in content.items() if key not in ONLY_LAST}
             facts = {"epoch": best_epoch, "step": content["state"]["step"], "model": content["model"]}
-            checkpoint.save(folder.file("best.ckpt"), {**kept, **facts})
+            checkpoint.save(folder.file("best.ckpt"), {**constants, **facts})
             faults.append(f"it is written again from {name}")
             return True
     return False

@@ -10,7 +10,7 @@ from typing import Any
 
 from specvit.utils.errors import Interrupted
 
-LOOK_SECONDS = 1.0
+POLL_SECONDS = 1.0
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
@@ -35,7 +35,7 @@ class SignalStop:
     """Handles `SIGNALS` while installed; use `with SignalStop().installed() as stop`."""
 
     def __init__(self, asked: Callable[[], bool] | None = None) -> None:
-        """Nothing is installed yet. While it is, `asked()` is called every second; True is as good as a SIGTERM."""
+        """Install nothing yet. While installed, `asked()` is called every second; True acts like a SIGTERM."""
         self.asked = asked
         self.received: signal.Signals | None = None
         self._deferring = self._wholly = False
@@ -52,7 +52,7 @@ class SignalStop:
     @contextlib.contextmanager
     def installed(self) -> Iterator["SignalStop"]:
         """Handle the signals within the block and restore the former handlers after it."""
-        polling = _looking(self.asked) if self.asked else contextlib.nullcontext()
+        polling = _polling(self.asked) if self.asked else contextlib.nullcontext()
         with signal_handlers(SIGNALS, self._handle), polling:
             yield self
 
@@ -68,7 +68,7 @@ class SignalStop:
 
     @contextlib.contextmanager
     def immediate(self) -> Iterator[None]:
-        """Let signals stop the block at once, inside a `deferred` one; raises what came before it."""
+        """Let signals stop the block at once, inside a `deferred` one; raises `Interrupted` if one came before it."""
         before = self._deferring, self._wholly
         self._deferring = self._wholly = False
         try:
@@ -85,18 +85,18 @@ class SignalStop:
 
 
 @contextlib.contextmanager
-def _looking(asked: Callable[[], bool]) -> Iterator[None]:
+def _polling(asked: Callable[[], bool]) -> Iterator[None]:
     """Send this process a SIGTERM from a thread once `asked()` is true; never after the block."""
     over = threading.Event()
 
-    def look() -> None:
-        while not over.wait(LOOK_SECONDS):
+    def poll() -> None:
+        while not over.wait(POLL_SECONDS):
             with contextlib.suppress(OSError):  # a file server that fails for a moment
                 if asked():
                     os.kill(os.getpid(), signal.SIGTERM)
                     return
 
-    thread = threading.Thread(target=look, daemon=True, name="stop asked for")
+    thread = threading.Thread(target=poll, daemon=True, name="stop asked for")
     thread.start()
     try:
         yield

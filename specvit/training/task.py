@@ -1,6 +1,6 @@
-"""What is learnt: labels or classes. Legend: B batch, N rows of a split, K labels or classes.
+"""Regression of labels and classification. Legend: B batch, N rows of a split, K labels or classes.
 
-Training sums are kept on the device and read once an epoch; the scores of a split are made from all its rows.
+Training sums are kept on the device and read once an epoch; the scores of a split are computed from all its rows.
 """
 
 from dataclasses import dataclass
