@@ -93,7 +93,7 @@ def test_spectra_that_are_kept_are_those_that_are_made_again() -> None:
 
 
 def test_a_million_stars_cost_no_spectrum(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(SyntheticSpectra, "_make", None)
+    monkeypatch.setattr(SyntheticSpectra, "_simulate", None)
     started = time.perf_counter()
     view = open_split(config_of("data=synth", "data/size=1m", "data.num_samples=1000000").data, "train", silent)
     assert view.label_values(("log_g",)).shape == (1_000_000, 1)
