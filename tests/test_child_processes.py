@@ -13,7 +13,7 @@ import yaml
 from studies import LOCAL, until
 
 from specvit.cluster.slots import Slot
-from specvit.config.compose import conf_dir
+from specvit.config.conf_files import conf_dir
 from specvit.utils import child_processes
 from specvit.utils.child_processes import python_environment, shell_exports
 from specvit.utils.files import read_json_lines

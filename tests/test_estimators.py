@@ -20,9 +20,8 @@ from sklearn.preprocessing import StandardScaler
 from whole_runs import whole_and_stopped
 
 from specvit.commands import evaluate
-from specvit.config.batch_compose import Composer
 from specvit.config.build import build_config
-from specvit.config.compose import compose
+from specvit.config.compose import Composer, compose
 from specvit.config.schema import CNNConfig, Config, LightGBMConfig, LossConfig
 from specvit.data.batches import EvalData, eval_data
 from specvit.data.splits import Splits, open_splits

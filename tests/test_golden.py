@@ -21,8 +21,8 @@ from specvit.commands.sweep import main as sweep
 from specvit.commands.track import main as track_command
 from specvit.commands.track import runs_in
 from specvit.commands.train import main as train
-from specvit.config.batch_compose import Composer
 from specvit.config.build import build_config
+from specvit.config.compose import Composer
 from specvit.data.splits import open_split
 from specvit.run import evaluation
 from specvit.run.context import locate

@@ -13,9 +13,8 @@ import yaml
 
 from specvit.cluster.slots import LauncherConfig
 from specvit.commands.train import main, study_asked_for
-from specvit.config.batch_compose import Composer
 from specvit.config.build import build_config, to_plain
-from specvit.config.compose import compose
+from specvit.config.compose import Composer, compose
 from specvit.config.precedence import Replaced, replaced_lines
 from specvit.utils.errors import ConfigError
 
@@ -270,7 +269,7 @@ TYPED_HYDRA = {
     "hydra.searchpath=[file:///nope]": "put your files into ./conf",
     "hydra.sweeper.params={train.seed:'1,2'}": "type the values after -m",
     "+hydra.sweeper.params={a:1}": "type the values after -m",
-    "hydra.job.chdir=true": "runs work in the folder where the command is given",
+    "hydra.job.chdir=true": "a run works in the folder from which the command is started",
     "hydra.help.app_name=x": "hydra.help.app_name: has no effect",
     "hydra.callbacks={}": "hydra.callbacks: has no effect",
     "hydra/sweeper=other": "hydra/sweeper: has no effect",

@@ -16,7 +16,7 @@ from refusals import unlike
 from specvit.cluster.queue import ClusterJob
 from specvit.cluster.slurm_settings import SlurmConfig, minutes_of, read_slurm
 from specvit.cluster.submit import Call, parameters, submit
-from specvit.config.compose import compose_launcher
+from specvit.config.launcher import compose_launcher
 from specvit.run_folder import heartbeat
 from specvit.run_folder.folder import FolderError, RunFolder, hostname, job_here
 from specvit.study import forecast

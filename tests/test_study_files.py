@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from specvit.config.batch_compose import Composer
 from specvit.config.build import build_config
-from specvit.config.compose import conf_dir
+from specvit.config.compose import Composer
+from specvit.config.conf_files import conf_dir
 from specvit.config.schema import Config, TrackingConfig
 from specvit.study.grid import as_overrides, points_of
 from specvit.study.plan import try_space

@@ -8,8 +8,9 @@ from handmade import GRID, SEARCH, study
 from hypothesis import given
 from hypothesis import strategies as st
 
-from specvit.config import compose as door
-from specvit.config.batch_compose import Composer
+from specvit.config.compose import Composer
+from specvit.config.compose import compose as compose_once
+from specvit.config.overrides import parse
 from specvit.study.grid import Point, as_overrides, as_text, points_of, product_grid
 from specvit.study.plan import plan_grid, try_space
 from specvit.study.schema import Definition
@@ -111,7 +112,7 @@ VALUES = st.recursive(LEAVES, lambda inner: st.lists(inner) | st.dictionaries(KE
 @given(VALUES)
 def test_a_value_comes_back_from_hydras_grammar(value: Any) -> None:
     (text,) = as_overrides({"tracking.notes": value})
-    found = door.parse(text).value()
+    found = parse(text).value()
     assert found == value
     assert type(found) is type(value)
 
@@ -120,7 +121,7 @@ def test_a_value_comes_back_from_hydras_grammar(value: Any) -> None:
     "text", ["null", "True", "1e-4", "007", "~/data", "", "R² of\n'a' \"b\" \\", "a,b", "[a]", "-"]
 )
 def test_text_stays_text_through_composition(text: str) -> None:
-    for one in (compose, door.compose):
+    for one in (compose, compose_once):
         assert one(as_overrides({"tracking.notes": text, "model/size": "tiny"}))["tracking"]["notes"] == text
 
 

@@ -8,8 +8,10 @@ from refusals import unlike
 
 from specvit.cluster.slots import LauncherConfig
 from specvit.commands.train import main, study_asked_for
-from specvit.config import compose
-from specvit.config.compose import conf_dir, tidy
+from specvit.config import launcher
+from specvit.config.conf_files import conf_dir
+from specvit.config.overrides import bracket_lists
+from specvit.study import request
 from specvit.study.grid import points_of
 from specvit.study.request import StudyRequest, SweepOptions, find_study, split_options, study_request
 from specvit.study.yaml_schema import Typed
@@ -19,13 +21,13 @@ GRID = "grids: [{axes: {model/tokenizer: [c1d, sw]}}]\nseeds: [1, 2]\n"
 SEARCH = "search: {space: {opt.lr: [1, 2]}, metrics: {val_r2: maximize}, trials: 3}\n"
 
 
-compose_launcher = cache(partial(lambda compose, *overrides: compose(overrides), compose.compose_launcher))
+compose_launcher = cache(partial(lambda compose, *overrides: compose(overrides), launcher.compose_launcher))
 
 
 @pytest.fixture(autouse=True)
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Work in a folder with two studies; a launcher that was composed before is not composed again."""
-    monkeypatch.setattr(compose, "compose_launcher", lambda overrides: dict(compose_launcher(*overrides)))
+    monkeypatch.setattr(request, "compose_launcher", lambda overrides: dict(compose_launcher(*overrides)))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "sweeps").mkdir()
     (tmp_path / "sweeps" / "tokens.yaml").write_text(GRID)
@@ -34,7 +36,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def order(name: str | None, *overrides: str) -> StudyRequest:
-    return study_request(name, tidy(overrides, grid=name is None), ())
+    return study_request(name, bracket_lists(overrides, grid=name is None), ())
 
 
 # options
@@ -150,7 +152,7 @@ BAD = [
     (None, "opt.lr=interval(1,2)", "opt.lr=interval(1,2): is an interval, which a grid cannot walk through"),
     (None, "opt.lrr=1,2", "opt.lrr: unknown key; did you mean opt.lr?"),
     (None, "model/size=tiny,huge", "model/size: has no option 'huge'"),
-    (None, "model/size=glob(x*)", "model/size=glob(x*): fits no option"),
+    (None, "model/size=glob(x*)", "model/size=glob(x*): matches no option"),
 ]
 
 

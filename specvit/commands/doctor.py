@@ -14,8 +14,10 @@ from specvit.cluster import queue
 from specvit.cluster.probe import FOUND, LOCK
 from specvit.cluster.slurm_settings import SlurmConfig, read_slurm
 from specvit.commands.entry import user_facing
-from specvit.config import compose as composer
+from specvit.config.compose import compose
+from specvit.config.launcher import compose_launcher, split_launcher
 from specvit.config.model_kinds import kind_of
+from specvit.config.overrides import bracket_lists
 from specvit.utils.errors import ConfigError
 from specvit.utils.files import locked, read_json
 
@@ -32,17 +34,17 @@ def main(arguments: list[str] | None = None) -> int:
     if "--cluster" not in words or {"-h", "--help"} & set(words):
         print("usage: specvit doctor --cluster [hydra/launcher=NAME hydra.launcher.KEY=VALUE ...] [model/size=NAME]")
         return 0 if {"-h", "--help"} & set(words) else 2
-    overrides = composer.tidy([word for word in words if word != "--cluster"])
-    hydra, settings = composer.split_launcher(overrides)
+    overrides = bracket_lists([word for word in words if word != "--cluster"])
+    hydra, settings = split_launcher(overrides)
     if not any(text.startswith("hydra/launcher=") for text in hydra):
         hydra.insert(0, "hydra/launcher=slurm")
-    launcher = composer.compose_launcher(hydra)
+    launcher = compose_launcher(hydra)
     if launcher.get("kind") != "slurm":
         raise ConfigError(
             "is not a cluster", where="hydra/launcher", remedy="use slurm, or one of your own made from it"
         )
     config = read_slurm(launcher)
-    model = composer.compose(settings)["model"]
+    model = compose(settings)["model"]
     failed = False
     model_bytes = 4 * kind_of(model).parameters(model)
     for kind, sentence in examine(config, 3 * model_bytes):  # weights and the optimizer's two averages

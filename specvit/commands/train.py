@@ -7,7 +7,10 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from specvit.commands.entry import user_facing
-from specvit.config import compose as composer
+from specvit.config.compose import compose
+from specvit.config.conf_files import CONFIG_NAME, VERSION_BASE, conf_dir, register
+from specvit.config.launcher import compose_launcher, runs_elsewhere, split_launcher
+from specvit.config.overrides import bracket_lists, check_overrides, explained
 from specvit.config.precedence import Replaced, replaced_lines
 from specvit.config.suggestions import nearest
 from specvit.utils.errors import ConfigError
@@ -30,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments and arguments[0] in COMPLETION:
         return _hydra(arguments)
     flags, overrides = split_flags(arguments)
-    overrides = composer.tidy(overrides, grid=bool({*GRID} & {*flags}))
+    overrides = bracket_lists(overrides, grid=bool({*GRID} & {*flags}))
     if order := study_asked_for(flags, overrides, tuple(arguments)):
         from specvit.study.driver import drive
 
@@ -42,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     from specvit.tracking.mlflow_sync import WAIT_SECONDS
 
     replaced: list[Replaced] = []
-    config = build_config(composer.compose(overrides, replaced=replaced))
+    config = build_config(compose(overrides, replaced=replaced))
     for line in replaced_lines(replaced):
         print(line, flush=True)
     result = run(config)
@@ -67,7 +70,7 @@ def study_asked_for(flags: dict[str, str], overrides: list[str], words: tuple[st
     if others:
         return None
     # a single run, too, is made where the launcher says
-    if name is None and not {*GRID} & {*flags} and not composer.is_made_elsewhere(overrides):
+    if name is None and not {*GRID} & {*flags} and not runs_elsewhere(overrides):
         if asked:
             remedy = "name a study with sweeps=NAME, or add -m for a grid"
             raise ConfigError("goes with a study", where=asked[0].partition("=")[0], remedy=remedy)
@@ -109,12 +112,12 @@ def _show(flags: dict[str, str], overrides: list[str]) -> int:
     if flag and SHOWS[flag] and flags[flag] not in SHOWS[flag]:
         what = f"expects {' or '.join(SHOWS[flag])}, not {flags[flag]!r}"
         raise ConfigError(what, where=flag, remedy="--cfg job shows the configuration")
-    launcher, others = composer.split_launcher(overrides)
+    launcher, others = split_launcher(overrides)
     if launcher:
-        composer.compose_launcher(launcher)
-    composer.check_overrides(others)
+        compose_launcher(launcher)
+    check_overrides(others)
     if flags.get(flag) == "job":
-        print(_section_text(composer.compose(others), flags.get("--package")), end="")
+        print(_section_text(compose(others), flags.get("--package")), end="")
         return 0
     if alone := [name for name in flags if name in ("--resolve", "--package")]:
         raise ConfigError("goes with --cfg job", where=alone[0], remedy="add that, or leave it out")
@@ -136,9 +139,9 @@ def _hydra(words: list[str]) -> int:
     """Hand over to Hydra, which prints what `words` ask for."""
     import hydra
 
-    composer.register()
+    register()
     sys.argv = [sys.argv[0], *words]
-    folder = str(composer.conf_dir())
-    with composer.explained(words):
-        hydra.main(config_path=folder, config_name=composer.CONFIG_NAME, version_base=composer.VERSION_BASE)(print)()
+    folder = str(conf_dir())
+    with explained(words):
+        hydra.main(config_path=folder, config_name=CONFIG_NAME, version_base=VERSION_BASE)(print)()
     return 0

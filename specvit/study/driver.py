@@ -14,7 +14,7 @@ from pathlib import Path
 from specvit.cluster import queue
 from specvit.cluster.slots import LauncherConfig, plan_slots
 from specvit.cluster.slurm_settings import SlurmConfig
-from specvit.config.batch_compose import Composer
+from specvit.config.compose import Composer
 from specvit.config.precedence import replaced_lines
 from specvit.run_folder.folder import DONE
 from specvit.study import forecast

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from specvit.config.compose import MAX_RUNS
+from specvit.config.overrides import MAX_RUNS
 from specvit.study.schema import SEED, Axis, Definition, Grid
 from specvit.study.yaml_schema import Settings, Typed, matches
 from specvit.utils.errors import ConfigError

@@ -17,7 +17,7 @@ from typing import Any
 import optuna
 from optuna.trial import TrialState
 
-from specvit.config.batch_compose import Composer
+from specvit.config.compose import Composer
 from specvit.run_folder.folder import DONE
 from specvit.study.grid import Point
 from specvit.study.optuna_study import LOCK, build_pruner, build_sampler, open_storage, quiet, study_name

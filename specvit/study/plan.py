@@ -6,8 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from specvit.config import compose as composer
 from specvit.config.build import build_config, to_plain
+from specvit.config.compose import compose as compose_config
+from specvit.config.conf_files import conf_dir, conf_folders, hydra_loader
+from specvit.config.overrides import check_override, parse
 from specvit.config.schema import Config
 from specvit.config.suggestions import nearest
 from specvit.metrics.metrics import METRICS
@@ -29,7 +31,7 @@ Composer = Callable[[Sequence[str]], dict[str, Any]]
 
 
 def plan_grid(
-    definition: Definition, typed: Settings, study: StudyFolder, compose: Composer = composer.compose
+    definition: Definition, typed: Settings, study: StudyFolder, compose: Composer = compose_config
 ) -> list[Trial]:
     """Return the trials of a study's grids, in order; points that are the same run become one trial.
 
@@ -58,9 +60,9 @@ def _check_rules(definition: Definition) -> None:
     values = {
         (key, as_text(v)) for rule in rules for key, vs in rule.items() for v in (vs if isinstance(vs, list) else [vs])
     }
-    with composer.composer() as loader:
+    with hydra_loader() as loader:
         for key, text in sorted(values):
-            composer.check_one(composer.parse(f"{key}={text}"), loader)
+            check_override(parse(f"{key}={text}"), loader)
 
 
 def try_space(definition: Definition, typed: Settings, study: StudyFolder, compose: Composer) -> Trial:
@@ -143,7 +145,7 @@ def label_of(factors: Settings, cell: str = "") -> str:
 
 def take_snapshot(study: StudyFolder) -> None:
     """Copy the configuration files into the study, so that later edits change none of its trials."""
-    copy_folders({folder: "" for folder in reversed(composer.conf_folders())}, study.file("conf"))
+    copy_folders({folder: "" for folder in reversed(conf_folders())}, study.file("conf"))
 
 
 def code_folder(study: StudyFolder) -> Path:
@@ -156,7 +158,7 @@ def take_code(study: StudyFolder) -> None:
     target, source = code_folder(study), provenance.SOURCE
     if (target / provenance.COMMIT_FILE).exists():
         return
-    bundled = composer.conf_dir().parent
+    bundled = conf_dir().parent
     copy_folders(
         {source: source.name, **{bundled / name: f"{source.name}/{name}" for name in ("conf", "sweeps")}}, target
     )

@@ -16,7 +16,8 @@ import yaml
 
 from specvit.cluster.slots import LauncherConfig, read_launcher
 from specvit.cluster.slurm_settings import SlurmConfig, read_slurm
-from specvit.config import compose as composer
+from specvit.config.launcher import compose_launcher, split_launcher
+from specvit.config.overrides import check_overrides, choices_of, parse
 from specvit.config.suggestions import nearest
 from specvit.study.grid import product_grid
 from specvit.study.schema import SEED, Definition, read_definition
@@ -76,8 +77,8 @@ def study_request(name: str | None, overrides: list[str], words: tuple[str, ...]
     """
     overrides = [text for text in overrides if not text.startswith("sweeps=")]
     options, overrides = split_options(overrides)
-    launcher, overrides = composer.split_launcher(overrides)
-    composer.compose_launcher(launcher)  # its faults are reported first
+    launcher, overrides = split_launcher(overrides)
+    compose_launcher(launcher)  # its faults are reported first
     fixed, axes = parse_sweep(overrides)
     if name is not None:
         definition = read_definition(find_study(name))
@@ -88,7 +89,7 @@ def study_request(name: str | None, overrides: list[str], words: tuple[str, ...]
                 raise ConfigError(what, where=key, remedy=remedy)
             definition = replace(definition, seeds=tuple(values))
     else:
-        composer.check_overrides(overrides)
+        check_overrides(overrides)
         definition = _plain_grid(fixed, axes)
     if definition.search is None:
         _refuse_search_options(options)
@@ -99,8 +100,8 @@ def study_request(name: str | None, overrides: list[str], words: tuple[str, ...]
 def _launcher(typed: list[str], definition: Definition, settings: Settings) -> LauncherConfig | SlurmConfig:
     """Return the launcher that is typed, or else the one that the experiment of all runs chooses."""
     experiments = [str(settings["experiment"])] if "experiment" in settings else definition.values_of("experiment")
-    chosen = [composer.compose_launcher([*typed, f"experiment={name}"]) for name in dict.fromkeys(experiments)]
-    chosen = chosen or [composer.compose_launcher(typed)]
+    chosen = [compose_launcher([*typed, f"experiment={name}"]) for name in dict.fromkeys(experiments)]
+    chosen = chosen or [compose_launcher(typed)]
     if any(launcher != chosen[0] for launcher in chosen):
         what, remedy = "some choose another launcher than others", "type hydra/launcher=NAME, which holds for all runs"
         raise ConfigError(what, where="experiment", remedy=remedy)
@@ -142,7 +143,7 @@ def parse_sweep(overrides: Sequence[str]) -> tuple[list[str], dict[str, list[Any
     fixed: list[tuple[str, str]] = []
     axes: dict[str, list[Any]] = {}
     for text in overrides:
-        override = composer.parse(text)
+        override = parse(text)
         key = override.get_key_element().lstrip("+")
         if not override.is_sweep_override():
             axes.pop(key, None)
@@ -150,7 +151,7 @@ def parse_sweep(overrides: Sequence[str]) -> tuple[list[str], dict[str, list[Any
         elif override.is_discrete_sweep():
             _refuse_axis(key, override)
             fixed = [pair for pair in fixed if pair[0] != key]
-            axes[key] = composer.choices_of(override)
+            axes[key] = choices_of(override)
         else:
             what = "is an interval, which a grid cannot walk through"
             raise ConfigError(what, where=text, remedy="list values, or write a study with a search (docs/sweeps.md)")

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from specvit.config import compose as door
-from specvit.config.batch_compose import Composer
+from specvit.config.compose import Composer
+from specvit.config.compose import compose as compose_once
+from specvit.config.overrides import check_overrides
 from specvit.study.plan import take_snapshot
 from specvit.study.store import StudyFolder
 from specvit.utils.errors import ConfigError
@@ -68,7 +69,7 @@ def few_and_all(cases: list[list[str]]) -> Any:
 
 @few_and_all(LISTS)
 def test_many_runs_are_composed_as_each_alone(cases: list[list[str]]) -> None:
-    wrong = [overrides for overrides in cases if many(overrides) != door.compose(overrides)]
+    wrong = [overrides for overrides in cases if many(overrides) != compose_once(overrides)]
     assert wrong == []  # whatever was composed before
 
 
@@ -77,13 +78,13 @@ def test_one_run_leaves_no_trace_in_the_next() -> None:
     first = compose(["model/size=tiny", "opt.lr=1"])
     first["opt"]["lr"] = 7.0
     first["model"].clear()
-    assert compose(["model/size=tiny", "opt.betas=[0.5,0.6]"])["opt"] | {"betas": [0.9, 0.999]} == door.compose()["opt"]
-    assert compose(["model/size=tiny", "opt.lr=1"]) == door.compose(["model/size=tiny", "opt.lr=1"])
+    assert compose(["model/size=tiny", "opt.betas=[0.5,0.6]"])["opt"] | {"betas": [0.9, 0.999]} == compose_once()["opt"]
+    assert compose(["model/size=tiny", "opt.lr=1"]) == compose_once(["model/size=tiny", "opt.lr=1"])
 
 
 @few_and_all(BAD)
 def test_many_runs_are_refused_as_each_alone(cases: list[list[str]]) -> None:
-    refusals = [(overrides, refusal(door.compose, overrides), refusal(many, overrides)) for overrides in cases]
+    refusals = [(overrides, refusal(compose_once, overrides), refusal(many, overrides)) for overrides in cases]
     assert [case for case in refusals if "\n" in case[1] or case[1] != case[2]] == []
 
 
@@ -131,24 +132,24 @@ def summary_of(plain: dict[str, Any]) -> tuple[Any, ...]:
 def test_a_snapshot_composes_as_the_files_did_whatever_becomes_of_them(
     overrides: list[str], user: Path, tmp_path: Path
 ) -> None:
-    before = door.compose(overrides)
+    before = compose_once(overrides)
     study = snapshot(tmp_path)
     early = Composer(study.file("conf"))
     assert early(["opt.eta_min=0"])["train"]["batch_size"] == 32
     write(user, lr="7.0", delta="9.0")
-    assert summary_of(door.compose(overrides)) != summary_of(before)
+    assert summary_of(compose_once(overrides)) != summary_of(before)
     (user / "loss" / "soft.yaml").unlink()
-    for compose in (early, Composer(study.file("conf")), partial(door.compose, folder=study.file("conf"))):
+    for compose in (early, Composer(study.file("conf")), partial(compose_once, folder=study.file("conf"))):
         assert compose(overrides) == before
 
 
 def test_a_snapshot_knows_nothing_that_came_later(user: Path, tmp_path: Path) -> None:
     study = snapshot(tmp_path)
     (user / "experiment" / "later.yaml").write_text("# @package _global_\nopt: {lr: 3.0}\n")
-    assert door.compose(["experiment=later"])["opt"]["lr"] == 3.0
-    for compose in (Composer(study.file("conf")), partial(door.compose, folder=study.file("conf"))):
+    assert compose_once(["experiment=later"])["opt"]["lr"] == 3.0
+    for compose in (Composer(study.file("conf")), partial(compose_once, folder=study.file("conf"))):
         assert "experiment: has no option 'later'" in refusal(compose, ["experiment=later"])
-    door.check_overrides(["experiment=later"])  # the snapshot's turn is over
+    check_overrides(["experiment=later"])  # the snapshot's turn is over
 
 
 def test_a_new_snapshot_takes_the_place_of_the_old_one(user: Path, tmp_path: Path) -> None:
