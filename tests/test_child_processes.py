@@ -14,9 +14,9 @@ from studies import LOCAL, until
 
 from specvit.cluster.slots import Slot
 from specvit.config.conf_files import conf_dir
-from specvit.utils import child_processes
-from specvit.utils.child_processes import python_environment, shell_exports
+from specvit.utils import processes
 from specvit.utils.files import read_json_lines
+from specvit.utils.processes import python_environment, shell_exports
 from specvit.utils.provenance import SOURCE, made_by
 
 MINE = "raise SystemExit('a file of the folder was imported')\n"
@@ -89,26 +89,26 @@ def test_processes_of_a_pool_import_nothing_from_the_working_folder(tmp_path: Pa
     for name in NAMES:
         (place / name).write_text(MINE)
     script.write_text(
-        "from specvit.utils.process_pool import process_pool\n"
+        "from specvit.utils.processes import process_pool\n"
         "if __name__ == '__main__':\n"
         "    with process_pool(1) as pool:\n"
         "        print(pool.submit(abs, -3).result(60))\n"
     )
-    environment = {name: value for name, value in os.environ.items() if name != child_processes.SAFE_PATH}
+    environment = {name: value for name, value in os.environ.items() if name != processes.SAFE_PATH}
     words = [sys.executable, str(script)]
     done = subprocess.run(words, cwd=place, env=environment, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout) == (0, "3\n"), done.stderr
 
 
 def test_what_the_user_has_on_the_path_comes_after_specvit(monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = child_processes.import_folder()
+    folder = processes.import_folder()
     before = [folder] if folder else []
     for theirs, paths in ((None, []), ("", []), ("/lib/a:/lib/b", ["/lib/a:/lib/b"]), (folder, [])):
         monkeypatch.delenv("PYTHONPATH", raising=False)
         if theirs is not None:
             monkeypatch.setenv("PYTHONPATH", theirs)
         environment = python_environment()
-        assert environment[child_processes.SAFE_PATH] == "1"
+        assert environment[processes.SAFE_PATH] == "1"
         assert environment.get("PYTHONPATH", "") == ":".join([*before, *paths])
     assert Slot(0, None, 1).environment() == {**environment, "OMP_NUM_THREADS": "1"}
 

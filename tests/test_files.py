@@ -11,8 +11,16 @@ import yaml
 from processes import ready_process
 
 from specvit.utils.errors import FolderError
-from specvit.utils.files import append_line, locked, read_json, read_json_lines, write_atomic, write_text
-from specvit.utils.yaml_files import check_aliases, read_yaml
+from specvit.utils.files import (
+    append_line,
+    check_aliases,
+    locked,
+    read_json,
+    read_json_lines,
+    read_yaml,
+    write_atomic,
+    write_text,
+)
 
 LOCKER = """
 import sys, time

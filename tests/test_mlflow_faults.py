@@ -13,9 +13,9 @@ from mlflow_records import only_run, points_of, runs_of, tracked
 from specvit.commands.track import main, runs_in
 from specvit.run_folder.folder import RunFolder
 from specvit.tracking.mlflow import Server
-from specvit.utils.child_processes import python_command, python_environment
 from specvit.utils.errors import TrackingError
 from specvit.utils.files import locked, read_json, read_json_lines, write_json
+from specvit.utils.processes import python_command, python_environment
 
 pytestmark = pytest.mark.slow
 

@@ -10,9 +10,9 @@ from refusals import refusal_of
 
 from specvit.cluster.slots import LauncherConfig, Slot, plan_slots, read_launcher, visible_gpus
 from specvit.training import gpus
-from specvit.utils.child_processes import start
 from specvit.utils.errors import ConfigError
 from specvit.utils.memory import JOBS_PER_GPU
+from specvit.utils.processes import start
 
 NVIDIA_SMI = """#!/bin/sh
 [ "$*" = --list-gpus ] || exit 9

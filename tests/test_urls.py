@@ -8,7 +8,7 @@ from specvit.commands.train import main
 from specvit.config.build import build_config
 from specvit.study.request import split_options
 from specvit.utils.errors import ConfigError, TrackingError
-from specvit.utils.urls import hide_secrets, holds_secret
+from specvit.utils.text import hide_secrets, holds_secret
 
 BUILTIN = {"data": {"kind": "builtin", "num_samples": 640, "val_samples": 64, "test_samples": 64}}
 SECRETS = (

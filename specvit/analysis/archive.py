@@ -10,7 +10,7 @@ from typing import Any
 from specvit.study.store import StudyFolder
 from specvit.utils.errors import FolderError
 from specvit.utils.files import write_atomic
-from specvit.utils.urls import hide_secrets
+from specvit.utils.text import hide_secrets
 
 RUN_FILES = (
     "run.json",

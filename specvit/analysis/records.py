@@ -28,8 +28,7 @@ from specvit.study.store import WAITING, StudyFolder, Trial
 from specvit.study.table import factors_of
 from specvit.study.trial_queue import group_of
 from specvit.utils.errors import ConfigError, FolderError, SpecvitError
-from specvit.utils.files import read_json
-from specvit.utils.yaml_files import read_yaml
+from specvit.utils.files import read_json, read_yaml
 
 Array = np.ndarray
 ESCAPE = Table(metric=ESCAPED, of="val_r2", above=0.1)

@@ -7,9 +7,9 @@ from typing import Any
 
 from specvit.config.suggestions import nearest
 from specvit.training.gpus import visible_gpus
-from specvit.utils.child_processes import python_environment
 from specvit.utils.errors import ConfigError
 from specvit.utils.memory import JOBS_PER_GPU
+from specvit.utils.processes import python_environment
 
 KINDS = ("inprocess", "local")
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from specvit.cluster.slurm_settings import SlurmConfig
-from specvit.utils.child_processes import shell_exports
 from specvit.utils.errors import ConfigError
+from specvit.utils.processes import shell_exports
 
 EVER = 10**9
 """Limit on time-outs that submitit counts; `study.worker` limits those without progress."""

@@ -21,9 +21,8 @@ from specvit.tracking.console import Screen
 from specvit.tracking.metric_files import finite_or_none
 from specvit.training.device import resolve_device, set_up_torch
 from specvit.utils.errors import ConfigError, FolderError
-from specvit.utils.files import read_json, write_text
+from specvit.utils.files import read_json, read_yaml, write_text
 from specvit.utils.text import csv_text
-from specvit.utils.yaml_files import read_yaml
 
 ROWS_PRINTED = 50
 """Smaller sets are printed row by row."""

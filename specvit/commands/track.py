@@ -14,8 +14,7 @@ from specvit.tracking.mlflow import Server, explained
 from specvit.tracking.mlflow_sync import follow
 from specvit.tracking.run_record import fingerprint_of
 from specvit.utils.errors import FolderError, TrackingError
-from specvit.utils.files import read_json
-from specvit.utils.yaml_files import read_yaml
+from specvit.utils.files import read_json, read_yaml
 
 WATCH_SECONDS = 5.0
 

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from specvit.config.build import flatten
 from specvit.utils.errors import ConfigError
-from specvit.utils.yaml_files import check_aliases
+from specvit.utils.files import check_aliases
 
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # without it Hydra prints a trace and exits before we can explain
 

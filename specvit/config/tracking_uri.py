@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from specvit.utils.errors import ConfigError
-from specvit.utils.urls import holds_secret
+from specvit.utils.text import holds_secret
 
 SCHEMES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql", "databricks")
 DATABASE = "mlflow.db"

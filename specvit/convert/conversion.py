@@ -25,7 +25,7 @@ from specvit.convert.unpack import unpack, unpacked_name
 from specvit.convert.work import Work
 from specvit.data.shards import fill_shard
 from specvit.utils.errors import DataError
-from specvit.utils.process_pool import process_pool
+from specvit.utils.processes import process_pool
 from specvit.utils.quantities import ERROR, FLUX
 
 AHEAD = 3

@@ -16,8 +16,7 @@ from specvit.run_folder.verdict import LEARNT, verdict
 from specvit.study.results import Outcome, outcome_of
 from specvit.study.store import StudyFolder, Trial
 from specvit.utils.errors import FolderError
-from specvit.utils.files import read_json
-from specvit.utils.yaml_files import read_yaml
+from specvit.utils.files import read_json, read_yaml
 
 BARS = "▁▂▃▄▅▆▇█"
 WIDTH = 60

@@ -26,9 +26,9 @@ from specvit.study.status import refused_lines
 from specvit.study.store import StudyFolder, Trial
 from specvit.study.table import render, table_rows
 from specvit.study.trial_queue import FAILED_STATES, group_counts, has_open_trials, state_counts, stop_reason
-from specvit.utils.child_processes import python_command, python_environment, start
 from specvit.utils.errors import ConfigError, FolderError
 from specvit.utils.files import locked
+from specvit.utils.processes import python_command, python_environment, start
 
 ASKED = "SPECVIT_COST_AGREED"
 """Environment variable of a command in the background, whose cost was confirmed in the foreground."""

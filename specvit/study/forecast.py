@@ -16,7 +16,7 @@ from specvit.study.results import outcome_of
 from specvit.study.store import StudyFolder, Trial
 from specvit.study.trial_queue import CLOSED_STATES, FAILED_STATES
 from specvit.utils.errors import ConfigError, FolderError
-from specvit.utils.yaml_files import read_yaml
+from specvit.utils.files import read_yaml
 
 if TYPE_CHECKING:
     from specvit.study.request import StudyRequest  # imports Hydra, which status commands do not need

@@ -13,8 +13,8 @@ from specvit.study.request import StudyRequest
 from specvit.study.status import StudyMonitor
 from specvit.study.store import BROKEN_GPU, StudyFolder
 from specvit.training.signals import signal_handlers
-from specvit.utils.child_processes import python_command, start, start_ticks
 from specvit.utils.errors import Interrupted
+from specvit.utils.processes import python_command, start, start_ticks
 
 POLL_SECONDS, NEWS_SECONDS = 0.2, 1.0
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

@@ -30,7 +30,7 @@ from specvit.study.yaml_schema import Typed, matches
 from specvit.utils import seeding
 from specvit.utils.errors import ConfigError, SpecvitError, os_fault
 from specvit.utils.files import locked
-from specvit.utils.urls import hide_secrets
+from specvit.utils.text import hide_secrets
 
 RETRY_OF, REFUSED_BY, REPEATS = "retry_of", "refused", "repeats"
 """User attributes in Optuna: the trial that was retried, why a point cannot be a run, the earlier trial with the same

@@ -23,7 +23,7 @@ from specvit.study.grid import product_grid
 from specvit.study.schema import SEED, Definition, read_definition
 from specvit.study.yaml_schema import Settings, Typed, valued
 from specvit.utils.errors import ConfigError
-from specvit.utils.urls import holds_secret
+from specvit.utils.text import holds_secret
 
 
 @dataclass(frozen=True)

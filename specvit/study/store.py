@@ -30,7 +30,7 @@ from typing import Any
 from specvit.run_folder.folder import ALIVE, DONE, FAILED, RunFolder, hostname
 from specvit.utils.errors import FolderError
 from specvit.utils.files import append_line, is_locked, locked, read_json, read_json_lines, write_json
-from specvit.utils.urls import hide_secrets
+from specvit.utils.text import hide_secrets
 
 FORMAT = 1
 REFUSED = "refused"

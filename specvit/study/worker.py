@@ -31,9 +31,9 @@ from specvit.study.store import (
 )
 from specvit.study.trial_queue import TrialQueue, TrialSource, stop_reason
 from specvit.training.gpus import given_by
-from specvit.utils.child_processes import start_ticks
 from specvit.utils.errors import DeviceError, FolderError, Interrupted, SpecvitError, explain, passing_fault
 from specvit.utils.files import locked
+from specvit.utils.processes import start_ticks
 
 LOOK_SECONDS = 1.0
 """How long to wait for a slot's lock: a process that checks whether the slot is busy holds it for a moment."""

@@ -9,7 +9,7 @@ import yaml
 
 from specvit.config.suggestions import nearest
 from specvit.utils.errors import ConfigError
-from specvit.utils.yaml_files import check_aliases
+from specvit.utils.files import check_aliases
 
 Settings = dict[str, Any]
 """Overrides by key or group: `{"model/tokenizer": "sw", "opt.lr": 1e-4}`."""

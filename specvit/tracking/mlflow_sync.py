@@ -15,9 +15,9 @@ from pathlib import Path
 from specvit.run_folder.folder import ALIVE, RunFolder
 from specvit.tracking.mlflow import Server
 from specvit.tracking.run_record import fingerprint_of
-from specvit.utils.child_processes import python_command, start
 from specvit.utils.errors import TrackingError, TrackingRefused
 from specvit.utils.files import locked
+from specvit.utils.processes import python_command, start
 
 LOG = "tracking.log"
 POLL_SECONDS = 0.2

@@ -12,8 +12,7 @@ from typing import Any
 
 from specvit.config.tracking_uri import KEY_CHARACTERS
 from specvit.run_folder.folder import ALIVE, RunFolder
-from specvit.utils.files import read_json, read_json_lines
-from specvit.utils.yaml_files import read_yaml
+from specvit.utils.files import read_json, read_json_lines, read_yaml
 
 WATCHED = ("metrics.jsonl", "timing.jsonl", "status.json", "summary.json", "config.yaml")
 """Files whose change means that there is something to send."""

@@ -2,7 +2,7 @@
 
 import errno
 
-from specvit.utils.urls import hide_secrets
+from specvit.utils.text import hide_secrets
 
 _RESUME = "then run the same command again to resume"
 _FREE = f"free some space there, {_RESUME}"

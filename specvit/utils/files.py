@@ -1,8 +1,9 @@
-"""Files that are either whole or absent, and locks that die with their process."""
+"""Files that are either whole or absent, records in JSON and YAML, and locks that die with their process."""
 
 import contextlib
 import errno
 import fcntl
+import itertools
 import json
 import os
 import shutil
@@ -10,9 +11,15 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from specvit.utils.errors import FolderError
+
+if TYPE_CHECKING:
+    import yaml
+
+MAX_YAML_VALUES = 100_000
+"""Most values, keys included, that an alias of a YAML file may stand for."""
 
 
 def write_atomic(path: Path, write: Callable[[IO[bytes]], Any], *, keep: Path | None = None) -> None:
@@ -82,6 +89,48 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
                 value = json.loads(line)
                 found += [value] if isinstance(value, dict) else []
     return found
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML record; raises `OSError` for a file that cannot be read, and `FolderError` for a damaged one."""
+    import yaml  # not at the top: a GPU benchmark imports this module without PyYAML
+
+    try:
+        text = path.read_text(encoding="utf-8")
+        check_aliases(text)
+        record = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as problem:  # not UTF-8, or a number of thousands of digits
+        raise FolderError("is damaged", where=str(path), remedy="train it again") from problem
+    if not isinstance(record, dict):
+        raise FolderError("is damaged: it holds no keys with values", where=str(path), remedy="train it again")
+    return record
+
+
+def check_aliases(text: str) -> None:
+    """Raise `yaml.YAMLError` for aliases that contain themselves or stand for more than `MAX_YAML_VALUES` values.
+
+    Twenty-five lines of aliases of aliases expand to 33 million values in whatever copies or prints them.
+    """
+    if "*" not in text:
+        return
+    import yaml
+
+    sizes: dict[int, float] = {}
+
+    def size(node: "yaml.Node") -> float:
+        if isinstance(node, yaml.ScalarNode):
+            return 1
+        if id(node) not in sizes:
+            sizes[id(node)] = float("inf")  # what an alias within the node itself counts
+            parts = itertools.chain.from_iterable(node.value) if isinstance(node, yaml.MappingNode) else node.value
+            sizes[id(node)] = 1 + sum(map(size, parts))
+        if sizes[id(node)] > MAX_YAML_VALUES:
+            what = f"an alias stands for itself or for more than {MAX_YAML_VALUES:,} values"
+            raise yaml.YAMLError(f"line {node.start_mark.line + 1}: {what}")
+        return sizes[id(node)]
+
+    if (root := yaml.compose(text, yaml.SafeLoader)) is not None:
+        size(root)
 
 
 def copy_folders(sources: dict[Path, str], target: Path) -> None:

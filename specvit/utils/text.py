@@ -1,6 +1,7 @@
-"""Text for readers of all kinds: names and questions come from files of others, and must not act on what shows them.
+"""Text made safe for its readers: names and URLs come from users' files and go into tables, records and terminals.
 
-A spreadsheet computes a cell that begins as a formula, a terminal obeys escape codes, a markdown table ends at a pipe.
+A spreadsheet evaluates a cell that begins like a formula, a terminal obeys escape codes, a markdown cell ends at a
+pipe, and a record must not hold a password or token.
 """
 
 import csv
@@ -8,13 +9,18 @@ import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+from urllib.parse import unquote
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-"""All but tab and new line; the last two ranges turn the direction of writing."""
+"""All but tab and new line; the last two ranges change the direction of writing."""
+_SECRET = r"passw|passphrase|pwd|token|secret|api[-_]?key|access[-_]?key|credential|signature"
+_NAME = re.compile(rf"[\w.-]*(?:{_SECRET})[\w.-]*|pass|key|sig|auth", re.IGNORECASE)
+_URL = re.compile(r"([a-z][a-z0-9+.-]*://)(?:[^\s@/]*:[^@\n]{0,200}@)?[^\s\"'<>]+", re.IGNORECASE)
+"""Passwords may hold spaces and quotes."""
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> str:
-    """Return rows as CSV with a header; without `columns` those of all rows, in the order in which they come up."""
+    """Return rows as CSV with a header; by default the columns of all rows, in order of first appearance."""
     names = list(dict.fromkeys(name for row in rows for name in row)) if columns is None else columns
     return csv_lines([names, *([row.get(name) for name in names] for row in rows)])
 
@@ -27,7 +33,7 @@ def csv_lines(cells: Sequence[Sequence[Any]]) -> str:
 
 
 def safe_cell(value: Any) -> Any:
-    """Return a cell of CSV: text that a spreadsheet would take for a formula has an apostrophe before it."""
+    """Return a cell of CSV: an apostrophe precedes text that a spreadsheet would take for a formula."""
     if not isinstance(value, str):
         return value
     value = value.replace("\r", " ")  # which would end the line
@@ -55,29 +61,29 @@ def text_table(cells: Sequence[Sequence[str]]) -> Iterator[str]:
 
 
 def printable(text: str) -> str:
-    """Return text in which control characters are spelt out, an escape as x1b behind a backslash."""
+    """Return text with control characters written as escape sequences, such as backslash x1b."""
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 class PrintableStream:
-    """A stream that spells out control characters; `unfiltered` is the one below, for bars that need them."""
+    """A stream that escapes control characters; `unfiltered` is the wrapped stream, for progress bars."""
 
     def __init__(self, unfiltered: Any) -> None:
-        """`unfiltered` is where the text goes."""
+        """Wrap `unfiltered`."""
         self.unfiltered = unfiltered
 
     def __getattr__(self, name: str) -> Any:
-        """Be the stream in all else."""
+        """Delegate everything else to the wrapped stream."""
         return getattr(self.unfiltered, name)
 
     def write(self, text: str) -> int:
-        """Write; a carriage return alone is the end of a line that is to be written over."""
+        """Write; a lone carriage return passes, since a progress line is overwritten with it."""
         self.unfiltered.write(text if text == "\r" else printable(text))
         return len(text)
 
 
 def unfiltered(stream: Any) -> Any:
-    """Return the stream below a `PrintableStream`, or any other as it is."""
+    """Return the stream that a `PrintableStream` wraps; any other stream unchanged."""
     return getattr(stream, "unfiltered", stream)
 
 
@@ -87,3 +93,28 @@ def short_count(count: int) -> str:
         if count >= size and count % size == 0:
             return f"{count // size}{letter}"
     return str(count)
+
+
+def holds_secret(url: str) -> bool:
+    """Return True for a URL with a password or access token before its host or among its parameters."""
+    scheme, _, rest = url.partition("://")
+    parts = re.split(r"[?#]", rest, maxsplit=1)
+    names = [part.partition("=")[0].strip() for part in re.split(r"[&;?#\s]", _decoded("&".join(parts[1:])))]
+    if any(_NAME.fullmatch(name) for name in names):
+        return True
+    if rest.startswith("/"):  # a file
+        return False
+    user = re.match(r"[^@/?#]*@", _decoded(rest))
+    return bool(re.match(r"[^@/]*:[^@]*@", _decoded(rest)) or (user and scheme.lower().startswith("http")))
+
+
+def hide_secrets(text: str) -> str:
+    """Return text in which every URL with a secret is reduced to its scheme."""
+    return _URL.sub(lambda found: f"{found[1]}***" if holds_secret(found[0]) else found[0], text)
+
+
+def _decoded(text: str) -> str:
+    """Return text decoded from percent-encoding, up to three times nested."""
+    for _ in range(3):
+        text = unquote(text)
+    return text

@@ -20,7 +20,7 @@ from specvit.physics.grid import carbon, carbon_to_oxygen
 from specvit.physics.population import RANGES
 from specvit.utils.errors import DataError
 from specvit.utils.files import cache_dir, remove_leftovers, write_atomic
-from specvit.utils.process_pool import process_pool
+from specvit.utils.processes import process_pool
 from specvit.utils.quantities import NUM_PIXELS
 
 Axes = Mapping[str, Sequence[float]]
