@@ -11,17 +11,17 @@ COMMANDS = {
         "specvit.commands.train",
         "one run: spectra -> trained model -> test score; with sweeps=NAME a study, with -m a plain grid",
     ),
-    "sweep": ("specvit.commands.sweep", "what became of each run of a study: status, table, why, diff, retry, cancel"),
+    "sweep": ("specvit.commands.sweep", "the runs of a study: status, table, why, diff, retry, cancel"),
     "evaluate": ("specvit.commands.evaluate", "score a finished run again, on any file"),
     "analysis": (
         "specvit.commands.analysis",
         "from finished runs: ceiling (the best that a test set allows), scaling, ablation, attention …",
     ),
-    "track": ("specvit.commands.track", "send MLflow what run folders hold and it lacks"),
+    "track": ("specvit.commands.track", "send MLflow the records that it lacks from run folders"),
     "doctor": ("specvit.commands.doctor", "--cluster: can jobs be submitted, see a GPU, write, lock and save in time"),
     "data": (
         "specvit.commands.data",
-        "generate built-in spectra, inspect files, convert spectra of others, or files to be read fast",
+        "generate built-in spectra, inspect files, convert other formats",
     ),
 }
 
@@ -46,7 +46,7 @@ complete -F _specvit specvit
 
 @user_facing
 def main(arguments: list[str] | None = None) -> int:
-    """Hand over to the subcommand, or print what there is."""
+    """Run the subcommand, or print the list of subcommands."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print("usage: specvit COMMAND [...]\n")

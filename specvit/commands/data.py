@@ -1,4 +1,4 @@
-"""`python -m specvit.data generate|inspect|convert`: built-in spectra written, files checked, any spectra as shards."""
+"""`python -m specvit.data generate|inspect|convert`: write built-in spectra, check files, convert to shards."""
 
 import argparse
 import sys
@@ -14,7 +14,7 @@ from specvit.utils.text import text_table
 
 @user_facing
 def main(arguments: list[str] | None = None) -> int:
-    """Make HDF5 shards of built-in spectra or of others, check them value by value, or rewrite them to be read fast."""
+    """Generate built-in spectra, check files value by value, or convert other formats to HDF5 shards."""
     parser = Parser(prog="specvit data", description=main.__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     make = commands.add_parser("generate", help="make built-in spectra: train_<rows>_<i>, val_<rows>, test_<rows>")
@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     check.add_argument("files", type=Path, nargs="+", metavar="FILE")
     rewrite = commands.add_parser(
         "convert",
-        help="make shards of spectra of others, or rewrite chunked or compressed shards as contiguous float32",
+        help="convert other formats to shards, or rewrite chunked or compressed shards as contiguous float32",
     )
     rewrite.add_argument("sources", type=Path, nargs="+", metavar="SOURCE", help="files, folders, globs in quotes")
     rewrite.add_argument("target", type=Path, metavar="TARGET", help="a new folder; of one shard, a new file")
@@ -61,9 +61,9 @@ def _generate(options: argparse.Namespace) -> int:
         "val": {options.out / f"val_{short_count(options.val)}" / "dataset.h5": range(options.val)},
         "test": {options.out / f"test_{short_count(options.test)}" / "dataset.h5": range(options.test)},
     }
-    there = [path for shards in splits.values() for path in shards if path.exists()]
-    if there:
-        raise DataError("already exists", where=str(there[0]), remedy="choose another --out, or remove it first")
+    existing = [path for shards in splits.values() for path in shards if path.exists()]
+    if existing:
+        raise DataError("already exists", where=str(existing[0]), remedy="choose another --out, or remove it first")
     for split, shards in splits.items():
         make_shards(shards, seed=options.seed, split=split, report=_report, max_redshift=options.max_redshift)
     print(f"made {options.train + options.val + options.test:,} spectra in {time.perf_counter() - started:.0f} s")
@@ -83,7 +83,7 @@ def _convert(sources: list[Path], target: Path) -> int:
         convert(conversion, _report_bytes)
     size = sum(conversion.num_bytes for conversion in conversions) / 1e9
     print(f"converted {len(conversions)} file(s), {size:.2f} GB, in {time.perf_counter() - started:.0f} s")
-    print("a run on converted files is the same run: it keeps its name, and goes on where it was")
+    print("a run on converted files is the same run: it keeps its name and resumes where it stopped")
     return 0
 
 
@@ -113,7 +113,7 @@ def _inspect(files: list[Path]) -> int:
 
 
 def _report(split: str, done: int, total: int) -> None:
-    """Print how far the making is, about ten times a split."""
+    """Print progress about ten times a split."""
     from specvit.data.synthetic import PIECE_ROWS
 
     if done % max(PIECE_ROWS, total // 10) < PIECE_ROWS or done == total:
@@ -134,7 +134,7 @@ def _count(text: str) -> int:
 
 
 def _redshift(text: str) -> float:
-    """Read a redshift that the pixels beyond the spectrum's ends leave room for."""
+    """Read a redshift, at most what the pixels beyond the spectrum's ends allow."""
     from specvit.physics.instrument import MAX_REDSHIFT
 
     try:

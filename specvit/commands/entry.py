@@ -1,4 +1,4 @@
-"""What every entry point does with an error: one sentence on stderr and an exit code, no traceback."""
+"""Entry points: errors become one sentence on stderr and an exit code, without a traceback."""
 
 import argparse
 import contextlib
@@ -15,7 +15,7 @@ from specvit.utils.text import PrintableStream
 
 
 class Parser(argparse.ArgumentParser):
-    """Refuses in one sentence, without the usage around it; an empty word, of a variable that is not set, too."""
+    """Raises `ConfigError` instead of printing the usage, also for an empty argument, as from an unset variable."""
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Read the command line; raises `ConfigError`."""
@@ -28,13 +28,13 @@ class Parser(argparse.ArgumentParser):
         return super().parse_args(words, namespace)
 
     def error(self, message: str) -> NoReturn:
-        """Raise instead of printing and leaving."""
+        """Raise `ConfigError` with the parser's message."""
         raise ConfigError(message, where=self.prog, remedy="--help shows what it takes")
 
 
 @contextlib.contextmanager
 def _printable_streams() -> Iterator[None]:
-    """Spell out control characters in all that is printed: names in files of others may hold some."""
+    """Escape control characters in all output: names in users' files may contain them."""
     _accept_any_text()
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = (s if hasattr(s, "unfiltered") else PrintableStream(s) for s in before)
@@ -66,7 +66,7 @@ def user_facing(main: Callable[..., int]) -> Callable[..., int]:
             print(f"specvit: {_sentence(problem)}.", file=sys.stderr)
             return 2
         except (MemoryError, RecursionError) as problem:
-            what = "memory is used up" if isinstance(problem, MemoryError) else "something given is nested too deeply"
+            what = "memory is used up" if isinstance(problem, MemoryError) else "the input is nested too deeply"
             print(f"specvit: {what}; ask for less.", file=sys.stderr)
             return 2
         except KeyboardInterrupt:
@@ -77,7 +77,7 @@ def user_facing(main: Callable[..., int]) -> Callable[..., int]:
 
 
 def _sentence(problem: OSError) -> str:
-    """Return what the operating system refused; an error that names neither a known cause nor a file is a bug."""
+    """Return an operating system's error as a sentence; raise one without a known cause or a file, which is a bug."""
     if (fault := os_fault(problem)) is not None:
         return "; ".join(explain(fault, str(fault.filename or "")))
     if problem.filename is None:
@@ -96,7 +96,7 @@ def _has_working_folder() -> bool:
 
 
 def _accept_any_text() -> None:
-    """Print what an output's encoding lacks as ?; what goes to an output that was closed (>&-) is lost."""
+    """Print characters that the encoding lacks as ?; discard output to a closed stream (>&-)."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
@@ -106,9 +106,9 @@ def _accept_any_text() -> None:
 
 
 def _flushed(code: int) -> int:
-    """Flush what was printed and return `code`: left to Python's end, a full disk would be an exception there."""
+    """Flush the output and return `code`: at Python's exit a full disk would raise an exception."""
     try:
         sys.stdout.flush()
-    except BrokenPipeError:  # nobody reads any more
+    except BrokenPipeError:  # the reader has closed the pipe
         drop_unwritten(sys.stdout)
     return code

@@ -1,6 +1,6 @@
 """`python -m specvit.evaluate RUN [--data FILE] [--noise LEVELS]`: score a finished run on any file, at any noise.
 
-Statistics of labels and flux are those of the run's training, from its checkpoint; nothing is fitted here.
+Statistics of labels and flux are those of the training set, from the checkpoint; nothing is fitted here.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from specvit.utils.files import read_json, read_yaml, write_text
 from specvit.utils.text import csv_text
 
 ROWS_PRINTED = 50
-"""Smaller sets are printed row by row."""
+"""Largest set of which every row is printed."""
 
 
 @user_facing
@@ -114,13 +114,13 @@ def _run_id(folder: Path) -> str:
 
 
 def at_level(noise: NoiseConfig, level: float) -> NoiseConfig:
-    """Return the noise at another level; of a run without noise it is then that of the pixels' errors."""
+    """Return the noise at another level; for a run without noise, heteroscedastic noise of the pixels' errors."""
     kind = "heteroscedastic" if noise.noise_type == "none" else noise.noise_type
     return dataclasses.replace(noise, noise_level=level, noise_type=kind)
 
 
 def _short(level: float) -> str:
-    """Return 0.5, 1 or 2e-05: a level as it stands in a folder's name, another one for each level."""
+    """Return a level as in a folder's name, such as 0.5, 1 or 2e-05, distinct for each level."""
     return repr(level).removesuffix(".0")
 
 

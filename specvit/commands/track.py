@@ -1,4 +1,4 @@
-"""`python -m specvit.track sync [FOLDER ...]`: feed MLflow what run folders hold and it lacks."""
+"""`python -m specvit.track sync [FOLDER ...]`: send MLflow the records that it lacks from run folders."""
 
 import sys
 import time
@@ -21,21 +21,19 @@ WATCH_SECONDS = 5.0
 
 @user_facing
 def main(arguments: list[str] | None = None) -> int:
-    """Feed MLflow from run folders, which hold the whole truth. Can be repeated at any time; nothing comes twice."""
+    """Send MLflow the records of run folders. It can be repeated at any time; nothing is sent twice."""
     parser = Parser(prog="specvit track", description=main.__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     sync = commands.add_parser("sync", help="send what MLflow lacks")
     sync.add_argument("folder", nargs="*", type=Path, default=[Path("outputs")], help="runs, or folders of runs")
     sync.add_argument("--uri", help="another MLflow than the runs' own tracking.uri")
-    sync.add_argument("--watch", action="store_true", help="go on until Ctrl-C, as runs go on and new ones start")
+    sync.add_argument("--watch", action="store_true", help="continue until Ctrl-C, also with new runs")
     mlflow_sync = commands.add_parser(
-        "follow", help="tell MLflow about one run until it has ended (a run starts this itself)"
+        "follow", help="synchronise one run during training, until it has ended (a run starts this itself)"
     )
     mlflow_sync.add_argument("folder", type=Path)
     mlflow_sync.add_argument("--uri", required=True)
-    study = commands.add_parser(
-        "study", help="tell MLflow about a study until it has ended (a study starts this itself)"
-    )
+    study = commands.add_parser("study", help="synchronise a study until it has ended (a study starts this itself)")
     study.add_argument("folder", type=Path)
     options = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
     if options.command == "study":
@@ -43,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     check_uri(options.uri)
     if options.command == "follow":
         return follow(_run(options.folder), options.uri)
-    return _Sync(options.uri).over(options.folder, watch=options.watch)
+    return _Sync(options.uri).send_all(options.folder, watch=options.watch)
 
 
 class _Sync:
@@ -52,12 +50,12 @@ class _Sync:
     def __init__(self, uri: str | None) -> None:
         self.uri = uri
         self.servers: dict[str, Server] = {}
-        self.told: dict[Path, str] = {}
+        self.sent: dict[Path, str] = {}
 
-    def over(self, folders: list[Path], *, watch: bool) -> int:
-        """Send all runs in `folders`, once or for ever; return the exit code."""
+    def send_all(self, folders: list[Path], *, watch: bool) -> int:
+        """Send all runs in `folders`, once or until Ctrl-C; return the exit code."""
         if not any(True for _ in runs_in(folders)):
-            self._server(resolve_uri(self.uri, folders[0] / "run"))  # so that a UI has a database to open
+            self._server(resolve_uri(self.uri, folders[0] / "run"))  # a UI needs a database to open
         while True:
             counts = {"sent": 0, "up to date": 0, "left alone": 0, "failed": 0}
             closed: set[str] = set()
@@ -65,7 +63,7 @@ class _Sync:
                 counts[self._send(run, closed)] += 1
             if not watch or counts["sent"] or counts["failed"]:
                 print(
-                    ", ".join(f"{count} {what}" for what, count in counts.items() if count) or "no runs there",
+                    ", ".join(f"{count} {what}" for what, count in counts.items() if count) or "no runs found",
                     flush=True,
                 )
             if not watch:
@@ -80,7 +78,7 @@ class _Sync:
     def _send(self, run: RunFolder, closed: set[str]) -> str:
         """Send one run and return the word for how it went."""
         fingerprint = fingerprint_of(run)
-        if self.told.get(run.path) == fingerprint:
+        if self.sent.get(run.path) == fingerprint:
             return "up to date"
         uri = str(run.path)
         try:
@@ -93,15 +91,15 @@ class _Sync:
             closed.remove(uri)
             outcome = server.sync(run)
         except TrackingError as problem:
-            self.servers.pop(uri, None)  # is it the run or the server? the next run's opening will tell
+            self.servers.pop(uri, None)  # the fault may be the run's or the server's: the next run opens it again
             print(f"specvit: {problem}", file=sys.stderr)
             return "failed"
-        self.told[run.path] = fingerprint
+        self.sent[run.path] = fingerprint
         return outcome
 
 
 def runs_in(folders: list[Path]) -> Iterator[RunFolder]:
-    """Yield run folders: those named, and those lying in folders that are named; raises `FolderError`."""
+    """Yield the given run folders, and those inside the other given folders; raises `FolderError`."""
     for folder in folders:
         if not folder.is_dir():
             remedy = "name a run folder, or a folder of runs"

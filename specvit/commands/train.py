@@ -1,6 +1,6 @@
 """`python -m specvit.train [overrides]`: one run from a Hydra configuration.
 
-With `sweeps=NAME` it is a study, with `-m` a plain grid, which is a study without a file; `specvit.sweep` makes both.
+With `sweeps=NAME` it is a study, with `-m` a plain grid, which is a study without a file.
 """
 
 import sys
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 GRID = ("-m", "--multirun")
 SHOWS = {"--help": (), "--cfg": ("job", "hydra"), "--info": ("defaults", "defaults-tree", "plugins", "searchpath")}
-"""Flags that show something instead of training, with the values that they take."""
+"""Flags that print something instead of training, with the values that they take."""
 SHORT = {"-h": "--help", "-c": "--cfg", "-i": "--info", "-p": "--package"}
 FLAGS = (*GRID, *SHOWS, "--resolve", "--package")
 COMPLETION = ("-sc", "--shell-completion")
@@ -66,10 +66,10 @@ def study_asked_for(flags: dict[str, str], overrides: list[str], words: tuple[st
         remedy = "sweep.dry_run=true shows what a study would run"
         raise ConfigError(f"does not go with {others[0]}", where="sweeps", remedy=remedy)
     if name == "":
-        raise ConfigError("needs a name", where="sweeps", remedy="write sweeps=NAME; the studies lie in sweeps/")
+        raise ConfigError("needs a name", where="sweeps", remedy="write sweeps=NAME; the studies are in sweeps/")
     if others:
         return None
-    # a single run, too, is made where the launcher says
+    # a launcher makes a single run a study, too
     if name is None and not {*GRID} & {*flags} and not runs_elsewhere(overrides):
         if asked:
             remedy = "name a study with sweeps=NAME, or add -m for a grid"

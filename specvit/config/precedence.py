@@ -1,8 +1,8 @@
-"""What is typed wins: a group chosen on the command line over keys that an experiment or conf/local.yaml sets.
+"""The command line takes precedence: a typed group wins over keys that an experiment or conf/local.yaml sets.
 
-Hydra merges both after the groups, so a run's own config.yaml as an experiment would make `data/size=2k` beside it a
-word without effect. A typed group stands for the keys in which the options of its group differ: `opt=sgd` for the
-optimizer and its rate. The other keys of its files are defaults, which experiments and sites may set.
+Hydra merges both after the groups, so that beside a run's own config.yaml as an experiment `data/size=2k` would have
+no effect. A typed group sets the keys in which the options of its group differ: `opt=sgd` the optimizer and its rate.
+The other keys of its files are defaults, which experiments and sites may set.
 """
 
 from collections.abc import Iterable, Mapping
@@ -43,17 +43,17 @@ def replaced_keys(choices: Mapping[str, str], loader: ConfigLoaderImpl) -> dict[
         laid_over |= dict.fromkeys(settings_of("local", loader), "conf/local.yaml")
     if experiment := choices.get("experiment"):
         laid_over |= dict.fromkeys(settings_of(f"experiment/{experiment}", loader), f"experiment {experiment}")
-    found = {}
+    replaced = {}
     for group, option in choices.items() if laid_over else ():
-        keys = meaning(group, option, loader) if group != "experiment" else []
-        found |= {key: (f"{group}={option}", laid_over[key]) for key in keys if key in laid_over}
-    return found
+        keys = decided_keys(group, option, loader) if group != "experiment" else []
+        replaced |= {key: (f"{group}={option}", laid_over[key]) for key in keys if key in laid_over}
+    return replaced
 
 
-def meaning(group: str, option: str, loader: ConfigLoaderImpl) -> list[str]:
-    """Return the keys that an option of a group stands for: those that some other option has otherwise or not at all.
+def decided_keys(group: str, option: str, loader: ConfigLoaderImpl) -> list[str]:
+    """Return the keys that an option of a group decides: those that another option sets differently or not at all.
 
-    Keys that a model of another kind cannot have are no difference.
+    Keys that a model of another kind cannot have do not count.
     """
     own = settings_of(f"{group}/{option}", loader)
     others = [settings_of(f"{group}/{name}", loader) for name in loader.get_group_options(group) if name != option]
@@ -70,14 +70,14 @@ def meaning(group: str, option: str, loader: ConfigLoaderImpl) -> list[str]:
 
 
 def _has_value(key: str, value: Any, option: dict[str, Any]) -> bool:
-    """Say whether an option gives a key a value, or leaves it to the site or the user: a folder, the files to read."""
+    """Return False for a key whose value an option leaves to the site or the user: a folder, the files to read."""
     if value is None:
         return key != "data.root" and not (key in FILES and option.get("data.kind") == "hdf5")
     return not str(value).startswith("${oc.env:")
 
 
 def settings_of(path: str, loader: ConfigLoaderImpl) -> dict[str, Any]:
-    """Return the keys that a file sets, also through other files of its group that it rests on; nothing resolved."""
+    """Return the unresolved keys that a file sets, including those of its defaults list."""
     file = loader.repository.load_config(path)
     if file is None:
         return {}
@@ -85,18 +85,18 @@ def settings_of(path: str, loader: ConfigLoaderImpl) -> dict[str, Any]:
     package = file.header.get("package") or group.replace("/", ".")
     plain: Any = OmegaConf.to_container(file.config, resolve=False) if isinstance(file.config, DictConfig) else {}
     own = flatten(plain, "" if package in ("_global_", "") else f"{package}.")
-    found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     bases = [default.path for default in file.defaults_list or [] if isinstance(default, ConfigDefault)]
     for base in [*bases, *["_self_"] * ("_self_" not in bases)]:
         if base == "_self_":
-            found |= own
+            settings |= own
         elif base is not None:
-            found |= settings_of(base.lstrip("/") if base.startswith("/") else f"{group}/{base}", loader)
-    return found
+            settings |= settings_of(base.lstrip("/") if base.startswith("/") else f"{group}/{base}", loader)
+    return settings
 
 
 def replace_keys(composed: DictConfig, keys: dict[str, tuple[str, str]], bare: DictConfig) -> list[Replaced]:
-    """Give keys their values in `bare`, composed without experiments' keys; return those that were others."""
+    """Set keys to their values in `bare`, composed without experiments' keys; return those that changed."""
     replaced = []
     for key, (choice, file) in keys.items():
         section, _, name = key.rpartition(".")

@@ -1,4 +1,4 @@
-"""Known keys, near misses, and the spellings of the users' older files."""
+"""Known keys, near misses, and the names of older configuration files."""
 
 import dataclasses
 import difflib
@@ -49,12 +49,12 @@ def known_keys(cls: type = Config, prefix: str = "") -> dict[str, bool]:
 
 
 def is_known(dotted: str) -> bool:
-    """Say whether `dotted` is a key of the schema, or lies inside its one free-form mapping, `tracking.tags`."""
+    """Return True for a key of the schema or of its free-form mapping, `tracking.tags`."""
     return dotted in known_keys() or dotted.startswith("tracking.tags.")
 
 
 def suggest(dotted: str) -> str:
-    """Return the advice for an unknown key: the name that an older spelling has now, or the nearest known key."""
+    """Return the advice for an unknown key: the present name of an older key, or the nearest known key."""
     section, _, rest = dotted.partition(".")
     for right in (OLDER_KEYS.get(dotted), f"{OLDER_SECTIONS.get(section, '')}.{rest}"):
         right = OLDER_KEYS.get(right or "", right)

@@ -1,4 +1,4 @@
-"""Where MLflow's database or server is: the default, sqlite paths made absolute; and what MLflow would never take."""
+"""The URI of MLflow's database or server, and the names that MLflow accepts."""
 
 import posixpath
 import re
@@ -21,7 +21,7 @@ NAME_CHARACTERS, KEY_CHARACTERS = 256, 250
 
 
 def check_names(experiment: str, tags: Iterable[str]) -> None:
-    """Raise `ConfigError` for an experiment or tags of the user's that MLflow would refuse, or that specvit sets."""
+    """Raise `ConfigError` for a user's experiment or tags that MLflow would refuse, or that specvit sets."""
     if not experiment.strip() or len(experiment) > NAME_CHARACTERS:
         what = f"has {len(experiment)} characters" if experiment.strip() else "is empty"
         remedy = f"give a name of 1 to {NAME_CHARACTERS} characters, or leave it out"
@@ -29,14 +29,14 @@ def check_names(experiment: str, tags: Iterable[str]) -> None:
     for name in tags:
         where = f"tracking.tags.{name[:60]}"
         if name in OWN_TAGS or (name.startswith(("specvit.", "mlflow.")) and name != STUDY_TAG):
-            raise ConfigError("is a name that specvit or MLflow sets itself", where=where, remedy="take another")
+            raise ConfigError("is a name that specvit or MLflow sets itself", where=where, remedy="choose another")
         if len(name) > KEY_CHARACTERS:
-            what, remedy = f"has {len(name)} characters", f"MLflow takes {KEY_CHARACTERS}"
+            what, remedy = f"has {len(name)} characters", f"MLflow accepts {KEY_CHARACTERS}"
             raise ConfigError(what, where=where, remedy=remedy)
         is_path = posixpath.normpath(name) == name and not name.startswith(("/", "..")) and name != "."
         if not re.fullmatch(r"[/\w.\- :]+", name) or not is_path:
             remedy = "use letters, digits, spaces and _ . - : / (not at an end)"
-            raise ConfigError("is a name that MLflow does not take", where=where, remedy=remedy)
+            raise ConfigError("is a name that MLflow does not accept", where=where, remedy=remedy)
 
 
 def check_uri(uri: str | None) -> None:
@@ -48,7 +48,7 @@ def check_uri(uri: str | None) -> None:
             "leave it out and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, "
         )
         remedy += "in the environment; of a database PGPASSWORD, or use ~/.pgpass"
-        what = "holds a password or token, which would stand in every run's record"
+        what = "holds a password or token, which every run's record would show"
         raise ConfigError(what, where="tracking.uri", remedy=remedy)
     scheme = uri.split(":", 1)[0].split("+", 1)[0]
     if ":" not in uri or scheme not in SCHEMES:

@@ -1,1 +1,1 @@
-"""What every package may use: errors, files, text, seeds, units. Imports nothing else of specvit."""
+"""Used by every package: errors, files, processes, text, seeds, units. Imports nothing else of specvit."""

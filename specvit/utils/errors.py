@@ -19,7 +19,7 @@ _OS_FAULTS = {
     errno.EMFILE: ("too many files are open ({where})", f"type `ulimit -n 65536`, {_RESUME}"),
 }
 PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EROFS, errno.EMFILE)
-"""What comes and goes without any fault of a run: others would meet it, too, and the same run may not meet it again."""
+"""Faults that pass and are not the fault of a run: other runs meet them, too, and a retry may succeed."""
 
 
 _MEMORY_WORDS = (
@@ -38,7 +38,7 @@ cuBLAS has no room for its handle; NVML cannot tell torch what is free on a MIG 
 
 
 class SpecvitError(Exception):
-    """A fault of the input or the environment, never of our own code.
+    """A fault of the input or the environment, never of specvit itself.
 
     `what` and `where` say what is wrong and at which key, file or row; `remedy` says what to type or
     change. The entry points print `str(error)` without a traceback and exit with `exit_code`.
@@ -47,7 +47,7 @@ class SpecvitError(Exception):
     exit_code = 2
 
     def __init__(self, what: str, *, where: str = "", remedy: str = "") -> None:
-        """Join the parts that are given into one sentence."""
+        """Join the non-empty parts into one sentence."""
         self.what, self.where, self.remedy = what, where, remedy
         sentence = ": ".join(part for part in (where, what) if part) + (f"; {remedy}" if remedy else "")
         super().__init__(hide_secrets(sentence if sentence.endswith(("?", ".")) else f"{sentence}."))
@@ -58,7 +58,7 @@ class ConfigError(SpecvitError):
 
 
 class DeviceError(ConfigError):
-    """A GPU that this process was given, and that computes nothing."""
+    """A GPU assigned to this process that cannot compute."""
 
 
 class DataError(SpecvitError):
@@ -74,13 +74,13 @@ class CheckpointError(SpecvitError):
 
 
 class TrackingError(SpecvitError):
-    """MLflow could not be told; the run folder has everything, and a later sync sends it."""
+    """MLflow could not be reached; the run folder has everything, and a later sync sends it."""
 
     exit_code = 1
 
 
 class TrackingRefused(TrackingError):
-    """MLflow will never take it as it is; another try is of no use."""
+    """MLflow refuses the record for good; a retry is useless."""
 
 
 class Diverged(Exception):
@@ -88,7 +88,7 @@ class Diverged(Exception):
 
 
 class Pruned(Exception):
-    """A study has seen enough of this run: others do better at the same epoch."""
+    """A study stops this run: others are better at the same epoch."""
 
 
 class Interrupted(BaseException):

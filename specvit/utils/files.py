@@ -25,8 +25,8 @@ MAX_YAML_VALUES = 100_000
 def write_atomic(path: Path, write: Callable[[IO[bytes]], Any], *, keep: Path | None = None) -> None:
     """Let `write(stream)` fill a temporary file beside `path`, flush it to disk, then rename it over `path`.
 
-    A reader sees the old file or the new one, never a part. On any error the old file stays as it was. With `keep`
-    the old file takes that name at last; a kill between the two renames leaves it there, and nothing at `path`.
+    A reader sees the old file or the new one, never a part. On any error the old file remains. With `keep` the old
+    file is renamed to that; a kill between the two renames leaves it there, and nothing at `path`.
     """
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:
@@ -57,7 +57,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path, default: Any = None) -> Any:
-    """Read a JSON record; a file that is missing or damaged, or holds no names with values, gives `default`.
+    """Read a JSON object; returns `default` for a file that is missing, damaged or holds something else.
 
     Raises `OSError` where a file cannot be read.
     """
@@ -69,7 +69,7 @@ def read_json(path: Path, default: Any = None) -> Any:
 
 
 def read_text(path: Path) -> str:
-    """Read text; a file server that fails for a moment (ESTALE, EIO) is asked again."""
+    """Read text; retries after a passing fault of a file server (ESTALE, EIO)."""
     for pause in (0.1, 0.3):
         try:
             return path.read_text(errors="replace")
@@ -81,7 +81,7 @@ def read_text(path: Path) -> str:
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the objects of a file with one a line; none if it is missing, and without lines cut off in writing."""
+    """Return the JSON objects of a file, one a line; none if it is missing. Incomplete lines are skipped."""
     found = []
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         for line in read_text(path).splitlines():
@@ -136,7 +136,7 @@ def check_aliases(text: str) -> None:
 def copy_folders(sources: dict[Path, str], target: Path) -> None:
     """Copy folders to their places in `target`, later ones over earlier ones; `target` is whole or absent.
 
-    One writer at a time. Left out are compiled code and dead links, such as the locks of an editor.
+    One writer at a time. Compiled code and dead links, such as the locks of an editor, are skipped.
     """
     temporary = target.with_name(f".{target.name}.tmp")
     for leftover in (temporary, target.with_name(f".{target.name}.old")):
@@ -160,7 +160,7 @@ def copy_folders(sources: dict[Path, str], target: Path) -> None:
 def append_line(path: Path, record: dict[str, Any], *, durable: bool = False) -> None:
     """Append `record` as one line of JSON, in one write, so that lines of several processes stay whole.
 
-    A last line that was cut off, by a full disk or a power failure, is ended first. `durable`: flush it to the disk.
+    An incomplete last line, after a full disk or a power failure, is ended first. `durable`: flush it to the disk.
     Raises `OSError` where the line could not be written whole.
     """
     with open(path, "ab+", buffering=0) as stream:
@@ -175,7 +175,7 @@ def append_line(path: Path, record: dict[str, Any], *, durable: bool = False) ->
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete temporary files that a killed writer left in `folder`; call it only with the folder locked."""
+    """Delete temporary files of a killed writer in `folder`; call it only with the folder locked."""
     for leftover in folder.glob(".*.tmp"):
         leftover.unlink(missing_ok=True)
 
@@ -184,7 +184,7 @@ def remove_leftovers(folder: Path) -> None:
 def locked(path: Path, *, seconds: float = float("inf")) -> Iterator[bool]:
     """Hold an exclusive `flock` on `path`; yields False if another process still has it after `seconds`.
 
-    The kernel lets go of the lock when the process dies, however it dies.
+    The kernel releases the lock when the process dies, however it dies.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     until = time.monotonic() + seconds
@@ -198,7 +198,7 @@ def locked(path: Path, *, seconds: float = float("inf")) -> Iterator[bool]:
 
 
 def is_locked(path: Path) -> bool:
-    """Say whether a process holds `locked(path)`. Looking takes a shared lock, so lookers do not see each other."""
+    """Return True if a process holds `locked(path)`. The test takes a shared lock, so tests do not see each other."""
     try:
         with open(path) as stream:
             return not _try_lock(stream, fcntl.LOCK_SH)
@@ -215,20 +215,20 @@ def _try_lock(stream: IO[str], kind: int) -> bool:
 
 
 def drop_unwritten(stream: Any) -> None:
-    """Empty the buffer of an output stream that a full disk or a terminal that is gone does not take.
+    """Discard output that can no longer be written (disk full, terminal closed), so that Python does not retry it.
 
-    What is left in it would be tried again at the end of Python, which then changes the exit code.
+    The retry at Python's exit would change the exit code.
     """
     with contextlib.suppress(OSError, ValueError):  # no file descriptor, or closed
         descriptor = stream.fileno()
-        kept, nowhere = os.dup(descriptor), os.open(os.devnull, os.O_WRONLY)
+        original, null = os.dup(descriptor), os.open(os.devnull, os.O_WRONLY)
         try:
-            os.dup2(nowhere, descriptor)
+            os.dup2(null, descriptor)
             stream.flush()
         finally:
-            os.dup2(kept, descriptor)
-            os.close(kept)
-            os.close(nowhere)
+            os.dup2(original, descriptor)
+            os.close(original)
+            os.close(null)
 
 
 def cache_dir() -> Path:
@@ -247,7 +247,7 @@ def _expanded(text: str, variable: str) -> Path:
 
 
 def _umask() -> int:
-    """Return the process's umask, read where that is possible without setting it, which threads would do in turns."""
+    """Return the process's umask, if possible without setting it, which is not thread-safe."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("Umask:"):
@@ -258,7 +258,7 @@ def _umask() -> int:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the rename itself durable; some network file systems refuse, and then it is theirs to keep."""
+    """Make the rename durable; some network file systems refuse, which is ignored."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

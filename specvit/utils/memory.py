@@ -23,7 +23,7 @@ STOCK = {M_MMAP_MAX: 65536, M_MMAP_THRESHOLD: 32 * MIB, M_TRIM_THRESHOLD: 64 * M
 def free_memory() -> int:
     """Return bytes available to this process, within the limits of its control group (container, Slurm job).
 
-    Pages of files count as available: the kernel gives them up when something else is in need.
+    Cached pages of files count as available: the kernel drops them on demand.
     """
     lines = Path("/proc/meminfo").read_text().splitlines()
     available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
@@ -34,14 +34,14 @@ def free_memory() -> int:
 
 
 def refuse_beyond_memory(num_bytes: int, where: str) -> None:
-    """Raise `DataError` for what takes more memory than there is."""
+    """Raise `DataError` if `num_bytes` exceed the available memory; `where` names the file."""
     if num_bytes > free_memory():
         what = f"would take {num_bytes / 1e9:.3g} GB of memory"
-        raise DataError(what, where=where, remedy="make it again, or in smaller files")
+        raise DataError(what, where=where, remedy="write it again, or in smaller files")
 
 
 def room_in(group: Path) -> float:
-    """Return bytes that a control group (version 2) lets its processes still take; infinity without a limit."""
+    """Return bytes that processes of a control group (version 2) may still allocate; infinity without a limit."""
     with contextlib.suppress(OSError, ValueError):  # no such group, or "max"
         limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
         facts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())

@@ -1,4 +1,4 @@
-"""What makes a run: specvit's version, a digest of its sources, its commit if it has one, torch's version, the GPU."""
+"""Provenance of a run: specvit's version, a digest of its sources, its commit if known, torch's version."""
 
 import functools
 import hashlib
@@ -10,7 +10,7 @@ from specvit import __version__
 
 SOURCE = Path(__file__).resolve().parents[1]
 COMMIT_FILE = ".specvit-commit"
-"""Beside a copy of the code: where it was taken from."""
+"""File beside a copy of the code with the commit that was copied."""
 
 
 @functools.cache
@@ -20,7 +20,7 @@ def made_by() -> dict[str, str]:
 
 
 def changes(before: dict[str, str], now: dict[str, str]) -> list[str]:
-    """Return what is to be said about a run that goes on under other code, or elsewhere, than it was saved."""
+    """Return one note for each difference in code, libraries or device since a resumed run's last checkpoint."""
     names = {"code": "specvit's code", "torch": "torch", "device": "the device", "cuda": "CUDA", "cudnn": "cuDNN"}
     shared = [name for name in names if name in before.keys() & now.keys()]
     return [
