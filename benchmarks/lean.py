@@ -1,4 +1,4 @@
-"""The leanest eager loop for the same maths, written out: the floor that specvit's loop is held against.
+"""The leanest eager loop for the same maths, written out: what specvit's loop is compared with.
 
 One file of functions on two flat buffers: no modules, keys, sums, norms by part, health checks or files. Same network
 (C1D without overlap, learned positions, CLS token; its last block for that token only), dropout, noise, clipping,

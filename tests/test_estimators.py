@@ -1,4 +1,4 @@
-"""Rivals of the networks: ridge as scikit-learn's, templates as by hand, trees, and the states that all runs share."""
+"""Estimators: ridge as scikit-learn's, templates as by hand, trees, and the states that all runs share."""
 
 import dataclasses
 import json

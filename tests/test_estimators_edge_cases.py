@@ -1,4 +1,4 @@
-"""Rivals of the networks where something is odd: few rows, little patience, bad errors, other files, wrong weights."""
+"""Estimators where something is odd: few rows, little patience, bad errors, other files, wrong weights."""
 
 import json
 import shutil

@@ -37,7 +37,7 @@ class Both(Recorder):
 
 
 def start(folder: RunFolder, found: Start = NOTHING, **changes: Any) -> Run:
-    """Return the toy from the beginning or from what was found, as the pipeline puts it together."""
+    """Return the toy from the beginning or from what was found, as `run.train_network` does."""
     run = toy_run(folder.path, opt=HASTY, dropout=0.5, saved=found.saved, **changes)
     run.recorder = Both(folder.path)
     folder.cut_back(run.state.step)

@@ -193,7 +193,7 @@ def toy_run(
     saved: dict[str, Any] | None = None,
     **train,
 ) -> Run:
-    """Return a run, new or from a checkpoint's content, put together as the pipeline does."""
+    """Return a run, new or from a checkpoint's content, put together as `run.train_network` does."""
     settings = TrainConfig(**({"epochs": 5, "batch_size": 16, "gradient_clip": None, "precision": precision} | train))
     view = view or (Classes() if task == "cls" else Shuffled())
     if task == "cls" and "early_stopping" not in train:

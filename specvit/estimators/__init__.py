@@ -1,4 +1,7 @@
-"""Estimators, the models that are fitted in one go: ridge regression, gradient-boosted trees and templates."""
+"""Estimators, the models that are fitted in one go: ridge regression, gradient-boosted trees and templates.
+
+How to add one: CONTRIBUTING.md.
+"""
 
 from typing import Any
 

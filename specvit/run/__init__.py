@@ -1,1 +1,1 @@
-"""One run, from its configuration to its test score: identity, training, evaluation, outcome."""
+"""One run, from its configuration to its test score: training, evaluation, outcome. Its id: run_folder.identity."""

@@ -13,9 +13,9 @@ from typing import Any
 import yaml
 
 from specvit.config.build import to_plain
+from specvit.config.model_kinds import check_fits
 from specvit.config.schema import Config, NetworkConfig, effective_level
 from specvit.config.tracking_uri import resolve_uri
-from specvit.config.validate import check_fits
 from specvit.data.splits import Splits, note_of_classes, open_splits
 from specvit.metrics.format import summary_line
 from specvit.run.context import RunContext, locate

@@ -151,10 +151,10 @@ class AsyncCheckpointWriter:
 
 @dataclass
 class CheckpointManager:
-    """Writes the checkpoints of a run: `last` to resume from, `best` by the monitored metric; `constants` go into both.
+    """Writes the checkpoints of a run: `last` to resume from, `best` of the epoch that `TrainState.update_best` chose.
 
-    `last` replaces the one before it, which stays as `previous.ckpt`. Files are written in the background: all are on
-    disk when `writer.finish` returns.
+    `constants` go into both. `last` replaces the one before it, which stays as `previous.ckpt`. Files are written in
+    the background: all are on disk when `writer.finish` returns.
     """
 
     last: Path
