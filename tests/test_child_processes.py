@@ -34,7 +34,7 @@ def copy_of_specvit(place: Path, line: str) -> Path:
     shutil.copytree(SOURCE, place / "specvit", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("conf", "sweeps"):
         shutil.copytree(conf_dir().parent / name, place / name, dirs_exist_ok=True)
-    with open(place / "specvit" / "sweep" / "worker.py", "a") as stream:
+    with open(place / "specvit" / "study" / "worker.py", "a") as stream:
         stream.write(line)
     return place
 

@@ -133,7 +133,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(study) -> None:
 
 
 def test_cancel_stops_one_run_or_all_and_the_command_goes_on(study, sweep) -> None:
-    toy = study({**SEEDS, "seeds": [1, 2, 3]}, LONG)
+    toy = study({**SEEDS, "seeds": [1, 2, 3]}, {"train.epochs": 120})  # seconds, so that a cancel comes in time
     driver = toy.start()
     until(lambda: toy.is_at_work(), "the first run")
     with paused(driver):

@@ -28,7 +28,7 @@ from specvit.utils.quantities import unit_of
 from specvit.utils.seeding import numpy_rng
 from specvit.utils.text import short_count
 
-LONGEST_NAME = 150
+LONGEST_NAME = 220
 """Most letters of a series in a file name, which file systems limit to 255 bytes."""
 SCORES = ("r2", "mae", "rmse")
 DEFINITIONS = {

@@ -235,10 +235,11 @@ class StudyFolder:
     def _read(self, path: Path) -> Trial | None:
         """Return a record, parsed again only when its file has changed.
 
-        A network file system may report a change seconds late, so whoever holds a claim reads `trial` instead.
+        Opened, not just looked at: a network file system asks its server only then (see `run_folder.heartbeat`).
         """
         try:
-            stat = path.stat()
+            with open(path, "rb") as stream:
+                stat = os.fstat(stream.fileno())
         except OSError:
             return None
         stamp = (stat.st_ino, stat.st_mtime_ns, stat.st_size)  # each write replaces the file, so its inode changes

@@ -77,7 +77,7 @@ class Optimizer:
         return torch.cat([squares.sum().reshape(1), squares]).sqrt()
 
     def clip(self, norm: Tensor, limit: float) -> None:
-        """Scale all gradients so that their norm, which is `norm` before,, is at most `limit`."""
+        """Scale all gradients so that their norm, which is `norm` now, is at most `limit`."""
         factor = (limit / (norm + 1e-6)).clamp(max=1.0)
         for flat in self.flats:
             flat.gradient.mul_(factor)
