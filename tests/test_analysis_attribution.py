@@ -165,7 +165,7 @@ def test_saliency_of_a_network_is_that_of_differences(ceiling_runs: Path) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("noise", ["heteroscedastic", "homoscedastic"])
+@pytest.mark.parametrize("noise", ["heteroscedastic", pytest.param("homoscedastic", marks=pytest.mark.nightly)])
 def test_saliency_of_ridge_is_its_weights_times_the_noise(noise: str, tmp_path: Path) -> None:
     """And so is what noise does to its predictions, drawn 2,000 times."""
     run = fitted(tmp_path, "model=ridge", f"noise.noise_type={noise}", "noise.noise_level=2")

@@ -66,7 +66,7 @@ def test_a_study_in_a_folder_with_other_code_runs_the_code_of_the_command(comman
     until(lambda: (place / "mlflow.db").exists(), f"the record; {log.read_text()}")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_checkout_that_is_not_installed_runs_its_own_code_in_the_background_too(command, tmp_path: Path) -> None:
     place = copy_of_specvit(tmp_path / "checkout", "\n# of this checkout\n")
     venv.create(tmp_path / "venv", symlinks=True)

@@ -56,7 +56,7 @@ def test_cost_is_that_of_the_products() -> None:
     assert "tokens" not in " ".join(network.cost().lines())
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_killed_run_ends_bitwise_equal_and_can_be_evaluated(tiny: list[str], tmp_path: Path) -> None:
     def words(folder: str) -> list[str]:
         rest = ["train.epochs=4", "opt.lr=3e-3", "train.threads=1", f"tracking.folder={tmp_path / folder}"]
