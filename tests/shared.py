@@ -1,6 +1,7 @@
 """What the workers of a test run make once and share."""
 
 import fcntl
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ def once(folder: Path, make: Callable[[Path], object]) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with open(f"{folder}.lock", "a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if lock.tell() == 0:  # nobody has noted that it is done
+        if not os.fstat(lock.fileno()).st_size:  # not done yet; `tell` is from before the wait
             shutil.rmtree(folder, ignore_errors=True)
             make(folder)
             lock.write("done\n")
