@@ -37,7 +37,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "empty": (lambda path: path.write_bytes(b""), "cannot be read as a checkpoint"),
     "zeros": (lambda path: path.write_bytes(bytes(path.stat().st_size)), "cannot be read as a checkpoint"),
     "foreign": (rewrite(lambda content: content.update(run_id="other")), "belongs to run other"),
-    "format": (rewrite(lambda content: content.update(format=99)), "is no specvit checkpoint of this format"),
+    "format": (rewrite(lambda content: content.update(format=99)), "is not a specvit checkpoint of this format"),
     "partial": (rewrite(lambda content: content.pop("model")), "lacks model"),
 }
 

@@ -109,7 +109,7 @@ def test_templates_that_cannot_be_filled(study: StudyFolder, capsys: pytest.Capt
         None: "no such file",
         "{{ qestion }}": "'qestion' is undefined; there are name, question",
         "a\n{% if %}": "line 2: ",
-        "{{ figure('nothing', 'a.png') }}": "there is no figure 'nothing'; there are",
+        "{{ figure('nothing', 'a.png') }}": "names a figure that does not exist, 'nothing'; there are",
         "{{ figure('ablation', 'a.gif') }}": "use .png or .pdf",
         "{{ ''.__class__.__mro__ }}": "",
     }

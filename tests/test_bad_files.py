@@ -62,7 +62,7 @@ SETS: dict[str, tuple[dict[str, Any], list[str], list[str]]] = {
     "label that is a formula": ({}, ["data.param=\"'=1+1'\""], ["=1+1", "cannot be part of folder and metric names"]),
     "label without an end": ({}, [f"data.param={'x' * 300}"], ["cannot be part of folder and metric names"]),
     "label without a name": ({}, ["data.param=[log_g,'']"], ["data.param: is empty; is a variable not set?"]),
-    "no classes": ({}, CLASSES, ["label log_g: is no column of class numbers", "data.class_edges"]),
+    "no classes": ({}, CLASSES, ["label log_g: is not a column of class numbers", "data.class_edges"]),
 }
 
 

@@ -134,7 +134,7 @@ LABEL_FAULTS: dict[str, Fault] = {
     "a CSV with nothing in it": (
         beside("", NO_T),
         CSV,
-        ["labels.csv: is no table of labels (No columns to parse from file)"],
+        ["labels.csv: is not a table of labels (No columns to parse from file)"],
     ),
     "lines of a CSV longer than its head": (
         beside("T_eff,log_g\n" + "4000,4,9\n" * 5, NO_T),
@@ -182,7 +182,7 @@ WAVELENGTH_FAULTS: dict[str, Fault] = {
     "no length": (
         lambda folder: make.text(folder / f"{NAME}.txt", {"1": FINE, "2": FLUX}, header="wave[1/cm] flux"),
         PATTERN,
-        [f"{NAME}.txt:wave[1/cm]: has wavelengths in '1/cm', which is no length known; give --unit"],
+        [f"{NAME}.txt:wave[1/cm]: has wavelengths in '1/cm', which is not a known unit of length; give --unit"],
     ),
     "a wavelength twice": (
         lambda folder: make.text(folder / f"{NAME}.txt", {"1": WAVE_TWICE, "2": FLUX}),
@@ -310,7 +310,7 @@ OPTION_FAULTS: dict[str, Fault] = {
     ),
     "names and a table of labels": (spoilt(), [*PATTERN, *CSV], ["--names and --labels: both say what the labels are"]),
     "resolution too low": (table(), ["--resolution", "2000"], ["--resolution: is 2000, below the 5000 to come to"]),
-    "shares": (table(), ["--split", "0.8,0.1,0.2"], ["--split: are no three shares that make 1"]),
+    "shares": (table(), ["--split", "0.8,0.1,0.2"], ["--split: are not three shares that add up to 1"]),
     "two shares": (table(), ["--split", "0.8,0.2"], ["'0.8,0.2' is not three numbers between commas"]),
     "an empty share": (table(), ["--split", "0.9,0.05,0.05"], ["--split: of 5 spectra leaves a set without any"]),
     "a shard of none": (table(), ["--shard", "0"], ["argument --shard: must be at least 1"]),
@@ -484,7 +484,7 @@ def test_the_target_is_a_folder_of_its_own(tmp_path: Path, capsys: Any) -> None:
     for content in ("{}", "not even JSON"):
         (other / "manifest.json").write_text(content)
         said = refusal(capsys, source, other, *SNR)
-        assert "other/manifest.json: is no manifest of a conversion; name another target, or remove it first" in said
+        assert "other/manifest.json: is not a manifest of a conversion; name another target, or remove it first" in said
 
 
 def test_without_astropy_fits_files_ask_for_it(tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -407,7 +407,7 @@ def test_a_manifest_that_lacks_something_is_none(tmp_path: Path, capsys: Any) ->
     facts = manifest(out)
     for key in ("inputs", "folder", "left_out"):
         (out / "manifest.json").write_text(json.dumps({k: v for k, v in facts.items() if k != key}))
-        assert "manifest.json: is no manifest of a conversion" in refusal(capsys, source, out, *SNR, *PATTERN), key
+        assert "manifest.json: is not a manifest of a conversion" in refusal(capsys, source, out, *SNR, *PATTERN), key
 
 
 def test_paths_with_spaces_are_printed_as_they_are_typed(tmp_path: Path, capsys: Any) -> None:

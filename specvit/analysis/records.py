@@ -239,7 +239,7 @@ def finished_runs(
     """Return the finished runs in `folders` that predict `label`, each once, and a note on each kind left out.
 
     Those that were tested without noise are left out unless `noiseless`. A folder is a run, a study, or a folder of
-    runs. Raises `FolderError` if there is no finished run, or a folder is itself a run that has not finished.
+    runs. Raises `FolderError` if none of the runs has finished, or a folder is itself an unfinished run.
     """
     runs: dict[Path, FinishedRun] = {}
     omitted: Counter[str] = Counter()

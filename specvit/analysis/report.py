@@ -144,7 +144,7 @@ def _copier(out: Path, figures: dict[str, Path], template: Path) -> Callable[[st
     def figure(name: str, place: str) -> str:
         if name not in figures:
             remedy = f"there are {', '.join(figures)}"
-            raise DataError(f"there is no figure {name!r}", where=str(template), remedy=remedy)
+            raise DataError(f"names a figure that does not exist, {name!r}", where=str(template), remedy=remedy)
         target = (out / place).resolve()
         source = figures[name].with_suffix(target.suffix)
         if not source.exists():

@@ -40,7 +40,7 @@ Report = Callable[..., None]
 def carry_out(plan: Plan, out: Path, *, workers: int, report: Report) -> dict[str, Any] | None:
     """Make all shards of a plan under `out`, those that are not there yet; return the manifest, None if it was done.
 
-    Raises `DataError` or `FolderError`; what is finished by then stays, and the same plan goes on from there.
+    Raises `DataError` or `FolderError`; what is finished by then stays, and the same plan resumes from there.
     """
     work = Work(out, plan)
     _check_space(plan, work)

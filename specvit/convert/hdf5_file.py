@@ -73,7 +73,7 @@ def _take(path: Path, name: str, field: str, rows: Any) -> np.ndarray:
 
 
 def _rows(item: Any, dataset: Any, rows_B: np.ndarray) -> np.ndarray:
-    """Return rows by their numbers: by one slice around them if that is no waste, else one by one."""
+    """Return rows by their numbers: by one slice around them if that wastes little, else one by one."""
     unique_u, inverse_B = np.unique(rows_B, return_inverse=True)
     first, last = int(unique_u[0]), int(unique_u[-1])
     row_bytes = dataset.dtype.itemsize * int(np.prod(dataset.shape[1:]))

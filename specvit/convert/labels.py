@@ -98,7 +98,7 @@ def in_order(labels: Any) -> Any:
 def faults(
     labels: Any, needed: list[str], where: Callable[[int], str], *, any_unit: bool = False
 ) -> dict[int, DataError]:
-    """Return what is wrong with rows, which `where(row)` names: labels that are no finite number or of another unit."""
+    """Return what is wrong with rows, which `where(row)` names: labels not finite, or of another unit."""
     found: dict[int, DataError] = {}
     for name in needed:
         values_N = labels[name].to_numpy(dtype=np.float64)
@@ -149,7 +149,7 @@ def _read(path: Path) -> Any:
         raise DataError("is not there", where=str(path), remedy="check --labels") from problem
     except (ValueError, IsADirectoryError, *UNPACKING) as problem:
         said = str(problem).splitlines()[0][:120]
-        raise DataError(f"is no table of labels ({said})", where=str(path), remedy="write it as CSV") from problem
+        raise DataError(f"is not a table of labels ({said})", where=str(path), remedy="write it as CSV") from problem
     if not isinstance(table.index, pd.RangeIndex):
         what = "has more values in its lines than names of columns in its first"
         raise DataError(what, where=str(path), remedy="give each column a name")

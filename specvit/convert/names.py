@@ -147,7 +147,7 @@ def _compiled(pattern: str) -> re.Pattern[str]:
     for part in re.split(r"(\{[^{}]*\}|\*)", pattern):
         if part.startswith("{"):
             if not re.fullmatch(r"\{[A-Za-z_]\w*\}", part):
-                what = f"{part} is no field in {pattern!r}"
+                what = f"{part} is not a field of {pattern!r}"
                 raise ConfigError(what, where="--names", remedy="a field is a label's name in braces")
             begin = {"}": "[+-]", "*": r"(?<![\d.])[+-]?"}.get(before, "[+-]?")
             made += f"(?P<{part[1:-1]}>{begin}{NUMBER})"

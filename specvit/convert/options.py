@@ -65,10 +65,10 @@ class Options:
         if self.names is not None and self.labels is not None:
             raise ConfigError("both say what the labels are", where="--names and --labels", remedy="leave one out")
         if self.magnitudes is not None and not -30 <= self.magnitudes[0] <= self.magnitudes[1] <= 40:
-            what = f"{self.magnitudes[0]:g} to {self.magnitudes[1]:g} is no range of magnitudes"
+            what = f"{self.magnitudes[0]:g} to {self.magnitudes[1]:g} is not a range of magnitudes"
             raise ConfigError(what, where="--magnitudes", remedy="give LOW HIGH, such as 20.5 22.5")
         if self.split is not None and not (min(self.split) > 0 and abs(sum(self.split) - 1) <= 1e-6):
-            what = "are no three shares that make 1"
+            what = "are not three shares that add up to 1"
             raise ConfigError(what, where="--split", remedy="give training, validation and test, such as 0.8,0.1,0.1")
         names = list(self.columns.values())
         twice = next((name for name in names if names.count(name) > 1), None)

@@ -122,13 +122,13 @@ def _target(options: Options, resolution: float | None, notes: list[str]) -> Tar
 def _unit(contents: Contents, wave: Array, said: str | None, target: Target | None, *, log10: bool) -> tuple[str, bool]:
     """Return the unit of the wavelengths and whether they are its logarithm: as said, by the header, or guessed.
 
-    Raises `DataError` for one that is no length, and where a guess may be wrong.
+    Raises `DataError` for one that is not a length, and where a guess may be wrong.
     """
     spelled = read_unit(wave.unit)
     if said is not None:
         return said, log10
     if wave.unit and spelled is None:
-        what = f"has wavelengths in {wave.unit!r}, which is no length known"
+        what = f"has wavelengths in {wave.unit!r}, which is not a known unit of length"
         raise DataError(what, where=f"{contents.path}:{wave.name}", remedy="give --unit A, nm or um")
     if spelled is not None:
         return spelled, log10

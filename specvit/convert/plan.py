@@ -140,7 +140,7 @@ def _filled(labels: Any, options: Options, naming: Naming | None, *, layout: boo
 
 
 def _replaced(plan: Plan) -> list[str]:
-    """Return notes of labels that the sources have and that are made anew."""
+    """Return notes of labels that the sources have and that are computed again."""
     replaced = {"magnitudes that are drawn": "mag"} if plan.options.magnitudes is not None else {}
     replaced |= {} if plan.keeps_snr else {"S/N that is measured on what is made": "snr"}
     return [

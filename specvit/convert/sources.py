@@ -22,7 +22,7 @@ def find_sources(given: Sequence[Path], out: Path, options: Options) -> tuple[li
     """Return all files that are meant, absolute, and the deepest folder around them; raises `DataError`.
 
     A folder stands for the files of known kinds in it and below it, also through links, in natural order; what lies
-    under `out`, and what the options name, is no spectrum.
+    under `out`, and what the options name, is not a spectrum.
     """
     others = {Path(name).resolve() for name in (options.labels, options.source_wave, options.wave) if name}
     files: list[Path] = []

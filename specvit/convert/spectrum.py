@@ -26,7 +26,7 @@ NORMAL_MEDIAN = 0.5
 GAP = 3.0
 """A step this many times the usual one is a hole if wider than a pixel; the usual one is at most so many pixels."""
 OTHER_FLUX = {"per frequency": r"hz|jy", "in magnitudes": r"\bmag", "in photons": r"\bph(ot(on)?s?)?\b"}
-"""What the unit of a flux may say that is no energy per wavelength."""
+"""What the unit of a flux may say that is not an energy per wavelength."""
 MATRICES = 4
 """Sparse matrices kept for spectra of the same wavelengths."""
 
@@ -100,7 +100,7 @@ def read_rows(contents: Contents, recipe: Recipe, rows: list[int]) -> tuple[Valu
 
 
 def check_flux(contents: Contents, flux: Array) -> None:
-    """Raise `DataError` for a unit of the flux that is no energy per wavelength; none is taken as such."""
+    """Raise `DataError` for a unit of the flux that is not an energy per wavelength; none is taken as such."""
     for what, words in OTHER_FLUX.items():
         if re.search(words, flux.unit.lower()):
             remedy = "make it energy per wavelength first"

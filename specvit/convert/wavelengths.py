@@ -25,7 +25,7 @@ AIR_FROM = 2000.0
 
 
 def read_unit(text: str) -> str | None:
-    """Return a key of `ANGSTROM` for a unit as headers spell it, None for one that is no length."""
+    """Return a key of `ANGSTROM` for a unit as headers spell it, None for one that is not a length."""
     low = text.strip().lower().replace(" ", "")
     return next((unit for unit, known in SPELLINGS.items() if low in known), None)
 

@@ -1,6 +1,6 @@
 """The target folder of a conversion: its lock, what was asked for, what is done, and the manifest in the end.
 
-While it goes on `OUT/.convert` holds the plan, pieces of spectra and a record of each finished shard; in the end all
+While it runs, `OUT/.convert` holds the plan, pieces of spectra and a record of each finished shard; in the end all
 of it is in `OUT/manifest.json`. Nothing that another conversion wrote is ever touched.
 """
 
@@ -154,7 +154,7 @@ class Work:
             return False
         known = read_json(self.out / MANIFEST)
         if not _has_facts(known) or not {"outputs", "left_out"} <= set(known):
-            raise DataError("is no manifest of a conversion", where=str(self.out / MANIFEST), remedy=FRESH)
+            raise DataError("is not a manifest of a conversion", where=str(self.out / MANIFEST), remedy=FRESH)
         if known["left_out"] and not self.plan.options.skip_bad:
             what = f"was made by --skip-bad, which left out {len(known['left_out'])} spectra"
             raise DataError(what, where=str(self.out), remedy=f"type the same command, or {FRESH}")

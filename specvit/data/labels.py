@@ -114,7 +114,7 @@ def fit_classes(labels_NK: np.ndarray, names: tuple[str, ...], edges: tuple[floa
         return coder
     values = np.unique(labels_NK[:, 0])
     if (values != values.astype(np.int64)).any() or not 2 <= len(values) <= 1000:
-        what = "is no column of class numbers"
+        what = "is not a column of class numbers"
         raise DataError(what, where=f"label {names[0]}", remedy="set data.class_edges=[...] to cut it into classes")
     return ClassCoder(names, values=tuple(int(value) for value in values))
 

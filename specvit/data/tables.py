@@ -122,7 +122,7 @@ def _of_fixed(group: h5py.Group, path: Path, where: str, rows: int | None) -> Pa
 
 
 def _checked(group: h5py.Group, name: str, path: Path, rows: int | None) -> h5py.Dataset:
-    """Return a dataset of a table that is no pickle, has `rows` rows and fits into memory; raises `DataError`."""
+    """Return a dataset of a table that is not a pickle, has `rows` rows and fits into memory; raises `DataError`."""
     item = open_dataset(group, path, name)
     where = at(path, str(item.name))
     types = [inner for inner, *_ in item.dtype.fields.values()] if item.dtype.fields else [item.dtype]

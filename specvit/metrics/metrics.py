@@ -24,7 +24,7 @@ class Metric:
     """Takes the statistics of a set of rows, and returns a float, or those of R resamples, and returns (R,)."""
     title: str
     better: Better | None = None
-    """None where the best value lies in between; such a metric is neither monitored nor ranked by."""
+    """None if neither direction is better (bias, slope): the metric is not monitored, and does not rank runs."""
     unit: Literal["", "label"] = ""
 
     @property

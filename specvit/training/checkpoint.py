@@ -63,7 +63,7 @@ def load(path: Path) -> dict[str, Any]:
         ) from problem
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(
-            "is no specvit checkpoint of this format", where=str(path), remedy="use the specvit that made it"
+            "is not a specvit checkpoint of this format", where=str(path), remedy="use the specvit that made it"
         )
     return content
 

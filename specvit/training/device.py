@@ -42,7 +42,7 @@ def resolve_device(train: TrainConfig) -> torch.device:
         device = torch.device(name)
     except RuntimeError as problem:
         raise ConfigError(
-            f"{name!r} is no device", where="train.device", remedy="use auto, cpu, cuda or cuda:N"
+            f"{name!r} is not a device", where="train.device", remedy="use auto, cpu, cuda or cuda:N"
         ) from problem
     if device.type == "cuda":
         if given and not torch.cuda.is_available():
