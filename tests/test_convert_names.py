@@ -66,7 +66,7 @@ def test_names_by_a_pattern() -> None:
     [
         ("bosz2042", "'bosz2042' is neither a library (bosz2017, bosz2024) nor a pattern"),
         ("bosz2042", "did you mean bosz20"),
-        ("{T eff}_{log_g}", "{T eff} is no field"),
+        ("{T eff}_{log_g}", "{T eff} is not a field of"),
         ("{T_eff}_{T_eff}", "has a field twice"),
     ],
 )

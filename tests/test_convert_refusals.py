@@ -297,7 +297,7 @@ VALUE_FAULTS: dict[str, Fault] = {
 OPTION_FAULTS: dict[str, Fault] = {
     "S/N of nothing": (table(), ["+own", "--snr", "0"], ["--snr: 0 is not above 0"]),
     "two kinds of errors": (table(), ["--magnitudes", "20", "21"], ["--snr and --magnitudes: exclude each other"]),
-    "magnitudes the wrong way": (table(), ["+own", "--magnitudes", "22", "20"], ["--magnitudes: 22 to 20 is no range"]),
+    "magnitudes the wrong way": (table(), ["+own", "--magnitudes", "22", "20"], ["--magnitudes: 22 to 20 is not a range"]),
     "magnitudes on other pixels": (
         table(),
         ["+own", "--magnitudes", "20", "21", "--wave", "keep", "--unit", "A"],
@@ -453,7 +453,7 @@ def test_options_that_cannot_be() -> None:
         "--columns: makes two labels of a": {"columns": {"T_eff": "a", "log_g": "a"}},
         "--fill: gives snr, which is measured": {"fill": {"snr": 5.0}},
         "--snr: is infinite, which leaves no errors": {"snr": float("inf")},
-        "--split: are no three shares": {"split": (0.8, float("nan"), 0.1)},
+        "--split: are not three shares": {"split": (0.8, float("nan"), 0.1)},
     }
     for words, options in faults.items():
         with pytest.raises(ConfigError) as caught:

@@ -3,13 +3,12 @@
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
-from specvit.run_folder.folder import ALIVE, RunFolder
+from specvit.run_folder.folder import RunFolder
 from specvit.training import checkpoint
 
 STEADY = ["model.dropout=0.1", "noise.noise_level=1.0", "train.epochs=4", "opt.lr=3e-3"]
@@ -23,14 +22,7 @@ def only_run(folder: Path) -> Path:
 
 
 def state_of(run: Path) -> str:
-    """Return how a run was left whose process has ended.
-
-    A child that it was just starting holds its lock, too, from the fork to the exec.
-    """
-    end = time.monotonic() + 5.0
-    while (state := RunFolder(run, "").state()) in ALIVE and time.monotonic() < end:
-        time.sleep(0.02)
-    return state or "nothing yet"
+    return RunFolder(run, "").state() or "nothing yet"
 
 
 def same_content(a: object, b: object) -> bool:

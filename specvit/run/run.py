@@ -78,6 +78,7 @@ def run(
         notes += [note] if (note := note_of_classes(config, splits)) else []
         if config.train.rerun or not _can_resume(folder):
             _check_rows(config, splits)
+        commit()  # cached: a `git` started under the lock would hold it, too, until its exec, though this run is killed
         with folder.claimed(), disk_reserve(folder.path):
             before = folder.state(claimed=True)
             if _is_finished(folder, before) and not config.train.rerun:  # another process was faster

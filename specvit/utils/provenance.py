@@ -31,8 +31,9 @@ def changes(before: dict[str, str], now: dict[str, str]) -> list[str]:
     ]
 
 
+@functools.cache
 def commit() -> str | None:
-    """Return the commit of specvit's own source tree, if it runs from one, or from a copy of one."""
+    """Return the commit of specvit's own source tree, or of the one it was copied from; asked once a process."""
     if (note := SOURCE.parent / COMMIT_FILE).exists():
         return note.read_text().strip() or None
     if not (SOURCE.parent / ".git").exists():
