@@ -151,6 +151,12 @@ def toy_sets(shared: Path, write_set: Callable[..., Path]) -> Path:
     return once(shared / "toy_sets", write)
 
 
+@pytest.fixture
+def sets(toy_sets: Path, tmp_path: Path) -> Path:
+    """Return a copy of the toy sets that may be spoilt."""
+    return Path(shutil.copytree(toy_sets, tmp_path / "sets"))
+
+
 @pytest.fixture(scope="session")
 def tiny(toy_sets: Path) -> list[str]:
     """Return the overrides of a run on `toy_sets` that trains in a second."""

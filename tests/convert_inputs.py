@@ -20,6 +20,7 @@ from astropy.io import fits
 from astropy.wcs import WCS
 
 from specvit.commands import data as data_cli
+from specvit.convert import conversion
 from specvit.data.shards import open_shard, read_labels
 from specvit.data.views import open_spectra
 from specvit.physics.instrument import STEP, wavelength
@@ -180,3 +181,15 @@ def refusal(capsys: pytest.CaptureFixture[str], source: Path, out: Path, *option
     assert re.fullmatch(r"specvit: [^\n]+[.?]\n", shown.err), shown.err
     assert "Traceback" not in shown.out + shown.err
     return shown.err
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, shard: str) -> None:
+    """Have Ctrl-C come where the pieces of a shard would be made."""
+    real = conversion.make_piece
+
+    def breaks(recipe: Any, piece: Any) -> None:
+        if shard in piece.path.name:
+            raise KeyboardInterrupt
+        real(recipe, piece)
+
+    monkeypatch.setattr(conversion, "make_piece", breaks)

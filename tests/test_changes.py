@@ -24,12 +24,6 @@ SETTINGS = ("train.epochs=2", "train.threads=1")
 HERE = hardware(resolve_device(TrainConfig()))
 
 
-@pytest.fixture
-def sets(toy_sets: Path, tmp_path: Path) -> Path:
-    """Return a copy of the toy sets that may be spoilt."""
-    return Path(shutil.copytree(toy_sets, tmp_path / "sets"))
-
-
 @pytest.fixture(autouse=True)
 def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "here").mkdir()

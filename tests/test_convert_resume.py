@@ -1,6 +1,5 @@
 """A conversion that is killed or stopped resumes by the same command, to the same bytes; nothing else is touched."""
 
-import json
 import os
 import signal
 import subprocess
@@ -8,16 +7,11 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import convert_inputs as make
-import numpy as np
 import pytest
-from convert_inputs import COARSE, FLUX_NX, ONE, PATTERN, SNR, STARS, convert, refusal, texts
+from convert_inputs import ONE, PATTERN, interrupt, texts
 
 from specvit.commands import data as data_cli
-from specvit.convert import conversion
-from specvit.convert.progress import Progress
 from specvit.utils.files import locked
 
 MANY = [(4000.0 + 20 * i, 1 + i % 5, -1.0) for i in range(80)]
@@ -58,18 +52,6 @@ def command(source: Path, out: Path, *options: str) -> list[str]:
 
 def files_of(out: Path) -> dict[str, bytes]:
     return {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
-
-
-def interrupt(monkeypatch: pytest.MonkeyPatch, shard: str) -> None:
-    """Have Ctrl-C come where the pieces of a shard would be made."""
-    real = conversion.make_piece
-
-    def breaks(recipe: Any, piece: Any) -> None:
-        if shard in piece.path.name:
-            raise KeyboardInterrupt
-        real(recipe, piece)
-
-    monkeypatch.setattr(conversion, "make_piece", breaks)
 
 
 def start(arguments: list[str]) -> "subprocess.Popen[str]":
@@ -292,134 +274,3 @@ def test_progress_is_told_in_lines(source: Path, tmp_path: Path, capsys: pytest.
     assert "converting 80 spectra\n" in shown and "converted 80 of 80 spectra\n" in shown
     paths = "data.file_path='train_*/dataset.h5' data.val_path='val_*/dataset.h5' data.test_path='test_*/dataset.h5'"
     assert f"train on them:  specvit train data=hdf5 data.root={tmp_path / 'out'} {paths}\n" in shown
-
-
-# what has to be as it was
-
-
-def convert_stars(source: Path | str, out: Path, *options: str) -> int:
-    """Convert with errors at S/N 50."""
-    return convert(source, out, *SNR, *options)
-
-
-def manifest(out: Path) -> dict[str, Any]:
-    return json.loads((out / "manifest.json").read_text())
-
-
-def bad_row(path: Path) -> Path:
-    """Write a table of stars of which the fourth has a pixel that is not a number."""
-    flux_NX = FLUX_NX[:, ::2].copy()
-    flux_NX[3, 1000] = np.nan
-    np.savez(path, wave=COARSE, flux=flux_NX, T_eff=4000 + np.arange(5))
-    return path
-
-
-def stopped(source: Path | str, out: Path, *options: str) -> None:
-    """Begin a conversion and stop it by Ctrl-C before its second shard."""
-    with pytest.MonkeyPatch.context() as patch:
-        interrupt(patch, "all_1")
-        assert convert_stars(source, out, "--shard", "2", *options) == 130
-
-
-def test_the_grid_of_a_library_that_was_found_is_part_of_what_was_asked(tmp_path: Path, capsys: Any) -> None:
-    folder, out = tmp_path / "library", tmp_path / "out"
-    folder.mkdir()
-    for star in STARS:
-        name = "bosz2024_mp_t{:.0f}_g{:+.1f}_m{:+.2f}_a+0.00_c+0.00_v2_r5000_resam.txt".format(*star)
-        make.text(folder / name, {"1": make.flux_of(star, COARSE)})
-    grid = folder / "bosz2024_wave_r5000.txt"
-    np.savetxt(grid, COARSE)
-    stopped(folder, out)
-    np.savetxt(grid, COARSE + 5)
-    assert convert_stars(folder, out, "--shard", "2") == 2
-    assert "was begun with another content of bosz2024_wave_r5000.txt" in capsys.readouterr().err
-    np.savetxt(grid, COARSE)
-    assert convert_stars(folder, out, "--shard", "2") == 0
-    assert manifest(out)["inputs"]["source_wave"]["file"] == grid.name
-
-
-def test_sources_spelled_otherwise_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    texts(tmp_path / "source")
-    monkeypatch.chdir(tmp_path)
-    stopped("source", tmp_path / "out", *PATTERN)
-    assert convert_stars(tmp_path / "source", tmp_path / "out", *PATTERN, "--shard", "2") == 0
-    assert convert_stars("source", tmp_path / "whole", *PATTERN, "--shard", "2") == 0
-    found = manifest(tmp_path / "out")
-    assert found == manifest(tmp_path / "whole")
-    assert all(len(source["sha256"]) == 64 for source in found["sources"])
-
-
-def test_leaving_bad_ones_out_is_part_of_what_was_asked(tmp_path: Path, capsys: Any) -> None:
-    source, out = bad_row(tmp_path / "set.npz"), tmp_path / "out"
-    assert convert_stars(source, out, "--shard", "2") == 2  # its second shard has the bad one
-    assert convert_stars(source, out, "--shard", "2", "--skip-bad") == 0
-    assert manifest(out)["options"]["skip_bad"]
-    assert convert_stars(source, out, "--shard", "2", "--skip-bad") == 0
-    capsys.readouterr()
-    assert convert_stars(source, out, "--shard", "2") == 2
-    assert "out: was made by --skip-bad, which left out 1 spectra; type the same command" in capsys.readouterr().err
-
-
-def test_leaving_none_out_makes_no_difference(tmp_path: Path, capsys: Any) -> None:
-    np.savez(tmp_path / "set.npz", wave=COARSE, flux=FLUX_NX[:, ::2], T_eff=4000 + np.arange(5))
-    source = tmp_path / "set.npz"
-    stopped(source, tmp_path / "out", "--skip-bad")
-    assert convert_stars(source, tmp_path / "out", "--shard", "2") == 2
-    assert "was begun with --skip-bad, and not with no --skip-bad" in capsys.readouterr().err
-    assert convert_stars(source, tmp_path / "out", "--shard", "2", "--skip-bad") == 0
-    assert convert_stars(source, tmp_path / "out", "--shard", "2") == 0
-    assert "is finished: nothing to do" in capsys.readouterr().out
-
-
-def test_what_is_unpacked_stays_for_the_next_time(tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    np.savez(tmp_path / "set.npz", wave=COARSE, flux=FLUX_NX[:, ::2], T_eff=4000 + np.arange(5))
-    copy = tmp_path / "out" / ".convert" / "unpacked" / "0.h5"
-    with monkeypatch.context() as patch:
-        interrupt(patch, "all_0")
-        assert convert_stars(tmp_path / "set.npz", tmp_path / "out") == 130
-    assert "unpacking 1 MB\nunpacked 1 of 1 MB\n" in capsys.readouterr().out
-    copied = copy.stat()
-    with monkeypatch.context() as patch:
-        patch.setattr(conversion, "unpack", None)
-        interrupt(patch, "all_0")
-        assert convert_stars(tmp_path / "set.npz", tmp_path / "out") == 130
-    assert copy.stat() == copied
-    assert (
-        convert_stars(tmp_path / "set.npz", tmp_path / "out", "--no-normalise") == 0
-    )  # begun anew, since nothing is made
-    assert manifest(tmp_path / "out")["options"]["normalise"] is False
-
-
-def test_pieces_without_their_plan_are_nobodys(tmp_path: Path, capsys: Any) -> None:
-    source, out = texts(tmp_path / "source"), tmp_path / "out"
-    stopped(source, out, *PATTERN)
-    plan = out / ".convert" / "plan.json"
-    for content in ("{}", "not JSON", None):
-        plan.unlink() if content is None else plan.write_text(content)
-        sentence = refusal(capsys, source, out, *SNR, *PATTERN, "--shard", "2")
-        assert "out: holds a conversion of which the plan is lost; name another target" in sentence, content
-        assert (out / "all_0" / "dataset.h5").exists()
-
-
-def test_a_manifest_that_lacks_something_is_none(tmp_path: Path, capsys: Any) -> None:
-    source, out = texts(tmp_path / "source"), tmp_path / "out"
-    assert convert_stars(source, out, *PATTERN) == 0
-    facts = manifest(out)
-    for key in ("inputs", "folder", "left_out"):
-        (out / "manifest.json").write_text(json.dumps({k: v for k, v in facts.items() if k != key}))
-        assert "manifest.json: is not a manifest of a conversion" in refusal(capsys, source, out, *SNR, *PATTERN), key
-
-
-def test_paths_with_spaces_are_printed_as_they_are_typed(tmp_path: Path, capsys: Any) -> None:
-    assert convert_stars(texts(tmp_path / "source"), tmp_path / "my set", *PATTERN) == 0
-    assert f"data.root='{tmp_path}/my set' " in capsys.readouterr().out
-
-
-def test_unpacking_and_converting_are_told_apart(capsys: Any) -> None:
-    with Progress() as report:
-        for done in (0, 300):
-            report(done, 300, "MB")
-        for done in (20, 40):
-            report(done, 40)
-    lines = ["unpacking 300 MB", "unpacked 300 of 300 MB", "20 of 40 spectra are there already"]
-    assert capsys.readouterr().out.splitlines() == [*lines, "converted 40 of 40 spectra"]

@@ -137,11 +137,18 @@ RUN: dict[str, Callable[[Path], Any]] = {
 }
 
 
-def go_on(run: Path, place: Path, trained: Any, arguments: list[str]) -> tuple[Path, str]:
-    """Let a copy of a run go on with the same command; return its folder and all that was said."""
-    ended = trained([*arguments, f"tracking.folder={place / 'runs'}"])
-    assert ended.code == 0, ended.said
-    return only_run(place / "runs"), ended.said
+@pytest.fixture
+def check_resumed(promised: Any, trained: Any, unbroken: Any, tiny: list[str]) -> Callable[[Path], None]:
+    """Return `check_resumed(run)`: the same command ends as the row of its fault promises."""
+
+    def check(run: Path) -> None:
+        ended = trained([*tiny, *STEADY, f"tracking.folder={run.parent}"])
+        assert ended.code == 0, ended.said
+        assert only_run(run.parent) == run
+        promised.kept(state=state_of(run), said=ended.said)
+        promised.whole(run, unbroken([*tiny, *STEADY]))
+
+    return check
 
 
 @pytest.mark.parametrize(
@@ -156,39 +163,27 @@ def go_on(run: Path, place: Path, trained: Any, arguments: list[str]) -> tuple[P
         "put back from the epoch before",
     ),
 )
-def test_the_last_checkpoint_is(
-    fault: str, promised: Any, stopped: Path, trained: Any, unbroken: Any, tiny: list[str], tmp_path: Path
-) -> None:
+def test_the_last_checkpoint_is(fault: str, check_resumed: Any, stopped: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(stopped, tmp_path / "runs" / stopped.name))
     LAST[fault](run / "last.ckpt")
-    again, said = go_on(run, tmp_path, trained, [*tiny, *STEADY])
-    promised.kept(state=state_of(again), said=said)
-    promised.whole(again, unbroken([*tiny, *STEADY]))
+    check_resumed(run)
     assert not (run / "trace").exists()
 
 
 @pytest.mark.parametrize(
     "fault", by_day(RUN, "last and previous damaged", "best truncated", "best missing", "metrics without its last line")
 )
-def test_a_run_goes_on_with(
-    fault: str, promised: Any, stopped: Path, trained: Any, unbroken: Any, tiny: list[str], tmp_path: Path
-) -> None:
+def test_a_run_goes_on_with(fault: str, check_resumed: Any, stopped: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(stopped, tmp_path / "runs" / stopped.name))
     RUN[fault](run)
-    again, said = go_on(run, tmp_path, trained, [*tiny, *STEADY])
-    promised.kept(state=state_of(again), said=said)
-    promised.whole(again, unbroken([*tiny, *STEADY]))
+    check_resumed(run)
 
 
 @pytest.mark.parametrize("name", ["last", "best"])
-def test_a_checkpoint_is_of_another_run(
-    name: str, promised: Any, stopped: Path, stranger: Path, trained: Any, unbroken: Any, tiny: list[str], tmp_path
-) -> None:
+def test_a_checkpoint_is_of_another_run(name: str, check_resumed: Any, stopped: Path, stranger: Path, tmp_path) -> None:
     run = Path(shutil.copytree(stopped, tmp_path / "runs" / stopped.name))
     shutil.copy(stranger / f"{name}.ckpt", run / f"{name}.ckpt")
-    again, said = go_on(run, tmp_path, trained, [*tiny, *STEADY])
-    promised.kept(state=state_of(again), said=said)
-    promised.whole(again, unbroken([*tiny, *STEADY]))
+    check_resumed(run)
 
 
 BEST = {"damaged": flip, "gone": os.unlink}
@@ -196,24 +191,20 @@ BEST = {"damaged": flip, "gone": os.unlink}
 
 @pytest.mark.parametrize("fault", BEST)
 def test_the_best_weights_and_no_checkpoint_to_mend_them_from(
-    fault: str, promised: Any, stopped_twice: Path, trained: Any, unbroken: Any, tiny: list[str], tmp_path: Path
+    fault: str, check_resumed: Any, stopped_twice: Path, tmp_path: Path
 ) -> None:
     run = Path(shutil.copytree(stopped_twice, tmp_path / "runs" / stopped_twice.name))
     BEST[fault](run / "best.ckpt")
-    again, said = go_on(run, tmp_path, trained, [*tiny, *STEADY])
-    promised.kept(state=state_of(again), said=said)
-    promised.whole(again, unbroken([*tiny, *STEADY]))
+    check_resumed(run)
 
 
 @pytest.mark.parametrize("fault", BEST)
 def test_the_best_weights_of_a_run_that_only_lacks_its_test(
-    fault: str, promised: Any, killed_in_the_test: Path, trained: Any, unbroken: Any, tiny: list[str], tmp_path: Path
+    fault: str, check_resumed: Any, killed_in_the_test: Path, tmp_path: Path
 ) -> None:
     run = Path(shutil.copytree(killed_in_the_test, tmp_path / "runs" / killed_in_the_test.name))
     BEST[fault](run / "best.ckpt")
-    again, said = go_on(run, tmp_path, trained, [*tiny, *STEADY])
-    promised.kept(state=state_of(again), said=said)
-    promised.whole(again, unbroken([*tiny, *STEADY]))
+    check_resumed(run)
 
 
 def test_the_best_weights_are_damaged_while_the_run_trains(

@@ -2,7 +2,6 @@
 
 import itertools
 import os
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -53,12 +52,6 @@ HARMLESS: dict[str, tuple[str, float, str]] = {
     "flux at the end of float16": (FLUX, 65504.0, "float16"),
     "error zero": (ERROR, 0.0, "float32"),
 }
-
-
-@pytest.fixture
-def sets(toy_sets: Path, tmp_path: Path) -> Path:
-    """Return a copy of the toy sets that may be spoilt."""
-    return Path(shutil.copytree(toy_sets, tmp_path / "sets"))
 
 
 @pytest.fixture(autouse=True)
