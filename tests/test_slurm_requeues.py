@@ -1,10 +1,12 @@
 """Jobs that are stopped again and again on a real SLURM: the same run, to the bit, and none that fails."""
 
+import os
+import signal
 import time
 
 import cluster as slurm
 import pytest
-from slurm_jobs import JOBS, all_at_work, jobs_of, ready_of
+from slurm_jobs import JOBS, all_at_work, jobs_of, process_of, ready_of
 from studies import settings_of, until
 from whole_runs import STEADY, assert_same_run
 
@@ -18,7 +20,7 @@ pytestmark = [pytest.mark.nightly, pytest.mark.timeout(600)]
 def test_preempted_requeued_and_at_its_time_limit_it_is_the_same_run_to_the_bit(
     cluster_study, cluster, tmp_path
 ) -> None:
-    settings = settings_of(STEADY) | {"train.epochs": 1500}
+    settings = settings_of(STEADY) | {"train.epochs": 1000}
     toy = cluster_study({"grids": [{}]}, settings)
     driver = toy.start(launcher=[*JOBS, "hydra.launcher.time=0:01:30"])
     until(lambda: all_at_work(toy), "a run at work")
@@ -31,6 +33,8 @@ def test_preempted_requeued_and_at_its_time_limit_it_is_the_same_run_to_the_bit(
             cluster.run("sbatch", "--partition=urgent", "--nodes=2", "--exclusive", "--time=1", "--wrap=sleep 1")
         until(lambda before=before: ready_of(trial.run) > before, f"stop {number} and another start")
     stopped = ready_of(trial.run)
+    # A fast machine would end the run before its time limit. SLURM continues the process when it sends its signal.
+    os.kill(process_of(trial), signal.SIGSTOP)
     until(lambda: ready_of(trial.run) > stopped, "the time limit", 150.0)
     assert driver.wait(300) == 0, driver.said
     assert len(jobs_of(toy)) == 1 and cluster.restarts(jobs_of(toy)[0]) >= 5
