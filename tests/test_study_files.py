@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from specvit.commands.train import main
 from specvit.config.build import build_config
 from specvit.config.compose import Composer
 from specvit.config.conf_files import conf_dir
@@ -107,4 +108,21 @@ def test_start_points_of_a_search_are_runs() -> None:
 def test_a_small_search_can_be_tried_without_files(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert try_space(study(name), {}, StudyFolder(tmp_path / name), compose).run_id
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in FILES if name.endswith("_small")])
+def test_a_small_study_can_be_rehearsed(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([f"sweeps={name}", "data/size=1k", "train.epochs=2", "sweep.dry_run=true"]) == 0, capsys.readouterr()
+    shown, shortened = capsys.readouterr().out, "train.epochs=2 shortens opt.warmup_epochs=2 of 15 epochs to 0.2667\n"
+    of_demo = ("tokenization_small", "loss_labelnorm_small", "position_small", "architecture_small")
+    assert shown.count(shortened) == (name in of_demo)
+    assert (" runs: " in shown) == (name in GRIDS)
+    if name == "scaling_small":  # all sizes become one, with 3 models and 3 seeds
+        assert "data/size=1k replaces data/size=2k,5k,10k,20k of the study\n" in shown
+        assert "\n9 runs: 9 to do\n" in shown
     assert list(tmp_path.iterdir()) == []

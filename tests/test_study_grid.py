@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from specvit.config.compose import Composer
 from specvit.config.compose import compose as compose_once
 from specvit.config.overrides import parse
-from specvit.study.grid import Point, as_overrides, as_text, points_of, product_grid
+from specvit.study.grid import Point, as_overrides, as_text, points_of, product_grid, replaced_axes
 from specvit.study.plan import plan_grid, try_space
 from specvit.study.schema import Definition
 from specvit.study.store import StudyFolder
@@ -64,13 +64,26 @@ def test_a_study_that_forbids_all_is_refused() -> None:
         points_of(study("grids: [{axes: {opt.lr: [1]}, forbid: [{opt.lr: 1}]}]"))
 
 
-@pytest.mark.parametrize(
-    "key", ["model/tokenizer", "model.patch_size", "model.hidden_size", "train.seed", "++train.seed"]
-)
-def test_what_is_varied_cannot_be_typed(key: str) -> None:
+@pytest.mark.parametrize("key", ["model.hidden_size", "++model.hidden_size", "++train.seed", "+model.patch_size"])
+def test_what_a_cell_sets_cannot_be_typed_nor_an_axis_be_appended(key: str) -> None:
     with pytest.raises(ConfigError, match="is given one value, and varied, too") as refusal:
         points_of(study(GRID), {key: Typed("1")})
     assert refusal.value.where == key
+
+
+def test_a_typed_value_replaces_those_of_its_axis_and_of_the_seeds() -> None:
+    typed = {"model/tokenizer": Typed("sw"), "train.seed": Typed("7")}
+    points = points_of(study(GRID), typed)
+    assert [(point.cell, point.factors) for point in points] == [
+        ("plain", {"model.patch_size": 16}),  # the condition on the tokenizer sees the typed one
+        ("plain", {"model.patch_size": 32}),
+        ("wide", {"model.patch_size": 16}),
+    ]
+    assert all(typed.items() <= point.settings.items() for point in points)
+    assert replaced_axes(study(GRID), typed) == [
+        "model/tokenizer=sw replaces model/tokenizer=c1d,sw of the study",
+        "train.seed=7 replaces train.seed=1,2 of the study",
+    ]
 
 
 def test_typed_settings_hold_for_all_runs_and_in_conditions() -> None:

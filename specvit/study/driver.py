@@ -18,6 +18,7 @@ from specvit.config.compose import Composer
 from specvit.config.precedence import replaced_lines
 from specvit.run_folder.folder import DONE
 from specvit.study import forecast
+from specvit.study.grid import replaced_axes
 from specvit.study.local_slots import LocalSlots
 from specvit.study.plan import plan_grid, relative, take_code, take_snapshot, try_space
 from specvit.study.request import StudyRequest
@@ -84,18 +85,18 @@ def prepare(study: StudyFolder, request: StudyRequest) -> list[Trial]:
     """Check and return the trials of a grid, or one example of a search; writes nothing. Raises `ConfigError`."""
     definition, options = request.definition, request.options
     _refuse_change(study, request)
-    compose = Composer()
+    compose, notes = Composer(), replaced_axes(definition, request.typed)
     if definition.search is None:
-        trials = plan_grid(definition, request.typed, study, compose)
+        trials = plan_grid(definition, request.typed, study, compose, notes)
     else:
-        trials = [try_space(definition, request.typed, study, compose)]
+        trials = [try_space(definition, request.typed, study, compose, notes)]
         if options.extend and study.file("study.json").exists():
             from specvit.study.optuna_study import check_same_space
 
             check_same_space(study, definition)
     if isinstance(request.launcher, LauncherConfig) and request.launcher.kind == "local":
         plan_slots(request.launcher, _devices(trials), limit=options.max_parallel)
-    for line in replaced_lines(compose.replaced):
+    for line in dict.fromkeys([*replaced_lines(compose.replaced), *notes]):
         print(line, flush=True)
     return trials
 

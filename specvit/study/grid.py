@@ -4,7 +4,8 @@ import itertools
 import json
 import math
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 from specvit.config.overrides import MAX_RUNS
@@ -24,18 +25,22 @@ class Point:
     settings: Settings
     factors: Settings
     cell: str = ""
+    replaced: Settings = field(default_factory=dict)
+    """The values of axes whose keys were typed."""
 
 
 def points_of(definition: Definition, typed: Settings | None = None) -> list[Point]:
     """Return a study's runs in order; `typed` settings come from the command line and hold for all of them.
 
-    Raises `ConfigError` for a typed setting that the study itself varies.
+    A typed key replaces the values that axes and seeds give it; raises `ConfigError` for one that a cell sets.
     """
     typed = typed or {}
-    points: list[Point] = []
+    points: dict[str, Point] = {}
     for grid in definition.grids:
-        varied = {key for axis in grid.axes for key in axis.keys} | {k for cell in grid.cells.values() for k in cell}
-        refuse_varied(typed, varied | ({SEED} if definition.seeds else set()))
+        refuse_varied(typed, {key for cell in grid.cells.values() for key in cell})
+        refuse_varied(
+            [key for key in typed if key.startswith("+")], {SEED, *(k for axis in grid.axes for k in axis.keys)}
+        )
         seeds: list[Settings] = [{SEED: seed} for seed in definition.seeds] or [{}]
         count = math.prod(len(axis.values) for axis in grid.axes) * len(seeds) * len(grid.cells or " ")
         if count > MAX_RUNS:
@@ -45,13 +50,27 @@ def points_of(definition: Definition, typed: Settings | None = None) -> list[Poi
             )
         base = {**definition.overrides, **grid.overrides, **typed}
         for name, cell in (grid.cells or {"": {}}).items():
-            for chosen, seed in itertools.product(_combinations({**base, **cell}, {}, grid.axes), seeds):
-                settings = {**base, **cell, **chosen, **seed}
+            for chosen, seed in itertools.product(_combinations({**base, **cell}, {}, grid.axes, typed), seeds):
+                varied = {**chosen, **seed}
+                settings = {**base, **cell, **varied, **typed}
                 if not any(matches(settings, rule) for rule in grid.forbid):
-                    points.append(Point(settings, {**chosen, **seed}, name))
+                    factors = {key: value for key, value in varied.items() if key not in typed}
+                    replaced = {key: value for key, value in varied.items() if key in typed}
+                    points.setdefault(repr((name, settings)), Point(settings, factors, name, replaced))
     if not points:
         raise ConfigError("has no runs: all are forbidden", where=definition.name, remedy="mend its `forbid`")
-    return points
+    return list(points.values())
+
+
+def replaced_axes(definition: Definition, typed: Settings) -> list[str]:
+    """Return a sentence for each typed key that replaces the values of an axis, or the seeds."""
+    values: dict[str, dict[str, None]] = {SEED: dict.fromkeys(map(str, definition.seeds))}
+    for axis in (axis for grid in definition.grids for axis in grid.axes):
+        for key, column in zip(axis.keys, zip(*axis.values, strict=True), strict=True):
+            values.setdefault(key, {}).update(dict.fromkeys(map(as_text, column)))
+    return [
+        f"{key}={typed[key]} replaces {key}={','.join(values[key])} of the study" for key in typed if values.get(key)
+    ]
 
 
 def as_overrides(settings: Settings) -> list[str]:
@@ -83,22 +102,25 @@ def _quoted(text: str) -> str:
     return '"' + re.sub(r'(\\*)("|\Z)', lambda found: 2 * found[1] + ('\\"' if found[2] else ""), text) + '"'
 
 
-def _combinations(settings: Settings, chosen: Settings, axes: tuple[Axis, ...]) -> list[Settings]:
-    """Return all choices along `axes`; an axis whose condition does not hold so far adds nothing."""
+def _combinations(settings: Settings, chosen: Settings, axes: tuple[Axis, ...], typed: Settings) -> list[Settings]:
+    """Return all choices along `axes`; an axis whose condition does not hold so far adds nothing.
+
+    Conditions see `typed` values in place of those of an axis.
+    """
     if not axes:
         return [chosen]
     axis, rest = axes[0], axes[1:]
     if not matches(settings, axis.when):
-        return _combinations(settings, chosen, rest)
+        return _combinations(settings, chosen, rest, typed)
     combinations = []
     for value in axis.values:
         step = dict(zip(axis.keys, value, strict=True))
-        combinations += _combinations({**settings, **step}, {**chosen, **step}, rest)
+        combinations += _combinations({**settings, **step, **typed}, {**chosen, **step}, rest, typed)
     return combinations
 
 
-def refuse_varied(typed: Settings, varied: set[str]) -> None:
-    """Raise `ConfigError` for a typed setting that the study itself varies."""
+def refuse_varied(typed: Iterable[str], varied: set[str]) -> None:
+    """Raise `ConfigError` for a typed setting that cells or a search vary."""
     for key in typed:
         if key.lstrip("+") in varied:
             remedy = "drop one of the two; a study's file can be copied to ./sweeps and edited"

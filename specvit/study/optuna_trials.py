@@ -21,7 +21,7 @@ from specvit.config.compose import Composer
 from specvit.run_folder.folder import DONE
 from specvit.study.grid import Point
 from specvit.study.optuna_study import LOCK, build_pruner, build_sampler, open_storage, quiet, study_name
-from specvit.study.plan import make_trial
+from specvit.study.plan import make_trial, with_shorter_warmup
 from specvit.study.results import outcome_of, value_of
 from specvit.study.schema import definition_of
 from specvit.study.search_space import FORBIDDEN, Search, suggest
@@ -245,7 +245,8 @@ class OptunaTrials:
         settings = {**self.definition.overrides, **self.typed, **factors}
         if any(matches(settings, rule) for rule in self.search.forbid):
             raise ConfigError(FORBIDDEN, where=", ".join(factors))
-        return make_trial(Point(settings, factors), number, self.study, self.compose, self.known_data)
+        point = with_shorter_warmup(Point(settings, factors), self.typed, self.compose)
+        return make_trial(point, number, self.study, self.compose, self.known_data)
 
     def _finish_without_run(self, asked: Any, attribute: str, value: Any) -> None:
         asked.set_user_attr(attribute, value)

@@ -9,6 +9,7 @@ from typing import Any
 from specvit.config.build import build_config, to_plain
 from specvit.config.compose import compose as compose_config
 from specvit.config.conf_files import conf_dir, conf_folders, hydra_loader
+from specvit.config.model_kinds import kind_of
 from specvit.config.overrides import check_override, parse
 from specvit.config.schema import Config
 from specvit.config.suggestions import nearest
@@ -25,16 +26,22 @@ from specvit.utils.errors import ConfigError, DataError, SpecvitError
 from specvit.utils.files import copy_folders
 
 SHOWN_FAULTS = 5
+EPOCHS, WARMUP = "train.epochs", "opt.warmup_epochs"
 TRIED_POINTS = 50
 """Points of a search that are tried before its space counts as empty."""
 Composer = Callable[[Sequence[str]], dict[str, Any]]
 
 
 def plan_grid(
-    definition: Definition, typed: Settings, study: StudyFolder, compose: Composer = compose_config
+    definition: Definition,
+    typed: Settings,
+    study: StudyFolder,
+    compose: Composer = compose_config,
+    notes: list[str] | None = None,
 ) -> list[Trial]:
     """Return the trials of a study's grids, in order; points that are the same run become one trial.
 
+    A sentence on each warm-up that was shortened is added to `notes`.
     Raises `ConfigError` that names every kind of fault among them, before anything is written.
     """
     _check_rules(definition)
@@ -43,7 +50,8 @@ def plan_grid(
     known: dict[str, Any] = {}
     for point in points_of(definition, typed):
         try:
-            trial = make_trial(point, len(trials), study, compose, known)
+            fitting = with_shorter_warmup(point, typed, compose, notes)
+            trial = make_trial(fitting, len(trials), study, compose, known)
             trials.setdefault(trial.run_id, trial)
         except SpecvitError as fault:
             faults.append((point, fault))
@@ -65,8 +73,14 @@ def _check_rules(definition: Definition) -> None:
             check_override(parse(f"{key}={text}"), loader)
 
 
-def try_space(definition: Definition, typed: Settings, study: StudyFolder, compose: Composer) -> Trial:
-    """Return one point of a search as an unrecorded trial, after composing every choice.
+def try_space(
+    definition: Definition,
+    typed: Settings,
+    study: StudyFolder,
+    compose: Composer,
+    notes: list[str] | None = None,
+) -> Trial:
+    """Return one point of a search as an unrecorded trial, after composing every choice; `notes` as in `plan_grid`.
 
     Raises `ConfigError` for a key or choice that is unknown, or where no point at all can be a run.
     """
@@ -90,7 +104,8 @@ def try_space(definition: Definition, typed: Settings, study: StudyFolder, compo
         try:
             if any(matches({**base, **settings}, rule) for rule in search.forbid):
                 raise ConfigError(FORBIDDEN, where=", ".join(settings))
-            trial = make_trial(Point({**base, **settings}, settings), 0, study, compose)
+            point = with_shorter_warmup(Point({**base, **settings}, settings), typed, compose, notes)
+            trial = make_trial(point, 0, study, compose)
         except SpecvitError as problem:
             fault = fault or problem
         else:
@@ -116,6 +131,31 @@ def _check_metrics(search: Search, config: dict[str, Any]) -> None:
             what = "is a metric that no epoch has, to prune by" if metric in of_runs else "is a metric that no run has"
             remedy = f"{nearest(metric, known)}docs/scores.md lists them"
             raise ConfigError(what, where=f"search.metrics.{metric}", remedy=remedy)
+
+
+def with_shorter_warmup(point: Point, typed: Settings, compose: Composer, notes: list[str] | None = None) -> Point:
+    """Return a point whose warm-up keeps its share of the epochs, where the typed `train.epochs` leave no room for it.
+
+    Also where they replace epochs that an axis varies. A warm-up that is typed, or varied by itself, stays as it is.
+    """
+    if EPOCHS not in typed or WARMUP in typed or (WARMUP in point.factors and EPOCHS not in point.replaced):
+        return point
+    planned = {key: value for key, value in point.settings.items() if key != EPOCHS}
+    planned |= {key: value for key, value in point.replaced.items() if key == EPOCHS}
+    short, long = (compose(as_overrides(settings)) for settings in (point.settings, planned))
+    numbers = short["opt"]["warmup_epochs"], short["train"]["epochs"], long["train"]["epochs"]
+    if not (kind_of(short["model"]).is_network and all(isinstance(number, int | float) for number in numbers)):
+        return point
+    warmup, epochs, of_epochs = numbers
+    if (warmup < epochs and EPOCHS not in point.replaced) or not 0 < warmup < of_epochs:
+        return point
+    shorter = float(f"{warmup * epochs / of_epochs:.4g}")
+    if notes is not None:
+        notes.append(
+            f"train.epochs={epochs} shortens opt.warmup_epochs={warmup:g} of {of_epochs} epochs to {shorter:g}"
+        )
+    factors = point.factors | ({WARMUP: shorter} if WARMUP in point.factors else {})
+    return replace(point, settings={**point.settings, WARMUP: shorter}, factors=factors)
 
 
 def make_trial(
