@@ -1,4 +1,4 @@
-"""The fault table of `docs/faults.md` as the specification of the tests that it names.
+"""The fault table of `docs/fault_table.md` as the specification of the tests that it names.
 
 A test that asks for `promised` stands in the table, and fails unless what it saw is what its row promises.
 """
@@ -18,7 +18,7 @@ from whole_runs import STEADY, assert_same_run, only_run
 
 from specvit.run_folder.folder import DONE, STATES
 
-TABLE = Path(__file__).resolve().parent.parent / "docs" / "faults.md"
+TABLE = Path(__file__).resolve().parent.parent / "docs" / "fault_table.md"
 COLUMNS = ["fault", "ends as", "message", "lost", "test"]
 ENDS = ("refused", "continues", "nothing yet", *STATES)
 

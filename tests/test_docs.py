@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from faults import ROWS
 
 from specvit import cli
 from specvit.config.build import build_config
@@ -48,6 +49,18 @@ def test_links_lead_to_files() -> None:
     assert files and not [(page.name, target) for page, target in files if not (page.parent / target).exists()]
 
 
+def test_the_index_lists_every_page() -> None:
+    linked = re.findall(r"\]\(([^)]+)\)", (TOP / "docs/README.md").read_text())
+    pages = {page.name for page in (TOP / "docs").glob("*.md")} - {"README.md"} | {"results/README.md"}
+    assert sorted(linked) == sorted(pages)
+
+
+def test_the_messages_in_troubleshooting_are_rows_of_the_fault_table() -> None:
+    rows = re.findall(r"^\| .+ \| .*`(.+)` \| .+ \|$", (TOP / "docs/troubleshooting.md").read_text(), re.MULTILINE)
+    assert len(rows) == 10
+    assert not set(rows) - {row.message for row in ROWS}
+
+
 def test_commands_are_ones_that_exist() -> None:
     makefile = (TOP / "Makefile").read_text()
     there: dict[str, Callable[[str], Any]] = {
@@ -68,7 +81,11 @@ def test_runs_and_studies_in_a_page_compose(page: str) -> None:
             name = words[2].partition("=")[2] if words[2].startswith("sweeps=") else None
             order = study_request(name, overrides, tuple(words[1:]))
             assert order is not None
-            overrides = as_overrides(points_of(order.definition, order.typed)[0].settings)
+            study = order.definition
+            first = (
+                study.overrides | study.search.start[0] if study.search else points_of(study, order.typed)[0].settings
+            )
+            overrides = as_overrides(first)
         build_config(compose(overrides))
 
 
