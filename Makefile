@@ -1,5 +1,6 @@
 # `make` prints this list. Each target sets up what it needs.
 PYTHON ?= python3
+PORT ?= 5000
 BIN := .venv/bin
 READY := .venv/.ready
 # A file's tests stay in one process, so that they share what its fixtures train.
@@ -59,9 +60,9 @@ bench-gpu: .venv/.bench  ## all that only a GPU can show: checks, and speed besi
 grid: $(READY)  ## after a change of the physics: synthesise the packaged grid of spectra; resumes if stopped
 	$(BIN)/python -m tools.spectral_grid
 
-mlflow: $(READY)  ## MLflow UI over the recorded runs, on loopback: http://127.0.0.1:5000
+mlflow: $(READY)  ## MLflow UI over the recorded runs, on loopback: http://127.0.0.1:5000; PORT=5001 for another port
 	$(BIN)/specvit track sync outputs
-	MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=true $(BIN)/mlflow ui --host 127.0.0.1 --backend-store-uri "sqlite:///$$(realpath outputs/..)/mlflow.db"
+	MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=true $(BIN)/mlflow ui --host 127.0.0.1 --port $(PORT) --backend-store-uri "sqlite:///$$(realpath outputs/..)/mlflow.db"
 
 clean:  ## remove .venv and caches; runs and made spectra stay
 	rm -rf .venv .coverage build dist .pytest_cache .ruff_cache .import_linter_cache

@@ -3,6 +3,7 @@
 import importlib
 import sys
 
+from specvit import __version__
 from specvit.commands.entry import user_facing
 from specvit.utils.errors import ConfigError
 
@@ -55,6 +56,9 @@ def main(arguments: list[str] | None = None) -> int:
         print('  specvit completion bash   completion for your shell: eval "$(specvit completion bash)"')
         return 0
     name, rest = arguments[0], arguments[1:]
+    if name == "--version":
+        print(f"specvit {__version__}")
+        return 0
     if name == "completion":
         if rest not in ([], ["bash"], ["zsh"]):
             raise ConfigError(

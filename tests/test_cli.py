@@ -4,6 +4,7 @@ import io
 import json
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import h5py
@@ -26,6 +27,11 @@ def test_help_names_every_command(capsys) -> None:
     assert cli.main([]) == 0
     text = capsys.readouterr().out
     assert all(f"specvit {name}" in text for name in cli.COMMANDS)
+
+
+def test_the_version_is_that_of_the_package(capsys) -> None:
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"specvit {metadata.version('specvit')}\n"
 
 
 def test_an_unknown_command_is_one_sentence(capsys) -> None:

@@ -122,6 +122,22 @@ def test_an_ended_run_keeps_its_state_without_a_process(state: str, folder: RunF
     assert folder.state() == state
 
 
+@pytest.mark.parametrize(
+    ("state", "cause", "shown"),
+    [
+        ("preempted", "stopped by SIGINT", "stopped"),
+        ("preempted", "stopped by Ctrl-C", "stopped"),
+        ("preempted", "stopped by SIGTERM in job 7", "preempted"),
+        ("crashed", "stopped by SIGINT", "crashed"),
+    ],
+)
+def test_only_a_run_that_its_user_interrupts_is_shown_as_stopped(
+    folder: RunFolder, state: str, cause: str, shown: str
+) -> None:
+    folder.set_status(state, cause=cause)
+    assert (folder.shown_state(), folder.state()) == (shown, state)
+
+
 def test_a_claim_is_not_refused_because_somebody_looks_at_the_state(folder: RunFolder) -> None:
     folder.set_status("running", host=socket.gethostname(), pid=1)
     with ready_process(WATCHER, str(folder.path)):

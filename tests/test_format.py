@@ -28,6 +28,13 @@ INF = float("inf")
             {"test_accuracy": 0.75, "test_accuracy_low": 0.7, "test_accuracy_high": 0.8, "test_rows": 1},
             "test accuracy 0.7500 [0.700, 0.800] (1 spectrum)",
         ),
+        (
+            {**OLD, **ENDS, "test_r2_log_g": 0.8, "test_mae_log_g": 0.4, "test_r2_log_g_low": 0.7}
+            | {"test_r2_T_eff": 0.6, "test_mae_T_eff": 81.0, "test_r2_T_eff_low": 0.55, "test_r2_T_eff_high": 0.65}
+            | {"test_r2_M_H": None, "test_mae_M_H": 0.25},
+            "test R² 0.8000 [0.789, 0.811], MAE 0.3807 dex (log_g, 2,000 spectra); "
+            "R² 0.6000 [0.550, 0.650], MAE 81.0000 K (T_eff); R² undefined, MAE 0.2500 dex (M_H)",
+        ),
         ({}, "no test scores on file"),
     ],
 )

@@ -16,22 +16,32 @@ MAIN_METRICS = ("r2", "mae", "mae_norm", "accuracy")
 
 
 def summary_line(summary: dict[str, Any]) -> str:
-    """Return the test scores of a run's `summary.json` in one line."""
+    """Return the test scores of a run's `summary.json`, of each label, in one line."""
     if "test_rows" not in summary:
         return "no test scores on file"
     row = {name.removeprefix("test_"): value for name, value in summary.items() if name.startswith("test_")}
-    return f"test {row_line({**row, 'label': summary.get('label', '')})}"
+    first = row_line({**row, "label": summary.get("label", "")})
+    names = [name.removeprefix("r2_") for name in row if name.startswith("r2_") and not name.endswith(("_low", "_high"))]
+    others = [row_line({**_of_label(row, name), "label": name}) for name in names if name != summary.get("label")]
+    return "; ".join([f"test {first}", *others])
+
+
+def _of_label(row: Row, label: str) -> Row:
+    """Return the main scores of one of several labels, from flat names as in `metrics.scores.flat_scores`."""
+    names = {"r2": f"r2_{label}", "mae": f"mae_{label}", "r2_low": f"r2_{label}_low", "r2_high": f"r2_{label}_high"}
+    return {metric: row.get(name) for metric, name in names.items()}
 
 
 def row_line(row: Row) -> str:
     """Return the main scores of one label, or of classes, with the interval of the first."""
-    spectra = f"{row['rows']:,} spectr{'um' if row['rows'] == 1 else 'a'}"
+    spectra = f"{row['rows']:,} spectr{'um' if row['rows'] == 1 else 'a'}" if "rows" in row else ""
     if "accuracy" in row:
         return f"accuracy {with_interval(row, 'accuracy', '.4f', '.3f')} ({spectra})"
     unit = f" {unit_of(row['label'])}".rstrip()
     small = not _missing(row["mae"]) and row["mae"] < 0.01  # redshifts
     mae = with_interval({"mae": row["mae"]}, "mae", ".4g" if small else ".4f", "")
-    return f"R² {with_interval(row, 'r2', '.4f', '.3f')}, MAE {mae}{unit} ({row['label']}, {spectra})"
+    about = f"{row['label']}, {spectra}" if spectra else row["label"]
+    return f"R² {with_interval(row, 'r2', '.4f', '.3f')}, MAE {mae}{unit} ({about})"
 
 
 def rest_line(row: Row) -> str:

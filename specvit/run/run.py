@@ -20,7 +20,17 @@ from specvit.data.splits import Splits, note_of_classes, open_splits
 from specvit.metrics.format import summary_line
 from specvit.run.context import RunContext, locate
 from specvit.run.outcome import RunOutcome, outcome_of_error, record_outcome, remedy_for
-from specvit.run_folder.folder import CHECKPOINTS, DONE, FAILED, RunFolder, disk_reserve, hostname, job_here
+from specvit.run_folder.folder import (
+    CHECKPOINTS,
+    DONE,
+    FAILED,
+    STOPPED_BY_USER,
+    RunFolder,
+    disk_reserve,
+    hostname,
+    job_here,
+    shown_state,
+)
 from specvit.run_folder.identity import note_of_other_data
 from specvit.run_folder.verdict import EXPLODED_CAUSE, Verdict, verdict
 from specvit.tracking.console import Screen
@@ -219,7 +229,8 @@ def _print_banner(
             outlook = "the same settings end the same way; train.rerun=true trains it again from the beginning"
         screen.say(f"this run ended as {before} before: {cause}; {outlook}")
     elif before:
-        screen.say(f"this run was {before} before; going on")
+        shown = shown_state({**folder.status(), "state": before})
+        screen.say(f"this run was {shown} before; going on")
     for note in notes:
         screen.say(note)
 
@@ -232,7 +243,8 @@ def _print_outcome(end: RunOutcome, folder: RunFolder, summary: dict[str, Any], 
     elif end.state == "preempted":
         saved = "saved; run the same command again to resume"
         advice = saved if _can_resume(folder) else "nothing to save yet; run the same command again to start over"
-        screen.say(f"{end.state}: {end.cause}; {advice}  {folder.path}")
+        word = "" if end.cause.startswith(STOPPED_BY_USER) else f"{end.state}: "
+        screen.say(f"{word}{end.cause}; {advice}  {folder.path}")
     else:
         trace = " (traceback in log.txt)" if end.trace else ""
         screen.say(f"{end.state}: {end.cause}{trace}  {folder.path}")

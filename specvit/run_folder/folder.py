@@ -51,6 +51,8 @@ STATES = ALIVE + DONE + RESUMABLE + FAILED
 CHECKPOINTS = ("last.ckpt", "previous.ckpt")
 """What a run resumes from, newest first."""
 RESULTS = ("best.ckpt", "metrics.jsonl", "timing.jsonl", "summary.json", "predictions.csv")
+STOPPED_BY_USER = ("stopped by SIGINT", "stopped by Ctrl-C")
+"""Causes of `preempted` for which users read the state `stopped`."""
 DISK_RESERVE_BYTES = 256 * 1024
 CLAIM_SECONDS = 1.0
 """How long a claim waits for the lock, which a process that only reads the state holds for a moment."""
@@ -98,6 +100,10 @@ class RunFolder:
         status = self.status()
         state = status.get("state", "")
         return "lost" if state in ALIVE and (claimed or not self._writer_lives(status)) else state
+
+    def shown_state(self) -> str:
+        """Return the state as users read it: `stopped` instead of `preempted` after Ctrl-C."""
+        return shown_state({**self.status(), "state": self.state()})
 
     def set_status(self, state: str, **facts: Any) -> None:
         """Write the status, keeping facts that are not given again; a cause is dropped with its state."""
@@ -267,6 +273,12 @@ def job_here() -> str | None:
     """Return the SLURM job of this process as users write it: `12`, or `12_3` in an array."""
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
+
+
+def shown_state(record: dict[str, Any]) -> str:
+    """Return the state of a status or an attempt as users read it: a run stopped by Ctrl-C was not preempted."""
+    by_user = record.get("state") == "preempted" and str(record.get("cause", "")).startswith(STOPPED_BY_USER)
+    return "stopped" if by_user else record.get("state", "")
 
 
 def find_folder(root: Path, run_id: str, name: str) -> RunFolder:

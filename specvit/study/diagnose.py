@@ -11,7 +11,7 @@ from typing import Any
 from specvit.cluster import queue
 from specvit.cluster.queue import ended_jobs
 from specvit.config.build import flatten
-from specvit.run_folder.folder import ALIVE, DONE, RunFolder
+from specvit.run_folder.folder import ALIVE, DONE, RunFolder, shown_state
 from specvit.run_folder.verdict import LEARNT, verdict
 from specvit.study.results import Outcome, outcome_of
 from specvit.study.store import StudyFolder, Trial
@@ -74,7 +74,7 @@ def diagnosis_lines(run: RunFolder, trial: Trial | None = None) -> Iterator[str]
     """Yield what the record of a run says about its course, with what the worker of its `trial` recorded."""
     status, outcome, state = run.status(), outcome_of(run), run.state()
     end = (trial.end if trial and state not in ALIVE + DONE else None) or {}
-    yield f"{run.path.name}: {end.get('state') or state or 'never started'}"
+    yield f"{run.path.name}: {end.get('state') or run.shown_state() or 'never started'}"
     if cause := end.get("cause") or status.get("cause"):
         yield f"cause: {cause}"
     if remedy := end.get("remedy") or status.get("remedy"):
@@ -122,10 +122,10 @@ def _gradients(outcome: Outcome) -> Iterator[str]:
 
 def _attempts(run: RunFolder, *, is_alive: bool) -> Iterator[str]:
     starts = [attempt for attempt in run.attempts() if attempt.get("event") == "start"]
-    ends = [attempt.get("state") for attempt in run.attempts() if attempt.get("event") == "end"]
+    ends = [shown_state(attempt) for attempt in run.attempts() if attempt.get("event") == "end"]
     if len(starts) > 1:
         silent = len(starts) - len(ends) - is_alive
-        said = [*(str(state) for state in ends), *([f"{silent} without a word"] if silent > 0 else [])]
+        said = [*ends, *([f"{silent} without a word"] if silent > 0 else [])]
         said += ["one running"] if is_alive else []
         yield f"{len(starts)} attempts: {', '.join(said)}"
 
@@ -204,7 +204,7 @@ def _data(run: RunFolder) -> Any:
 def _scores(run: RunFolder) -> dict[str, Any]:
     outcome = outcome_of(run)
     names = ("test_r2", "test_mae", "test_rmse", "test_bias", "test_accuracy", "best_epoch", "epochs")
-    found: dict[str, Any] = {"state": run.state() or "never started"}
+    found: dict[str, Any] = {"state": run.shown_state() or "never started"}
     found |= {name: outcome.summary[name] for name in names if name in outcome.summary}
     found |= {name: value for name, value in outcome.best_row.items() if name.startswith("val_")}
     return found | {"train_seconds": outcome.train_seconds}

@@ -74,8 +74,8 @@ def print_plan(study: StudyFolder, order: "StudyRequest", trials: list[Trial]) -
         trials = [one] * max(0, count - done)
     else:
         for trial in trials:
-            print(f"  {trial.run.state() or 'to do':<14} {trial.name}  {_settings(trial)}")
-        states = Counter(trial.run.state() or "to do" for trial in trials)
+            print(f"  {trial.run.shown_state() or 'to do':<14} {trial.name}  {_settings(trial)}")
+        states = Counter(trial.run.shown_state() or "to do" for trial in trials)
         parts = ", ".join(f"{count} {state}" for state, count in states.items())
         print(f"{len(trials)} run{'s' if len(trials) != 1 else ''}: {parts}")
         if line := twins_line(trials):
