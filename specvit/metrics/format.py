@@ -21,7 +21,9 @@ def summary_line(summary: dict[str, Any]) -> str:
         return "no test scores on file"
     row = {name.removeprefix("test_"): value for name, value in summary.items() if name.startswith("test_")}
     first = row_line({**row, "label": summary.get("label", "")})
-    names = [name.removeprefix("r2_") for name in row if name.startswith("r2_") and not name.endswith(("_low", "_high"))]
+    names = [
+        name.removeprefix("r2_") for name in row if name.startswith("r2_") and not name.endswith(("_low", "_high"))
+    ]
     others = [row_line({**_of_label(row, name), "label": name}) for name in names if name != summary.get("label")]
     return "; ".join([f"test {first}", *others])
 
