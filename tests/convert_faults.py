@@ -232,7 +232,12 @@ VALUE_FAULTS: dict[str, Fault] = {
     "a pixel that is masked": (
         table(ivar=np.where(np.arange(len(FINE)) == 4000, 0, 1 / FLUX_NX)),
         ["+own"],
-        ["set.npz row 0: error is inf at 8000.00 Å"],
+        ["set.npz row 0: inverse variance is 0 at 8000.00 Å, a bad pixel; mend it"],
+    ),
+    "an error that stands for none": (
+        table(error=np.where(np.isin(np.arange(len(FINE)), (4000, 4002)), 1e10 * FLUX_NX, FLUX_NX / 9)),
+        ["+own"],
+        ["set.npz row 0: error is 3", " at 8000.00 Å, and 1 more pixels are bad"],
     ),
     "dark": (table(flux=-FLUX_NX), [], ["set.npz row 0: has a median flux of -", "or --no-normalise"]),
     "no errors": (

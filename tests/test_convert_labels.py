@@ -40,6 +40,29 @@ def test_files_of_one_row_are_known_by_the_file_column(form: str, tmp_path: Path
         np.testing.assert_allclose(flux_P, make.expected(star), atol=2e-3)
 
 
+def test_a_label_called_fe_h_in_brackets_gets_a_name_that_runs_take(tmp_path: Path) -> None:
+    """As an array of NPZ, a field of HDF5, a column of FITS and of a CSV file, and as `--columns` names it."""
+    metals = np.arange(5) / 10
+    stars(tmp_path / "plain.npz")
+    pd.DataFrame({"[Fe/H]": metals, "log_g": 4.0}).to_csv(tmp_path / "labels.csv", index=False)
+    stars(tmp_path / "set.npz", **{"[Fe/H]": metals})
+    fits_set = {"WAVE": np.tile(COARSE, (5, 1)), "FLUX": STAR_FLUX, "[Fe/H]": metals}
+    make.fits_table(tmp_path / "set.fits", fits_set)
+    records = np.rec.fromarrays([metals, metals], names=["[Fe/H]", "log_g"])
+    make.hdf5(tmp_path / "set.h5", {"wave": COARSE, "flux": STAR_FLUX, "params": records})
+    cases = {
+        "plain.npz": ["--labels", str(tmp_path / "labels.csv")],
+        "set.npz": [],
+        "set.fits": [],
+        "set.h5": [],
+    }
+    for name, options in {**cases, "set.npz ": ["--columns", "M_H=[Fe/H]"]}.items():
+        _, _, labels = converted(tmp_path / name.strip(), *SNR, *options, name=f"out {name}".replace(".", "_"))
+        column = "M_H" if "--columns" in options else "Fe_H"
+        np.testing.assert_array_equal(labels[column], metals, err_msg=name)
+        assert not any("[" in str(label) for label in labels)
+
+
 def test_labels_of_a_csv_file_reach_their_spectra(tmp_path: Path) -> None:
     folder = tmp_path / "source"
     (folder / "cool").mkdir(parents=True)
@@ -124,7 +147,7 @@ def test_drawn_magnitudes_replace_those_of_the_source(tmp_path: Path, capsys: An
     assert labels["mag"].between(20, 21).all() and (labels["snr_source"] == 9).all() and (labels["snr"] != 9).all()
     shown = capsys.readouterr().out
     assert "note: mag of the sources is replaced" in shown
-    assert "note: errors are made, and those of the source (error) left out" in shown
+    assert "note: errors are made; those of the source (error), and what they mark as bad" in shown
 
 
 def test_copies_of_a_star_stay_in_one_set() -> None:

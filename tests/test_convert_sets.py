@@ -83,22 +83,26 @@ def test_a_column_of_differing_lengths_is_passed_over(tmp_path: Path) -> None:
 
 
 KINDS = {
-    ("Z_IVAR", ""): "inverse",
-    ("flux_invvar_coadd", ""): "inverse",
-    ("B_WEIGHT", ""): "inverse",
+    ("Z_IVAR", ""): "ivar",
+    ("flux_invvar_coadd", ""): "ivar",
+    ("B_WEIGHT", ""): "ivar",
     ("varflux", ""): "variance",
     ("FLUX_ERROR_2", ""): "sigma",
     ("q", "erg / (s cm2 Angstrom)"): "sigma",
     ("q", "erg2 / (s2 cm4 Angstrom2)"): "variance",
-    ("q", "s2 cm4 Angstrom2 / erg2"): "inverse",
+    ("q", "s2 cm4 Angstrom2 / erg2"): "ivar",
+    ("q", "10**-17 erg / (s cm2 Angstrom)"): "scaled",
     ("ivar", "erg / (s cm2 Angstrom)"): None,
+    ("flux_error", "s2 cm4 Angstrom2 / erg2"): None,
+    ("flux_error", "K"): None,
+    ("inv_sigma", ""): None,
     ("q", ""): None,
 }
-"""What the errors are by their name and unit; None where they do not tell, or contradict each other."""
+"""What errors are by name and unit: `scaled` is 1 sigma in a unit 1e17 times smaller, None is unclear."""
 
 
 def test_what_errors_are_is_read_from_name_and_unit_or_asked_for(tmp_path: Path, capsys: Any) -> None:
-    right = {"sigma": 100.0, "variance": 10.0, "inverse": 0.1}
+    right = {"sigma": 100.0, "variance": 10.0, "ivar": 0.1, "scaled": 1e-15}
     for number, ((name, unit), kind) in enumerate(KINDS.items()):
         columns = {"wave": np.linspace(8400, 8800, 100)[None], "flux": np.ones((1, 100)), "log_g": np.ones(1)}
         units = {"wave": "Angstrom", "flux": "erg / (s cm2 Angstrom)", name: unit}
@@ -107,11 +111,11 @@ def test_what_errors_are_is_read_from_name_and_unit_or_asked_for(tmp_path: Path,
         options = ["--error-name", name, "--wave", "keep", "--no-normalise"]
         if kind is None:
             said = refusal(capsys, source, out, *options)
-            assert "; say which by --error-kind sigma|variance|inverse." in said, (name, unit)
-        for asked in (kind,) if kind else right:
+            assert "; say which by --error-kind sigma|variance|ivar." in said, (name, unit)
+        for asked in (kind,) if kind else ("sigma", "variance", "ivar"):
             assert convert(source, out / asked, *options, *(() if kind else ("--error-kind", asked))) == 0
             error_NP = open_shard(out / asked / "all_0" / "dataset.h5").error.open()[:]
-            assert np.unique(error_NP) == pytest.approx([right[asked]]), (name, unit, asked)
+            assert np.unique(error_NP) == pytest.approx([right[asked]], rel=1e-6, abs=0), (name, unit, asked)
 
 
 def test_bad_spectra_may_be_left_out_and_are_listed(tmp_path: Path, capsys: Any) -> None:
@@ -131,12 +135,18 @@ def test_bad_spectra_may_be_left_out_and_are_listed(tmp_path: Path, capsys: Any)
     assert [spectrum["row"] for spectrum in manifest["left_out"]] == [7, 23, 30]
 
 
-def test_a_flux_of_which_snr_makes_no_errors_is_left_out_as_bad(tmp_path: Path) -> None:
+def test_snr_is_the_median_flux_over_an_error_that_is_the_same_in_every_pixel(tmp_path: Path) -> None:
     flux_NX = FLUX_NX[:, ::2].copy()
     flux_NX[1, 2000:2010] = -1
-    np.savez(tmp_path / "set.npz", wave=COARSE, flux=flux_NX, T_eff=4000 + np.arange(5))
-    assert convert(tmp_path / "set.npz", tmp_path / "out", *SNR, "--skip-bad") == 0
-    assert shard_in(tmp_path / "out")[2]["T_eff"].tolist() == [4000, 4002, 4003, 4004]
+    flux_NX[3] *= -1
+    held = {"wave": COARSE, "flux": flux_NX, "T_eff": 4000 + np.arange(5)}
+    np.savez(tmp_path / "set.npz", **held)
+    options = ["--skip-bad", "--no-normalise"]
+    flux_NP, error_NP, labels = converted(tmp_path / "set.npz", *SNR, *options)
+    assert labels["T_eff"].tolist() == [4000, 4001, 4002, 4004]  # the fourth has a negative median
+    assert flux_NP[1].min() < 0 and (error_NP == error_NP[:, :1]).all()
+    np.testing.assert_allclose(error_NP[:, 0], np.median(flux_NP, axis=1) / 50, rtol=1e-6)
+    np.testing.assert_allclose(labels["snr"], 50, rtol=1e-6)
 
 
 def test_negative_pixels_have_errors_of_the_instrument(tmp_path: Path) -> None:
@@ -270,3 +280,29 @@ def test_chunks_are_unpacked_once(tmp_path: Path) -> None:
             array = contents.arrays["flux"]
             assert [len(piece) % high for piece in array.pieces()][:-1] == [0] * (-(-rows // high) - 1)
             assert is_needed(contents, Choice("flux", "wave", spectra=rows), 512) == copied
+
+
+def test_an_axis_without_a_unit_is_in_angstrom_and_that_is_said(tmp_path: Path, capsys: Any) -> None:
+    """Also where the standard would have metres; with pixels that are kept nothing else tells the unit."""
+    axes = {
+        "linear": {"CRVAL1": 3540.5, "CDELT1": 0.9, "CRPIX1": 1.0},
+        "WAVE": {"CRVAL1": 3540.5, "CDELT1": 0.9, "CRPIX1": 1.0, "CTYPE1": "WAVE"},
+        "WAVE-LOG": {"CRVAL1": 3540.5, "CDELT1": 0.9, "CRPIX1": 1.0, "CTYPE1": "WAVE-LOG"},
+        "nm of IRAF": {"CRVAL1": 354.05, "CDELT1": 0.09, "CRPIX1": 1.0, "WAT1_001": "wtype=linear units=nm"},
+    }
+    keep = ["--wave", "keep", "--fill", "log_g=4", *SNR]
+    for name, cards in axes.items():
+        source = tmp_path / f"{name}.fits"
+        make.fits_image(source, np.ones(100) + np.arange(100) / 99, cards)
+        assert convert(source, tmp_path / name, *keep) == 0
+        wave_P = open_shard(tmp_path / name / "all_0" / "dataset.h5").wave_P
+        expected_P = 3540.5 + 0.9 * np.arange(100)
+        if name == "WAVE-LOG":
+            expected_P = 3540.5 * np.exp(0.9 * np.arange(100) / 3540.5)
+        np.testing.assert_allclose(wave_P, expected_P, rtol=1e-12, err_msg=name)
+        said = "note: the header gives no unit (CUNIT1): wavelengths are taken as Angstrom; --unit overrules it"
+        assert (said in capsys.readouterr().out) == ("IRAF" not in name), name
+    make.fits_image(tmp_path / "log.fits", np.ones(100), {"CRVAL1": 3.85, "CDELT1": 1e-4})
+    assert "says no unit of its wavelengths; give --unit" in refusal(
+        capsys, tmp_path / "log.fits", tmp_path / "x", *keep
+    )

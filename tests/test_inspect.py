@@ -1,11 +1,13 @@
 """`specvit data inspect` finds what is wrong in a file, all of it, with rows."""
 
+import shlex
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pandas as pd
 import pytest
+from astropy.io import fits
 from damage import damage_chunk, packed_by_blosc, table
 
 from specvit.commands import data as data_cli
@@ -159,6 +161,19 @@ def test_labels_of_the_layout_that_a_file_does_not_have_are_a_note(sound: Path, 
     assert data_cli.main(["inspect", str(sound)]) == 0
     text = capsys.readouterr().out
     assert "note: labels of the layout that it does not have: M_H, a_M, C_M, mag, redshift, snr\n  no fault" in text
+
+
+def test_a_file_in_another_format_is_answered_with_convert(tmp_path: Path, capsys) -> None:
+    fits.PrimaryHDU(np.ones(9)).writeto(tmp_path / "a star.fits")
+    np.savez(tmp_path / "set.npz", flux=np.ones(9))
+    with h5py.File(tmp_path / "set.h5", "w") as file:
+        file["flux"] = np.ones(9)
+    paths = [str(path) for path in sorted(tmp_path.iterdir())]
+    assert data_cli.main(["inspect", *paths]) == 1
+    text = capsys.readouterr().out
+    assert text.count("FAULT") == 3
+    for path in paths:
+        assert f"FAULT: is not a shard; `specvit data convert {shlex.quote(path)} OUT` makes shards of it\n" in text
 
 
 def test_a_report_on_linked_values_is_not_kept(sound: Path, write_set, tmp_path: Path) -> None:

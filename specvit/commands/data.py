@@ -1,6 +1,7 @@
 """`python -m specvit.data generate|inspect|convert`: write built-in spectra, check files, convert to shards."""
 
 import argparse
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -101,6 +102,10 @@ def _inspect(files: list[Path]) -> int:
             print(f"  {line}")
         line, fault = check(Path(report.path))
         report.faults += [fault] if fault else []
+        if report.faults and is_foreign([Path(report.path)]):
+            report.faults = [
+                f"is not a shard; `specvit data convert {shlex.quote(report.path)} OUT` makes shards of it"
+            ]
         if line:
             print(f"  {line}")
         for note in report.notes:

@@ -1,29 +1,21 @@
 """Which of a file's arrays are wavelengths, flux, errors and labels: by their usual names, or as they were named."""
 
+import re
 from dataclasses import dataclass, field
 
-from specvit.convert.contents import Array, Contents, plain
+from specvit.convert.contents import Array, Contents, last_part, plain
+from specvit.convert.error_kinds import ERROR_NAMES, kind_of_errors
 from specvit.convert.options import Options
 from specvit.convert.wavelengths import LOG_NAMES, WAVE_NAMES
 from specvit.utils.errors import DataError
 from specvit.utils.quantities import LABELS
 
 FLUX_NAMES = ("flux", "fluxes", "flam", "specificintensity", "intensity", "spectrum", "spectra", "spec", "sci")
-SIGMA_NAMES = ("error", "errors", "err", "sigma", "fluxerror", "fluxerr", "errflux", "eflux", "uncertainty", "stdev")
-SIGMA_NAMES += ("std", "unc", "stat", "errs")
-VARIANCE_NAMES = ("variance", "var", "fluxvar", "fluxvariance")
-INVERSE_NAMES = ("ivar", "invvar", "inversevariance", "fluxivar")
-PARTS_OF_NAMES = {
-    "inverse": ("ivar", "invvar", "inverse", "weight", "wgt"),
-    "variance": ("var",),
-    "sigma": ("err", "sig", "unc", "std"),
-}
-"""What a name such as Z_IVAR or flux_err_coadd has in it, by the kind of error; the first kind that fits counts."""
-POWERS = {"sigma": 1, "variance": 2, "inverse": -2}
-"""The unit of the error is that of the flux to this power."""
 LABEL_NAMES = {"teff": "T_eff", "logg": "log_g", "mh": "M_H", "am": "a_M", "cm": "C_M", "mag": "mag", "snr": "snr"}
 LABEL_NAMES |= {"redshift": "redshift"}
 """Names of labels without case and signs; what may mean two things, such as feh, is not among them."""
+LABEL = re.compile(r"\w([\w. -]*[\w-])?")
+"""What may be a label's name: it becomes part of names of folders and metrics."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +26,7 @@ class Choice:
     wave: str | None = None
     error: str | None = None
     error_kind: str = "sigma"
-    """`sigma`, `variance` or `inverse`, see `POWERS`."""
+    """`sigma`, `variance` or `ivar`."""
     labels: dict[str, str] = field(default_factory=dict)
     """Label -> array, of a file with many spectra."""
     spectra: int | None = None
@@ -65,8 +57,7 @@ def choose(contents: Contents, options: Options) -> Choice:
             raise DataError(what, where=str(contents.path), remedy="give --wave-name NAME or --source-wave FILE")
     error = None
     if options.error_name != "none":
-        names = (*SIGMA_NAMES, *VARIANCE_NAMES, *INVERSE_NAMES)
-        error = _array(contents, options.error_name, "--error-name", names, "the errors", beside=flux.name)
+        error = _array(contents, options.error_name, "--error-name", ERROR_NAMES, "the errors", beside=flux.name)
     check_shapes(contents, wave, flux, error)
     many = flux.shape[0] if len(flux.shape) == 2 else None
     if flux.planes:
@@ -78,7 +69,7 @@ def choose(contents: Contents, options: Options) -> Choice:
         flux=flux.name,
         wave=wave.name if wave else None,
         error=error.name if error else None,
-        error_kind=options.error_kind or _error_kind(contents, flux, error) if error else "sigma",
+        error_kind=kind_of_errors(flux, error, options.error_kind, contents.path)[0] if error else "sigma",
         labels=_labels(contents, options, many, used) if many is not None else {},
         spectra=many,
     )
@@ -114,7 +105,7 @@ def _only_matrix(contents: Contents) -> Array:
     """Return the one array that can only be the flux: with two dimensions, or the one image; raises `DataError`."""
     numbers = [a for a in contents.arrays.values() if a.numeric and not a.derived and a.name not in LABELS]
     numbers = [a for a in numbers if plain(a.name) not in (*WAVE_NAMES, *LOG_NAMES)]
-    numbers = [a for a in numbers if plain(a.name) not in (*SIGMA_NAMES, *VARIANCE_NAMES, *INVERSE_NAMES)]
+    numbers = [a for a in numbers if plain(a.name) not in ERROR_NAMES]
     for dimensions in (2, 1):
         found = [array for array in numbers if len(array.shape) == dimensions]
         if len(found) == 1:
@@ -155,42 +146,6 @@ def _culprit(array: Array) -> str:
     return ""
 
 
-def _error_kind(contents: Contents, flux: Array, error: Array) -> str:
-    """Return the kind of the errors by their name, or by their unit against that of the flux; raises `DataError`.
-
-    It is never guessed: an inverse variance read as an error is wrong in each pixel, and nothing shows it.
-    """
-    short = plain(error.name)
-    exact = {"sigma": SIGMA_NAMES, "variance": VARIANCE_NAMES, "inverse": INVERSE_NAMES}
-    named = next((kind for kind, names in exact.items() if short in names), None)
-    partly = (kind for kind, parts in PARTS_OF_NAMES.items() if any(part in short for part in parts))
-    named = named or next(partly, None)
-    by_unit = _kind_by_unit(flux.unit, error.unit)
-    if named and (by_unit or named) == named:
-        return named
-    if by_unit and not named:
-        return by_unit
-    unit = f" and its unit [{error.unit}] that of its {by_unit}" if by_unit else ""
-    what = f"has the name of a {named}{unit}" if named else "may be an error, a variance or an inverse variance"
-    remedy = f"say which by --error-kind {'|'.join(POWERS)}"
-    raise DataError(what, where=f"{contents.path}:{error.name}", remedy=remedy)
-
-
-def _kind_by_unit(flux: str, error: str) -> str | None:
-    """Return the kind whose unit is that of the flux to its power; None where units are missing or do not tell."""
-    try:
-        from astropy.units import Unit, dimensionless_unscaled
-    except ImportError:
-        return None
-    try:
-        of_flux, of_error = Unit(flux), Unit(error)
-    except (ValueError, TypeError):  # not a unit that astropy knows
-        return None
-    if not flux or not error or of_flux.is_equivalent(dimensionless_unscaled):
-        return None
-    return next((kind for kind, power in POWERS.items() if of_error.is_equivalent(of_flux**power)), None)
-
-
 def _labels(contents: Contents, options: Options, rows: int | None, used: set[str]) -> dict[str, str]:
     """Return label -> array of a file with many spectra: as named, by their usual names, and the rest by their own."""
     found = {label: contents.find(name, f"--columns {label}=").name for label, name in options.columns.items()}
@@ -202,8 +157,14 @@ def _labels(contents: Contents, options: Options, rows: int | None, used: set[st
             or array.dtype.kind not in "fiu"
         ):
             continue
-        last = array.name.rpartition("/")[2]
-        label = last if last in LABELS else LABEL_NAMES.get(plain(array.name), last)
+        label = label_of(array.name)
         if label not in found:
             found[label] = array.name
     return found
+
+
+def label_of(name: str) -> str:
+    """Return the label that an array or column is: the layout's, or its own name, as "Fe_H" for "params/[Fe/H]"."""
+    last = last_part(name)
+    label = last if last in LABELS else LABEL_NAMES.get(plain(name), last)
+    return label if LABEL.fullmatch(label) else re.sub(r"[^\w.-]+", "_", label).strip("_.-") or "label"

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from specvit.convert.options import SPLITS, Options
+from specvit.convert.options import ERROR_KINDS, SPLITS, Options
 
 LABEL = re.compile(r"[A-Za-z_]\w*")
 
@@ -26,8 +26,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--wave-name", metavar="NAME", help="column or dataset of the wavelengths, if its name is not clear")
     add("--flux-name", metavar="NAME", help="column or dataset of the flux, if its name is not clear")
     add("--error-name", metavar="NAME", help="column or dataset of errors, variances or inverse variances; or none")
-    kinds = ("sigma", "variance", "inverse")
-    add("--error-kind", choices=kinds, help="what the errors are, where name and unit do not say it")
+    add("--error-kind", choices=ERROR_KINDS, help="what the errors are, where name and unit do not say it")
     add("--source-wave", metavar="FILE", help="the wavelengths of all spectra, where they lie in a file of their own")
     add("--unit", choices=("A", "nm", "um"), help="unit of the wavelengths, where the source does not say it")
     add("--log10", action="store_true", default=None, help="wavelengths are decimal logarithms")
@@ -39,7 +38,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--wave", metavar="FILE", help="target pixels: a file of vacuum Angstrom, instrument (default), or keep")
     add("--resolution", type=float, metavar="R", help="resolution of the source; smoothed to that of the instrument")
     add("--to-resolution", type=float, metavar="R", help="smoothed to this instead (default: 5000)")
-    add("--snr", type=float, metavar="X", help="errors: the flux over X in each pixel")
+    add("--snr", type=float, metavar="X", help="errors: the median flux over X in every pixel")
     magnitudes = "errors: the instrument's, at magnitudes drawn between these"
     add("--magnitudes", type=float, nargs=2, metavar=("LOW", "HIGH"), help=magnitudes)
     add("--seed", type=int, help="another seed draws other magnitudes and another split (default: 0)")
@@ -128,7 +127,8 @@ def _pairs(text: str) -> dict[str, str]:
     for part in text.split(","):
         label, sign, value = part.strip().partition("=")
         if not sign or not value or not LABEL.fullmatch(label):
-            raise argparse.ArgumentTypeError(f"{part.strip()!r} is not LABEL=...")
+            what = f"{part.strip()!r} is not LABEL=..., where a label is letters, digits and _"
+            raise argparse.ArgumentTypeError(what)
         pairs[label] = value
     return pairs
 

@@ -151,6 +151,11 @@ def plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", parts[-1].lower())
 
 
+def last_part(name: str) -> str:
+    """Return a name without the folders before it; a slash in brackets, as in "[Fe/H]", is part of the name."""
+    return re.split(r"/(?![^\[(]*[\])])", name)[-1]
+
+
 def suffixes(path: Path) -> tuple[str, str]:
     """Return the suffix that says the format, in lower case, and the one of its packing, "" if it is not packed."""
     packing = path.suffix.lower() if path.suffix.lower() in PACKED else ""

@@ -3,6 +3,7 @@
 Shape suffixes: X pixels along the first axis of an image.
 """
 
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,22 +62,30 @@ def header_wavelength(header: Any, pixels: int) -> tuple[np.ndarray, str, str] |
     """
     index_X = np.arange(pixels, dtype=np.float64)
     if "COEFF0" in header and "COEFF1" in header:
-        return 10 ** (header["COEFF0"] + header["COEFF1"] * index_X), "Angstrom", ""
+        wave_X = 10 ** (header["COEFF0"] + header["COEFF1"] * index_X)
+        return wave_X, "Angstrom", "vacuum" if header.get("VACUUM") is True else ""
     kind = str(header.get("CTYPE1", "")).strip().upper()
     if kind.startswith(("WAVE-", "AWAV-")) or (kind in ("WAVE", "AWAV") and "CUNIT1" in header):
         from astropy.wcs import WCS
 
+        medium = "air" if kind.startswith("AWAV") else "vacuum"
         header = header.copy()
         header.setdefault("CRPIX1", 1.0)
+        without = not header.get("CUNIT1")
+        if without:  # the standard's default is the metre, and nobody means it
+            header["CUNIT1"] = "Angstrom"
         wave_X = np.asarray(WCS(header, naxis=1).all_pix2world(index_X, 0)[0], dtype=np.float64)
-        return wave_X, "m", "air" if kind.startswith("AWAV") else "vacuum"
+        return (wave_X * 1e10, "", medium) if without else (wave_X, "m", medium)
     step = header.get("CD1_1") or header.get("CDELT1", 0.0) * header.get("PC1_1", 1.0)
     if "CRVAL1" not in header or not step:
         return None
     wave_X = header["CRVAL1"] + step * (index_X + 1 - header.get("CRPIX1", 1.0))
     if header.get("DC-FLAG") == 1 or kind.startswith(("LOG", "WAVE-LOG")):
         wave_X = 10**wave_X
-    return wave_X, str(header.get("CUNIT1", "")).strip(), {"AWAV": "air", "WAVE": "vacuum"}.get(kind[:4], "")
+    iraf = re.search(r"units=(\w+)", str(header.get("WAT1_001", "")))
+    unit = str(header.get("CUNIT1", "")).strip() or (iraf[1] if iraf else "")
+    medium = "vacuum" if header.get("VACUUM") is True else {"AWAV": "air", "WAVE": "vacuum"}.get(kind[:4], "")
+    return wave_X, unit, medium
 
 
 def _fill(contents: Contents, units: Any) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from specvit.convert.choose import LABEL_NAMES, Choice
-from specvit.convert.contents import UNPACKING, Contents, plain, unpacking
+from specvit.convert.choose import Choice, label_of
+from specvit.convert.contents import UNPACKING, Contents, unpacking
 from specvit.convert.options import Options
 from specvit.convert.text_file import separator_of
 from specvit.utils.errors import DataError
@@ -18,6 +18,8 @@ from specvit.utils.quantities import LABELS
 
 FILE = "file"
 """Column of a label file that names the file of a spectrum."""
+MOST_NAMED = 12
+"""Labels beyond the layout's that are named in a note."""
 
 
 def labels_from_file(sources: list[Path], base: Path, options: Options) -> tuple[Any, list[str]]:
@@ -113,7 +115,7 @@ def faults(
 
 
 def ranges(labels: Any) -> list[str]:
-    """Return notes for the user: from where to where the labels of the layout go, and which leave what is usual."""
+    """Return notes for the user: ranges of the layout's labels, which leave what is usual, and names of the others."""
     notes, told = [], []
     for name in (name for name in LABELS if name in labels):
         values_N, known = labels[name].to_numpy(dtype=np.float64), LABELS[name]
@@ -125,6 +127,10 @@ def ranges(labels: Any) -> list[str]:
         if strange:
             what = f"{name} is not within {known.low:g} to {known.high:g} {known.unit}".rstrip()
             notes.append(f"WARNING: in {strange} spectra {what}; is it what it is called, in that unit?")
+    others = [str(name) for name in labels if name not in LABELS]
+    if others:
+        more = f" and {len(others) - MOST_NAMED} more" if len(others) > MOST_NAMED else ""
+        told.append(f"and by their own names {', '.join(others[:MOST_NAMED])}{more}")
     return [f"note: labels: {', '.join(told)}", *notes] if told else []
 
 
@@ -166,7 +172,7 @@ def _renamed(path: Path, table: Any, options: Options) -> Any:
         raise DataError(what, where=str(path), remedy="name one of them")
     names = {name: label for label, name in options.columns.items()}
     for name in map(str, table.columns):
-        label = name if name in LABELS else LABEL_NAMES.get(plain(name), name)
+        label = label_of(name.replace("/", "_"))
         if name.startswith("Unnamed:"):  # the row numbers of a table that pandas wrote
             continue
         if name not in names and label not in names.values() and (label in LABELS or table[name].dtype.kind in "fiu"):

@@ -1,4 +1,4 @@
-"""Errors for spectra that come without: one S/N for all pixels, or what the instrument makes of a magnitude.
+"""Errors for spectra that come without: one S/N in every pixel, or what the instrument makes of a magnitude.
 
 Shape suffixes: B spectra of a piece, P pixels, N all spectra of a conversion.
 """
@@ -33,7 +33,8 @@ class Noise:
         options = self.plan.options
         error_BP = own_BP
         if options.snr is not None:
-            error_BP = flux_BP / np.float32(options.snr)
+            sigma_B = np.median(flux_BP, axis=1, keepdims=True) / np.float32(options.snr)
+            error_BP = np.broadcast_to(sigma_B, flux_BP.shape)
         if options.magnitudes is not None:
             error_BP = instrument_error(flux_BP, self.columns["mag"][here], self.throughput[here])
         bad = np.flatnonzero(~(np.isfinite(error_BP) & (error_BP > 0)).all(axis=1))

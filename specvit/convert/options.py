@@ -8,6 +8,8 @@ from specvit.utils.errors import ConfigError
 
 INSTRUMENT, KEEP = "instrument", "keep"
 SPLITS = ("train", "val", "test")
+ERROR_KINDS = ("sigma", "variance", "ivar")
+"""Standard deviation, variance, inverse variance."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Options:
     error_name: str | None = None
     """`none`: the source's errors are not used."""
     error_kind: str | None = None
-    """`sigma`, `variance` or `inverse`; default: what name and unit of the errors say."""
+    """One of `ERROR_KINDS`; default: what name and unit of the errors say."""
     source_wave: str | None = None
     """A file with the wavelengths of all spectra."""
     unit: str | None = None

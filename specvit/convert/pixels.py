@@ -10,6 +10,7 @@ import numpy as np
 
 from specvit.convert.choose import Choice
 from specvit.convert.contents import Array, Contents, plain
+from specvit.convert.error_kinds import WORDS
 from specvit.convert.names import Naming
 from specvit.convert.options import INSTRUMENT, KEEP, Options
 from specvit.convert.resample import Target, Wave, smoothing
@@ -19,6 +20,9 @@ from specvit.convert.wavelengths import LOG_NAMES, guess, read_unit, to_vacuum_a
 from specvit.data.shards import check_wave, same_wavelengths
 from specvit.physics import instrument
 from specvit.utils.errors import ConfigError, DataError
+
+LEAST_ANGSTROM = 900.0
+"""A FITS axis that begins below this is hardly in Angstrom: few stars are observed there."""
 
 
 def make_recipe(
@@ -45,7 +49,7 @@ def make_recipe(
     medium = _medium(wave, options, naming, notes, layout=layout)
     usual = naming.unit if naming else ("A" if layout else None)
     log10 = options.log10 or plain(wave.name) in LOG_NAMES
-    unit, log10 = _unit(contents, wave, options.unit or usual, target, log10=log10)
+    unit, log10 = _unit(contents, wave, options.unit or usual, target, notes, log10=log10)
     recipe = Recipe(
         choice=choice,
         target=target or Target(np.empty(0)),
@@ -57,6 +61,7 @@ def make_recipe(
         keep=keep,
         normalise=not layout if options.normalise is None else options.normalise,
         with_error=_uses_errors(contents, choice, options, notes),
+        error_kind=options.error_kind,
         snr=options.snr,
         magnitudes=options.magnitudes is not None,
         skip_bad=options.skip_bad,
@@ -76,8 +81,8 @@ def make_recipe(
 def _read_from(contents: Contents, choice: Choice, options: Options) -> str:
     """Return a note of what is read as what."""
     read = f"flux from {choice.flux}, wavelengths from {choice.wave or Path(options.source_wave or '').name}"
-    errors = {"sigma": "errors", "variance": "variances", "inverse": "inverse variances"}[choice.error_kind]
-    return f"note: {contents.path.name}: {read}" + (f", {errors} from {choice.error}" if choice.error else "")
+    errors = f", {WORDS[choice.error_kind]} from {choice.error}" if choice.error else ""
+    return f"note: {contents.path.name}: {read}{errors}"
 
 
 def _medium(wave: Array, options: Options, naming: Naming | None, notes: list[str], *, layout: bool) -> str:
@@ -119,10 +124,13 @@ def _target(options: Options, resolution: float | None, notes: list[str]) -> Tar
     return Target(wave_P, smoothing(wave_P, resolution, wanted))
 
 
-def _unit(contents: Contents, wave: Array, said: str | None, target: Target | None, *, log10: bool) -> tuple[str, bool]:
+def _unit(
+    contents: Contents, wave: Array, said: str | None, target: Target | None, notes: list[str], *, log10: bool
+) -> tuple[str, bool]:
     """Return the unit of the wavelengths and whether they are its logarithm: as said, by the header, or guessed.
 
-    Raises `DataError` for one that is not a length, and where a guess may be wrong.
+    A FITS axis without a unit is in Angstrom, as is the custom, unless it covers the target in another one only.
+    Raises `DataError` for a unit that is not a length, and where a guess may be wrong.
     """
     spelled = read_unit(wave.unit)
     if said is not None:
@@ -132,17 +140,28 @@ def _unit(contents: Contents, wave: Array, said: str | None, target: Target | No
         raise DataError(what, where=f"{contents.path}:{wave.name}", remedy="give --unit A, nm or um")
     if spelled is not None:
         return spelled, log10
-    if target is None:
-        raise DataError("says no unit of its wavelengths", where=str(contents.path), remedy="give --unit A, nm or um")
     values_X = np.asarray(wave.take(None), dtype=np.float64)
-    return guess(values_X, *target.needed, log10=log10, path=contents.path)
+    try:
+        if target is None:
+            remedy = "give --unit A, nm or um"
+            raise DataError("says no unit of its wavelengths", where=str(contents.path), remedy=remedy)
+        unit, log10 = guess(values_X, *target.needed, log10=log10, path=contents.path)
+    except DataError:
+        if not wave.derived or values_X.min() < LEAST_ANGSTROM:
+            raise
+        unit = "A"
+    if wave.derived:
+        shown = ("log10 of " if log10 else "") + {"A": "Angstrom"}.get(unit, unit)
+        notes.append(f"note: the header gives no unit (CUNIT1): wavelengths are taken as {shown}; --unit overrules it")
+    return unit, log10
 
 
 def _uses_errors(contents: Contents, choice: Choice, options: Options, notes: list[str]) -> bool:
     """Say whether errors come from the source; raises `DataError` if they come from nowhere."""
     made = options.snr is not None or options.magnitudes is not None
     if choice.error is not None and made:
-        notes.append(f"note: errors are made, and those of the source ({choice.error}) left out")
+        what = f"those of the source ({choice.error}), and what they mark as bad pixels, are left out"
+        notes.append(f"note: errors are made; {what}")
     if choice.error is None and not made:
         what = f"has no errors by a name known; {contents.listing()}"
         remedy = "name them by --error-name, or have them made: --magnitudes LOW HIGH, or --snr X"

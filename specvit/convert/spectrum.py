@@ -15,6 +15,7 @@ from scipy import sparse
 
 from specvit.convert.choose import Choice, check_shapes
 from specvit.convert.contents import Array, Contents
+from specvit.convert.error_kinds import BAD_ERROR, WORDS, kind_of_errors, to_sigma
 from specvit.convert.resample import TOLERANCE, Target, edges, is_same, refined, weights
 from specvit.convert.wavelengths import read_unit, to_vacuum_angstrom
 from specvit.utils.errors import DataError
@@ -48,8 +49,10 @@ class Recipe:
     keep: bool = False
     normalise: bool = True
     with_error: bool = True
+    error_kind: str | None = None
+    """As asked for; None: what name and unit say."""
     snr: float | None = None
-    """Errors are made: the flux over this."""
+    """Errors are made: the median flux over this."""
     magnitudes: bool = False
     """Errors are made: those of the instrument."""
     skip_bad: bool = False
@@ -95,8 +98,13 @@ def read_rows(contents: Contents, recipe: Recipe, rows: list[int]) -> tuple[Valu
         shared = wave.shape != flux.shape
         raw = np.asarray(wave.take(None), dtype=np.float64) if shared else taken(wave)
         vacuum_BX = to_vacuum_angstrom(raw, unit, log10=recipe.log10, air=air)
-    error_BX = None if error is None or not recipe.with_error else _sigma(taken(error), choice.error_kind)
-    return vacuum_BX, taken(flux), error_BX
+    if error is None or not recipe.with_error:
+        return vacuum_BX, taken(flux), None
+    kind, factor = kind_of_errors(flux, error, recipe.error_kind, contents.path)
+    if kind != choice.error_kind:
+        what = f"has {WORDS[kind]} in {error.name}, unlike the first file"
+        raise DataError(what, where=str(contents.path), remedy="convert files of one form at a time")
+    return vacuum_BX, taken(flux), to_sigma(factor * taken(error), kind)
 
 
 def check_flux(contents: Contents, flux: Array) -> None:
@@ -127,7 +135,7 @@ def on_pixels(
     inside = slice(None) if recipe.keep else _needed_points(where, wave_X, recipe)
     wave_X, flux_X = wave_X[inside], flux_X[inside]
     error_X = None if error_X is None else error_X[inside]
-    _check_values(where, wave_X, flux_X, error_X)
+    _check_values(where, wave_X, flux_X, error_X, recipe.choice.error_kind)
     if recipe.keep or is_same(wave_X, recipe.target):
         flux_P, error_P = flux_X, error_X
     else:
@@ -178,33 +186,29 @@ def _needed_points(where: str, wave_X: Values, recipe: Recipe) -> slice:
     return inside
 
 
-def _check_values(where: str, wave_X: Values, flux_X: Values, error_X: Values | None) -> None:
-    for name, values_X, good_X in (
-        ("flux", flux_X, np.isfinite(flux_X)),
-        ("error", error_X, None if error_X is None else np.isfinite(error_X) & (error_X > 0)),
-    ):
-        if values_X is not None and good_X is not None and not good_X.all():
-            at = int(np.flatnonzero(~good_X)[0])
+def _check_values(where: str, wave_X: Values, flux_X: Values, error_X: Values | None, kind: str) -> None:
+    """Raise `DataError` for bad pixels: values that are not finite, errors of 0 and less or far above the median."""
+    bad = {"flux": (flux_X, ~np.isfinite(flux_X))}
+    if error_X is not None:
+        usual = np.median(error_X[np.isfinite(error_X)]) if np.isfinite(error_X).any() else 0.0
+        bad["error"] = error_X, ~((error_X > 0) & (error_X < BAD_ERROR * usual))
+    for name, (values_X, bad_X) in bad.items():
+        if bad_X.any():
+            at, more = int(np.argmax(bad_X)), int(bad_X.sum()) - 1
             what = f"{name} is {values_X[at]:g} at {wave_X[at]:.2f} Å"
+            if kind == "ivar" and np.isinf(values_X[at]):
+                what = f"inverse variance is 0 at {wave_X[at]:.2f} Å, a bad pixel"
+            what += f", and {more} more pixels are bad" if more else ""
             raise DataError(what, where=where, remedy="mend it, or leave bad spectra out by --skip-bad")
 
 
 def _check_light(where: str, flux: NDArray[np.float32], recipe: Recipe) -> None:
     """Raise `DataError` for a flux (P,) of which the errors that were asked for cannot be made."""
-    if recipe.snr is not None and not (flux / np.float32(recipe.snr) > 0).all():
-        at = int(np.argmin(flux))
-        what = f"has a flux of {flux[at]:g} at pixel {at}, of which --snr makes no error"
-        raise DataError(what, where=where, remedy="use --magnitudes LOW HIGH, or leave it out")
+    if recipe.snr is not None and not np.median(flux) / np.float32(recipe.snr) > 0:
+        what = f"has a median flux of {np.median(flux):g}, of which --snr makes no error"
+        raise DataError(what, where=where, remedy="leave it out, or use --magnitudes LOW HIGH")
     if recipe.magnitudes and not flux.astype(np.float64) @ recipe.target.wave_P**2 > 0:
         raise DataError("has no light in all, and so no magnitude", where=where, remedy="leave it out")
-
-
-def _sigma(values: Values, kind: str) -> Values:
-    """Return 1 sigma errors of errors, variances or inverse variances; not finite where there are none."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        if kind == "variance":
-            return np.sqrt(values)
-        return 1 / np.sqrt(values) if kind == "inverse" else values
 
 
 _known: OrderedDict[bytes, tuple[Any, Any]] = OrderedDict()
