@@ -115,7 +115,7 @@ def test_evaluate_refuses_a_file_with_other_pixels_and_a_folder_that_is_no_run(
     assert evaluate.main([str(run), "--data", str(other)]) == 2
     assert "starts at 7600.00 Å, the run's spectra at 7100.00 Å" in capsys.readouterr().err
     assert evaluate.main(["nowhere"]) == 2
-    assert "no config.yaml" in capsys.readouterr().err
+    assert "nowhere: is not a known run; name a folder in outputs or a run's hash." in capsys.readouterr().err
     assert evaluate.main([str(run), "--data", "missing.h5"]) == 2
     assert "missing.h5" in capsys.readouterr().err
 

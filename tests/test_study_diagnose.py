@@ -8,7 +8,8 @@ import pytest
 from handmade import at_work, config, ended, epochs, make_run, make_study, trial_of
 
 from specvit.run_folder.folder import RunFolder
-from specvit.study.diagnose import BARS, WIDTH, diagnosis_lines, diff_lines, find_run, health_of, sparkline
+from specvit.study.diagnose import BARS, WIDTH, diagnosis_lines, diff_lines, health_of, sparkline
+from specvit.study.find import find_folder_of_runs, find_run
 from specvit.study.results import outcome_of
 from specvit.utils.errors import FolderError
 
@@ -235,20 +236,22 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]
         ("outputs/toy-aaaa0001/", "toy-aaaa0001", None),
         ("toy-aaaa0002", "toy-aaaa0002", None),
         ("0002", "toy-aaaa0002", None),
+        ("aaaa0001", "toy-aaaa0001", None),
+        ("bb", "other[1]-bbbb0003", 0),
         ("other[1]", "other[1]-bbbb0003", 0),
         ("cccc", "toy-cccc0004", 1),
     ],
 )
 def test_a_run_is_found(name: str, found: str, number: int | None, places: tuple[Path, Path], tmp_path: Path) -> None:
     run, trial = find_run(name, *places)
-    assert (run.path, run.run_id) == (tmp_path / "outputs" / found, found[-8:])
+    assert (run.path.resolve(), run.run_id) == (tmp_path / "outputs" / found, found[-8:])
     assert (trial and trial.number) == number
 
 
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("nothing", "nothing: is not a known run; name a folder in outputs or the end of its name"),
+        ("nothing", "nothing: is not a known run; name a folder in outputs or a run's hash"),
         ("**", "**: is not a known run"),
         ("other?1?", "other?1?: is not a known run"),
         ("toy", "toy: fits 3 runs; there are toy-aaaa0001, toy-aaaa0002, toy-cccc0004."),
@@ -273,3 +276,23 @@ def test_a_trials_end_is_told_as_its_worker_saw_it(tmp_path: Path) -> None:
     ended(study, 0, "crashed", cause="the worker saw it break")
     (trial,) = study.trials()
     assert "cause: the worker saw it break" in why(run, trial)
+
+
+def test_a_hash_means_its_run_before_a_name_that_contains_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("toy-aaaa0001-aaaa0002", "toy-aaaa0001"):
+        make_run(tmp_path / "outputs" / name)
+    assert find_run("aaaa0001")[0].path == Path("outputs/toy-aaaa0001")
+    assert find_run("aaaa0002")[0].path == Path("outputs/toy-aaaa0001-aaaa0002")
+    assert find_folder_of_runs("aaaa0002") == Path("outputs/toy-aaaa0001-aaaa0002")
+    assert find_folder_of_runs("outputs") == Path("outputs")
+    with pytest.raises(FolderError, match="aaaa: fits 2 runs"):
+        find_folder_of_runs("aaaa")
+
+
+def test_a_study_of_another_format_hides_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_run(tmp_path / "outputs" / "toy-aaaa0001")
+    study = make_study(tmp_path / "multirun" / "newer", [RunFolder(tmp_path / "outputs" / "toy-aaaa0002", "aaaa0002")])
+    study.file("study.json").write_text('{"format": 99}')
+    assert find_run("aaaa")[0].run_id == "aaaa0001"

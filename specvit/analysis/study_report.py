@@ -39,16 +39,6 @@ TITLES = {
 }
 
 
-def find_study(name: str) -> StudyFolder:
-    """Return a study by its path, or its name in multirun/; raises `FolderError`."""
-    for path in (Path(name), Path("multirun") / name):
-        if (path / "study.json").exists():
-            return StudyFolder(path)
-    studies = ", ".join(sorted(path.parent.name for path in Path("multirun").glob("*/study.json")))
-    remedy = f"there are {studies}" if studies else "start one with sweeps=NAME"
-    raise FolderError("is not a study", where=name, remedy=remedy)
-
-
 def write_study_report(
     study: StudyFolder, records: Sequence[Record], metric: str, label: str, out: Path, template: Path | None
 ) -> tuple[str, list[Path]]:

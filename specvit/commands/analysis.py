@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from specvit.commands.entry import Parser, user_facing
 from specvit.config.suggestions import nearest
+from specvit.study.find import find_folder_of_runs, find_study
 from specvit.utils.errors import ConfigError, DataError, FolderError
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ MOST_ROWS = 10_000
 def main(arguments: list[str] | None = None) -> int:
     """Turn run folders into tables and figures. Never trains."""
     options = _parser().parse_args(sys.argv[1:] if arguments is None else arguments)
+    if "folder" in options:
+        options.folder = [find_folder_of_runs(name) for name in options.folder]
     options.run(options)
     return 0
 
@@ -62,13 +65,13 @@ def _parser() -> Parser:
     report.add_argument("--metric", help=metric)
     report.add_argument("--label", default="log_g", help="the label of the scaling figure (default: log_g)")
     archive = add(_archive, "a study's records and predictions in one small file")
-    archive.add_argument("study", type=Path, help="a study's folder")
+    archive.add_argument("study", help="a study's folder, or its name in multirun/")
     archive.add_argument("file", type=Path, help="what to write, NAME.tar.xz")
     return parser
 
 
 def _add_folders(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", nargs="+", type=Path, help="run folders, studies, or folders of runs")
+    parser.add_argument("folder", nargs="+", help="runs (folder, name or hash), studies, or folders of runs")
     where = "folder to write into (default: one named after the command, in the one folder that is named, else here)"
     parser.add_argument("--out", type=Path, metavar="DIR", help=where)
 
@@ -247,7 +250,7 @@ def _attention(options: argparse.Namespace) -> None:
 def _report(options: argparse.Namespace) -> None:
     """Write report.html and report.md of a study, and the user's own page if there is one."""
     from specvit.analysis.records import check_metric, metric_of, read_records
-    from specvit.analysis.study_report import find_study, write_study_report
+    from specvit.analysis.study_report import write_study_report
 
     study = find_study(options.study)
     metric = options.metric or metric_of([study.path])
@@ -262,5 +265,5 @@ def _archive(options: argparse.Namespace) -> None:
     """Write the archive of a study."""
     from specvit.analysis.archive import pack
 
-    runs, size = pack(options.study, options.file)
+    runs, size = pack(find_study(options.study).path, options.file)
     _say(f"written: {options.file}, {runs} runs, {size / 1e6:.1f} MB")

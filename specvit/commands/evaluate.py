@@ -6,23 +6,23 @@ Statistics of labels and flux are those of the training set, from the checkpoint
 import dataclasses
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from specvit.commands.entry import Parser, user_facing
 from specvit.config.build import build_config
 from specvit.config.model_kinds import kind_of
 from specvit.config.schema import Config, NoiseConfig, effective_level
-from specvit.data.splits import open_split
-from specvit.data.views import open_spectra
 from specvit.metrics.format import bin_lines, rest_line, row_line
-from specvit.run import evaluation
-from specvit.run.predictor import load_predictor
 from specvit.run_folder.folder import RunFolder
+from specvit.study.find import find_run
 from specvit.tracking.console import Screen
 from specvit.tracking.metric_files import finite_or_none
-from specvit.training.device import resolve_device, set_up_torch
 from specvit.utils.errors import ConfigError, FolderError
-from specvit.utils.files import read_json, read_yaml, write_text
+from specvit.utils.files import read_yaml, write_text
 from specvit.utils.text import csv_text
+
+if TYPE_CHECKING:
+    from specvit.run.evaluation import Row, Scored
 
 ROWS_PRINTED = 50
 """Largest set of which every row is printed."""
@@ -32,20 +32,21 @@ ROWS_PRINTED = 50
 def main(arguments: list[str] | None = None) -> int:
     """Score the best checkpoint of a run folder on its own test set or on any file, row by row."""
     parser = Parser(prog="specvit evaluate", description=main.__doc__)
-    parser.add_argument("run", type=Path, help="a run folder, outputs/<name>-<hash8>")
+    parser.add_argument("run", help="a run's folder, name or hash")
     parser.add_argument("--data", metavar="FILE", help="an HDF5 file to score instead of the run's test set")
     parser.add_argument("--noise", metavar="LEVELS", help="noise levels, such as 0,0.5,1,2 (default: the run's own)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     options = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
     levels = read_levels(options.noise) if options.noise is not None else []
-    config = read_config(options.run)
+    run = find_run(options.run)[0]
+    config = read_config(run.path)
     if kind_of(config.model).needs_sigma and 0 in levels:
         what = f"0 is among them, and model={config.model.kind} weights pixels by their noise"
         raise ConfigError(what, where="--noise", remedy="leave 0 out")
-    if not (options.run / "best.ckpt").exists():
+    if not run.file("best.ckpt").exists():
         remedy = "run its training command again to finish it"
-        raise FolderError("has no trained model yet", where=str(options.run), remedy=remedy)
-    _evaluate(config, options.run, options.data, levels, options.device)
+        raise FolderError("has no trained model yet", where=str(run.path), remedy=remedy)
+    _evaluate(config, run, options.data, levels, options.device)
     return 0
 
 
@@ -74,12 +75,18 @@ def read_config(folder: Path) -> Config:
         raise FolderError("is not a run folder (no config.yaml)", where=str(folder), remedy=remedy) from problem
 
 
-def _evaluate(config: Config, folder: Path, file: str | None, levels: list[float], device_name: str) -> None:
+def _evaluate(config: Config, run: RunFolder, file: str | None, levels: list[float], device_name: str) -> None:
     """Score at each level (none named: at the run's own) into a folder of its own; several also make one table.
 
     A row's unit noise is that of the run's test rows, keyed by the row's number: the same at every level.
     """
-    screen = Screen("lines")
+    from specvit.data.splits import open_split
+    from specvit.data.views import open_spectra
+    from specvit.run import evaluation
+    from specvit.run.predictor import load_predictor
+    from specvit.training.device import resolve_device, set_up_torch
+
+    screen, folder = Screen("lines"), run.path
     device = resolve_device(dataclasses.replace(config.train, device=device_name))
     set_up_torch(config.train, None, screen, device)
     spectra = (
@@ -87,7 +94,7 @@ def _evaluate(config: Config, folder: Path, file: str | None, levels: list[float
         if file
         else open_split(config.data, "test", screen.show_generation)
     )
-    trained = load_predictor(folder / "best.ckpt", config, device, _run_id(folder))
+    trained = load_predictor(folder / "best.ckpt", config, device, run.run_id)
     trained.check_pixels(spectra)
     name = "evaluate-test" if file is None else f"evaluate-{Path(file).resolve().parent.name}-{Path(file).stem}"
     table = []
@@ -107,12 +114,6 @@ def _evaluate(config: Config, folder: Path, file: str | None, levels: list[float
         _write_table(table, folder / f"{name}-by_noise" / "by_noise.csv", screen)
 
 
-def _run_id(folder: Path) -> str:
-    """Return a run's id by its record or, where that is damaged, by the end of its folder's name."""
-    known = read_json(folder / "run.json", {}).get("run_id")
-    return known if isinstance(known, str) else folder.resolve().name[-8:]
-
-
 def at_level(noise: NoiseConfig, level: float) -> NoiseConfig:
     """Return the noise at another level; for a run without noise, heteroscedastic noise of the pixels' errors."""
     kind = "heteroscedastic" if noise.noise_type == "none" else noise.noise_type
@@ -124,14 +125,14 @@ def _short(level: float) -> str:
     return repr(level).removesuffix(".0")
 
 
-def _write_table(rows: list[evaluation.Row], path: Path, screen: Screen) -> None:
+def _write_table(rows: "list[Row]", path: Path, screen: Screen) -> None:
     """Write one line a level and label."""
     path.parent.mkdir(exist_ok=True)
     write_text(path, csv_text([finite_or_none(row) for row in rows]))
     screen.say(f"all levels: {path}")
 
 
-def _print(scored: evaluation.Scored, level: float, screen: Screen, *, whole: bool) -> None:
+def _print(scored: "Scored", level: float, screen: Screen, *, whole: bool) -> None:
     """Print the scores of one noise level; `whole` adds the rows of a small set and the bins."""
     if whole and len(scored.predictions) <= ROWS_PRINTED:
         screen.say(scored.predictions.to_string(index=False, float_format=lambda value: f"{value:.4g}"))

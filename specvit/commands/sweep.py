@@ -12,13 +12,13 @@ from specvit.cluster import queue
 from specvit.commands.entry import Parser, user_facing
 from specvit.run_folder.folder import ALIVE, hostname
 from specvit.run_folder.verdict import EXPLODED_CAUSE
-from specvit.study.diagnose import diagnosis_lines, diff_lines, find_run
+from specvit.study.diagnose import diagnosis_lines, diff_lines
+from specvit.study.find import RUNS, STUDIES, choose_trials, find_run, find_study
 from specvit.study.job_log import jobs_in_queue, jobs_of_trials, read_job_log, waiting_jobs
 from specvit.study.status import refused_lines, status_lines
 from specvit.study.store import CANCELLED, WAITING, StudyFolder, Trial, command_of, now
 from specvit.study.table import render, table_rows
 from specvit.study.trial_queue import FAILED_STATES, group_counts
-from specvit.utils.errors import ConfigError
 from specvit.utils.files import is_locked
 
 WATCH_SECONDS = 2.0
@@ -30,14 +30,13 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(sys.argv[1:] if arguments is None else arguments)
     if options.command == "work":
         return _work(StudyFolder(options.study_path), options)
-    studies, runs = Path(options.studies), Path(options.runs)
+    studies, runs = options.studies, options.runs
     if options.command == "why":
         return _why(options.run, studies, runs)
     if options.command == "diff":
         left, right = (find_run(name, studies, runs) for name in (options.left, options.right))
         return _print(diff_lines(left, right))
-    study = StudyFolder((studies / options.study).absolute())
-    study.about()
+    study = find_study(options.study, studies)
     if options.command == "status":
         return _status(study, watch=options.watch)
     if options.command == "table":
@@ -54,8 +53,8 @@ def _parser() -> Parser:
 
     def command(name: str, purpose: str) -> Parser:
         subparser = commands.add_parser(name, help=purpose, description=purpose)
-        subparser.add_argument("--studies", default="multirun", help="folder of the studies")
-        subparser.add_argument("--runs", default="outputs", help="folder of the run folders")
+        subparser.add_argument("--studies", type=Path, default=STUDIES, help="folder of the studies")
+        subparser.add_argument("--runs", type=Path, default=RUNS, help="folder of the run folders")
         return subparser
 
     status = command("status", "counts, running trials with their health, failures with their cause")
@@ -69,14 +68,14 @@ def _parser() -> Parser:
     why = command(
         "why", "a run's cause, curves, gradient norms by part, and an override to try; of a study, each failure"
     )
-    why.add_argument("run", help="a run's folder, name or id, or a study")
+    why.add_argument("run", help="a run's folder, name or hash, or a study")
     diff = command("diff", "keys and scores in which two runs differ")
-    diff.add_argument("left")
-    diff.add_argument("right")
+    diff.add_argument("left", help="a run's folder, name or hash")
+    diff.add_argument("right", help="another")
     for name, purpose in (("retry", "try failed runs again"), ("cancel", "stop a study, or some of its runs")):
         subparser = command(name, purpose)
         subparser.add_argument("study")
-        subparser.add_argument("run", nargs="*", help="names or ids; none: all")
+        subparser.add_argument("run", nargs="*", help="names or hashes; none: all")
     work = commands.add_parser("work", help="make a study's runs in this process (a launcher starts this)")
     work.add_argument("study_path", type=Path)
     work.add_argument("--slot", type=int, default=0)
@@ -103,10 +102,9 @@ def _status(study: StudyFolder, *, watch: bool) -> int:
 
 
 def _why(name: str, studies: Path, runs: Path) -> int:
-    study = StudyFolder((studies / name).absolute())
-    if not study.file("study.json").exists():
+    if not any((place / "study.json").exists() for place in (Path(name), studies / name)):
         return _print(diagnosis_lines(*find_run(name, studies, runs)))
-    study.about()  # raises for a study of another format
+    study = find_study(name, studies)
     states = [(trial, study.state(trial)) for trial in study.trials()]
     failed = [trial for trial, state in states if state in FAILED_STATES]
     if not failed:
@@ -120,7 +118,7 @@ def _why(name: str, studies: Path, runs: Path) -> int:
 
 
 def _retry(study: StudyFolder, names: list[str]) -> int:
-    states = [(trial, study.state(trial)) for trial in _chosen(study, names)]
+    states = [(trial, study.state(trial)) for trial in choose_trials(study, names)]
     chosen = [trial for trial, state in states if state in FAILED_STATES]
     for trial in chosen:
         study.request_retry(trial)
@@ -147,7 +145,7 @@ def _cancel(study: StudyFolder, names: list[str]) -> int:
         study.file("cancelled").touch()
         queue.cancel([job.id for job in waiting_jobs(study, about)])
     stopped, kept = 0, 0
-    for trial in _chosen(study, names):
+    for trial in choose_trials(study, names):
         if trial.run.state() in ALIVE:
             stopped += _stop(study, trial, alone=bool(names))
         elif names and study.state(trial) == WAITING:
@@ -181,22 +179,6 @@ def _stop(study: StudyFolder, trial: Trial, *, alone: bool) -> bool:
     elif (job := status.get("job")) and job in read_job_log(study).job_of_slot.values():
         queue.cancel([job], signal="TERM")  # another node may see the `cancelled` file a minute later
     return True
-
-
-def _chosen(study: StudyFolder, names: list[str]) -> list[Trial]:
-    """Return the trials with these names, ids or unique parts of a name; raises `ConfigError` for any other."""
-    trials = study.trials()
-    chosen: set[int] = set()
-    for name in names:
-        fits = [t for t in trials if name in (t.name, t.run_id)] or [t for t in trials if name and name in t.name]
-        if not fits:
-            remedy = f"`specvit sweep status {study.name}` lists running ones, `multirun/{study.name}/runs` all"
-            raise ConfigError("is not a run of this study", where=name or "''", remedy=remedy)
-        if len(fits) > 1:
-            some = ", ".join(trial.name for trial in fits[:3]) + (", ..." if len(fits) > 3 else "")
-            raise ConfigError(f"fits {len(fits)} runs", where=name, remedy=f"there are {some}")
-        chosen.add(fits[0].number)
-    return [trial for trial in trials if not names or trial.number in chosen]
 
 
 def _print(lines: Iterable[str]) -> int:

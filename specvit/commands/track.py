@@ -8,6 +8,7 @@ from pathlib import Path
 from specvit.commands.entry import Parser, user_facing
 from specvit.config.tracking_uri import check_uri, resolve_uri
 from specvit.run_folder.folder import RunFolder
+from specvit.study.find import find_folder_of_runs
 from specvit.study.mlflow_sync import follow_study
 from specvit.study.store import StudyFolder
 from specvit.tracking.mlflow import Server, explained
@@ -25,7 +26,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = Parser(prog="specvit track", description=main.__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     sync = commands.add_parser("sync", help="send what MLflow lacks")
-    sync.add_argument("folder", nargs="*", type=Path, default=[Path("outputs")], help="runs, or folders of runs")
+    sync.add_argument(
+        "folder", nargs="*", default=["outputs"], help="runs (folder, name or hash), studies, or folders of runs"
+    )
     sync.add_argument("--uri", help="another MLflow than the runs' own tracking.uri")
     sync.add_argument("--watch", action="store_true", help="continue until Ctrl-C, also with new runs")
     mlflow_sync = commands.add_parser(
@@ -41,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     check_uri(options.uri)
     if options.command == "follow":
         return follow(_run(options.folder), options.uri)
-    return _Sync(options.uri).send_all(options.folder, watch=options.watch)
+    return _Sync(options.uri).send_all([find_folder_of_runs(name) for name in options.folder], watch=options.watch)
 
 
 class _Sync:
@@ -107,7 +110,8 @@ def runs_in(folders: list[Path]) -> Iterator[RunFolder]:
         if (folder / "run.json").exists():
             yield _run(folder)
             continue
-        for inner in sorted(folder.iterdir()):
+        of_study = folder / "runs" if (folder / "study.json").exists() else folder
+        for inner in sorted(of_study.iterdir()):
             if "run_id" in (read_json(inner / "run.json") or {}):
                 yield _run(inner)
 

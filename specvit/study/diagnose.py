@@ -1,11 +1,9 @@
 """Whether a run is healthy, why it ended, and how two runs differ: curves, gradient norms, an override to try."""
 
-import glob
 import math
 import time
 from collections.abc import Iterator
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from specvit.cluster import queue
@@ -13,10 +11,11 @@ from specvit.cluster.queue import ended_jobs
 from specvit.config.build import flatten
 from specvit.run_folder.folder import ALIVE, DONE, RunFolder, shown_state
 from specvit.run_folder.verdict import LEARNT, verdict
+from specvit.study.find import Found
 from specvit.study.results import Outcome, outcome_of
-from specvit.study.store import StudyFolder, Trial
+from specvit.study.store import Trial
 from specvit.utils.errors import FolderError
-from specvit.utils.files import read_json, read_yaml
+from specvit.utils.files import read_yaml
 
 BARS = "▁▂▃▄▅▆▇█"
 WIDTH = 60
@@ -138,7 +137,7 @@ def sparkline(values: list[float]) -> str:
     return "".join(BARS[round((value - low) / (high - low) * (len(BARS) - 1)) if high > low else 0] for value in values)
 
 
-def diff_lines(left: tuple[RunFolder, Trial | None], right: tuple[RunFolder, Trial | None]) -> Iterator[str]:
+def diff_lines(left: Found, right: Found) -> Iterator[str]:
     """Yield the keys in which two runs differ, then their scores side by side; a run that never began has its plan."""
     runs = (left[0], right[0])
     shown = [("", runs[0].path.name, runs[1].path.name)]
@@ -157,37 +156,6 @@ def diff_lines(left: tuple[RunFolder, Trial | None], right: tuple[RunFolder, Tri
     widths = [max(len(row[column]) for row in shown) for column in range(2)]
     for key, *values in shown:
         yield f"{key:<{widths[0]}}  {values[0]:<{widths[1]}}  {values[1]}".rstrip()
-
-
-def find_run(name: str, studies: Path, runs: Path) -> tuple[RunFolder, Trial | None]:
-    """Return a run by its folder, its name, its id or the end of one, and its trial if a study has it.
-
-    Raises `FolderError` if there is none, or more than one.
-    """
-    if not name:
-        raise FolderError("names no run", where="''", remedy=f"name a folder in {runs} or the end of its name")
-    path = Path(name)
-    if (path / "run.json").exists():
-        return _run_in(path), None
-    found: dict[str, tuple[RunFolder, Trial | None]] = {}
-    for file in sorted(runs.glob(f"*{glob.escape(name)}*/run.json")):
-        found[file.parent.name] = _run_in(file.parent), None
-    for study in sorted(studies.glob("*/study.json")):
-        there = StudyFolder(study.parent.absolute())
-        there.about()  # raises for a study of another format
-        for trial in there.trials():
-            if name in trial.name:
-                found[trial.name] = trial.run, trial
-    if len(found) == 1:
-        return next(iter(found.values()))
-    if not found:
-        raise FolderError("is not a known run", where=name, remedy=f"name a folder in {runs} or the end of its name")
-    remedy = f"there are {', '.join(list(found)[:5])}{', ...' if len(found) > 5 else ''}"
-    raise FolderError(f"fits {len(found)} runs", where=name, remedy=remedy)
-
-
-def _run_in(path: Path) -> RunFolder:
-    return RunFolder(path.resolve(), (read_json(path / "run.json") or {}).get("run_id", ""))
 
 
 def _config(run: RunFolder) -> dict[str, Any]:
