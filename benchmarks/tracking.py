@@ -3,7 +3,7 @@
 Whole commands in processes of their own, interleaved: without MLflow (`tracking.live=false`), with it on a database
 that is there, on a fresh one, on one that is locked, and with a server that is down. For each: seconds from process
 start to the end of the first step, seconds of training an epoch (without the first), seconds of the whole command, and
-CPU seconds of the courier. Then `sync` by itself: one more epoch, and a whole run of 200 epochs.
+CPU seconds of the sync process. Then `sync` by itself: one more epoch, and a whole run of 200 epochs.
 """
 
 import argparse
@@ -97,8 +97,8 @@ def child(overrides: list[str]) -> None:
     Learner.step = watched
     code = train(overrides)
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    courier = used.ru_utime + used.ru_stime
-    print(json.dumps({"first_step": moments[0] - float(os.environ["BEGUN"]), "courier_cpu": courier}))
+    sync_cpu = used.ru_utime + used.ru_stime
+    print(json.dumps({"first_step": moments[0] - float(os.environ["BEGUN"]), "courier_cpu": sync_cpu}))
     sys.exit(code)
 
 

@@ -196,7 +196,7 @@ def test_a_study_is_a_folder_of_runs(runs: Path) -> None:
 
 
 @pytest.mark.slow
-def test_settings_of_one_name_are_told_apart(runs: Path) -> None:
+def test_settings_of_one_name_are_distinguished(runs: Path) -> None:
     for lr in ("1e-3", "2e-3"):
         trained(runs, *BUILTIN, f"opt.lr={lr}")
     (one,) = by_test_set(finished_runs([runs], "log_g")[0])

@@ -113,7 +113,7 @@ def test_two_settings_at_one_size_are_two_series(runs: Path, tiny: list[str]) ->
     assert len(names) == len(set(names)) == 3 and all("train.epochs=" in name for name in names)
 
 
-def test_pairs_are_told_apart_from_chance(runs: Path) -> None:
+def test_pairs_are_distinguished_from_chance(runs: Path) -> None:
     main(["scaling", str(runs), "--out", "here"])
     pairs = {(pair["ahead"], pair["behind"]): pair for pair in written(Path("here"))["overtaking"]}
     assert len(pairs) == 3

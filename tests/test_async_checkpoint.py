@@ -39,7 +39,7 @@ def test_a_copy_is_of_its_moment_and_shares_memory_as_its_source_did() -> None:
     assert torch.equal(host_copy({"none": torch.empty(0)})["none"], torch.empty(0))
 
 
-def test_training_goes_on_while_a_file_is_written(tmp_path: Path, gate: threading.Event) -> None:
+def test_training_continues_while_a_file_is_written(tmp_path: Path, gate: threading.Event) -> None:
     writer, path = AsyncCheckpointWriter(), tmp_path / "a.ckpt"
     writer.put(path, {"number": 1})
     writer.check()

@@ -119,7 +119,7 @@ COMMAND_LINES = {
         f"data=synth {CLASSES}": ["data.class_edges: is not set", "data.class_edges=[...]"],
     },
     "things outside that are not there": {
-        "data=bosz": ["data.file_path: nothing lies at", "train_200k_*/dataset.h5", "data=builtin"],
+        "data=bosz": ["data.file_path: there is no file at", "train_200k_*/dataset.h5", "data=builtin"],
         "data=hdf5": ["data.file_path: is not set"],
         "data=bosz data.root=/no/such/folder": ["data.root: /no/such/folder is not a folder"],
         "train.init_from=/no/such/run": ["train.init_from: /no/such/run is not there", "name a run folder"],

@@ -137,17 +137,17 @@ def test_the_card_stands_in_the_record_and_sets_what_auto_precision_means(v100) 
 
 
 def test_a_gpu_is_set_up_as_repeatable_or_refused(v100, monkeypatch: pytest.MonkeyPatch) -> None:
-    chosen, screen, train = [], Silent(), TrainConfig(threads=1, keep_memory=False)
+    chosen, console, train = [], Silent(), TrainConfig(threads=1, keep_memory=False)
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
     monkeypatch.setenv("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "1")
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
     try:
-        device.set_up_torch(train, None, screen, CUDA)
+        device.set_up_torch(train, None, console.say, CUDA)
         assert chosen == [CUDA]
-        assert [line.split("=")[0] for line in screen.said] == ["note: TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"]
+        assert [line.split("=")[0] for line in console.said] == ["note: TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"]
         monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":0:0")
         with pytest.raises(ConfigError, match=r"^CUBLAS_WORKSPACE_CONFIG: is :0:0, .* set it to :4096:8 or :16:8\.$"):
-            device.set_up_torch(train, None, screen, CUDA)
+            device.set_up_torch(train, None, console.say, CUDA)
     finally:
         torch.use_deterministic_algorithms(False)
 
@@ -274,7 +274,7 @@ def test_a_trial_whose_gpu_dies_is_left_open_and_the_next_worker_finishes_all(
     ]
     assert main(words) == 0
     assert all(trial.run.state() in ("completed", "plateau") for trial in study.trials())
-    assert "going on from step 12 (epoch 1)" in study.trials()[0].run.file("log.txt").read_text()
+    assert "resuming from step 12 (epoch 1)" in study.trials()[0].run.file("log.txt").read_text()
 
 
 @pytest.mark.slow

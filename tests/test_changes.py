@@ -77,7 +77,7 @@ def test_several_changed_files_are_one_note_and_moved_ones_are_none() -> None:
     assert note_of_changes([*attempts, known], {"a": [1, 9]}) == ""
 
 
-def test_a_checkpoint_that_does_not_know_its_code_goes_on_silently() -> None:
+def test_a_checkpoint_without_a_code_digest_resumes_silently() -> None:
     assert provenance.changes({}, {"specvit": "1", "code": "a", "torch": "2"}) == []
 
 

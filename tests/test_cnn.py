@@ -62,6 +62,6 @@ def test_a_killed_run_ends_bitwise_equal_and_can_be_evaluated(tiny: list[str], t
         rest = ["train.epochs=4", "opt.lr=3e-3", "train.threads=1", f"tracking.folder={tmp_path / folder}"]
         return [*(text for text in tiny if not text.startswith("model.")), *SMALL, *rest]
 
-    assert "going on from step" in whole_and_stopped(words, signal.SIGKILL, "epoch 2/4")
+    assert "resuming from step" in whole_and_stopped(words, signal.SIGKILL, "epoch 2/4")
     assert_same_run(only_run(tmp_path / "stopped"), only_run(tmp_path / "whole"))
     assert evaluate.main([str(only_run(tmp_path / "whole"))]) == 0

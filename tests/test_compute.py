@@ -66,13 +66,13 @@ def test_threads_are_the_share_of_this_process(
 
 
 def test_threads_that_are_asked_for_or_were_begun_with_are_taken(eight_cores: Path) -> None:
-    before, settings, screen = torch.get_num_threads(), TrainConfig(threads=2, keep_memory=False), Silent()
+    before, settings, console = torch.get_num_threads(), TrainConfig(threads=2, keep_memory=False), Silent()
     try:
-        device.set_up_torch(settings, None, screen, CPU)
+        device.set_up_torch(settings, None, console.say, CPU)
         assert torch.get_num_threads() == 2
-        device.set_up_torch(settings, 1, screen, CPU)
+        device.set_up_torch(settings, 1, console.say, CPU)
         assert torch.get_num_threads() == 1
-        device.set_up_torch(replace(settings, threads=None), None, screen, CPU)
+        device.set_up_torch(replace(settings, threads=None), None, console.say, CPU)
         assert torch.get_num_threads() == 8
     finally:
         torch.set_num_threads(before)
@@ -83,7 +83,7 @@ def test_determinism_is_set_as_configured_without_filling_new_tensors(determinis
     before = torch.get_num_threads()
     try:
         train = TrainConfig(deterministic=deterministic, threads=1, keep_memory=False)
-        device.set_up_torch(train, None, Silent(), CPU)
+        device.set_up_torch(train, None, Silent().say, CPU)
         assert torch.are_deterministic_algorithms_enabled() == deterministic
         assert not torch.utils.deterministic.fill_uninitialized_memory
     finally:

@@ -27,7 +27,7 @@ def test_without_slurm_the_doctor_says_so(tmp_path: Path, monkeypatch, capsys) -
         (["--cluster", "model/sise=tiny"], 2, "model/sise: unknown group; did you mean model/size?"),
     ],
 )
-def test_what_the_doctor_is_told(words: list[str], code: int, said: str, tmp_path, monkeypatch, capsys) -> None:
+def test_the_arguments_of_the_doctor(words: list[str], code: int, said: str, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     assert doctor.main(words) == code
     shown = capsys.readouterr()

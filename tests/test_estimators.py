@@ -204,7 +204,7 @@ def test_trees_minimise_the_loss_that_was_chosen(tiny: list[str], tmp_path: Path
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_run_is_told_finished_scored_and_evaluated_like_any_other(
+def test_a_run_is_recorded_finished_scored_and_evaluated_like_any_other(
     kind: str, tiny: list[str], finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     result = made(tiny, tmp_path, kind)

@@ -48,7 +48,7 @@ def test_trees_are_kept_up_to_the_last_gain(tiny: list[str], patience: int | Non
     assert (seen, found.best_step, found.stopped_early) == (expected, 20, len(expected) < 4)
 
 
-def test_no_number_of_trees_is_told_twice(tiny: list[str]) -> None:
+def test_no_number_of_trees_is_printed_twice(tiny: list[str]) -> None:
     """Where no leaf can be split any more right after a look."""
     seen, _ = looks(tiny, "model.num_trees=40", "model.min_leaf_rows=96", "model.learning_rate=1.0")
     assert len(seen) == len(set(seen)) > 0

@@ -173,7 +173,7 @@ def test_the_last_checkpoint_is(fault: str, check_resumed: Any, stopped: Path, t
 @pytest.mark.parametrize(
     "fault", by_day(RUN, "last and previous damaged", "best truncated", "best missing", "metrics without its last line")
 )
-def test_a_run_goes_on_with(fault: str, check_resumed: Any, stopped: Path, tmp_path: Path) -> None:
+def test_a_run_resumes_with(fault: str, check_resumed: Any, stopped: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(stopped, tmp_path / "runs" / stopped.name))
     RUN[fault](run)
     check_resumed(run)

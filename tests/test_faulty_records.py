@@ -101,7 +101,7 @@ GOES_ON: dict[str, Callable[[Path], Any]] = {
         "log.txt a folder",
     ),
 )
-def test_a_run_goes_on_with(
+def test_a_run_resumes_with(
     fault: str, promised: Any, run: Path, trained: Any, unbroken: Any, arguments: list[str], tiny: list[str]
 ) -> None:
     GOES_ON[fault](run)

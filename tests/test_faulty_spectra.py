@@ -158,7 +158,7 @@ def test_a_training_row_is_not_finite(
 
 
 @pytest.mark.slow
-def test_rows_that_stand_twice(promised: Any, trained: Any, arguments: list[str], sets: Path, tmp_path: Path) -> None:
+def test_repeated_rows(promised: Any, trained: Any, arguments: list[str], sets: Path, tmp_path: Path) -> None:
     path = sets / "train_0" / "dataset.h5"
     array(FLUX, set_at(10, h5py.File(path)[FLUX][2]))(path)
     assert trained(arguments).code == 0

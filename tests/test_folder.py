@@ -60,7 +60,7 @@ def test_a_run_whose_process_was_killed_is_lost(folder: RunFolder) -> None:
             assert folder.state() == "running"
 
 
-def test_a_second_process_is_refused_and_told_who_is_first(folder: RunFolder) -> None:
+def test_a_second_process_is_refused_and_names_the_first(folder: RunFolder) -> None:
     with ready_process(CLAIMER, str(folder.path)) as child:
         with pytest.raises(FolderError) as refusal, folder.claimed():
             pass

@@ -27,7 +27,7 @@ from specvit.run import outcome
 from specvit.run.run import Result, run
 from specvit.run_folder import folder as run_folder
 from specvit.run_folder.folder import DISK_RESERVE_BYTES, RunFolder, disk_reserve
-from specvit.tracking.console import Screen
+from specvit.tracking.console import Console
 from specvit.training import checkpoint
 from specvit.utils.errors import DataError, FolderError
 
@@ -124,7 +124,7 @@ def test_the_disk_is_full_before_the_start(
 
 
 @pytest.mark.slow
-def test_an_end_that_cannot_be_written_is_told_and_the_run_is_resumed_as_lost(
+def test_an_end_that_cannot_be_written_is_reported_and_the_run_is_resumed_as_lost(
     disk: Path, reference_run: Any, tiny: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     reference = reference_run([*tiny, *SETTINGS])
@@ -156,7 +156,7 @@ def test_a_write_that_a_checkpoint_makes_raises_the_disks_own_error(disk: Path) 
 # the reserve
 
 
-def test_the_ballast_takes_space_while_a_run_works_and_not_after(tmp_path: Path) -> None:
+def test_the_disk_reserve_takes_space_while_a_run_works_and_not_after(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), disk_reserve(tmp_path):
         assert (tmp_path / ".ballast").stat().st_blocks * 512 >= DISK_RESERVE_BYTES
         assert len(set((tmp_path / ".ballast").read_bytes()[i : i + 8] for i in range(0, 8000, 8))) == 1000
@@ -164,20 +164,20 @@ def test_the_ballast_takes_space_while_a_run_works_and_not_after(tmp_path: Path)
     assert not (tmp_path / ".ballast").exists()
 
 
-def test_a_ballast_that_a_killed_run_left_serves_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_reserve_that_a_killed_run_left_serves_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / ".ballast").write_bytes(bytes(DISK_RESERVE_BYTES))
     monkeypatch.setattr(run_folder.os, "urandom", lambda _: pytest.fail("written again"))
     with disk_reserve(tmp_path):
         assert (tmp_path / ".ballast").read_bytes() == bytes(DISK_RESERVE_BYTES)
 
 
-def test_a_ballast_that_was_cut_off_is_made_anew(tmp_path: Path) -> None:
+def test_a_truncated_disk_reserve_is_replaced(tmp_path: Path) -> None:
     (tmp_path / ".ballast").write_bytes(b"part")
     with disk_reserve(tmp_path):
         assert (tmp_path / ".ballast").stat().st_size == DISK_RESERVE_BYTES
 
 
-def test_a_refused_ballast_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refused_disk_reserve_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_: int) -> None:
         raise FULL
 
@@ -194,12 +194,12 @@ def test_a_refused_ballast_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_status_that_cannot_be_written_on_the_way_fails_no_run(
     tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, tried, ballast_bytes = RunFolder.set_status, [], []
+    real, tried, reserve_bytes = RunFolder.set_status, [], []
 
     def set_status(self: RunFolder, state: str, **facts: Any) -> None:
         if state == "running" and "pid" not in facts:
             tried.append(facts)
-            ballast_bytes.append(self.file(".ballast").stat().st_size)
+            reserve_bytes.append(self.file(".ballast").stat().st_size)
             raise FULL
         real(self, state, **facts)
 
@@ -207,7 +207,7 @@ def test_a_status_that_cannot_be_written_on_the_way_fails_no_run(
     result = train(tiny, tmp_path / "outputs")
     assert result.exit_code == 0 and len(tried) == 4
     assert RunFolder(result.folder, "").state() == result.state
-    assert set(ballast_bytes) == {DISK_RESERVE_BYTES} and not (result.folder / ".ballast").exists()
+    assert set(reserve_bytes) == {DISK_RESERVE_BYTES} and not (result.folder / ".ballast").exists()
 
 
 class Full(io.TextIOBase):
@@ -231,10 +231,10 @@ class Full(io.TextIOBase):
 @pytest.mark.slow
 def test_a_terminal_that_is_gone_costs_its_lines_only(tiny: list[str], tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(sys, "stdout", Full())
-    screen = Screen("auto")
-    screen.log = tmp_path / "log.txt"
-    screen.say("one line")
-    assert screen.log.read_text().endswith("one line\n")
+    console = Console("auto")
+    console.log = tmp_path / "log.txt"
+    console.say("one line")
+    assert console.log.read_text().endswith("one line\n")
     result = train(tiny, tmp_path / "outputs", "tracking.progress=bar")
     assert result.exit_code == 0
 
@@ -256,7 +256,7 @@ def test_nobody_listens(listener: str, promised: Any, unbroken: Any, tiny: list[
 
 @pytest.mark.slow
 @pytest.mark.parametrize("unbuffered", by_day(["", "1"], ""))
-def test_a_report_that_does_not_reach_the_disk_is_told(unbuffered: str, toy_sets: Path) -> None:
+def test_a_report_that_does_not_reach_the_disk_is_an_error(unbuffered: str, toy_sets: Path) -> None:
     command = [sys.executable, "-m", "specvit.data", "inspect", str(toy_sets / "val" / "dataset.h5")]
     environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
     with open("/dev/full", "w") as out:

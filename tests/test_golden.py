@@ -199,7 +199,7 @@ def test_an_old_archive_is_read(data: None) -> None:
 @pytest.mark.parametrize("name", ["preempted", "killed"])
 def test_old_stopped_runs_come_to_the_same_end(name: str, runs: None, capsys: pytest.CaptureFixture[str]) -> None:
     assert train(RUNS[name]["overrides"]) == 0
-    assert "going on from step" in capsys.readouterr().out
+    assert "resuming from step" in capsys.readouterr().out
     ended, unbroken = folder_of(name).path, Path("unbroken", RUNS[name]["folder"])
     assert len((ended / "metrics.jsonl").read_text().splitlines()) == 60
     if reason := where_bits_differ():

@@ -49,7 +49,7 @@ class DiesAt(StopAfter):
 
 
 @pytest.mark.parametrize("died_at", [8, 11, 17])
-def test_killed_run_goes_on_from_its_last_checkpoint_bitwise_equal(tmp_path: Path, died_at: int) -> None:
+def test_killed_run_resumes_from_its_last_checkpoint_bitwise_equal(tmp_path: Path, died_at: int) -> None:
     def start(saved: dict[str, Any] | None = None) -> Run:
         return toy_run(tmp_path, opt=LIVELY, dropout=0.3, saved=saved, save_every=2)
 

@@ -26,7 +26,7 @@ def server(mlflow_server: Server) -> Server:
     return mlflow_server
 
 
-def test_a_finished_run_is_told_whole(folder: RunFolder, server: Server) -> None:
+def test_a_finished_run_is_recorded_whole(folder: RunFolder, server: Server) -> None:
     assert server.sync(folder) == "sent"
     told = only_run(server)
     assert (told.info.run_name, told.info.status) == (folder.path.name, "FINISHED")
@@ -47,7 +47,9 @@ def test_a_finished_run_is_told_whole(folder: RunFolder, server: Server) -> None
     assert figures == {f"figures/{path.name}" for path in folder.file("figures").iterdir()}
 
 
-def test_names_at_the_limits_are_taken_and_labels_of_any_spelling_are_told(folder: RunFolder, server: Server) -> None:
+def test_names_at_the_limits_are_taken_and_labels_of_any_spelling_are_recorded(
+    folder: RunFolder, server: Server
+) -> None:
     tags = {"k" * 250: "1", "a b/c:d-e.f": "2", "ä": "3"}
     check_names("e" * 256, tags)
     tracked(folder, experiment="e" * 256, tags=tags)
@@ -78,7 +80,7 @@ def test_telling_again_changes_nothing(folder: RunFolder, server: Server) -> Non
     assert set(steps.values()) == {1}
 
 
-def test_a_resumed_run_goes_on_in_its_record_without_doubled_points(
+def test_a_resumed_run_continues_its_record_without_doubled_points(
     finished: Path, folder: RunFolder, server: Server
 ) -> None:
     cut_after(folder, 2)

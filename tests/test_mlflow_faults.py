@@ -82,7 +82,7 @@ def test_a_sync_does_not_wait_for_ever_for_another_one(
     assert runs_of(server) == []
 
 
-def test_a_damaged_folder_does_not_keep_the_others_from_being_told(
+def test_a_damaged_folder_does_not_keep_the_others_from_being_sent(
     folder: RunFolder, server: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = folder.path.parent / "another"
@@ -96,7 +96,7 @@ def test_a_damaged_folder_does_not_keep_the_others_from_being_told(
     assert only_run(server).data.tags["signature"] == folder.run_id
 
 
-def test_a_setting_without_effect_may_differ_when_a_run_goes_on(folder: RunFolder, server: Server) -> None:
+def test_a_setting_without_effect_may_differ_when_a_run_resumes(folder: RunFolder, server: Server) -> None:
     server.sync(folder)
     config = yaml.safe_load(folder.file("config.yaml").read_text())
     config["train"]["device"] = "cpu"
@@ -144,7 +144,7 @@ def test_a_deleted_experiment_is_not_brought_back(folder: RunFolder, promised, s
 
 
 @pytest.mark.parametrize("meanwhile", ["deleted", "emptied", "replaced by another"])
-def test_a_database_that_is_gone_is_made_again_and_told_everything(
+def test_a_deleted_database_is_created_again_and_filled(
     meanwhile: str, folder: RunFolder, promised, server: Server, empty_database: Path
 ) -> None:
     server.sync(folder)
@@ -158,7 +158,7 @@ def test_a_database_that_is_gone_is_made_again_and_told_everything(
     assert len(points_of(server, only_run(server).info.run_id, "val_r2")) == 3
 
 
-def test_a_file_that_is_no_database_costs_a_sentence_and_not_the_next_server(
+def test_a_file_that_is_not_a_database_costs_a_sentence_and_not_the_next_server(
     folder: RunFolder, promised, server: Server, tmp_path: Path, capsys
 ) -> None:
     (tmp_path / "text.db").write_text("no database at all, but longer than its header would be " * 9)

@@ -64,7 +64,7 @@ def states(tmp_path: Path) -> list[str]:
 
 
 def logs(tmp_path: Path) -> str:
-    """Return what the couriers of all runs have written."""
+    """Return what the sync processes of all runs have written."""
     return "".join(log.read_text() for log in tmp_path.glob("outputs/*/tracking.log"))
 
 
@@ -127,7 +127,7 @@ def test_eight_runs_at_once_make_one_database_with_eight_whole_records(
         promised.kept(state=run.state(), said=said)
     server = Server(f"sqlite:///{database}")
     until(lambda: all(is_whole(server, run) for run in runs(tmp_path)), "eight whole records")
-    until(lambda: all(log.stat().st_size for log in tmp_path.glob("outputs/*/tracking.log")), "couriers tidy up")
+    until(lambda: all(log.stat().st_size for log in tmp_path.glob("outputs/*/tracking.log")), "sync processes tidy up")
     complaints = [line for line in logs(tmp_path).splitlines() if "database is locked" not in line]
     assert not complaints, "waiting for each other's turn, which a slow machine can make long, is all that may be said"
 
@@ -154,7 +154,7 @@ def test_a_database_that_is_locked_for_30_seconds_stops_no_run_and_loses_nothing
 
 
 @pytest.mark.nightly
-def test_a_database_that_is_deleted_while_eight_runs_go_on_is_made_again_and_whole(
+def test_a_database_that_is_deleted_while_eight_runs_train_is_created_again_and_complete(
     start, database, promised, tmp_path
 ) -> None:
     processes = [start(*LONG, "train.epochs=250", f"train.seed={seed}") for seed in range(8)]
@@ -170,7 +170,7 @@ def test_a_database_that_is_deleted_while_eight_runs_go_on_is_made_again_and_who
         promised.kept(state=run.state(), said=said)
 
 
-def test_points_come_while_the_run_goes_on_and_a_killed_run_is_told_as_lost(
+def test_points_come_while_the_run_trains_and_a_killed_run_is_recorded_as_lost(
     start, database, promised, tmp_path: Path
 ) -> None:
     process = start(*LONG)
@@ -189,7 +189,7 @@ def test_points_come_while_the_run_goes_on_and_a_killed_run_is_told_as_lost(
 
 
 @pytest.mark.nightly
-def test_ctrl_c_reaches_the_run_and_not_its_courier(start, database, promised, tmp_path: Path) -> None:
+def test_ctrl_c_reaches_the_run_and_not_its_sync_process(start, database, promised, tmp_path: Path) -> None:
     process = start(*LONG)
     until(lambda: points_in(database) > 0, "first points")
     os.killpg(process.pid, signal.SIGINT)
@@ -203,7 +203,7 @@ def test_ctrl_c_reaches_the_run_and_not_its_courier(start, database, promised, t
 
 
 @pytest.mark.nightly
-def test_a_run_whose_courier_is_killed_goes_on_and_a_sync_mends_the_record(
+def test_a_run_whose_sync_process_is_killed_finishes_and_a_sync_completes_the_record(
     start, database, promised, tmp_path: Path
 ) -> None:
     process = start(*LONG)

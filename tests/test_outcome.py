@@ -227,7 +227,7 @@ def test_the_gpu_dies(promised: Any, trained: Any, unbroken: Any, tiny: list[str
     run = only_run(tmp_path / "runs")
     promised.kept(state=state_of(run), said=ended.said)
     again = trained(arguments)
-    assert "this run was lost before; going on" in again.said
+    assert "this run was lost before; resuming" in again.said
     promised.whole(run, unbroken([*tiny, *STEADY]))
 
 

@@ -81,7 +81,7 @@ STARTS = [(3, 0), (4, 0), (6, 4), (8, 4), (13, 12), (16, 12), (20, 16)]
         *[(damage, *start) for damage in ("truncated", "missing") for start in STARTS],
     ),
 )
-def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(
+def test_a_run_resumes_from_the_checkpoint_before_a_damaged_one(
     damage: str, steps: int, going_on_from: int, folder: RunFolder, unbroken: dict[str, Any]
 ) -> None:
     start(folder).fit(StopAfter(steps))
@@ -91,7 +91,7 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(
     if damage == "missing" and steps <= 4:
         assert found.saved is None  # nothing was ever saved, for all one can see
     else:
-        outcome_words = f"going on from previous.ckpt, step {going_on_from}" if going_on_from else "from nothing"
+        outcome_words = f"resuming from previous.ckpt, step {going_on_from}" if going_on_from else "from nothing"
         assert f"note: last.ckpt {words}" in found.note
         assert outcome_words in found.note
     assert folder.file("last.ckpt.damaged").exists() == (damage != "missing")

@@ -95,7 +95,7 @@ def test_files_and_figures_are_shown_when_the_run_has_ended(folder: RunFolder) -
     assert names == expected | {("curves.png", "figures")}
 
 
-def test_a_cause_and_a_remedy_are_told(folder: RunFolder) -> None:
+def test_a_cause_and_a_remedy_are_recorded(folder: RunFolder) -> None:
     folder.set_status("diverged", cause="the loss was not finite", remedy="try opt.lr=1e-4")
     record = read_record(folder)
     assert (record.tags["cause"], record.tags["remedy"]) == ("the loss was not finite", "try opt.lr=1e-4")
@@ -103,7 +103,7 @@ def test_a_cause_and_a_remedy_are_told(folder: RunFolder) -> None:
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "summary.json", "config.yaml", "log.txt"])
-def test_the_fingerprint_follows_every_file_that_is_told(name: str, folder: RunFolder) -> None:
+def test_the_fingerprint_follows_every_recorded_file(name: str, folder: RunFolder) -> None:
     before = fingerprint_of(folder)
     assert fingerprint_of(folder) == before
     with open(folder.file(name), "a") as stream:

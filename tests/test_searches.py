@@ -113,7 +113,7 @@ def test_a_search_does_not_change_its_choices(study) -> None:
 # what is told
 
 
-def test_a_trial_that_diverges_is_told_as_failed_and_counts(study) -> None:
+def test_a_trial_that_diverges_is_recorded_as_failed_and_counts(study) -> None:
     section = {**ONE, "space": {"opt.lr": {**LR, "high": 1.0e30}}, "trials": 4}
     section["start"] = [{"opt.lr": 3.0e-3}, {"opt.lr": 1.0e30}]
     toy = study({"search": section}, {"train.epochs": 2, "opt.lr_sch": "constant", "opt.weight_decay": 0})

@@ -155,7 +155,7 @@ def test_a_job_that_nobody_knows_holds_its_slot_for_a_while(study: StudyFolder, 
     assert not capsys.readouterr().out
 
 
-def test_a_job_that_waits_for_somebody_is_told_once(study: StudyFolder, capsys) -> None:
+def test_a_job_that_waits_for_somebody_is_reported_once(study: StudyFolder, capsys) -> None:
     slots = slots_of(study)
     jobs = [ClusterJob("7_1", "PENDING", "JobHeldUser"), ClusterJob("7_2", "PENDING", "JobHeldUser")]
     for _ in range(2):

@@ -89,7 +89,7 @@ def test_a_status_without_a_time_is_no_verdict(path: Path) -> None:
 # why
 
 
-def test_a_runs_end_is_told_with_cause_remedy_and_trace(path: Path) -> None:
+def test_a_runs_end_is_printed_with_cause_remedy_and_trace(path: Path) -> None:
     trace = "Traceback:\n" + "".join(f"  line {n}\n" for n in range(8))
     facts: dict[str, Any] = {"cause": "it broke", "remedy": "mend it", "traceback": trace}
     run = make_run(path, "crashed", rows=epochs(train_loss=[2.0, 1.0], lr=[1e-3, 5e-4]), **facts)
@@ -116,7 +116,7 @@ def test_a_run_that_came_through_later_is_not_called_failed(path: Path) -> None:
     assert "it broke" not in said and "health" not in said
 
 
-def test_gradient_norms_are_told_by_part_and_a_faint_one_is_named(path: Path) -> None:
+def test_gradient_norms_are_printed_by_part_and_a_faint_one_is_named(path: Path) -> None:
     rows = epochs(
         grad_norm=[3.0, 2.0], grad_norm_tokenizer=[1.0, 1e-4], grad_norm_blocks=[1.0, 1.5], grad_norm_head=[1, None]
     )
@@ -126,7 +126,7 @@ def test_gradient_norms_are_told_by_part_and_a_faint_one_is_named(path: Path) ->
     assert "hardly" not in why(make_run(path, "diverged", rows=rows))
 
 
-def test_attempts_are_told_when_there_were_several(path: Path) -> None:
+def test_attempts_are_printed_when_there_were_several(path: Path) -> None:
     run = make_run(path, "running")
     run.record_attempt(event="start")
     assert "attempt" not in why(run)
@@ -270,7 +270,7 @@ def test_a_damaged_record_still_has_a_name(places: tuple[Path, Path]) -> None:
     assert find_run("aaaa0001", *places)[0].path.name == "toy-aaaa0001"
 
 
-def test_a_trials_end_is_told_as_its_worker_saw_it(tmp_path: Path) -> None:
+def test_a_trials_end_is_printed_as_its_worker_saw_it(tmp_path: Path) -> None:
     run = make_run(tmp_path / "toy-00000001", "crashed", cause="it broke")
     study = make_study(tmp_path / "study", [run])
     ended(study, 0, "crashed", cause="the worker saw it break")

@@ -175,7 +175,7 @@ def test_a_trial_is_tagged_with_study_and_cell(tmp_path: Path) -> None:
         ("{axes: {train.epochs: [1, 0], train.seed: [1, 2]}}", "(epochs=0, seed=1 and 1 more); nothing was started"),
     ],
 )
-def test_every_fault_is_told_before_anything_starts(text: str, words: str, tmp_path: Path) -> None:
+def test_every_fault_is_reported_before_anything_starts(text: str, words: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as refusal:
         planned(f"grids: [{text}]", tmp_path)
     assert words in str(refusal.value)

@@ -103,7 +103,7 @@ def test_a_run_that_was_removed_is_made_again(study) -> None:
 
 
 @pytest.mark.parametrize("key", ["sweep.hours", "sweep.failures"])
-def test_a_spent_budget_is_said_and_the_same_command_goes_on(study, key: str) -> None:
+def test_a_spent_budget_is_reported_and_the_same_command_resumes(study, key: str) -> None:
     if key == "sweep.hours":
         toy = study(SEEDS, {"train.epochs": 1})
         code, said = toy.run("sweep.hours=1e-7")
@@ -121,7 +121,7 @@ def test_a_spent_budget_is_said_and_the_same_command_goes_on(study, key: str) ->
 # stops
 
 
-def test_ctrl_c_saves_and_the_same_command_goes_on(study) -> None:
+def test_ctrl_c_saves_and_the_same_command_resumes(study) -> None:
     toy = study(SEEDS)
     toy.run("sweep.hours=1e-7")
     toy.folder.request_cancel(0)  # by a cancel that came too late: it stops nothing
@@ -132,7 +132,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(study) -> None:
     assert (code, toy.is_done(2), toy.starts()) == (0, True, [2, 1]), said
 
 
-def test_cancel_stops_one_run_or_all_and_the_command_goes_on(study, sweep) -> None:
+def test_cancel_stops_one_run_or_all_and_the_command_resumes(study, sweep) -> None:
     toy = study({**SEEDS, "seeds": [1, 2, 3]}, {"train.epochs": 120})  # seconds, so that a cancel comes in time
     driver = toy.start()
     until(lambda: toy.is_at_work(), "the first run")

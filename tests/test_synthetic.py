@@ -202,7 +202,7 @@ def test_a_run_killed_in_an_epoch_ends_bitwise_equal(
     assert trained(arguments, kill).code == -signal.SIGKILL
     again = trained(arguments)
     assert again.code == 0, again.said
-    assert "going on from step 12 (epoch 2)" in again.said
+    assert "resuming from step 12 (epoch 2)" in again.said
     assert_same_run(only_run(tmp_path / "runs"), unbroken(words))
 
 

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from specvit.commands.entry import user_facing
-from specvit.tracking.console import Screen
+from specvit.tracking.console import Console
 from specvit.utils.text import csv_text, markdown_table, printable
 
 CLEAR = "\x1b[2J\x1b]0;owned\x07\x9b31m\rname\u202e"
@@ -38,7 +38,7 @@ def test_control_characters_are_spelt_out() -> None:
 def test_what_a_command_prints_sends_no_escape_codes(capsys: pytest.CaptureFixture[str]) -> None:
     @user_facing
     def main(arguments: list[str] | None = None) -> int:
-        Screen("lines").say(CLEAR)
+        Console("lines").say(CLEAR)
         print(CLEAR)
         print(CLEAR, file=sys.stderr)
         print("going", end="\r")
@@ -58,10 +58,10 @@ def test_a_bar_on_a_terminal_still_moves(monkeypatch: pytest.MonkeyPatch) -> Non
 
     @user_facing
     def main(arguments: list[str] | None = None) -> int:
-        screen = Screen("auto")
-        assert screen.style == "bar"
-        screen.console.print("[bold]x[/bold]")
-        screen.say(CLEAR)
+        console = Console("auto")
+        assert console.style == "bar"
+        console.rich.print("[bold]x[/bold]")
+        console.say(CLEAR)
         return 0
 
     with os.fdopen(theirs, "w") as terminal, contextlib.redirect_stdout(terminal):

@@ -30,7 +30,7 @@ from specvit.data.views import SpectraView
 from specvit.models import ViT
 from specvit.physics.fisher import CHUNK, slopes
 from specvit.run.predictor import Predictor, load_predictor
-from specvit.tracking.console import Screen
+from specvit.tracking.console import Console
 from specvit.training.device import resolve_device, set_up_torch
 from specvit.utils.errors import CheckpointError, DataError
 
@@ -92,7 +92,7 @@ def attributions_of(
     """
     config = test_set.runs[0].config
     torch_device = resolve_device(dataclasses.replace(config.train, device=device))
-    set_up_torch(config.train, None, Screen("lines"), torch_device)
+    set_up_torch(config.train, None, Console("lines").say, torch_device)
     spectra = open_split(config.data, "test", lambda *_: None)
     if split_manifest(config.data, "test", spectra) != test_set.runs[0].identity["data"]["test"]:
         remedy = "put the spectra back that the runs were tested on"

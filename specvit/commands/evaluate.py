@@ -15,7 +15,7 @@ from specvit.config.schema import Config, NoiseConfig, effective_level
 from specvit.metrics.format import bin_lines, rest_line, row_line
 from specvit.run_folder.folder import RunFolder
 from specvit.study.find import find_run
-from specvit.tracking.console import Screen
+from specvit.tracking.console import Console
 from specvit.tracking.metric_files import finite_or_none
 from specvit.utils.errors import ConfigError, FolderError
 from specvit.utils.files import read_yaml, write_text
@@ -86,13 +86,13 @@ def _evaluate(config: Config, run: RunFolder, file: str | None, levels: list[flo
     from specvit.run.predictor import load_predictor
     from specvit.training.device import resolve_device, set_up_torch
 
-    screen, folder = Screen("lines"), run.path
+    console, folder = Console("lines"), run.path
     device = resolve_device(dataclasses.replace(config.train, device=device_name))
-    set_up_torch(config.train, None, screen, device)
+    set_up_torch(config.train, None, console.say, device)
     spectra = (
         open_spectra([Path(file)], -1, where="--data")
         if file
-        else open_split(config.data, "test", screen.show_generation)
+        else open_split(config.data, "test", console.show_generation)
     )
     trained = load_predictor(folder / "best.ckpt", config, device, run.run_id)
     trained.check_pixels(spectra)
@@ -106,12 +106,12 @@ def _evaluate(config: Config, run: RunFolder, file: str | None, levels: list[flo
         out.mkdir(exist_ok=True)
         facts = {"run": folder.name, "data": file or "test set of the run", "noise_level": effective_level(noise)}
         evaluation.write_scored(scored, out, split="test", summary={**facts, "test_rows": len(spectra)})
-        evaluation.draw_scored(scored, out / "figures", screen.say)
-        _print(scored, effective_level(noise), screen, whole=len(levels) < 2)
-        screen.say(f"written: {out}")
+        evaluation.draw_scored(scored, out / "figures", console.say)
+        _print(scored, effective_level(noise), console, whole=len(levels) < 2)
+        console.say(f"written: {out}")
         table += [{"noise_level": effective_level(noise), **row} for row in scored.rows]
     if len(levels) > 1:
-        _write_table(table, folder / f"{name}-by_noise" / "by_noise.csv", screen)
+        _write_table(table, folder / f"{name}-by_noise" / "by_noise.csv", console)
 
 
 def at_level(noise: NoiseConfig, level: float) -> NoiseConfig:
@@ -125,20 +125,20 @@ def _short(level: float) -> str:
     return repr(level).removesuffix(".0")
 
 
-def _write_table(rows: "list[Row]", path: Path, screen: Screen) -> None:
+def _write_table(rows: "list[Row]", path: Path, console: Console) -> None:
     """Write one line a level and label."""
     path.parent.mkdir(exist_ok=True)
     write_text(path, csv_text([finite_or_none(row) for row in rows]))
-    screen.say(f"all levels: {path}")
+    console.say(f"all levels: {path}")
 
 
-def _print(scored: "Scored", level: float, screen: Screen, *, whole: bool) -> None:
+def _print(scored: "Scored", level: float, console: Console, *, whole: bool) -> None:
     """Print the scores of one noise level; `whole` adds the rows of a small set and the bins."""
     if whole and len(scored.predictions) <= ROWS_PRINTED:
-        screen.say(scored.predictions.to_string(index=False, float_format=lambda value: f"{value:.4g}"))
+        console.say(scored.predictions.to_string(index=False, float_format=lambda value: f"{value:.4g}"))
     for row in scored.rows:
-        screen.say(f"noise {_short(level)}: {row_line(row)}")
-        screen.say(f"  {rest_line(row)}")
+        console.say(f"noise {_short(level)}: {row_line(row)}")
+        console.say(f"  {rest_line(row)}")
     for rows, quantity in ((scored.by_snr, "S/N"), (scored.by_mag, "mag")) if whole else ():
         for line in bin_lines(rows, quantity):
-            screen.say(line)
+            console.say(line)

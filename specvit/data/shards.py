@@ -91,9 +91,9 @@ def find_files(patterns: Sequence[str], *, root: str | None, where: str) -> list
         found = [full] if os.path.exists(full) else sorted(glob.glob(search), key=_natural)
         if not found:
             remedy = (
-                f"set {where}=FILE, or data.root=FOLDER (or SPECVIT_DATA) to where the set lies, or use data=builtin"
+                f"set {where}=FILE, or data.root=FOLDER (or SPECVIT_DATA) to the folder of the set, or use data=builtin"
             )
-            raise DataError(f"nothing lies at {full}", where=where, remedy=remedy)
+            raise DataError(f"there is no file at {full}", where=where, remedy=remedy)
         files += [Path(name) for name in found]
     return files
 

@@ -15,7 +15,7 @@ from specvit.data.batches import EvalData, eval_data
 from specvit.data.labels import TargetCoder
 from specvit.data.noise import FluxNorm
 from specvit.data.splits import Splits
-from specvit.tracking.console import Screen
+from specvit.tracking.console import Console
 from specvit.training.checkpoint import Parts
 from specvit.training.protocols import Pruner, Tracker
 from specvit.training.task import Regression
@@ -82,7 +82,7 @@ class FitContext:
     val: EvalData
     device: torch.device
     tracker: Tracker
-    screen: Screen
+    console: Console
     pruner: Pruner
     rows: list[dict[str, Any]] = field(default_factory=list)
     """The recorded rows of `metrics.jsonl`."""
@@ -116,6 +116,6 @@ class FitContext:
     def say(self, text: str, *, now: bool = False) -> None:
         """Print a line of progress, at most every `PRINT_SECONDS` unless `now`."""
         moment = time.monotonic()
-        if self.screen.style != "none" and (now or moment >= self._printed + PRINT_SECONDS):
+        if self.console.style != "none" and (now or moment >= self._printed + PRINT_SECONDS):
             self._printed = moment
-            self.screen.say(text)
+            self.console.say(text)

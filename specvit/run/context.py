@@ -10,7 +10,7 @@ from specvit.config.tracking_uri import check_names, resolve_uri
 from specvit.data.splits import Splits, manifest, needs_files, open_splits
 from specvit.run_folder.folder import RunFolder, find_folder
 from specvit.run_folder.identity import default_name, identity_of, run_id
-from specvit.tracking.console import Screen
+from specvit.tracking.console import Console
 from specvit.training.protocols import Pruner
 from specvit.training.signals import SignalStop
 from specvit.utils.errors import CheckpointError, ConfigError
@@ -37,7 +37,7 @@ class RunContext:
     weights: Any
     """The weights to start from, by parameter name, or None."""
     folder: RunFolder
-    screen: Screen
+    console: Console
     stop: SignalStop
     pruner: Pruner
     syncs_mlflow: bool

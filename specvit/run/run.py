@@ -33,7 +33,7 @@ from specvit.run_folder.folder import (
 )
 from specvit.run_folder.identity import note_of_other_data
 from specvit.run_folder.verdict import EXPLODED_CAUSE, Verdict, verdict
-from specvit.tracking.console import Screen
+from specvit.tracking.console import Console
 from specvit.tracking.mlflow_sync import MlflowSync
 from specvit.training.protocols import NoPruner, Pruner
 from specvit.training.signals import SignalStop
@@ -76,14 +76,14 @@ def run(
     A `pruner` may end it as `pruned`; another command for the same run then resumes it. `syncs_mlflow`: whether it
     starts its own synchronisation to MLflow. `stop_asked` is called every second; True stops the run like SIGTERM.
     """
-    screen = Screen(config.tracking.progress)
+    console = Console(config.tracking.progress)
     with SignalStop(stop_asked).installed() as stop:
-        located = locate(config, screen.show_generation)
+        located = locate(config, console.show_generation)
         folder, identity, splits, weights = located.folder, located.identity, located.splits, located.weights
         if _is_finished(folder, folder.state()) and not config.train.rerun:
-            return _skipped(folder, screen)
+            return _skipped(folder, console)
         _check_device(config)
-        splits = splits or open_splits(config, screen.show_generation)
+        splits = splits or open_splits(config, console.show_generation)
         notes = _check_model(config, splits, weights)
         notes += [note] if (note := note_of_classes(config, splits)) else []
         if config.train.rerun or not _can_resume(folder):
@@ -92,16 +92,16 @@ def run(
         with folder.claimed(), disk_reserve(folder.path):
             before = folder.state(claimed=True)
             if _is_finished(folder, before) and not config.train.rerun:  # another process was faster
-                return _skipped(folder, screen)
+                return _skipped(folder, console)
             # An interrupted rerun resumes; one killed while it removed the results starts again.
             from_nothing = folder.to_forget() or (config.train.rerun and before in DONE + FAILED)
             notes += [note] if not before and (note := note_of_other_data(folder, identity)) else []
             folder.create(identity, yaml.safe_dump(to_plain(config), sort_keys=False))
-            screen.log = folder.file("log.txt")
-            _print_banner(config, folder, before, notes, screen, from_nothing=from_nothing)
+            console.log = folder.file("log.txt")
+            _print_banner(config, folder, before, notes, console, from_nothing=from_nothing)
             if from_nothing:
                 folder.forget()
-            context = RunContext(config, splits, weights, folder, screen, stop, pruner or NoPruner(), syncs_mlflow)
+            context = RunContext(config, splits, weights, folder, console, stop, pruner or NoPruner(), syncs_mlflow)
             return _run_to_end(context)
 
 
@@ -142,14 +142,14 @@ def _check_rows(config: Config, splits: Splits) -> None:
 
 def _run_to_end(run: RunContext) -> Result:
     """Train and test; every exception ends in exactly one recorded state with its cause."""
-    config, folder, screen, stop = run.config, run.folder, run.screen, run.stop
+    config, folder, console, stop = run.config, run.folder, run.console, run.stop
     mlflow_sync = None
     with stop.deferred(wholly=True):  # a second signal must not interrupt the handling of the first
         try:
             job_id, log = job_here(), str(folder.file("log.txt"))
             folder.set_status("running", pid=os.getpid(), host=hostname(), job=job_id, log=log)
             folder.record_attempt(event="start", commit=commit(), job=job_id)
-            mlflow_sync = _start_mlflow_sync(config, folder, screen) if run.syncs_mlflow else None
+            mlflow_sync = _start_mlflow_sync(config, folder, console) if run.syncs_mlflow else None
             with stop.immediate():
                 judged = _train_and_test(run)
             end = RunOutcome(judged.state, judged.cause, remedy_for(judged.state, config))
@@ -157,15 +157,15 @@ def _run_to_end(run: RunContext) -> Result:
             end = outcome_of_error(problem, config, folder)
         end = record_outcome(end, folder)
         summary = {} if end.code else read_json(folder.file("summary.json"), {})
-        _print_outcome(end, folder, summary, screen)
+        _print_outcome(end, folder, summary, console)
     return Result(end.state, folder.path, summary, end.code, stop.received, mlflow_sync, end.fault)
 
 
-def _start_mlflow_sync(config: Config, folder: RunFolder, screen: Screen) -> MlflowSync | None:
+def _start_mlflow_sync(config: Config, folder: RunFolder, console: Console) -> MlflowSync | None:
     if not config.tracking.live:
         return None
     uri = resolve_uri(config.tracking.uri, folder.path)
-    screen.say(f"MLflow: {uri}, experiment {config.tracking.experiment}")
+    console.say(f"MLflow: {uri}, experiment {config.tracking.experiment}")
     return MlflowSync(folder, uri)
 
 
@@ -192,61 +192,61 @@ def _train_and_test(run: RunContext) -> Verdict:
     facts |= {"best_epoch": trained.epoch, f"best_{monitor}": best, "test_rows": len(splits.test)}
     facts |= {"noise_level": effective_level(config.noise), "seed": config.train.seed}
     evaluation.write_scored(scored, folder.path, split="test", summary=facts)
-    _draw(scored, rows, folder, run.screen, steps="epoch" if is_network else "trees")
+    _draw(scored, rows, folder, run.console, steps="epoch" if is_network else "trees")
     return judged
 
 
-def _draw(scored: Any, rows: list[dict[str, Any]], folder: RunFolder, screen: Screen, *, steps: str) -> None:
+def _draw(scored: Any, rows: list[dict[str, Any]], folder: RunFolder, console: Console, *, steps: str) -> None:
     """Draw a run's figures; an error there loses the figure, not the run."""
     from specvit.run import evaluation
     from specvit.tracking.figures import attempt, draw_curves
 
     name = "r2" if "r2" in scored.scores else "accuracy"
-    evaluation.draw_scored(scored, folder.file("figures"), screen.say)
+    evaluation.draw_scored(scored, folder.file("figures"), console.say)
     if len(rows) > 1:
         place = folder.file("figures") / "curves.png"
-        attempt(place, lambda path: draw_curves(path, rows, score=name, steps=steps), screen.say)
+        attempt(place, lambda path: draw_curves(path, rows, score=name, steps=steps), console.say)
 
 
-def _skipped(folder: RunFolder, screen: Screen) -> Result:
+def _skipped(folder: RunFolder, console: Console) -> Result:
     state, summary = folder.state(), read_json(folder.file("summary.json"), {})
-    screen.say(f"finished already ({state}): {summary_line(summary)}  {folder.path}")
-    screen.say("nothing was done; train.rerun=true does it again, another train.seed is another run")
+    console.say(f"finished already ({state}): {summary_line(summary)}  {folder.path}")
+    console.say("nothing was done; train.rerun=true does it again, another train.seed is another run")
     return Result(state, folder.path, summary, 0)
 
 
 def _print_banner(
-    config: Config, folder: RunFolder, before: str, notes: list[str], screen: Screen, *, from_nothing: bool
+    config: Config, folder: RunFolder, before: str, notes: list[str], console: Console, *, from_nothing: bool
 ) -> None:
-    screen.say(f"run {folder.path}")
+    console.say(f"run {folder.path}")
     if config.data.makes:
-        screen.say(f"data: {_ORIGIN[config.data.kind]}, not observations")
+        console.say(f"data: {_ORIGIN[config.data.kind]}, not observations")
     if from_nothing:
-        screen.say(f"this run was {before} before; starting from nothing (train.rerun=true)")
+        console.say(f"this run was {before} before; starting from nothing (train.rerun=true)")
     elif before in FAILED:
         cause, outlook = folder.status().get("cause", "cause unknown"), "trying again"
         if cause.startswith(EXPLODED_CAUSE):
             outlook = "the same settings end the same way; train.rerun=true trains it again from the beginning"
-        screen.say(f"this run ended as {before} before: {cause}; {outlook}")
+        console.say(f"this run ended as {before} before: {cause}; {outlook}")
     elif before:
         shown = shown_state({**folder.status(), "state": before})
-        screen.say(f"this run was {shown} before; going on")
+        console.say(f"this run was {shown} before; resuming")
     for note in notes:
-        screen.say(note)
+        console.say(note)
 
 
-def _print_outcome(end: RunOutcome, folder: RunFolder, summary: dict[str, Any], screen: Screen) -> None:
+def _print_outcome(end: RunOutcome, folder: RunFolder, summary: dict[str, Any], console: Console) -> None:
     if end.state in DONE:
-        screen.say(f"{end.state}: {summary_line(summary)}  {folder.path}")
+        console.say(f"{end.state}: {summary_line(summary)}  {folder.path}")
         if end.cause:
-            screen.say(f"note: {end.cause}")
+            console.say(f"note: {end.cause}")
     elif end.state == "preempted":
         saved = "saved; run the same command again to resume"
         advice = saved if _can_resume(folder) else "nothing to save yet; run the same command again to start over"
         word = "" if end.cause.startswith(STOPPED_BY_USER) else f"{end.state}: "
-        screen.say(f"{word}{end.cause}; {advice}  {folder.path}")
+        console.say(f"{word}{end.cause}; {advice}  {folder.path}")
     else:
         trace = " (traceback in log.txt)" if end.trace else ""
-        screen.say(f"{end.state}: {end.cause}{trace}  {folder.path}")
+        console.say(f"{end.state}: {end.cause}{trace}  {folder.path}")
     if end.remedy:
-        screen.say(f"remedy: {end.remedy}")
+        console.say(f"remedy: {end.remedy}")

@@ -26,16 +26,16 @@ from specvit.utils.provenance import made_by
 
 def train(run: RunContext) -> str:
     """Fit the model of one run; return "completed" or "early_stopped", raise `DataError`, `Diverged` or `Pruned`."""
-    config, splits, folder, screen = run.config, run.splits, run.folder, run.screen
+    config, splits, folder, console = run.config, run.splits, run.folder, run.console
     estimator = build_estimator(config)
     device = torch.device("cpu") if estimator.on_host else resolve_device(config.train)
-    set_up_torch(config.train, None, screen, device)
+    set_up_torch(config.train, None, console.say, device)
     folder.cut_back(0)
     facts = {"device": str(device), "precision": "32", "threads": torch.get_num_threads()}
     folder.note_progress(step=0, **facts)
     origin = {**made_by(), **hardware(device)}
     folder.record_attempt(event="ready", step=0, **facts, made_by=origin, files=file_mtimes(config.data, splits))
-    screen.say(f"device {device}; {len(splits.train):,} training spectra, each with one noise")
+    console.say(f"device {device}; {len(splits.train):,} training spectra, each with one noise")
     flux_norm = fit_flux_norm(splits.train, config.data.flux_norm, config.noise).to(device)
     task = build_task(config, splits.coder)
     assert isinstance(task, Regression)
@@ -48,7 +48,7 @@ def train(run: RunContext) -> str:
         val=eval_data(splits.val, "val", config, splits.coder, flux_norm, device),
         device=device,
         tracker=CompositeTracker(FileTracker(folder.path), status),
-        screen=screen,
+        console=console,
         pruner=run.pruner,
     )
     fitted = estimator.fit(context)

@@ -50,7 +50,7 @@ def train(run: RunContext) -> str:
         ended, faults = _train(run)
         if not faults:
             return ended
-        run.screen.say(f"note: {faults}")
+        run.console.say(f"note: {faults}")
     remedy = "check the disk, then run the same command again to resume"
     raise CheckpointError(faults, where=str(run.folder.path), remedy=remedy)
 
@@ -64,33 +64,33 @@ def check_evaluation_rows(config: Config, splits: Splits) -> None:
 
 def _train(run: RunContext) -> tuple[str, str]:
     """Return the state, and what is wrong with the best weights if the run has ended."""
-    config, splits, folder, screen = run.config, run.splits, run.folder, run.screen
+    config, splits, folder, console = run.config, run.splits, run.folder, run.console
     device, epoch_steps = resolve_device(config.train), _epoch_steps(config, splits)
     start = find_start(folder, epoch_steps)
     origin = {**made_by(), **hardware(device)}
     changed = _report_changes(run, start.saved, origin)
     if start.note:
-        screen.say(start.note)
-    set_up_torch(config.train, start.saved["threads"] if start.saved else None, screen, device)
+        console.say(start.note)
+    set_up_torch(config.train, start.saved["threads"] if start.saved else None, console.say, device)
     learner, state, checkpoints, flux_norm = _build(run, device, start.saved, origin)
     train_data = _train_data(config, splits, flux_norm, device)
     facts = {"device": str(device), "precision": learner.precision, "threads": torch.get_num_threads()}
     folder.note_progress(step=state.step, **facts)
     folder.record_attempt(event="ready", step=state.step, **facts, **changed)
-    screen.say(f"device {device}, precision {learner.precision}")
+    console.say(f"device {device}, precision {learner.precision}")
     if learner.precision == "16-mixed" and device.type == "cpu":
-        screen.say("note: 16-mixed is slow on a CPU; train.precision=auto takes what is fast here")
+        console.say("note: 16-mixed is slow on a CPU; train.precision=auto takes what is fast here")
     if learner.precision == "bf16-mixed" and device.type == "cuda" and not has_bf16(device):
-        screen.say("note: this GPU only emulates bf16, slowly; train.precision=16-mixed is fast here")
-    screen.say(f"{len(splits.train):,} training spectra, {train_data.location}; {epoch_steps} steps an epoch")
+        console.say("note: this GPU only emulates bf16, slowly; train.precision=16-mixed is fast here")
+    console.say(f"{len(splits.train):,} training spectra, {train_data.location}; {epoch_steps} steps an epoch")
     for note in train_data.io_notes(state.step):
-        screen.say(note)
+        console.say(note)
     if state.step:
-        screen.say(f"going on from step {state.step} (epoch {state.step // epoch_steps})")
+        console.say(f"resuming from step {state.step} (epoch {state.step // epoch_steps})")
     folder.cut_back(state.step)
     val_data = eval_data(splits.val, "val", config, splits.coder, flux_norm, device)
     progress = ProgressTracker(
-        screen,
+        console,
         epochs=config.train.epochs,
         steps_per_epoch=epoch_steps,
         step_rows=train_data.step_rows,
@@ -113,7 +113,7 @@ def _report_changes(run: RunContext, saved: dict[str, Any] | None, origin: dict[
         notes += changes(saved.get("made_by", {}), origin)
         notes += [note] if (note := note_of_changes(run.folder.attempts(), mtimes)) else []
     for note in notes:
-        run.screen.say(note)
+        run.console.say(note)
     return {"made_by": origin, "files": mtimes, **({"changed": notes} if notes else {})}
 
 

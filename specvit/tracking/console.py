@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, cast
 
-from rich.console import Console
+from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from specvit.utils.files import drop_unwritten
@@ -16,7 +16,7 @@ from specvit.utils.text import printable, unfiltered
 REFRESH_SECONDS = 0.5
 
 
-class _PatientConsole(Console):
+class _PatientConsole(RichConsole):
     """Prints nothing once the reader has closed the pipe (`specvit train ... | head`); the run and its log continue."""
 
     def on_broken_pipe(self) -> None:
@@ -52,7 +52,7 @@ class _PatientStream:
             drop_unwritten(self._stream)
 
 
-class Screen:
+class Console:
     """Prints lines to the terminal and, once a run folder exists, to its `log.txt`; shows progress as asked.
 
     `style` is `bar`, `lines`, `none`, or `auto`: a bar on a terminal and lines elsewhere.
@@ -60,17 +60,17 @@ class Screen:
 
     def __init__(self, style: str) -> None:
         """Nothing is shown yet."""
-        self.console = _PatientConsole(
+        self.rich = _PatientConsole(
             file=cast(IO[str], _PatientStream(unfiltered(sys.stdout))), highlight=False, soft_wrap=True
         )
-        self.style = ("bar" if self.console.is_terminal else "lines") if style == "auto" else style
+        self.style = ("bar" if self.rich.is_terminal else "lines") if style == "auto" else style
         self.log: Path | None = None
         self._next_generation_line = 0.0
 
     def say(self, text: str) -> None:
         """Print one line, and log it; neither can fail a run."""
         text = printable(text)
-        self.console.print(text, markup=False)
+        self.rich.print(text, markup=False)
         if self.log is not None:
             with contextlib.suppress(OSError), open(self.log, "a") as stream:
                 stream.write(f"{time.strftime('%H:%M:%S')} {text}\n")
@@ -84,13 +84,13 @@ class Screen:
 
 
 class ProgressTracker:
-    """Follows one run on a `Screen`. `epochs`, `steps_per_epoch` and `step_rows` size the bar and the rates."""
+    """Follows one run on a `Console`. `epochs`, `steps_per_epoch` and `step_rows` size the bar and the rates."""
 
     def __init__(
-        self, screen: Screen, *, epochs: int, steps_per_epoch: int, step_rows: int, start_step: int, score: str
+        self, console: Console, *, epochs: int, steps_per_epoch: int, step_rows: int, start_step: int, score: str
     ) -> None:
         """`score` is the validation metric to show; `start_step` is where a resumed run continues."""
-        self.screen, self.epochs, self.steps_per_epoch = screen, epochs, steps_per_epoch
+        self.console, self.epochs, self.steps_per_epoch = console, epochs, steps_per_epoch
         self.step_rows, self.start_step, self.score = step_rows, start_step, score
         self.latest: dict[str, Any] = {}
         self.started = self.shown = time.monotonic()
@@ -98,7 +98,7 @@ class ProgressTracker:
 
     def __enter__(self) -> "ProgressTracker":
         """Start the bar, if there is to be one."""
-        if self.screen.style == "bar":
+        if self.console.style == "bar":
             columns = (
                 TextColumn("{task.description}"),
                 BarColumn(bar_width=16),
@@ -106,7 +106,7 @@ class ProgressTracker:
                 TextColumn("{task.fields[facts]}"),
             )
             self.bar = Progress(
-                *columns, TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn(), console=self.screen.console
+                *columns, TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn(), console=self.console.rich
             )
             total = self.epochs * self.steps_per_epoch
             self.task = self.bar.add_task("epoch", total=total, completed=self.start_step, facts="")
@@ -131,7 +131,7 @@ class ProgressTracker:
     def metrics(self, row: dict[str, Any]) -> None:
         """Print an epoch's line, where there is no bar."""
         self.latest = row
-        if self.screen.style == "none":
+        if self.console.style == "none":
             return
         now, step = time.monotonic(), row["step"]
         left = (self.epochs * self.steps_per_epoch - step) * (now - self.started) / max(1, step - self.start_step)
@@ -147,7 +147,7 @@ class ProgressTracker:
         ]
         parts += [f"{self._rate(step, now):,.0f} spectra/s", f"ETA {int(left) // 60}:{int(left) % 60:02d}"]
         if self.bar is None:
-            self.screen.say("  ".join(parts))
+            self.console.say("  ".join(parts))
 
     def timing(self, row: dict[str, Any]) -> None:
         """Show nothing: the rate is in the epoch's line."""

@@ -53,7 +53,7 @@ class MlflowSync:
             return ""
         log = self.folder.file(LOG)
         if code is None and self.process:
-            return f"MLflow ({self.uri}) is slow; process {self.process.pid} goes on trying, see {log}"
+            return f"MLflow ({self.uri}) is slow; process {self.process.pid} keeps trying, see {log}"
         reason = self.problem or f"see {log}"
         return f"MLflow ({self.uri}) has no whole record of this run ({reason}); `specvit track sync` sends it"
 

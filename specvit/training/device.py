@@ -2,8 +2,9 @@
 
 import contextlib
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -19,14 +20,6 @@ CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 REPEATABLE_WORKSPACES = (":4096:8", ":16:8")
 """Values of CUBLAS_WORKSPACE_CONFIG with which cuBLAS repeats its bits; read when its first handle is made."""
 AUTOCAST = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
-
-
-class Speaker(Protocol):
-    """Prints notes for the user."""
-
-    def say(self, text: str) -> None:
-        """Print one line."""
-        ...
 
 
 def resolve_device(train: TrainConfig) -> torch.device:
@@ -107,7 +100,7 @@ def cpu_share() -> int:
     return max(1, min(limits))
 
 
-def _set_up_cuda(train: TrainConfig, screen: Speaker, device: torch.device) -> None:
+def _set_up_cuda(train: TrainConfig, say: Callable[[str], None], device: torch.device) -> None:
     torch.cuda.set_device(device)
     workspace = os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", REPEATABLE_WORKSPACES[0])
     if train.deterministic and workspace not in REPEATABLE_WORKSPACES:
@@ -115,22 +108,22 @@ def _set_up_cuda(train: TrainConfig, screen: Speaker, device: torch.device) -> N
         remedy = f"unset it, or set it to {' or '.join(REPEATABLE_WORKSPACES)}"
         raise ConfigError(what, where="CUBLAS_WORKSPACE_CONFIG", remedy=remedy)
     if os.environ.get("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE") == "1":
-        screen.say(
-            "note: TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=1 (some containers set it) drops 13 bits in float32 products"
-        )
+        say("note: TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=1 (some containers set it) drops 13 bits in float32 products")
 
 
-def set_up_torch(train: TrainConfig, saved_threads: int | None, screen: Speaker, device: torch.device) -> None:
+def set_up_torch(
+    train: TrainConfig, saved_threads: int | None, say: Callable[[str], None], device: torch.device
+) -> None:
     """Set threads, determinism and the current GPU; a resumed run gets the thread count that its bits depend on."""
     threads = saved_threads or train.threads or cpu_share()
     if saved_threads and train.threads and train.threads != saved_threads:
-        screen.say(f"note: going on with {saved_threads} threads, as this run began, not train.threads={train.threads}")
+        say(f"note: continuing with {saved_threads} threads, as this run began, not train.threads={train.threads}")
     if threads > len(os.sched_getaffinity(0)):
-        screen.say(f"note: {threads} threads on fewer cores; a run that began on more may differ in its last bits")
+        say(f"note: {threads} threads on fewer cores; a run that began on more may differ in its last bits")
     torch.set_num_threads(threads)
     keep_memory(train.keep_memory)
     if device.type == "cuda":
-        _set_up_cuda(train, screen, device)
+        _set_up_cuda(train, say, device)
     if train.compile:
         torch.use_deterministic_algorithms(train.deterministic)  # also sets the compiler, which this imports (1.2 s)
     else:

@@ -46,7 +46,7 @@ def find_start(folder: RunFolder, epoch_steps: int) -> Start:
         if _has_best(folder, state, epoch_steps, faults) or _restore_best(folder, newest, usable, epoch_steps, faults):
             if name != CHECKPOINTS[0] and not faults:
                 faults.append(f"{CHECKPOINTS[0]} is missing")
-            return Start(saved, _note(faults, f"going on from {name}, step {state.step}"))
+            return Start(saved, _note(faults, f"resuming from {name}, step {state.step}"))
     if not faults and folder.epochs_on_file():
         faults.append("there is no checkpoint")
     for name in CHECKPOINTS:  # a later start must not resume from what this one could not use

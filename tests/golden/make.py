@@ -331,7 +331,7 @@ def make_digests() -> dict[str, Any]:
 
 
 def pack(name: str, folders: list[str]) -> None:
-    """Write folders into one file, without figures, locks and ballast, and with another name for the machine."""
+    """Write folders into one file, without figures, locks and disk reserves, and with another name for the machine."""
     renamed = {str(Path.cwd()): "/golden", f'"{os.uname().nodename}"': f'"{HOST}"'}
     for path in (path for folder in folders for path in Path(folder).rglob("*.*")):
         if path.suffix in (".json", ".jsonl", ".txt", ".log") and path.is_file() and not path.is_symlink():
