@@ -70,19 +70,6 @@ def third_column(folder: Path) -> None:
     make.text(folder / f"{NAME}.txt", {"1": FINE, "2": FLUX, "3": FLUX})
 
 
-def planes(rows: int, rising: bool = False, **cards: object) -> Callable[[Path], None]:
-    """Return a writer of an image of one star: its flux and what goes with it, a plane each."""
-
-    def write(folder: Path) -> None:
-        flux_RX = np.random.default_rng(0).uniform(0.5, 1.0, (rows, 1000))
-        if rising:
-            flux_RX[2] = np.linspace(8400, 8800, 1000)
-        axis = {"CRVAL1": 8400.0, "CDELT1": 0.4, "CUNIT1": "Angstrom", **cards}
-        make.fits_image(folder / "star.fits", flux_RX, axis)
-
-    return write
-
-
 CSV = ["--labels", "{folder}/../labels.csv"]
 WAVE_TWICE = np.where(np.arange(len(FINE)) == 6000, FINE[5999], FINE)
 HOLE = np.delete(np.arange(len(FINE)), np.s_[4000:4020])
@@ -255,19 +242,6 @@ VALUE_FAULTS: dict[str, Fault] = {
         ["+own", *PATTERN, "--error-name", "3"],
         ["may be an error, a variance or an inverse variance; say which by --error-kind"],
     ),
-    **{
-        f"planes of one star, {words}": (
-            write,
-            ["--fill", "log_g=4.4", "--wave", "keep"],
-            [words, "rows that are not a spectrum each"],
-        )
-        for words, write in {
-            "row 2 rises from pixel to pixel, as wavelengths do": planes(3, rising=True),
-            "as LAMOST writes them": planes(5, TELESCOP="LAMOST"),
-            "as UVES_popler writes them": planes(5, HISTORY="made by UVES_popler"),
-            "as apStar has them": planes(4, NVISITS=2),
-        }.items()
-    },
     "flux per frequency": (
         lambda folder: make.fits_table(folder / f"{NAME}.fits", {"wave": FINE, "flux": FLUX}, {"flux": "erg/s/cm2/Hz"}),
         PATTERN,

@@ -3,9 +3,9 @@
 import re
 from dataclasses import dataclass, field
 
-from specvit.convert.contents import Array, Contents, last_part, plain
+from specvit.convert.contents import MAYBE_PLANES, Array, Contents, last_part, plain
 from specvit.convert.error_kinds import ERROR_NAMES, kind_of_errors
-from specvit.convert.options import Options
+from specvit.convert.options import SPECTRA, Options
 from specvit.convert.wavelengths import LOG_NAMES, WAVE_NAMES
 from specvit.utils.errors import DataError
 from specvit.utils.quantities import LABELS
@@ -14,6 +14,8 @@ FLUX_NAMES = ("flux", "fluxes", "flam", "specificintensity", "intensity", "spect
 LABEL_NAMES = {"teff": "T_eff", "logg": "log_g", "mh": "M_H", "am": "a_M", "cm": "C_M", "mag": "mag", "snr": "snr"}
 LABEL_NAMES |= {"redshift": "redshift"}
 """Names of labels without case and signs; what may mean two things, such as feh, is not among them."""
+ARM = re.compile(r"(b|r|z|blue|red|nir|vis|uvb)_(\w+)", re.IGNORECASE)
+"""A name such as Z_FLUX, which belongs to Z_WAVELENGTH."""
 LABEL = re.compile(r"\w([\w. -]*[\w-])?")
 """What may be a label's name: it becomes part of names of folders and metrics."""
 
@@ -31,6 +33,8 @@ class Choice:
     """Label -> array, of a file with many spectra."""
     spectra: int | None = None
     """Rows of a file with many spectra, None where a file is one spectrum."""
+    planes: str | None = None
+    """What the rows of an image are, see `Options`."""
 
     @property
     def arrays(self) -> tuple[str, ...]:
@@ -60,10 +64,7 @@ def choose(contents: Contents, options: Options) -> Choice:
         error = _array(contents, options.error_name, "--error-name", ERROR_NAMES, "the errors", beside=flux.name)
     check_shapes(contents, wave, flux, error)
     many = flux.shape[0] if len(flux.shape) == 2 else None
-    if flux.planes:
-        what = f"has {many} rows that are not a spectrum each ({flux.planes})"
-        remedy = "write flux, error and wavelength of a star as columns of a table, and convert that"
-        raise DataError(what, where=f"{contents.path}:{flux.name}", remedy=remedy)
+    _check_planes(contents, options, flux)
     used = {array.name for array in (wave, flux, error) if array is not None}
     return Choice(
         flux=flux.name,
@@ -72,7 +73,18 @@ def choose(contents: Contents, options: Options) -> Choice:
         error_kind=kind_of_errors(flux, error, options.error_kind, contents.path)[0] if error else "sigma",
         labels=_labels(contents, options, many, used) if many is not None else {},
         spectra=many,
+        planes=options.planes,
     )
+
+
+def _check_planes(contents: Contents, options: Options, flux: Array) -> None:
+    """Raise `DataError` for an image whose rows may be planes of one star: nothing else has a row for each."""
+    others = [a for a in contents.arrays.values() if a.shape[:1] == flux.shape[:1] and a.name != flux.name]
+    known = flux.planes == MAYBE_PLANES and (others or options.labels)
+    if not flux.planes or options.planes == SPECTRA or known:
+        return
+    remedy = "say what each is: --planes flux,ivar,wavelength for planes of one star, --planes spectra for a star each"
+    raise DataError(f"has {flux.shape[0]} rows, {flux.planes}", where=f"{contents.path}:{flux.name}", remedy=remedy)
 
 
 def _array(
@@ -84,16 +96,29 @@ def _array(
     """
     if name is not None:
         return contents.find(name, option)
-    alike = [a for a in contents.arrays.values() if plain(a.name) in known and a.numeric and a.shape]
-    alike = [a for a in alike if not a.derived] or alike or [a for a in contents.arrays.values() if _axis(a, known)]
-    best = min((known.index(plain(a.name)) for a in alike if plain(a.name) in known), default=None)
-    first = [a for a in alike if best is None or plain(a.name) == known[best]]
+    numbers = [a for a in contents.arrays.values() if a.numeric and a.shape]
+    arms = {_arm(a.name)[0] for a in numbers if _arm(a.name)[1] in WAVE_NAMES} - {""}
+    alike = [a for a in numbers if plain(a.name) in known]
+    alike = [a for a in alike if not a.derived] or alike or [a for a in numbers if _axis(a, known)]
+    short = {a.name: plain(a.name) for a in alike}
+    if not alike:
+        short = {a.name: _arm(a.name)[1] for a in numbers if _arm(a.name)[0] in arms and _arm(a.name)[1] in known}
+        alike = [contents.arrays[name] for name in short]
+    best = min((known.index(word) for word in short.values() if word in known), default=None)
+    first = [a for a in alike if best is None or short[a.name] == known[best]]
     near = [a for a in first if a.name.rpartition("/")[0] in (beside, beside.rpartition("/")[0])]
+    near = [a for a in first if _arm(a.name)[0] == _arm(beside)[0]] if _arm(beside)[0] in arms else near
     first = near if beside and len(near) == 1 else first
     if len(first) > 1:
         several = " and ".join(array.name for array in first)
         raise DataError(f"may have {what} in {several}", where=str(contents.path), remedy=f"say which by {option}")
     return first[0] if first else None
+
+
+def _arm(name: str) -> tuple[str, str]:
+    """Return the arm of a spectrograph that begins a name, "" without one, and the rest without case and signs."""
+    found = ARM.match(last_part(name))
+    return (found[1].lower(), plain(found[2])) if found else ("", plain(name))
 
 
 def _axis(array: Array, known: tuple[str, ...]) -> bool:

@@ -27,6 +27,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--flux-name", metavar="NAME", help="column or dataset of the flux, if its name is not clear")
     add("--error-name", metavar="NAME", help="column or dataset of errors, variances or inverse variances; or none")
     add("--error-kind", choices=ERROR_KINDS, help="what the errors are, where name and unit do not say it")
+    planes = "rows of an image: planes of one star, such as flux,ivar,wavelength, or spectra for a star each"
+    add("--planes", metavar="NAMES", help=planes)
     add("--source-wave", metavar="FILE", help="the wavelengths of all spectra, where they lie in a file of their own")
     add("--unit", choices=("A", "nm", "um"), help="unit of the wavelengths, where the source does not say it")
     add("--log10", action="store_true", default=None, help="wavelengths are decimal logarithms")

@@ -36,6 +36,7 @@ UNIT = re.compile(r"[\[(]([^\])]+)[\])]\s*$|_(nm|um|micron|angstrom|AA?)$")
 VAGUE = ("value", "values", "data", "array")
 """Last parts of a path that say less than the one before."""
 MOST_LISTED = 20
+MAYBE_PLANES = "which may be planes of one star or spectra of a star each"
 PIECE_BYTES = 4 * 2**20
 """Most that is read at once of an array that is gone through from its first row to its last."""
 
@@ -59,7 +60,7 @@ class Array:
     row_step: int = 1
     """Rows that are unpacked together."""
     planes: str = ""
-    """Why its rows are not spectra of a star each, "" where they may be."""
+    """Why its rows may not be spectra of a star each, "" where they are."""
     stream: Callable[[], Iterator[np.ndarray]] | None = None
     """Gives all rows in order, for a file in which nothing can be looked up."""
 
@@ -176,8 +177,10 @@ def unpacking(path: Path) -> IO[bytes]:
 
 
 @contextmanager
-def open_contents(path: Path, wanted: tuple[str, ...] | None = None) -> Iterator[Contents]:
+def open_contents(path: Path, wanted: tuple[str, ...] | None = None, planes: str | None = None) -> Iterator[Contents]:
     """Open a file of any known kind; of texts and tables of pandas only what is `wanted` is read. Raises `DataError`.
+
+    `planes` are names for the rows of FITS images, see `Options`.
 
     Whatever a library says of a file that it cannot read, also while the file is open, becomes one sentence.
     """
@@ -185,7 +188,7 @@ def open_contents(path: Path, wanted: tuple[str, ...] | None = None) -> Iterator
 
     openers: dict[str, Callable[[Path], Any]] = {
         "text": lambda path: text_file.opened(path, wanted),
-        "FITS": fits_file.opened,
+        "FITS": lambda path: fits_file.opened(path, planes),
         "NPZ": npz_file.opened,
         "HDF5": lambda path: hdf5_file.opened(path, wanted),
     }

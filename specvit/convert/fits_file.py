@@ -5,6 +5,7 @@ Shape suffixes: X pixels along the first axis of an image.
 
 import re
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,18 +15,23 @@ from typing import Any
 
 import numpy as np
 
-from specvit.convert.contents import UNPACKING, Array, Contents, damaged, suffixes
+from specvit.convert.contents import MAYBE_PLANES, UNPACKING, Array, Contents, damaged, suffixes
+from specvit.convert.options import SPECTRA
 from specvit.utils.errors import DataError
 
 AXIS = "wavelength of the header"
 MOST_PLANES, FEWEST_PIXELS = 16, 32
 """An image of so few rows may be one star: its flux, errors, wavelengths and masks, a plane each."""
+EXPOSURES = re.compile(r"EXP_FIBERMAP|[BR]-\d+")
+"""Units of DESI's and LAMOST's sums of exposures that are about the exposures."""
+APSTAR = {1: "FLUX", 2: "ERROR", 3: "MASK"}
+"""Units of APOGEE's apStar."""
 DAMAGE = (OSError, ValueError, TypeError, KeyError, *UNPACKING)
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Contents]:
-    """Give the columns and images of a FITS file as arrays; raises `DataError`."""
+def opened(path: Path, planes: str | None = None) -> Iterator[Contents]:
+    """Give columns and images of a FITS file as arrays, rows of images as `planes` names them; raises `DataError`."""
     fits = _astropy(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of headers that are not quite standard
@@ -38,7 +44,7 @@ def opened(path: Path) -> Iterator[Contents]:
         with units:
             contents = Contents(path)
             with _faults(path):
-                _fill(contents, units)
+                _fill(contents, units, planes)
             yield contents
 
 
@@ -88,20 +94,54 @@ def header_wavelength(header: Any, pixels: int) -> tuple[np.ndarray, str, str] |
     return wave_X, unit, medium
 
 
-def _fill(contents: Contents, units: Any) -> None:
+def _fill(contents: Contents, units: Any, planes: str | None) -> None:
     """Put in what all units of the file hold; names that occur twice get the name of their unit in front."""
     found: list[tuple[str, Array]] = []
+    primary, names = units[0].header, {unit.name for unit in units}
+    lamost = "LAMOST" in str(primary.get("TELESCOP", ""))
     for number, unit in enumerate(units):
+        if EXPOSURES.fullmatch(unit.name) and names & {"FIBERMAP", "COADD_B", "COADD_R"}:
+            continue
         where = unit.name or f"HDU{number}"
         where += str(number) if where in (other for other, _ in found) else ""
         if hasattr(unit, "columns"):
-            found += [(where, array) for array in _columns(contents.path, unit)]
+            found += [(where, _of_lamost(array) if lamost else array) for array in _columns(contents.path, unit)]
         elif unit.shape and 0 not in unit.shape:
-            found += [(where, array) for array in _image(contents.path, where, unit, units[0].header)]
-    names = [array.name for _, array in found]
+            rows = _names_of_rows(unit, number, primary, planes)
+            found += [(where, array) for array in _image(contents.path, where, unit, rows)]
+            found += [(where, array) for array in _axis(unit)]
+    axes = [array for _, array in found if array.derived]
+    if len({(array.unit, array.medium, array.take(None).tobytes()) for array in axes}) == 1:  # several images share one
+        found = [(where, array) for where, array in found if not array.derived or array is axes[0]]
+    counts = Counter(array.name for _, array in found)
     for where, array in found:
-        name = array.name if names.count(array.name) == 1 else f"{where}/{array.name}"
+        name = array.name if counts[array.name] == 1 else f"{where}/{array.name}"
         contents.add(replace(array, name=name))
+
+
+def _names_of_rows(unit: Any, number: int, primary: Any, planes: str | None) -> tuple[str, ...]:
+    """Return names of the rows of an image that are planes of one star, () where they are not or it is not known.
+
+    LAMOST (www.lamost.org, low resolution until DR7) keeps a star in five rows, the pilot survey another third one;
+    UVES_popler (Murphy 2016) in nine; APOGEE's apStar has a star's weighted sums first, then its visits.
+    """
+    if planes is not None:
+        names = tuple(planes.split(","))
+        return names if planes != SPECTRA and len(unit.shape) == 2 and len(names) == unit.shape[0] else ()
+    if "LAMOST" in str(primary.get("TELESCOP", "")) and len(unit.shape) == 2 and unit.shape[0] >= 3:
+        third = "WAVELENGTH" if (np.diff(unit.data[2].astype(np.float64)) > 0).all() else "CONTINUUM_SUBTRACTED"
+        return ("FLUX", "IVAR", third, "ANDMASK", "ORMASK")[: unit.shape[0]]
+    popler = "UVES_popler" in str(primary.get("HISTORY", "")) or any(key.startswith("UP_") for key in primary)
+    if popler and len(unit.shape) == 2:
+        return ("FLUX", "ERROR", "FLUCTUATION", "CONTINUUM", "STATUS")[: unit.shape[0]]
+    if "NVISITS" in primary and number:
+        return (APSTAR.get(number, f"HDU{number}"),)
+    return ()
+
+
+def _of_lamost(array: Array) -> Array:
+    """Return a column of LAMOST with what is known of it."""
+    return replace(array, unit=array.unit or "Angstrom", medium="vacuum") if array.name == "WAVELENGTH" else array
 
 
 def _columns(path: Path, unit: Any) -> Iterator[Array]:
@@ -125,43 +165,47 @@ def _ragged(path: Path, name: str, rows: Any) -> np.ndarray:
     raise DataError("has rows of differing lengths", where=f"{path}:{name}", remedy="pad them first")
 
 
-def _image(path: Path, where: str, unit: Any, primary: Any) -> Iterator[Array]:
+def _image(path: Path, where: str, unit: Any, rows: tuple[str, ...]) -> Iterator[Array]:
+    """Yield an image, or its rows by their names."""
     shape = unit.shape
     while len(shape) > 1 and shape[0] == 1:
         shape = shape[1:]
     scaled = "BSCALE" in unit.header or unit.header["BITPIX"] > 0
     base = np.dtype(np.float64) if scaled else np.dtype(f">f{-unit.header['BITPIX'] // 8}")
-    planes = _planes(unit, shape, primary) if len(shape) == 2 and shape[0] <= MOST_PLANES else ""
-    taken = partial(_pixels, path, unit, shape)
-    yield Array(where, shape, base, taken, unit=str(unit.header.get("BUNIT", "")), planes=planes)
-    axis = header_wavelength(unit.header, shape[-1])
+    spelled = str(unit.header.get("BUNIT", ""))
+    for row, name in enumerate(rows):
+        taken = partial(_pixels, path, unit, shape, row if len(shape) == 2 else None)
+        array = Array(name, shape[-1:], base, taken, unit=spelled if len(rows) == 1 or name.upper() == "FLUX" else "")
+        yield _of_lamost(array) if "ANDMASK" in rows else array
+    if not rows:
+        yield Array(
+            where, shape, base, partial(_pixels, path, unit, shape, None), unit=spelled, planes=_maybe(unit, shape)
+        )
+
+
+def _axis(unit: Any) -> Iterator[Array]:
+    """Yield the wavelengths that an image's header describes."""
+    axis = header_wavelength(unit.header, unit.shape[-1])
     if axis is not None:
         wave_X, spelled, medium = axis
         yield Array.held(AXIS, wave_X, unit=spelled, medium=medium, derived=True)
 
 
-def _planes(unit: Any, shape: tuple[int, ...], primary: Any) -> str:
-    """Return why the rows of an image are not spectra of a star each, "" where they may be.
-
-    LAMOST (www.lamost.org) keeps flux, inverse variance, wavelength and masks of one star in five rows; UVES_popler
-    (Murphy 2016) flux, error and continuum; APOGEE's apStar the two sums of a star's visits and the visits.
-    """
-    if "LAMOST" in str(primary.get("TELESCOP", "")):
-        return "flux, inverse variance, wavelength and masks of one star, as LAMOST writes them"
-    if "UVES_popler" in str(primary.get("HISTORY", "")) or any(key.startswith("UP_") for key in primary):
-        return "flux, error and continuum of one star, as UVES_popler writes them"
-    if "NVISITS" in primary:
-        return "sums of one star's visits, and the visits, as apStar has them"
+def _maybe(unit: Any, shape: tuple[int, ...]) -> str:
+    """Return why the rows of an image may not be spectra of a star each, "" where they are."""
+    if len(shape) != 2 or shape[0] > MOST_PLANES:
+        return ""
     if shape[1] >= FEWEST_PIXELS:
         rises = (np.diff(unit.data.reshape(shape).astype(np.float64)) > 0).all(axis=1)
         if rises.any():
-            return f"row {int(np.argmax(rises))} rises from pixel to pixel, as wavelengths do"
-    return ""
+            return f"of which row {int(np.argmax(rises))} rises from pixel to pixel, as wavelengths do"
+    return MAYBE_PLANES
 
 
-def _pixels(path: Path, unit: Any, shape: tuple[int, ...], rows: Any) -> np.ndarray:
+def _pixels(path: Path, unit: Any, shape: tuple[int, ...], row: int | None, rows: Any) -> np.ndarray:
     with _faults(path):
         whole = unit.data.reshape(shape)
+        whole = whole if row is None else whole[row]
         return np.asarray(whole if rows is None else whole[rows])
 
 

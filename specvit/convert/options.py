@@ -8,6 +8,8 @@ from specvit.utils.errors import ConfigError
 
 INSTRUMENT, KEEP = "instrument", "keep"
 SPLITS = ("train", "val", "test")
+SPECTRA = "spectra"
+"""In place of names of planes: each row of an image is a spectrum."""
 ERROR_KINDS = ("sigma", "variance", "ivar")
 """Standard deviation, variance, inverse variance."""
 
@@ -28,6 +30,8 @@ class Options:
     flux_name: str | None = None
     error_name: str | None = None
     """`none`: the source's errors are not used."""
+    planes: str | None = None
+    """What the rows of an image are: names of one star's planes between commas, or `SPECTRA`."""
     error_kind: str | None = None
     """One of `ERROR_KINDS`; default: what name and unit of the errors say."""
     source_wave: str | None = None

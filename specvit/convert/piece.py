@@ -81,7 +81,7 @@ class _Made:
         """Make the spectra of a file, those at places `here` of the piece; raises `DataError`."""
         recipe, name = self.recipe, self.piece.names.get(path, path)
         rows = [self.piece.spectra[place][1] for place in here]
-        with open_contents(path, recipe.choice.arrays) as contents:
+        with open_contents(path, recipe.choice.arrays, recipe.choice.planes) as contents:
             wave_BX, flux_BX, error_BX = read_rows(contents, recipe, rows)
             for i, place in enumerate(here):
                 where = str(name) if recipe.choice.spectra is None else f"{name} row {rows[i]}"

@@ -129,7 +129,7 @@ def _unit(
 ) -> tuple[str, bool]:
     """Return the unit of the wavelengths and whether they are its logarithm: as said, by the header, or guessed.
 
-    A FITS axis without a unit is in Angstrom, as is the custom, unless it covers the target in another one only.
+    A FITS axis or logarithms without a unit are of Angstrom, the custom, unless only another one covers the target.
     Raises `DataError` for a unit that is not a length, and where a guess may be wrong.
     """
     spelled = read_unit(wave.unit)
@@ -147,7 +147,8 @@ def _unit(
             raise DataError("says no unit of its wavelengths", where=str(contents.path), remedy=remedy)
         unit, log10 = guess(values_X, *target.needed, log10=log10, path=contents.path)
     except DataError:
-        if not wave.derived or values_X.min() < LEAST_ANGSTROM:
+        first = 10 ** values_X.min() if log10 else values_X.min()
+        if not (wave.derived or log10) or not first >= LEAST_ANGSTROM:
             raise
         unit = "A"
     if wave.derived:

@@ -44,7 +44,7 @@ def unpack(path: Path, choice: Choice, copy: Path) -> None:
 
 
 def _copy_arrays(path: Path, choice: Choice, scratch: Path) -> None:
-    with open_contents(path) as contents, h5py.File(scratch, "w") as file:
+    with open_contents(path, planes=choice.planes) as contents, h5py.File(scratch, "w") as file:
         for name in choice.arrays:
             array = contents.arrays[name]
             made = file.create_dataset(name, array.shape, array.dtype.newbyteorder("="))

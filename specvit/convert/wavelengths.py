@@ -1,5 +1,7 @@
 """Wavelengths of any unit, of air or vacuum, written out or as their logarithm -> vacuum Angstrom. X points."""
 
+import re
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -26,7 +28,7 @@ AIR_FROM = 2000.0
 
 def read_unit(text: str) -> str | None:
     """Return a key of `ANGSTROM` for a unit as headers spell it, None for one that is not a length."""
-    low = text.strip().lower().replace(" ", "")
+    low = re.sub(r"^(?:dex|log|log10)\((.*)\)$", r"\1", text.strip().lower().replace(" ", ""))
     return next((unit for unit, known in SPELLINGS.items() if low in known), None)
 
 
