@@ -160,9 +160,30 @@ def test_curves_show_training_and_validation(drawn: list[Any], tmp_path: Path) -
     rows = [{"epoch": e, "train_loss": 3 / e, "val_loss": 2 / e, "train_r2": None, "val_r2": e / 9} for e in (1, 2, 3)]
     figures.draw_curves(tmp_path / "c.png", rows, score="r2")
     left, right = drawn[0].axes
-    np.testing.assert_allclose([line.get_ydata() for line in left.lines], [[3, 1.5, 1], [2, 1, 2 / 3]])
-    np.testing.assert_allclose(right.lines[1].get_ydata(), [1 / 9, 2 / 9, 3 / 9])
+    curves = {line.get_label(): line.get_ydata() for line in left.lines}
+    np.testing.assert_allclose([curves["train"], curves["val"]], [[3, 1.5, 1], [2, 1, 2 / 3]])
+    (val,) = [line for line in right.lines if line.get_label() == "val"]
+    np.testing.assert_allclose(val.get_ydata(), [1 / 9, 2 / 9, 3 / 9])
     assert (left.get_ylabel(), right.get_ylabel(), right.get_xlabel()) == ("loss", "R²", "epoch")
+    assert (left.get_yscale(), left.get_legend(), len(drawn[0].legends)) == ("linear", None, 1)
+
+
+def test_curves_of_an_exploded_run_have_a_logarithmic_loss_and_r2_from_minus_1(
+    drawn: list[Any], tmp_path: Path
+) -> None:
+    rows = [
+        {"epoch": e, "train_loss": loss, "val_loss": loss, "train_r2": r2, "val_r2": r2}
+        for e, (loss, r2) in enumerate([(1.0, 0.001), (5600.0, -49.0), (float("inf"), NAN), (0.9, 0.4)])
+    ]
+    figures.draw_curves(tmp_path / "c.png", rows, score="r2")
+    left, right = drawn[0].axes
+    assert (left.get_yscale(), right.get_yscale()) == ("log", "linear")
+    shown = [text.get_text() for text in left.get_yticklabels()]
+    assert {"1", "10", "100", "1,000"} < set(shown)
+    assert -1.2 < right.get_ylim()[0] < -1 and right.get_ylim()[1] < 0.5
+    (below, _) = [line for line in right.lines if line.get_marker() == "v"]
+    np.testing.assert_allclose(below.get_data(), [[1], [-1]])
+    assert right.get_ylabel() == "R², ▼ below -1"
 
 
 def test_a_failed_attempt_leaves_no_older_figure_and_says_why(tmp_path: Path) -> None:

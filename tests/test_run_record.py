@@ -11,6 +11,7 @@ import yaml
 from specvit.config.build import build_config, to_plain
 from specvit.config.tracking_uri import OWN_TAGS, artifact_folder, check_names, check_uri, resolve_uri
 from specvit.run_folder.folder import RunFolder
+from specvit.study.plan import label_of
 from specvit.tracking.run_record import fingerprint_of, read_record
 from specvit.utils.errors import ConfigError
 from specvit.utils.files import write_json
@@ -34,6 +35,16 @@ def folder(tmp_path: Path) -> RunFolder:
     folder.set_status("completed", host="here", device="cpu")
     write_json(folder.file("summary.json"), {"test_r2": 0.25, "best_epoch": 2, "label": "log_g", "test_by_snr": []})
     return folder
+
+
+def test_a_trial_is_named_by_what_its_study_varies(folder: RunFolder) -> None:
+    config = yaml.safe_load(folder.file("config.yaml").read_text())
+    config["tracking"]["tags"] = {"setting": label_of({"opt.lr": 0.006062205196547231, "train.seed": 3}, "old")}
+    folder.file("config.yaml").write_text(yaml.safe_dump(config))
+    assert read_record(folder).name == "toy-0123abcd"  # a user's own tag
+    config["tracking"]["tags"] |= {"study": "rates"}
+    folder.file("config.yaml").write_text(yaml.safe_dump(config))
+    assert read_record(folder).name == "old, lr=0.00606, seed=3: toy-0123abcd"
 
 
 def test_a_record_has_names_parameters_tags_points_and_results(folder: RunFolder) -> None:

@@ -162,7 +162,7 @@ def test_points_that_are_the_same_run_become_one_trial(tmp_path: Path) -> None:
 
 def test_a_trial_is_tagged_with_study_and_cell(tmp_path: Path) -> None:
     (trial,) = plan_grid(study("grids: [{cells: {a cell: {}}}]"), {}, StudyFolder(tmp_path / "toy"), compose)
-    assert trial.config["tracking"]["tags"] == {"study": "toy", "cell": "a cell"}
+    assert trial.config["tracking"]["tags"] == {"study": "toy", "cell": "a cell", "setting": "a cell"}
     assert Path(trial.folder).name == trial.name and trial.name.endswith(trial.run_id)
 
 

@@ -14,6 +14,7 @@ from specvit.analysis.records import Record, grouped
 from specvit.study.results import lower_is_better, rank
 from specvit.study.schema import ESCAPED
 from specvit.study.trial_queue import GROUPS, group_of
+from specvit.utils.text import short_value
 
 MOST_VALUES = 8
 """Of a factor, in a table; a search may try a number a run."""
@@ -58,6 +59,11 @@ class Combination:
     def name(self) -> str:
         """Its factors and their values."""
         return ", ".join(f"{key}={value}" for key, value in self.factors.items()) or "all"
+
+    @property
+    def label(self) -> str:
+        """Its name with numbers in short."""
+        return ", ".join(f"{key}={short_value(value)}" for key, value in self.factors.items()) or "all"
 
     @property
     def mean(self) -> float | None:

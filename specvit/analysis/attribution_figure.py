@@ -7,7 +7,7 @@ import numpy as np
 
 from specvit.analysis.attribution_report import AttributionReport, SettingAttribution
 from specvit.analysis.features import FEATURES
-from specvit.tracking.figures import canvas
+from specvit.tracking.figures import canvas, set_log
 
 BIN = 8
 """Pixels per point of the saliency's line: two of the instrument's resolution elements."""
@@ -18,12 +18,12 @@ COLORS = ("C0", "C1", "C2", "C3", "C4", "C5", "C6", "C8", "C9", "navy", "darkgre
 """One for each feature."""
 SALIENCY = (
     "Saliency: pixel's share of the variance that noise gives to the prediction, mean over stars, in bins of "
-    f"{BIN} pixels; optimum: that of the best estimator linear about each star, by the built-in model. Over an "
-    "even share, 1. Bands: least and greatest of the seeds. "
+    f"{BIN} pixels; optimum: that of the best estimator linear about each star, by the built-in model. Relative "
+    "to uniform: over an equal share of all pixels. Bands: least and greatest of the seeds. "
 )
 ATTENTION = (
     "Attention: of the pooled token to each token (mean over heads and stars) in the last block, and through all "
-    "blocks (rollout), over an even share."
+    "blocks (rollout), over that of equal attention to all tokens."
 )
 
 
@@ -36,7 +36,7 @@ def draw_attention(report: AttributionReport, one: SettingAttribution) -> Any:
     _saliency(rows[1], report, one)
     if attends:
         _attention(rows[2], report, one)
-        figure.colorbar(_blocks(rows[3], report, one), ax=rows[3], label="over even", pad=0.01)
+        figure.colorbar(_blocks(rows[3], report, one), ax=rows[3], label="relative to uniform", pad=0.01)
     for axis in rows:
         axis.set_xlim(report.wave_P[0], report.wave_P[-1])
         axis.tick_params(labelbottom=axis is rows[-1])
@@ -83,18 +83,23 @@ def _saliency(axis: Any, report: AttributionReport, one: SettingAttribution) -> 
             wave_b, _binned(report.optimal_weights.share_P) * len(report.wave_P), color="black", lw=0.8, label="optimum"
         )
     axis.axhline(1.0, **EVEN)
-    axis.set_yscale("log")
-    axis.set_ylabel("saliency over even")
-    axis.legend(fontsize=7, frameon=False, loc="upper left")
+    set_log(axis)
+    axis.set_ylabel("saliency,\nrelative to uniform")
+    _legend(axis)
 
 
 def _attention(axis: Any, report: AttributionReport, one: SettingAttribution) -> None:
     shares = one.shares()
-    for kind, color, name in (("attention", "C1", "last block"), ("rollout", "C2", "rollout")):
-        _banded(axis, report.wave_P, _over_even(one, shares[kind]), color, name)
+    for kind, color, name, stroke in (("attention", "C1", "last block", "-"), ("rollout", "C2", "rollout", "--")):
+        _banded(axis, report.wave_P, _over_even(one, shares[kind]), color, name, stroke)
     axis.axhline(1.0, **EVEN)
-    axis.set_ylabel("attention over even")
-    axis.legend(fontsize=7, frameon=False, loc="upper left")
+    axis.set_ylabel("attention,\nrelative to uniform")
+    _legend(axis)
+
+
+def _legend(axis: Any) -> None:
+    """Put the legend above the axes, where no data are."""
+    axis.legend(fontsize=7, frameon=False, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=3, borderaxespad=0.1)
 
 
 def _blocks(axis: Any, report: AttributionReport, one: SettingAttribution) -> Any:
@@ -108,9 +113,9 @@ def _blocks(axis: Any, report: AttributionReport, one: SettingAttribution) -> An
     return drawn
 
 
-def _banded(axis: Any, x: np.ndarray, values_RX: np.ndarray, color: str, name: str) -> None:
+def _banded(axis: Any, x: np.ndarray, values_RX: np.ndarray, color: str, name: str, stroke: str = "-") -> None:
     """Draw the mean of some runs as a line, and their least and greatest as a band."""
-    axis.plot(x, values_RX.mean(0), color=color, lw=0.8, label=name)
+    axis.plot(x, values_RX.mean(0), stroke, color=color, lw=0.8, label=name)
     if len(values_RX) > 1:
         axis.fill_between(x, values_RX.min(0), values_RX.max(0), color=color, alpha=0.25, lw=0)
 

@@ -16,8 +16,10 @@ from specvit.analysis.records import TEST_R2, Record
 from specvit.analysis.report import Row
 from specvit.analysis.scaling import Line, Scaling, pair_sentence
 from specvit.metrics.intervals import percentile_interval
+from specvit.study.results import is_r2
 from specvit.study.schema import ESCAPED
-from specvit.tracking.figures import attempt, canvas
+from specvit.tracking.figures import LOWEST as FLOOR
+from specvit.tracking.figures import attempt, canvas, draw_curve, finish_curves, set_log
 from specvit.utils.files import write_atomic
 from specvit.utils.quantities import unit_of
 from specvit.utils.text import short_count
@@ -34,8 +36,13 @@ STYLES: dict[str, dict[str, Any]] = {
     "crlb_median": {"ls": "-.", "color": "black", "lw": 1.2},
     "crlb_mean": {"ls": "--", "color": "black", "lw": 1.2},
 }
-MARKERS = "osD^vPX*<>"
-PUBLISHED = "hdp8H"
+MARKERS = "os^vPX*<>p"
+PUBLISHED = "hd8H1"
+"""No diamonds, which mark where a line overtakes another."""
+STROKES = ("-", (0, (5, 4)), (0, (2, 3)), (0, (7, 3, 1, 3)))
+"""Later curves have gaps, so that of curves that lie on each other all are seen."""
+OUTLIER = 5.0
+"""Of bars, one more than this many times the median does not set the axis: its value is written."""
 BOUNDS_NOTE = (
     "R² = 1 - (mean squared error, or bound on it) / variance of the label in the bin, at the bin's median S/N. "
     "Van Trees: no estimator is better on average over stars spread uniformly in the labels' box (magnitude, "
@@ -154,8 +161,10 @@ def draw_scaling(scaling: Scaling, reference: list[Row], bounds: Mapping[str, fl
         _law(axis, line, style["color"])
         _missing(axis, line, style["color"])
     _crossovers(axis, scaling)
+    lower = ", ▼ below -1" if axis.get_ylim()[0] < FLOOR else ""
+    axis.set_ylim(bottom=max(axis.get_ylim()[0], FLOOR - 0.05))
     unit = unit_of(scaling.label)
-    axis.set_ylabel(f"test R² of {scaling.label}")
+    axis.set_ylabel(f"test R² of {scaling.label}{lower}")
     errors.set_ylabel(f"test MAE of {scaling.label}" + (f", {unit}" if unit else ""))
     for one in (axis, errors):
         one.set(xscale="log", xlabel="training spectra")
@@ -164,7 +173,8 @@ def draw_scaling(scaling: Scaling, reference: list[Row], bounds: Mapping[str, fl
     figure.suptitle(textwrap.fill(scaling.test_set.description, 110), fontsize=9)
     figure.legend(*axis.get_legend_handles_labels(), loc="outside right upper", fontsize=7.5, frameon=False)
     pairs = "; ".join(pair_sentence(pair) for pair in scaling.pairs[:6])
-    figure.supxlabel(textwrap.fill(f"{pairs}. {SCALING_NOTE}", 210), fontsize=6.2, x=0.01, ha="left", color="0.25")
+    note = f"{pairs}. {SCALING_NOTE}" if pairs else SCALING_NOTE
+    figure.supxlabel(textwrap.fill(note, 210), fontsize=6.2, x=0.01, ha="left", color="0.25")
     return figure
 
 
@@ -174,6 +184,9 @@ def _scores(axis: Any, line: Line, name: str, style: dict[str, str], label: str 
     mean_K = np.array([point.scores[name].mean for point in line.points])
     ends_2K = np.array([[point.scores[name].low, point.scores[name].high] for point in line.points]).T
     axis.errorbar(line.rows_K, mean_K, np.abs(ends_2K - mean_K), ls="", ms=5, lw=1.2, label=label, zorder=3, **style)
+    if name == "r2":
+        low_K = mean_K < FLOOR
+        axis.plot(line.rows_K[low_K], np.full(low_K.sum(), FLOOR), "v", ms=6, color=style["color"])
     if line.law is None or name != "r2":
         axis.plot(line.rows_K, mean_K, "-", color=style["color"], lw=1.1)
     for point in line.points:
@@ -229,40 +242,63 @@ def draw_ablation(ablation: Ablation) -> Any:
         spread = None if one.unlearnt else one.sd
         bars.barh(place, one.score, xerr=spread, color="tab:blue", alpha=0.5, ecolor="0.2", height=0.7)
         bars.plot(one.ranked, [place] * len(one.ranked), ".", color="0.2", ms=4)
-    labels = [textwrap.shorten(", ".join(f"{v}" for v in one.factors.values()) or "all", 44) for one in scored]
+    labels = [textwrap.shorten(one.label, 60) for one in scored]
     bars.set_yticks(range(len(scored)), labels, fontsize=7)
     if ablation.metric == ESCAPED:
-        bars.set_xscale("log")
-    bars.set(xlabel=f"{ablation.metric}: mean and standard deviation over seeds, each seed a dot")
+        set_log(bars, "x")
+    else:
+        _limit_bars(bars, [one.score or 0.0 for one in scored], lowest=FLOOR if is_r2(ablation.metric) else -np.inf)
+    bars.set_xlabel(f"{ablation.metric}: mean and standard deviation over seeds, each seed a dot", fontsize=8)
     for place, tally in enumerate(reversed(rates[:MOST_BARS])):
         shares.barh(place, tally.finished, color="tab:green", alpha=0.6, height=0.7)
         shares.barh(place, tally.unlearnt, left=tally.finished, color="tab:orange", alpha=0.6, height=0.7)
         ends = tally.finished + tally.unlearnt
         shares.barh(place, tally.failed, left=ends, color="tab:red", alpha=0.6, height=0.7)
+    shares.xaxis.get_major_locator().set_params(integer=True)
     names = [textwrap.shorten(f"{tally.factor}={tally.value}", 44) for tally in reversed(rates[:MOST_BARS])]
     shares.set_yticks(range(len(names)), names, fontsize=7)
-    shares.set(xlabel="runs that finished (green), learnt nothing (orange), failed (red)")
+    shares.set_xlabel("runs that finished (green), learnt nothing (orange), failed (red)", fontsize=8)
     for axis in (bars, shares):
         axis.grid(alpha=0.25, axis="x")
     return figure
 
 
+def _limit_bars(axis: Any, scores: Sequence[float], *, lowest: float) -> None:
+    """Let no outlier press the other bars into a line: the axis ends before it, with its value beside the edge."""
+    size = OUTLIER * float(np.median(np.abs(scores))) if scores else 0.0
+    usual = [score for score in scores if lowest <= score and abs(score) <= size]
+    left, right = axis.get_xlim()
+    if not usual or len(usual) == len(scores):
+        axis.set_xlim(max(left, lowest), right)
+        return
+    room = 0.15 * (max(0.0, *usual) - min(0.0, *usual))
+    axis.set_xlim(max(left, min(0.0, *usual) - room), min(right, max(0.0, *usual) + room))
+    for place, score in enumerate(scores):
+        if score not in usual:
+            edge, side, text = (0.0, "left", f"◀ {score:.3g}") if score < 0 else (1.0, "right", f"{score:.3g} ▶")
+            axis.text(edge, place, text, transform=axis.get_yaxis_transform(), ha=side, va="center", fontsize=7)
+
+
 def draw_curves(records: Sequence[Record]) -> Any:
-    """Return score and loss by step: one colour for each setting, one line for each seed."""
+    """Return score and loss by step: one colour and stroke for each setting, one line for each seed."""
     figure, axes = canvas(1, 2, (10.0, 3.8))
     settings = [one for one in combinations(records, TEST_R2) if any(run.outcome.rows for run in one.records)]
     classes = any("val_accuracy" in row for run in records for row in run.outcome.rows[:1])
     for (name, title), axis in zip(CLASS_CURVES if classes else CURVES, axes[0], strict=True):
         for number, one in enumerate(settings):
             named = number < NAMED
-            style: dict[str, Any] = {"color": f"C{number}" if named else "0.75", "lw": 1.0 if named else 0.6}
-            label = ", ".join(map(str, one.factors.values())) or "all" if named else None
+            style: dict[str, Any] = {"color": "0.75", "lw": 0.6}
+            if named:
+                place = number % len(STROKES)
+                style = {"color": f"C{number}", "lw": 1.7 - 0.2 * place, "ls": STROKES[place]}
+            label = textwrap.fill(one.label, 44) if named else None
             for run, once in zip(one.records, itertools.chain([label], itertools.repeat(None)), strict=False):
                 points = [(row["step"], row[name]) for row in run.outcome.rows if isinstance(row.get(name), float)]
                 if points:
-                    axis.plot(*zip(*points, strict=True), label=once, **style)
-        axis.set(xlabel="step", ylabel=title)
-        axis.grid(alpha=0.25)
-    axes[0, 0].set_ylim(bottom=-0.1)  # values far below 0 add nothing
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right upper", fontsize=7, frameon=False)
+                    draw_curve(axis, *zip(*points, strict=True), label=once, **style)
+        if axis.lines:
+            finish_curves(axis, "step", title, loss=name == "train_loss")
+    figure.legend(
+        *axes[0, 0].get_legend_handles_labels(), loc="outside right upper", fontsize=7, handlelength=3, frameon=False
+    )
     return figure

@@ -24,6 +24,7 @@ from specvit.study.yaml_schema import Settings, matches
 from specvit.utils import provenance
 from specvit.utils.errors import ConfigError, DataError, SpecvitError
 from specvit.utils.files import copy_folders
+from specvit.utils.text import short_value
 
 SHOWN_FAULTS = 5
 EPOCHS, WARMUP = "train.epochs", "opt.warmup_epochs"
@@ -163,7 +164,9 @@ def make_trial(
 ) -> Trial:
     """Return the trial of a point, with its configuration frozen; `known` keeps what runs on the same data share."""
     config = build_config(compose(as_overrides(point.settings)))
-    tags = {**config.tracking.tags, "study": study.name, **({"cell": point.cell} if point.cell else {})}
+    setting = label_of(point.factors, point.cell)
+    shown = {"study": study.name, "cell": point.cell, "setting": setting}
+    tags = config.tracking.tags | {name: text for name, text in shown.items() if text}
     config = replace(config, tracking=replace(config.tracking, tags=tags))
     folder = _locate(config, known if known is not None else {})
     return Trial(
@@ -178,8 +181,9 @@ def make_trial(
 
 
 def label_of(factors: Settings, cell: str = "") -> str:
-    """Return the cell and factors of a trial in short: `old, tokenizer=sw, seed=43`."""
-    parts = [f"{key.rpartition('.')[2].rpartition('/')[2]}={as_text(value)}" for key, value in factors.items()]
+    """Return the cell and factors of a trial in short: `old, tokenizer=sw, lr=0.00606, seed=43`."""
+    texts = {key: short_value(value) if isinstance(value, float) else as_text(value) for key, value in factors.items()}
+    parts = [f"{key.rpartition('.')[2].rpartition('/')[2]}={text}" for key, text in texts.items()]
     return ", ".join([cell] * bool(cell) + parts)
 
 

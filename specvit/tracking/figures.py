@@ -27,7 +27,9 @@ BAND_BINS = 12
 BAND_ROWS = 20
 """Fewest rows a bin of the running median."""
 LOWEST = -1.0
-"""A bin's score below this is drawn here, as a triangle: an R² of -40 would press all others into one line."""
+"""A score below this is drawn here, as a triangle: an R² of -40 would press all others into one line."""
+EXPLODED = 100.0
+"""A loss that reaches this many times its smallest value is drawn on a logarithmic axis."""
 WRITTEN_CLASSES = 15
 """With more classes the counts do not fit into their cells, and only the colours show them."""
 
@@ -52,11 +54,42 @@ def draw_curves(path: Path, rows: list[dict[str, Any]], *, score: str, steps: st
     for name, axis in zip(("loss", score), axes[0], strict=True):
         for split, style in (("train", "--"), ("val", "-")):
             values = [_number(row.get(f"{split}_{name}")) for row in rows]
-            axis.plot(epochs, values, style, label=split, color=BLUE if split == "val" else GRAY)
-        axis.set(xlabel=steps, ylabel=title_of(name))
-        axis.grid(alpha=0.3)
-    axes[0, 0].legend(frameon=False)
+            draw_curve(axis, epochs, values, ls=style, label=split, color=BLUE if split == "val" else GRAY)
+        finish_curves(axis, steps, title_of(name), loss=name == "loss")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)
     save(figure, path)
+
+
+def draw_curve(axis: Any, x: Sequence[float], values: Sequence[float], **style: Any) -> None:
+    """Draw a curve of a loss or score; what is below `LOWEST` is drawn there, as triangles."""
+    y = np.array(values, np.float64)
+    low = y < LOWEST
+    axis.plot(x, np.where(low, LOWEST, y), **style)
+    axis.plot(np.array(x)[low], y[low] * 0 + LOWEST, "v", ms=4, color=style["color"])
+
+
+def finish_curves(axis: Any, steps: str, title: str, *, loss: bool) -> None:
+    """Name the axes of curves and choose the scale: logarithmic for a loss that exploded."""
+    drawn = np.concatenate([np.asarray(line.get_ydata(), np.float64) for line in axis.lines])
+    drawn = drawn[np.isfinite(drawn)]
+    if loss and drawn.size and 0 < EXPLODED * drawn.min() < drawn.max():
+        set_log(axis)
+    lower = ", ▼ below -1" if any(line.get_marker() == "v" and len(line.get_xdata()) for line in axis.lines) else ""
+    axis.set(xlabel=steps, ylabel=title + lower)
+    axis.grid(alpha=0.3)
+
+
+def set_log(axis: Any, side: str = "y") -> None:
+    """Make the x or y axis logarithmic, with its ticks written as plain numbers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis.set(**{f"{side}scale": "log"})
+    ticks = getattr(axis, f"{side}axis")
+    low, high = ticks.get_view_interval()
+    subs = (1.0,) if high > 1000 * low else (1.0, 2.0, 5.0) if high > 4 * low else tuple(np.arange(1.0, 10.0, 0.5))
+    ticks.set_major_locator(LogLocator(subs=subs))
+    ticks.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.12g}"))
+    ticks.set_minor_formatter(NullFormatter())
 
 
 def draw_predictions(path: Path, columns: Columns, snr_N: np.ndarray, *, titles: Sequence[str]) -> None:

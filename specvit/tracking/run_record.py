@@ -72,7 +72,7 @@ def read_record(folder: RunFolder) -> Record:
     last_step = rows[-1][0].step if rows else 0
     return Record(
         key=str(about.get("record") or folder.run_id),
-        name=folder.path.name,
+        name=_name(folder, config),
         experiment=str(config["tracking"]["experiment"]),
         state=state,
         started=started,
@@ -130,6 +130,13 @@ def _flat(section: dict[str, Any], before: str = "") -> Iterator[tuple[str, str]
             yield from _flat(value, f"{before}{name}.")
         else:
             yield f"{before}{name}", value if isinstance(value, str) else json.dumps(value)
+
+
+def _name(folder: RunFolder, config: dict[str, Any]) -> str:
+    """Return the folder's name, for a trial after what its study varies: `lr=0.003, seed=1: c1d-...-2836b534`."""
+    tags = config["tracking"].get("tags") or {}
+    varied = f"{tags['setting']}: " if "study" in tags and tags.get("setting") else ""
+    return f"{varied}{folder.path.name}"
 
 
 def _tags(

@@ -95,6 +95,11 @@ def short_count(count: int) -> str:
     return str(count)
 
 
+def short_value(value: Any) -> str:
+    """Return a setting's value for people: a number that a search drew with three digits, 0.00606."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
 def holds_secret(url: str) -> bool:
     """Return True for a URL with a password or access token before its host or among its parameters."""
     scheme, _, rest = url.partition("://")
