@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from specvit.commands.entry import Parser, user_facing
@@ -11,13 +12,12 @@ from specvit.run_folder.folder import RunFolder
 from specvit.study.find import find_folder_of_runs
 from specvit.study.mlflow_sync import follow_study
 from specvit.study.store import StudyFolder
-from specvit.tracking.mlflow import Server, explained
-from specvit.tracking.mlflow_sync import follow
+from specvit.tracking.mlflow_sync import Change, SyncLoop, follow_run
 from specvit.tracking.run_record import fingerprint_of
-from specvit.utils.errors import FolderError, TrackingError
+from specvit.utils.errors import FolderError
 from specvit.utils.files import read_json, read_yaml
 
-WATCH_SECONDS = 5.0
+OUTCOMES = ("sent", "up to date", "left alone", "failed")
 
 
 @user_facing
@@ -40,65 +40,63 @@ def main(arguments: list[str] | None = None) -> int:
     study.add_argument("folder", type=Path)
     options = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
     if options.command == "study":
-        return follow_study(StudyFolder(options.folder.resolve()))
+        return follow_study(StudyFolder(options.folder.resolve()), _write_report)
     check_uri(options.uri)
     if options.command == "follow":
-        return follow(_run(options.folder), options.uri)
-    return _Sync(options.uri).send_all([find_folder_of_runs(name) for name in options.folder], watch=options.watch)
+        return follow_run(_run(options.folder), options.uri)
+    folders = [find_folder_of_runs(name) for name in options.folder]
+    return _FolderSync(folders, options.uri).send_all(watch=options.watch)
 
 
-class _Sync:
-    """Sends runs to their servers, each opened once; a server that fails is not asked again in the same round."""
+class _FolderSync(SyncLoop):
+    """Brings MLflow up to date with the runs in folders, each at its own server or all at `uri`."""
 
-    def __init__(self, uri: str | None) -> None:
-        self.uri = uri
-        self.servers: dict[str, Server] = {}
-        self.sent: dict[Path, str] = {}
+    poll_seconds = 5.0
 
-    def send_all(self, folders: list[Path], *, watch: bool) -> int:
-        """Send all runs in `folders`, once or until Ctrl-C; return the exit code."""
-        if not any(True for _ in runs_in(folders)):
-            self._server(resolve_uri(self.uri, folders[0] / "run"))  # a UI needs a database to open
+    def __init__(self, folders: list[Path], uri: str | None) -> None:
+        super().__init__()
+        self.folders, self.uri = folders, uri
+
+    def exists(self) -> bool:
+        return True
+
+    def is_active(self) -> bool:
+        return True
+
+    def changes(self) -> Iterator[Change]:
+        for run in runs_in(self.folders):
+            uri = partial(self._uri, run)
+            yield Change(str(run.path), fingerprint_of(run), uri, lambda server, own=run: server.sync(own))
+
+    def report(self, name: str, problem: Exception) -> None:
+        print(f"specvit: {problem}", file=sys.stderr)
+
+    def send_all(self, *, watch: bool) -> int:
+        """Send all runs, once or until Ctrl-C; return the exit code."""
+        if not any(True for _ in runs_in(self.folders)):
+            self.open(resolve_uri(self.uri, self.folders[0] / "run"))  # a UI needs a database to open
         while True:
-            counts = {"sent": 0, "up to date": 0, "left alone": 0, "failed": 0}
-            closed: set[str] = set()
-            for run in runs_in(folders):
-                counts[self._send(run, closed)] += 1
+            counts = self.round()
+            counts["failed"] += counts.pop("refused", 0)
             if not watch or counts["sent"] or counts["failed"]:
-                print(
-                    ", ".join(f"{count} {what}" for what, count in counts.items() if count) or "no runs found",
-                    flush=True,
-                )
+                words = [f"{counts[what]} {what}" for what in OUTCOMES if counts[what]]
+                print(", ".join(words) or "no runs found", flush=True)
             if not watch:
                 return 1 if counts["failed"] else 0
-            time.sleep(WATCH_SECONDS)
+            time.sleep(self.poll_seconds)
 
-    def _server(self, uri: str) -> Server:
-        if uri not in self.servers:
-            self.servers[uri] = Server(uri)
-        return self.servers[uri]
+    def _uri(self, run: RunFolder) -> str:
+        own = None if self.uri else read_yaml(run.file("config.yaml"))["tracking"].get("uri")
+        return resolve_uri(self.uri or own, run.path)
 
-    def _send(self, run: RunFolder, closed: set[str]) -> str:
-        """Send one run and return the word for how it went."""
-        fingerprint = fingerprint_of(run)
-        if self.sent.get(run.path) == fingerprint:
-            return "up to date"
-        uri = str(run.path)
-        try:
-            with explained(str(run.path)):
-                uri = resolve_uri(self.uri or _own_uri(run), run.path)
-            if uri in closed:
-                return "failed"
-            closed.add(uri)  # until it has opened
-            server = self._server(uri)
-            closed.remove(uri)
-            outcome = server.sync(run)
-        except TrackingError as problem:
-            self.servers.pop(uri, None)  # the fault may be the run's or the server's: the next run opens it again
-            print(f"specvit: {problem}", file=sys.stderr)
-            return "failed"
-        self.sent[run.path] = fingerprint
-        return outcome
+
+def _write_report(study: StudyFolder, out: Path) -> None:
+    """Write report.html and report.md of a study."""
+    from specvit.analysis.records import metric_of, read_records
+    from specvit.analysis.study_report import write_study_report
+
+    records, _ = read_records([study.path])
+    write_study_report(study, records, metric_of([study.path]), "log_g", out, None)
 
 
 def runs_in(folders: list[Path]) -> Iterator[RunFolder]:
@@ -121,8 +119,3 @@ def _run(path: Path) -> RunFolder:
     if "run_id" not in about:
         raise FolderError("is not a run folder (no run.json)", where=str(path), remedy="name a folder in outputs/")
     return RunFolder(path.resolve(), about["run_id"])
-
-
-def _own_uri(run: RunFolder) -> str | None:
-    config = read_yaml(run.file("config.yaml"))
-    return config["tracking"].get("uri")

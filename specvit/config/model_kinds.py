@@ -70,9 +70,9 @@ def check_fits(model: ModelConfig, num_pixels: int) -> None:
     kind_of(model).check_pixels(model, num_pixels)
 
 
-def num_tokens(model: dict[str, Any]) -> int:
+def num_tokens(model: dict[str, Any], num_pixels: int = NUM_PIXELS) -> int:
     """Return a ViT's tokens of a spectrum, with the CLS token if there is one."""
-    return (NUM_PIXELS - model["patch_size"]) // model["stride_size"] + 1 + (model["pool"] == "cls")
+    return (num_pixels - model["patch_size"]) // model["stride_size"] + 1 + (model["pool"] == "cls")
 
 
 def _rows(config: dict[str, Any]) -> float:
@@ -110,13 +110,24 @@ def _vit_parameters(model: dict[str, Any]) -> int:
     return patch * width + positions + model["num_hidden_layers"] * block + 5 * width
 
 
-def _vit_work(config: dict[str, Any]) -> float:
-    """Return the operations as `ViT.cost` counts them."""
-    model = config["model"]
-    count, width, layers = num_tokens(model), model["hidden_size"], model["num_hidden_layers"]
-    queries = count * (layers - 1) + (1 if model["pool"] == "cls" else count)  # the last block computes CLS alone
+def vit_flops(model: dict[str, Any], num_pixels: int = NUM_PIXELS, num_outputs: int = 1) -> tuple[int, int]:
+    """Return the operations of matrix products for one spectrum: forward, and in training.
+
+    Forward: 2NPD (tokenizer) + 4SD^2 + Q(4D^2 + 4DF) + 4QSD a block + 2DK, with N tokens, S with CLS, P the patch, F
+    the feed-forward width and Q the tokens that the block returns: all S, in the last block only CLS if it is pooled.
+    Training is three times that without the gradient by the tokenizer's input, which nothing needs.
+    """
+    count, width, layers = num_tokens(model, num_pixels), model["hidden_size"], model["num_hidden_layers"]
+    cls = int(model["pool"] == "cls")
+    queries = count * (layers - 1) + (cls or count)
+    tokenizer = 2 * (count - cls) * model["patch_size"] * width
     blocks = 4 * width * (layers * count * width + queries * (width + model["intermediate_size"] + count))
-    return float(3 * blocks + 2 * 2 * count * model["patch_size"] * width) * _rows(config) * config["train"]["epochs"]
+    forward = tokenizer + blocks + 2 * width * num_outputs
+    return forward, 3 * forward - tokenizer
+
+
+def _vit_work(config: dict[str, Any]) -> float:
+    return vit_flops(config["model"])[1] * _rows(config) * config["train"]["epochs"]
 
 
 def _check_cnn_pixels(model: CNNConfig, num_pixels: int) -> None:
@@ -125,18 +136,24 @@ def _check_cnn_pixels(model: CNNConfig, num_pixels: int) -> None:
         raise ConfigError(what, where="model.channels", remedy="take fewer stages or a smaller model.pool_size")
 
 
-def _cnn_layers(model: dict[str, Any]) -> list[tuple[int, int]]:
+def _cnn_layers(model: dict[str, Any], num_pixels: int = NUM_PIXELS, num_outputs: int = 1) -> list[tuple[int, int]]:
     """Return the pixels and the weights of each layer of a CNN."""
-    pixels, inputs, layers = NUM_PIXELS, 1, []
+    pixels, inputs, kernel, layers = num_pixels, 1, model["kernel_size"], []
     for outputs in model["channels"]:
-        layers.append((pixels, inputs * outputs * model["kernel_size"]))
+        pixels += 2 * (kernel // 2) - kernel + 1
+        layers.append((pixels, inputs * outputs * kernel))
         pixels, inputs = pixels // model["pool_size"], outputs
-    return [*layers, (1, pixels * inputs * model["head_size"])]
+    return [*layers, (1, pixels * inputs * model["head_size"]), (1, model["head_size"] * num_outputs)]
+
+
+def cnn_flops(model: dict[str, Any], num_pixels: int = NUM_PIXELS, num_outputs: int = 1) -> tuple[int, int]:
+    """Return the operations of matrix products for one spectrum, forward and in training: 2 a weight and pixel."""
+    first, *others = (2 * pixels * weights for pixels, weights in _cnn_layers(model, num_pixels, num_outputs))
+    return first + sum(others), 2 * first + 3 * sum(others)
 
 
 def _cnn_work(config: dict[str, Any]) -> float:
-    spectrum = 6.0 * sum(pixels * weights for pixels, weights in _cnn_layers(config["model"]))
-    return spectrum * _rows(config) * config["train"]["epochs"]
+    return cnn_flops(config["model"])[1] * _rows(config) * config["train"]["epochs"]
 
 
 def _check_ridge(model: RidgeConfig, _: Config) -> None:

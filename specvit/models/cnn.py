@@ -1,9 +1,11 @@
 """A plain 1-D convolutional network, the baseline of the ViT. Legend: B batch, P pixels, C channels, K outputs."""
 
+from dataclasses import asdict
+
 import torch
 from torch import Tensor, nn
 
-from specvit.config.model_kinds import check_fits
+from specvit.config.model_kinds import check_fits, cnn_flops
 from specvit.config.schema import CNNConfig
 from specvit.models.dropout import KeyedDropout
 from specvit.models.init import LINEAR_STD
@@ -21,7 +23,7 @@ class CNN(Network):
         """Build the layers of `config`; parameters are set by `build_cnn` afterwards."""
         super().__init__()
         stages: list[nn.Module] = []
-        inputs, self.num_pixels, self.pool_size = 1, num_pixels, config.pool_size
+        inputs, self.num_pixels, self.config = 1, num_pixels, config
         for outputs in config.channels:
             stages.append(nn.Conv1d(inputs, outputs, config.kernel_size, padding=config.kernel_size // 2))
             stages += [nn.GELU(), nn.MaxPool1d(config.pool_size)]
@@ -43,27 +45,18 @@ class CNN(Network):
         return {"stages": list(self.stages.parameters()), "head": [*self.hidden.parameters(), *self.head.parameters()]}
 
     def cost(self) -> Cost:
-        """Return 2 L k C_in C_out a stage of L pixels, and 2 times the weights of the two layers."""
-        pixels, stages = self.num_pixels, []
-        for layer in self.stages:
-            if isinstance(layer, nn.Conv1d):
-                pixels += 2 * int(layer.padding[0]) - layer.kernel_size[0] + 1
-                stages.append(2 * pixels * layer.weight.numel())
-            elif isinstance(layer, nn.MaxPool1d):
-                pixels //= self.pool_size
-        end = pixels  # the last pixel that reaches a feature, followed back through pools and convolutions
-        for layer in reversed(self.stages):
-            if isinstance(layer, nn.Conv1d):
-                end += layer.kernel_size[0] // 2
-            elif isinstance(layer, nn.MaxPool1d):
-                end *= self.pool_size
-        forward = sum(stages) + 2 * (self.hidden.weight.numel() + self.head.weight.numel())
+        """Return the operations of matrix products, by `cnn_flops`."""
+        channels, kernel, pool = self.config.channels, self.config.kernel_size, self.config.pool_size
+        end = self.hidden.in_features // channels[-1]
+        for _ in channels:  # the last pixel that reaches a feature, followed back through pools and convolutions
+            end = end * pool + kernel // 2
+        forward, training = cnn_flops(asdict(self.config), self.num_pixels, self.head.out_features)
         return Cost(
             parameters=self.parameter_counts(),
             num_tokens=0,
             num_prefix_tokens=0,
             forward_flops=forward,
-            training_flops=3 * forward - stages[0],
+            training_flops=training,
             unread_pixels=max(0, self.num_pixels - end),
         )
 

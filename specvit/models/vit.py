@@ -1,10 +1,12 @@
 """The spectral Vision Transformer. Legend: B batch, P pixels, N tokens, S = N + prefix tokens, D width, K outputs."""
 
+from dataclasses import asdict
+
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from specvit.config.model_kinds import check_fits
+from specvit.config.model_kinds import check_fits, vit_flops
 from specvit.config.schema import ViTConfig
 from specvit.models.block import Attention, Block, FeedForward
 from specvit.models.dropout import KeyedDropout
@@ -35,6 +37,7 @@ class ViT(Network):
         self.blocks = nn.ModuleList(_block(config, rotary, index) for index in range(config.num_hidden_layers))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, num_outputs)
+        self.flops = vit_flops(asdict(config), num_pixels, num_outputs)
         self.checkpoint_blocks = False
 
     def forward(self, flux_BP: Tensor) -> Tensor:
@@ -78,28 +81,13 @@ class ViT(Network):
         }
 
     def cost(self) -> Cost:
-        """Return the operations of matrix products.
-
-        Forward: 2NPD (tokenizer) + 4SD^2 + Q(4D^2 + 4DF) + 4QSD a block + 2DK, with P the patch, F the feed-forward
-        width and Q the tokens that the block returns: all S, in the last block only the CLS token if it is pooled.
-        Training is three times that without the gradient by the tokenizer's input, which nothing needs.
-        """
-        width = self.head.in_features
-        patch = self.tokenizer.get_parameter("proj.weight").shape[-1]
-        length = self.num_tokens + self.num_prefix_tokens
-        tokenizer = 2 * self.num_tokens * patch * width
-        blocks = 0
-        for number, block in enumerate(self.blocks, 1):
-            feed_forward = block.get_parameter("feed_forward.up.weight").shape[0]
-            queries = (number == len(self.blocks) and self.num_prefix_tokens) or length
-            blocks += 4 * width * (length * width + queries * (width + feed_forward + length))
-        forward = tokenizer + blocks + 2 * width * self.head.out_features
+        """Return the operations of matrix products, by `vit_flops`."""
         return Cost(
             parameters=self.parameter_counts(),
             num_tokens=self.num_tokens,
             num_prefix_tokens=self.num_prefix_tokens,
-            forward_flops=forward,
-            training_flops=3 * forward - tokenizer,
+            forward_flops=self.flops[0],
+            training_flops=self.flops[1],
             unread_pixels=self.unread_pixels,
         )
 

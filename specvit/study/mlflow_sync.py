@@ -1,64 +1,72 @@
-"""A process beside a study that synchronises its run folders to MLflow, until the study rests and all is sent.
+"""Keeps MLflow up to date with a study: its own run, and those of its trials, until the study is at rest.
 
-One process for all runs: importing mlflow takes seconds, which a hundred small runs would each pay. It needs only the
-folders, so it outlives driver and workers, and sends the end of a killed run as well.
+One process for all runs: importing mlflow takes seconds, which a hundred small runs would each pay.
 """
 
 import os
+import tempfile
 import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from specvit.config.tracking_uri import STUDY_TAG, resolve_uri
+from specvit.run_folder.verdict import LEARNT
 from specvit.study.job_log import jobs_in_queue
+from specvit.study.status import best_trial
 from specvit.study.store import StudyFolder, Trial
+from specvit.study.table import render, table_rows
+from specvit.study.trial_queue import CLOSED_STATES, count_states, has_open_trials
 from specvit.tracking.mlflow import Server
-from specvit.tracking.mlflow_sync import PATIENCE_SECONDS, RETRY_SECONDS, run_in_background
-from specvit.tracking.run_record import fingerprint_of
-from specvit.utils.errors import TrackingError, TrackingRefused
+from specvit.tracking.mlflow_sync import LOG, Change, SyncLoop, remove_if_empty, run_in_background
+from specvit.tracking.run_record import StudyRecord, fingerprint_of, milliseconds
 from specvit.utils.files import is_locked, locked
 
-POLL_SECONDS = 1.0
 TAKE_OVER_SECONDS = 30.0
 """How long it waits for an older synchronisation that may be about to end."""
 QUEUE_SECONDS = 30.0
 """Between two queries of a cluster's queue."""
+STUDY_SECONDS = 10.0
+"""Between two updates of the study's own run: its table reads all run folders."""
 START_SECONDS = 3.0
 """Delay before mlflow is imported: the imports of the workers come first."""
+WriteReport = Callable[[StudyFolder, Path], object]
+"""Writes the report on a study into a folder."""
 
 
-def follow_study(study: StudyFolder, *, patience: float = PATIENCE_SECONDS) -> int:
-    """Synchronise all runs of a study to MLflow until it rests; return the exit code."""
+def follow_study(study: StudyFolder, write_report: WriteReport) -> int:
+    """Synchronise a study and all its runs to MLflow until it is at rest; return the exit code."""
     run_in_background()
     os.chdir(study.about()["cwd"])
     time.sleep(START_SECONDS)
     with locked(study.file("courier.lock"), seconds=TAKE_OVER_SECONDS) as mine:
-        return _StudySync(study).deliver(patience) if mine else 0
+        code = StudySync(study, write_report).run() if mine else 0
+    if code == 0:
+        remove_if_empty(study.file(LOG))
+    return code
 
 
-class _StudySync:
-    def __init__(self, study: StudyFolder) -> None:
-        self.study = study
+class StudySync(SyncLoop):
+    """Keeps MLflow up to date with one study."""
+
+    poll_seconds = 1.0
+
+    def __init__(self, study: StudyFolder, write_report: WriteReport) -> None:
+        """Send nothing yet."""
+        super().__init__()
+        self.study, self.write_report = study, write_report
         self.tags = {STUDY_TAG: study.about()["key"], "study": study.name}
-        self.servers: dict[str, Server] = {}
-        self.sent: dict[int, str] = {}
+        self.active, self.updated = True, float("-inf")
         self.has_jobs, self.queried = False, float("-inf")
 
-    def deliver(self, patience: float) -> int:
-        """Send changes until the study rests and all is sent, or for `patience` seconds after it came to rest."""
-        failures, resting_since = 0, 0.0
-        while self.study.file("study.json").exists():
-            active = self._is_active()
-            resting_since = 0.0 if active else resting_since or time.monotonic()
-            complete = self._send_changes()
-            failures = 0 if complete else failures + 1
-            if complete and not active and not self._is_active():  # a round takes time
-                return 0
-            if resting_since and time.monotonic() - resting_since > patience:
-                return 1
-            time.sleep(POLL_SECONDS if complete else RETRY_SECONDS[min(failures, len(RETRY_SECONDS)) - 1])
-        return 0
+    def exists(self) -> bool:
+        """Return False for a study that was removed."""
+        return self.study.file("study.json").exists()
 
-    def _is_active(self) -> bool:
-        return bool(self.study.busy_slots()) or is_locked(self.study.file("driver.lock")) or self._has_jobs()
+    def is_active(self) -> bool:
+        """Return True while a command, a worker or a job of the study is alive."""
+        driven = is_locked(self.study.file("driver.lock"))
+        self.active = bool(self.study.busy_slots()) or driven or self._has_jobs()
+        return self.active
 
     def _has_jobs(self) -> bool:
         """Return True if jobs of the study wait or run on a cluster, which is queried now and then."""
@@ -68,28 +76,56 @@ class _StudySync:
             self.has_jobs = self.has_jobs if jobs is None else any(job.alive for job in jobs.values())
         return self.has_jobs
 
-    def _send_changes(self) -> bool:
-        """Send what has changed; return True if all of it was accepted."""
-        for trial in self.study.trials():
-            if not trial.run.file("run.json").exists() or not trial.config["tracking"]["live"]:
-                continue
-            fingerprint = fingerprint_of(trial.run)
-            if self.sent.get(trial.number) == fingerprint:
-                continue
-            try:
-                self._server(trial).sync(trial.run, self.tags)
-                self.sent[trial.number] = fingerprint
-            except TrackingRefused as problem:  # this run's record alone is refused
-                self.sent[trial.number] = fingerprint
-                print(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {trial.name}: {problem}", flush=True)
-            except (TrackingError, OSError) as problem:
-                self.servers.clear()
-                print(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {problem}", flush=True)
-                return False
-        return True
+    def changes(self) -> Iterator[Change]:
+        """Yield the study, now and then while it is active, and its runs."""
+        trials = [trial for trial in self.study.trials() if trial.config["tracking"]["live"]]
+        trials = [trial for trial in trials if trial.run.file("run.json").exists()]
+        if trials and (not self.active or time.monotonic() - self.updated > STUDY_SECONDS):
+            yield self._study_change(trials[0])
+            self.updated = time.monotonic()
+        for trial in trials:
+            yield Change(trial.name, fingerprint_of(trial.run), lambda own=trial: _uri(own), self._sender(trial))
 
-    def _server(self, trial: Trial) -> Server:
-        uri = resolve_uri(trial.config["tracking"]["uri"], trial.run.path)
-        if uri not in self.servers:
-            self.servers[uri] = Server(uri)
-        return self.servers[uri]
+    def _sender(self, trial: Trial) -> Callable[[Server], str]:
+        return lambda server: server.sync(trial.run, self.tags)
+
+    def _study_change(self, trial: Trial) -> Change:
+        """Return the study's own run, which is in the experiment of its first `trial`."""
+        counts = count_states(self.study)
+        ended = "KILLED" if has_open_trials(self.study) else "FINISHED"
+        record = StudyRecord(
+            key=self.tags[STUDY_TAG],
+            name=self.study.name,
+            experiment=trial.config["tracking"]["experiment"],
+            status="RUNNING" if self.active else ended,
+            started=milliseconds(self.study.about().get("started")),
+            notes=self.study.about().get("question") or "",
+            folder=str(self.study.path.resolve()),
+            metrics={f"runs_{state}": float(count) for state, count in counts.items()},
+            step=sum(counts[state] for state in CLOSED_STATES),
+        )
+        fingerprint = f"{record.status} {sorted(counts.items())}"
+        return Change(
+            self.study.name, fingerprint, lambda: _uri(trial), lambda server: self._sync(server, trial, record)
+        )
+
+    def _sync(self, server: Server, trial: Trial, record: StudyRecord) -> str:
+        """Send the study's record with its best score, its table and, when it has finished, its report."""
+        about = self.study.about()
+        finished = [trial for trial in self.study.trials() if self.study.state(trial) in LEARNT]
+        if best := best_trial(finished, about):
+            record.metrics[f"best_{best.metric}"] = best.value
+            record.tags["best_run"] = best.trial.name
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch)
+            try:
+                (folder / "table.csv").write_text(render(*table_rows(self.study), "csv") + "\n")
+                if record.status == "FINISHED":
+                    self.write_report(self.study, folder / "report")
+            except Exception as problem:  # a table without its metric, a figure that cannot be drawn: MLflow lacks it
+                self.report(self.study.name, problem)
+            return server.sync_study(record, trial.run.path.parent, folder)
+
+
+def _uri(trial: Trial) -> str:
+    return resolve_uri(trial.config["tracking"]["uri"], trial.run.path)

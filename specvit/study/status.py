@@ -4,6 +4,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from specvit.cluster.queue import ClusterJob
@@ -109,7 +110,8 @@ def status_lines(study: StudyFolder) -> Iterator[str]:
     for path in study.lost_records(trials):
         yield f"  {'record lost':<13} {path.parent.name}/{path.name}; `{command_of(study)}` writes it again"
     yield from (f"  {line}" for line in refused_lines(study))
-    yield from _best_line([trial for trial in trials if states[trial.number] in LEARNT], about)
+    if best := best_trial([trial for trial in trials if states[trial.number] in LEARNT], about):
+        yield f"best: {best.metric} {best.value:.4g}  {best.trial.name}"
 
 
 def refused_lines(study: StudyFolder) -> Iterator[str]:
@@ -141,15 +143,22 @@ def _queue_lines(queued: dict[str, ClusterJob], requeued: set[str]) -> Iterator[
         yield f"  {kind:<13} {reason}: job {named}"
 
 
-def _best_line(finished: list[Trial], about: dict[str, Any]) -> Iterator[str]:
-    """Yield the best of the finished trials by the study's metric, if any has a value."""
+@dataclass(frozen=True)
+class BestTrial:
+    """The best trial of a study by its metric."""
+
+    metric: str
+    value: float
+    trial: Trial
+
+
+def best_trial(finished: list[Trial], about: dict[str, Any]) -> BestTrial | None:
+    """Return the best of the finished trials by the study's metric; None if none has a value."""
     metric, table = metric_of(about), Table(**about["table"])
-    values = [(value_of(outcome_of(trial.run), metric, table), trial) for trial in finished]
-    known = [(value, trial) for value, trial in values if value is not None]
-    if known:
-        best = min if lower_is_better(metric, about.get("metrics")) else max
-        value, trial = best(known, key=lambda pair: pair[0])
-        yield f"best: {metric} {value:.4g}  {trial.name}"
+    values = ((value_of(outcome_of(trial.run), metric, table), trial) for trial in finished)
+    known = [BestTrial(metric, value, trial) for value, trial in values if value is not None]
+    best = min if lower_is_better(metric, about.get("metrics")) else max
+    return best(known, key=lambda one: one.value, default=None)
 
 
 def _progress(trial: Trial) -> str:

@@ -133,14 +133,17 @@ def group_counts(states: Iterable[str]) -> str:
     return f"{total} run{'s' if total != 1 else ''}: {parts}"
 
 
-def state_counts(study: StudyFolder, states: dict[int, str] | None = None) -> str:
-    """Return the number of trials in each state: `12 runs: 1 running, 3 waiting, 8 completed`.
-
-    `states` by trial number take precedence over what the study folder says.
-    """
+def count_states(study: StudyFolder, states: dict[int, str] | None = None) -> Counter[str]:
+    """Return the number of trials in each state; `states` by number take precedence over what the folder says."""
     trials = study.trials()
     counts = Counter((states or {}).get(trial.number) or study.state(trial) for trial in trials)
     counts["waiting"] += max(0, study.about()["trials"] - len(trials))
+    return counts
+
+
+def state_counts(study: StudyFolder, states: dict[int, str] | None = None) -> str:
+    """Return `count_states` as text: `12 runs: 1 running, 3 waiting, 8 completed`."""
+    counts = count_states(study, states)
     known = [name for name in ORDER if counts[name]]
     rest = sorted(name for name in counts if name not in ORDER and counts[name])
     parts = ", ".join(f"{counts[name]} {name}" for name in known + rest)

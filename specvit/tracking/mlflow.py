@@ -8,6 +8,7 @@ folders.
 import contextlib
 import logging
 import os
+import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,7 +17,7 @@ from typing import Any
 
 from specvit.config.tracking_uri import STUDY_TAG, artifact_folder, sqlite_file
 from specvit.run_folder.folder import DONE, FAILED, RunFolder
-from specvit.tracking.run_record import MetricPoint, Record, read_record
+from specvit.tracking.run_record import MetricPoint, Record, StudyRecord, metric_key, read_record
 from specvit.utils.errors import TrackingError, TrackingRefused
 from specvit.utils.files import locked
 
@@ -24,6 +25,8 @@ BATCH_POINTS, BATCH_PARAMS = 1000, 100
 """What MLflow takes in one call."""
 LOCK_SECONDS = 60.0
 """How long a sync waits for another one of the same run, whose server may hang."""
+PERMANENT = ("INVALID_PARAMETER_VALUE", "PERMISSION_DENIED", "UNAUTHENTICATED")
+"""MLflow's codes of errors that a retry does not change: a name that it refuses, a missing or wrong password."""
 LATER = "the run folder has everything; `specvit track sync` sends it later"
 VALUE_CHARACTERS = 6000
 """Longer parameters and tags are refused by MLflow."""
@@ -79,18 +82,43 @@ class Server:
             self._update(run, record)
             return "sent"
 
+    def sync_study(self, record: StudyRecord, runs: Path, files: Path) -> str:
+        """Send a study's own run with all files of the folder `files`; raises `TrackingError`.
+
+        `runs` is the folder of its run folders. Returns `sent`, or `left alone` for a run that was deleted in MLflow.
+        """
+        with explained(self.uri):
+            with _created_database(self.file):
+                pass
+            experiment = self._experiment(record.experiment)
+            with locked(runs / ".studies.lock", seconds=LOCK_SECONDS):
+                run_id = self._parent(experiment, record.key, record.name, record.started)
+            run = self.client.get_run(run_id)
+            if run.info.lifecycle_stage == "deleted":
+                return "left alone"
+            counts = {name: 0.0 for name in run.data.metrics if name.startswith("runs_")}  # of states that are no more
+            metrics = {metric_key(name): value for name, value in {**counts, **record.metrics}.items()}
+            now = int(1000 * time.time())
+            new = [MetricPoint(n, v, record.step, now) for n, v in metrics.items() if run.data.metrics.get(n) != v]
+            self._send_rows(run_id, [new] if new else [])
+            notes = {"mlflow.note.content": record.notes} if record.notes else {}
+            self._send_tags(run_id, {**record.tags, **notes, "folder": record.folder})
+            self.client.log_artifacts(run_id, str(files))
+            if record.status == "RUNNING":
+                self.client.update_run(run_id, status=record.status)
+            else:
+                self.client.set_terminated(run_id, record.status)
+            return "sent"
+
     def _find(self, record: Record) -> Any:
+        experiment = self._existing_experiment(record.experiment)
+        return self._run_of(experiment, record.key) if experiment else None
+
+    def _run_of(self, experiment: str, key: str) -> Any:
+        """Return the run of a record, also one that was deleted; None if there is none."""
         from mlflow.entities import ViewType
 
-        experiment = self.client.get_experiment_by_name(record.experiment)
-        if experiment is None:
-            return None
-        if experiment.lifecycle_stage == "deleted":
-            remedy = f"`mlflow experiments restore -x {experiment.experiment_id}`, or set another tracking.experiment"
-            raise TrackingError(f"experiment {record.experiment} was deleted there", where=self.uri, remedy=remedy)
-        runs = self.client.search_runs(
-            [experiment.experiment_id], f"tags.`{KEY_TAG}` = '{record.key}'", ViewType.ALL, max_results=1
-        )
+        runs = self.client.search_runs([experiment], f"tags.`{KEY_TAG}` = '{key}'", ViewType.ALL, max_results=1)
         return runs[0] if runs else None
 
     def _create(self, record: Record) -> Any:
@@ -107,36 +135,42 @@ class Server:
         if key is None or PARENT_TAG in run.data.tags:
             return
         with locked(runs / ".studies.lock", seconds=LOCK_SECONDS):
-            parent = self._parent(run.info.experiment_id, key, record)
+            parent = self._parent(run.info.experiment_id, key, record.tags["study"], record.started, "FINISHED")
         self._send_tags(run.info.run_id, {STUDY_TAG: key, "study": record.tags["study"], PARENT_TAG: parent})
 
-    def _parent(self, experiment: str, key: str, record: Record) -> str:
-        """Return the id of a study's own run, the parent of those of its trials; created if it does not exist."""
-        found = self.client.search_runs([experiment], f"tags.`{KEY_TAG}` = '{key}'", max_results=1)
-        if found:
-            return found[0].info.run_id
-        name = record.tags.get("study", "study")
+    def _parent(self, experiment: str, key: str, name: str, started: int, status: str = "RUNNING") -> str:
+        """Return the id of a study's own run, the parent of those of its trials; created with `status` if need be."""
+        if found := self._run_of(experiment, key):
+            return found.info.run_id
         tags = {KEY_TAG: key, "mlflow.user": _user(), "mlflow.source.name": "specvit train sweeps", "study": name}
-        parent = self.client.create_run(experiment, start_time=record.started, tags=tags, run_name=name)
-        self.client.set_terminated(parent.info.run_id, "FINISHED")  # it computes nothing itself
+        parent = self.client.create_run(experiment, start_time=started or None, tags=tags, run_name=name)
+        if status != "RUNNING":  # nothing is known of the study but a run of it
+            self.client.set_terminated(parent.info.run_id, status)
         return parent.info.run_id
 
     def _experiment(self, name: str) -> str:
         """Return the id of an experiment, created if it does not exist; another process may do so, too."""
         from mlflow.exceptions import MlflowException
 
-        if found := self.client.get_experiment_by_name(name):
-            return found.experiment_id
+        if found := self._existing_experiment(name):
+            return found
         try:
             place = artifact_folder(self.uri, name)
             return self.client.create_experiment(
                 name, artifact_location=place, tags={KIND_TAG: "custom_model_development"}
             )
         except MlflowException:
-            found = self.client.get_experiment_by_name(name)
-            if found is None:
-                raise
-            return found.experiment_id
+            if found := self._existing_experiment(name):
+                return found
+            raise
+
+    def _existing_experiment(self, name: str) -> str | None:
+        """Return the id of an experiment, None if there is none; raises `TrackingError` for a deleted one."""
+        found = self.client.get_experiment_by_name(name)
+        if found and found.lifecycle_stage == "deleted":
+            remedy = f"`mlflow experiments restore -x {found.experiment_id}`, or set another tracking.experiment"
+            raise TrackingError(f"experiment {name} was deleted there", where=self.uri, remedy=remedy)
+        return found.experiment_id if found else None
 
     def _update(self, run: Any, record: Record) -> None:
         """Send parameters, points, tags, the state and files, in this order, and last that all of it was sent."""
@@ -235,14 +269,14 @@ def explained(uri: str) -> Iterator[None]:
         raise
     except Exception as problem:
         reason = str(problem).strip().splitlines()[0][:300] if str(problem).strip() else "no message"
-        remedy = LATER
+        what = f"MLflow did not take the record ({type(problem).__name__}: {reason})"
         if "out-of-date database schema" in str(problem):
             remedy = f"bring it up to date with `mlflow db upgrade {uri}`, then `specvit track sync`"
-        what = f"MLflow did not take the record ({type(problem).__name__}: {reason})"
-        if getattr(problem, "error_code", "") == "INVALID_PARAMETER_VALUE":
+            raise TrackingRefused(what, where=uri, remedy=remedy) from problem
+        if getattr(problem, "error_code", "") in PERMANENT:
             remedy = "the run folder has everything; see tracking.* in docs/mlflow.md"
             raise TrackingRefused(what, where=uri, remedy=remedy) from problem
-        raise TrackingError(what, where=uri, remedy=remedy) from problem
+        raise TrackingError(what, where=uri, remedy=LATER) from problem
 
 
 def _batches(items: list[Any], size: int) -> Iterator[list[Any]]:

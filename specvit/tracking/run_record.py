@@ -1,11 +1,11 @@
-"""A run folder in a tracking server's terms: names, parameters, tags, points, results, files. Knows no server."""
+"""A run or study in a tracking server's terms: names, parameters, tags, points, results, files. Knows no server."""
 
 import hashlib
 import json
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,24 @@ class Record:
         return self.state in ALIVE
 
 
+@dataclass(frozen=True)
+class StudyRecord:
+    """A study's own run, the parent of those of its trials."""
+
+    key: str
+    name: str
+    experiment: str
+    status: str
+    """MLflow's word: RUNNING, FINISHED, or KILLED for a study that ended with open trials."""
+    started: int
+    notes: str
+    folder: str
+    metrics: dict[str, float]
+    step: int
+    """The number of trials that have ended."""
+    tags: dict[str, str] = field(default_factory=dict)
+
+
 def read_record(folder: RunFolder) -> Record:
     """Return what `folder` holds now; a run that was killed counts as `lost`."""
     fingerprint = fingerprint_of(folder)  # first: what is written meanwhile then changes the next one
@@ -66,8 +84,8 @@ def read_record(folder: RunFolder) -> Record:
     status, state = folder.status(), folder.state()
     summary = read_json(folder.file("summary.json"), {}) or {}
     attempts = read_json_lines(folder.file("attempts.jsonl"))
-    started = _milliseconds(attempts[0].get("time") if attempts else None, status)
-    ended = None if state in ALIVE else _milliseconds(status.get("updated"), status)
+    started = milliseconds(attempts[0].get("time") if attempts else None, status.get("updated"))
+    ended = None if state in ALIVE else milliseconds(status.get("updated"))
     rows = list(_rows(folder, whole=state not in ALIVE))
     last_step = rows[-1][0].step if rows else 0
     return Record(
@@ -120,7 +138,12 @@ def _numbers(values: dict[str, Any], prefix: str | tuple[str, ...] = ("test_", "
     for name, value in values.items():
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if is_number and name.startswith(prefix) and math.isfinite(value):
-            yield re.sub(r"[^/\w.\- :]", "_", name)[:KEY_CHARACTERS], float(value)  # of labels MLflow takes no others
+            yield metric_key(name), float(value)
+
+
+def metric_key(name: str) -> str:
+    """Return a metric's name with the characters that MLflow accepts; that of a label may have others."""
+    return re.sub(r"[^/\w.\- :]", "_", name)[:KEY_CHARACTERS]
 
 
 def _flat(section: dict[str, Any], before: str = "") -> Iterator[tuple[str, str]]:
@@ -202,9 +225,9 @@ def _latest(attempts: list[dict[str, Any]], name: str) -> Any:
     return next((attempt[name] for attempt in reversed(attempts) if attempt.get(name)), None)
 
 
-def _milliseconds(text: str | None, status: dict[str, Any]) -> int:
-    """Return a recorded moment in milliseconds since 1970, or the last one that the status knows."""
-    for candidate in (text, status.get("updated")):
+def milliseconds(*moments: str | None) -> int:
+    """Return the first recorded moment in milliseconds since 1970; 0 if there is none."""
+    for candidate in moments:
         try:
             return int(1000 * datetime.fromisoformat(str(candidate)).timestamp())
         except ValueError:
