@@ -1,6 +1,7 @@
 """A study's own run in MLflow lives as long as the study, and what MLflow refuses for good is sent once."""
 
 import http.server
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -50,9 +51,15 @@ def test_a_study_is_running_until_it_ends_and_again_when_it_resumes(
     file = tmp_path / "sweeps" / "toy.yaml"
     file.write_text(f"# Question: does the seed matter?\n{file.read_text()}")
     driver = toy.start(launcher=LOCAL)
+    until(lambda: toy.is_at_work(2), "two runs that train")
+    for pid in toy.workers():
+        os.kill(pid, signal.SIGSTOP)  # on a fast machine they would end before mlflow is imported
     running = until_own_run("RUNNING")
-    assert running.data.tags["mlflow.note.content"] == "does the seed matter?"
+    until(lambda: "runs_running" in own_run(mlflow_server).data.metrics, "its counts")
+    assert own_run(mlflow_server).data.tags["mlflow.note.content"] == "does the seed matter?"
     driver.send(signal.SIGINT)
+    for pid in toy.workers():
+        os.kill(pid, signal.SIGCONT)
     driver.wait(60)
     stopped = until_own_run("KILLED")
     assert stopped.data.metrics["runs_waiting"] == 2

@@ -96,13 +96,13 @@ class Server:
             run = self.client.get_run(run_id)
             if run.info.lifecycle_stage == "deleted":
                 return "left alone"
+            notes = {"mlflow.note.content": record.notes} if record.notes else {}
+            self._send_tags(run_id, {**record.tags, **notes, "folder": record.folder})
             counts = {name: 0.0 for name in run.data.metrics if name.startswith("runs_")}  # of states that are no more
             metrics = {metric_key(name): value for name, value in {**counts, **record.metrics}.items()}
             now = int(1000 * time.time())
             new = [MetricPoint(n, v, record.step, now) for n, v in metrics.items() if run.data.metrics.get(n) != v]
             self._send_rows(run_id, [new] if new else [])
-            notes = {"mlflow.note.content": record.notes} if record.notes else {}
-            self._send_tags(run_id, {**record.tags, **notes, "folder": record.folder})
             self.client.log_artifacts(run_id, str(files))
             if record.status == "RUNNING":
                 self.client.update_run(run_id, status=record.status)
