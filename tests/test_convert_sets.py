@@ -34,7 +34,7 @@ from specvit.convert.contents import open_contents
 from specvit.convert.unpack import is_needed
 from specvit.data.shards import open_shard, read_labels
 from specvit.data.views import open_spectra
-from specvit.physics.instrument import wavelength
+from specvit.physics.instrument import STEP, wavelength
 
 
 def test_a_glob_in_quotes_names_files(tmp_path: Path) -> None:
@@ -306,3 +306,36 @@ def test_an_axis_without_a_unit_is_in_angstrom_and_that_is_said(tmp_path: Path, 
     assert "says no unit of its wavelengths; give --unit" in refusal(
         capsys, tmp_path / "log.fits", tmp_path / "x", *keep
     )
+
+
+def test_errors_and_masks_may_lie_in_files_of_their_own(tmp_path: Path, capsys: Any) -> None:
+    """One beside each star, or one for a table of stars; bad points are refused, and files belong to their sources."""
+    folder = tmp_path / "source"
+    folder.mkdir()
+    for number, star in enumerate(STARS):
+        path = folder / f"{make.name_of(star)}.fits"
+        make.fits_image(path, FLUX_NX[number], {"CRVAL1": 7000.0, "CDELT1": 0.25, "CUNIT1": "Angstrom"})
+        fits.PrimaryHDU(FLUX_NX[number] / 50).writeto(path.with_name(f"{path.stem}_err.fits"))
+    own = ["--source-error", "{name}_err.fits"]
+    said = refusal(capsys, folder, tmp_path / "out", *PATTERN, *own)
+    assert ":--source-error/PRIMARY: may be an error, a variance or an inverse variance; say which by" in said
+    flux_NP, error_NP, labels = converted(folder, *PATTERN, *own, "--error-kind", "sigma", name="stars")
+    assert len(labels) == 5
+    np.testing.assert_allclose(labels["snr"], 50 * np.sqrt(STEP / 0.25), rtol=1e-3)  # of pixels of several points
+    held = {"wave": FINE, "flux": FLUX_NX, **LABELS}
+    np.savez(tmp_path / "set.npz", **held)
+    np.savez(tmp_path / "other.npz", wave=FINE, ivar=(FLUX_NX / 50) ** -2)
+    mask_NX = np.zeros(FLUX_NX.shape, np.int16)
+    mask_NX[2, 3000] = 4
+    np.savez(tmp_path / "bad.npz", mask=mask_NX)
+    other = ["--source-error", str(tmp_path / "other.npz")]
+    found = converted(tmp_path / "set.npz", *other, name="table")
+    np.testing.assert_allclose(found[0], flux_NP, rtol=1e-6)
+    np.testing.assert_allclose(found[1], error_NP, rtol=1e-6)
+    masked = [*other, "--source-mask", str(tmp_path / "bad.npz")]
+    said = refusal(capsys, tmp_path / "set.npz", tmp_path / "masked", *masked)
+    assert "set.npz row 2: flux is nan at 7750.00 Å" in said
+    found = converted(tmp_path / "set.npz", *masked, "--skip-bad", name="left out")
+    np.testing.assert_array_equal(found[2]["T_eff"], np.delete(LABELS["T_eff"], 2))
+    said = refusal(capsys, folder, tmp_path / "x", *PATTERN, "--source-error", str(folder / "5000_4.5_+0.25_err.fits"))
+    assert "is one file for 9 sources; put {name} in it" in said

@@ -1,9 +1,12 @@
 """Which of a file's arrays are wavelengths, flux, errors and labels: by their usual names, or as they were named."""
 
 import re
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
-from specvit.convert.contents import MAYBE_PLANES, Array, Contents, last_part, plain
+from specvit.convert.contents import MAYBE_PLANES, Array, Contents, last_part, open_contents, plain, suffixes
 from specvit.convert.error_kinds import ERROR_NAMES, kind_of_errors
 from specvit.convert.options import SPECTRA, Options
 from specvit.convert.wavelengths import LOG_NAMES, WAVE_NAMES
@@ -14,6 +17,8 @@ FLUX_NAMES = ("flux", "fluxes", "flam", "specificintensity", "intensity", "spect
 LABEL_NAMES = {"teff": "T_eff", "logg": "log_g", "mh": "M_H", "am": "a_M", "cm": "C_M", "mag": "mag", "snr": "snr"}
 LABEL_NAMES |= {"redshift": "redshift"}
 """Names of labels without case and signs; what may mean two things, such as feh, is not among them."""
+MASK_NAMES = ("mask", "andmask", "ormask", "badpix", "dq", "flags", "quality")
+ERROR_FILE, MASK_FILE = "--source-error", "--source-mask"
 ARM = re.compile(r"(b|r|z|blue|red|nir|vis|uvb)_(\w+)", re.IGNORECASE)
 """A name such as Z_FLUX, which belongs to Z_WAVELENGTH."""
 LABEL = re.compile(r"\w([\w. -]*[\w-])?")
@@ -33,17 +38,63 @@ class Choice:
     """Label -> array, of a file with many spectra."""
     spectra: int | None = None
     """Rows of a file with many spectra, None where a file is one spectrum."""
-    planes: str | None = None
-    """What the rows of an image are, see `Options`."""
+    mask: str | None = None
+    """Not 0 where a point is bad."""
+    options: Options = field(default_factory=Options)
 
     @property
     def arrays(self) -> tuple[str, ...]:
-        """Wavelengths, flux and error, as far as they are in the file."""
-        return tuple(name for name in (self.wave, self.flux, self.error) if name is not None)
+        """Wavelengths, flux, error and mask, as far as they are there."""
+        return tuple(name for name in (self.wave, self.flux, self.error, self.mask) if name is not None)
+
+
+@contextmanager
+def open_source(
+    path: Path, options: Options, wanted: tuple[str, ...] | None = None, origin: Path | None = None
+) -> Iterator[Contents]:
+    """Open a source, or a copy of the source `origin`, with errors and masks of files beside it; raises `DataError`.
+
+    Those are called --source-error/NAME and --source-mask/NAME. For `wanted` see `open_contents`.
+    """
+    inner = None if wanted is None else tuple(name for name in wanted if not name.startswith("--"))
+    with ExitStack() as stack:
+        contents = stack.enter_context(open_contents(path, inner, options.planes))
+        for option, pattern, known, name in (
+            (ERROR_FILE, options.source_error, ERROR_NAMES, options.error_name),
+            (MASK_FILE, options.source_mask, MASK_NAMES, None),
+        ):
+            if pattern is not None and not any(key.startswith(option) for key in contents.arrays):
+                other = stack.enter_context(open_contents(companion(pattern, origin or path)))
+                array = _companion_array(other, known, name)
+                contents.add(replace(array, name=f"{option}/{array.name}"))
+        yield contents
+
+
+def companion(pattern: str, source: Path) -> Path:
+    """Return the file that belongs to a source; one without a folder lies beside it if {name} is in it."""
+    suffix, packing = suffixes(source)
+    stem = source.name[: len(source.name) - len(packing) - len(suffix)]
+    path = Path(pattern.replace("{name}", stem))
+    return source.parent / path if "{name}" in pattern and len(path.parts) == 1 else path
+
+
+def _companion_array(contents: Contents, known: tuple[str, ...], name: str | None) -> Array:
+    """Return the errors or the mask that a file of their own holds; raises `DataError`."""
+    found = _array(contents, name, "--error-name", known, "what is looked for")
+    arrays = [a for a in contents.arrays.values() if a.numeric and a.shape and not a.derived]
+    arrays = [a for a in arrays if plain(a.name) not in (*WAVE_NAMES, *LOG_NAMES)]
+    found = found or (arrays[-1] if len(arrays) == 1 or (contents.numbered and arrays) else None)
+    if found is None:
+        what = f"has neither errors nor a mask by a name known; {contents.listing()}"
+        raise DataError(what, where=str(contents.path), remedy="keep one array in it, or give --error-name NAME")
+    return found
 
 
 def choose(contents: Contents, options: Options) -> Choice:
     """Return which arrays of a file to read; raises `DataError`, which lists them, where that is not clear."""
+    beside = {name.partition("/")[0]: array for name, array in contents.arrays.items() if name.startswith("--")}
+    own = {name: array for name, array in contents.arrays.items() if not name.startswith("--")}
+    contents = replace(contents, arrays=own)
     if contents.numbered and options.source_wave is None and len(contents.arrays) > 1:
         usual = {"wave": "1", "flux": "2"}
     else:
@@ -59,13 +110,14 @@ def choose(contents: Contents, options: Options) -> Choice:
         if wave is None:
             what = f"has no wavelengths by a name known; {contents.listing()}"
             raise DataError(what, where=str(contents.path), remedy="give --wave-name NAME or --source-wave FILE")
-    error = None
-    if options.error_name != "none":
+    error, mask = beside.get(ERROR_FILE), beside.get(MASK_FILE)
+    if error is None and options.error_name != "none":
         error = _array(contents, options.error_name, "--error-name", ERROR_NAMES, "the errors", beside=flux.name)
     check_shapes(contents, wave, flux, error)
+    check_shapes(contents, wave, flux, mask)
     many = flux.shape[0] if len(flux.shape) == 2 else None
     _check_planes(contents, options, flux)
-    used = {array.name for array in (wave, flux, error) if array is not None}
+    used = {array.name for array in (wave, flux, error, mask) if array is not None}
     return Choice(
         flux=flux.name,
         wave=wave.name if wave else None,
@@ -73,7 +125,8 @@ def choose(contents: Contents, options: Options) -> Choice:
         error_kind=kind_of_errors(flux, error, options.error_kind, contents.path)[0] if error else "sigma",
         labels=_labels(contents, options, many, used) if many is not None else {},
         spectra=many,
-        planes=options.planes,
+        mask=mask.name if mask else None,
+        options=options,
     )
 
 
@@ -150,7 +203,7 @@ def check_shapes(contents: Contents, wave: Array | None, flux: Array, error: Arr
         remedy = "turn the array, so that a spectrum is a row" if turned else "give each value its wavelength"
         raise DataError(f"has shape {flux.shape} but {wave.name} has {wave.shape}", where=where, remedy=remedy)
     if error is not None and error.shape != flux.shape:
-        remedy = "name another by --error-name, or --error-name none"
+        remedy = "give each value of the flux one; or name another by --error-name, or none"
         raise DataError(f"has shape {flux.shape} but {error.name} has {error.shape}", where=where, remedy=remedy)
     for array in (wave, flux, error):
         if array is not None and not array.numeric:

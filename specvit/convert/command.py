@@ -30,6 +30,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     planes = "rows of an image: planes of one star, such as flux,ivar,wavelength, or spectra for a star each"
     add("--planes", metavar="NAMES", help=planes)
     add("--source-wave", metavar="FILE", help="the wavelengths of all spectra, where they lie in a file of their own")
+    beside = "of a source in a file of their own, point by point; {name} is the source's name: '{name}_err.fits'"
+    add("--source-error", metavar="FILE", help=f"errors {beside}")
+    add("--source-mask", metavar="FILE", help=f"masks, 0 where a point is good, {beside}")
     add("--unit", choices=("A", "nm", "um"), help="unit of the wavelengths, where the source does not say it")
     add("--log10", action="store_true", default=None, help="wavelengths are decimal logarithms")
     medium = read.add_mutually_exclusive_group()

@@ -36,6 +36,10 @@ class Options:
     """One of `ERROR_KINDS`; default: what name and unit of the errors say."""
     source_wave: str | None = None
     """A file with the wavelengths of all spectra."""
+    source_error: str | None = None
+    """A file with the errors of a source, point by point; {name} stands for the source's name."""
+    source_mask: str | None = None
+    """A file with a mask, 0 where a point is good, likewise."""
     unit: str | None = None
     """A, nm or um."""
     log10: bool = False

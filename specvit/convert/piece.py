@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from specvit.convert.contents import open_contents
+from specvit.convert.choose import open_source
 from specvit.convert.spectrum import Recipe, on_pixels, read_rows
 from specvit.utils.errors import DataError
 from specvit.utils.files import write_atomic
@@ -81,7 +81,7 @@ class _Made:
         """Make the spectra of a file, those at places `here` of the piece; raises `DataError`."""
         recipe, name = self.recipe, self.piece.names.get(path, path)
         rows = [self.piece.spectra[place][1] for place in here]
-        with open_contents(path, recipe.choice.arrays, recipe.choice.planes) as contents:
+        with open_source(path, recipe.choice.options, recipe.choice.arrays, name) as contents:
             wave_BX, flux_BX, error_BX = read_rows(contents, recipe, rows)
             for i, place in enumerate(here):
                 where = str(name) if recipe.choice.spectra is None else f"{name} row {rows[i]}"

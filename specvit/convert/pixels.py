@@ -61,7 +61,6 @@ def make_recipe(
         keep=keep,
         normalise=not layout if options.normalise is None else options.normalise,
         with_error=_uses_errors(contents, choice, options, notes),
-        error_kind=options.error_kind,
         snr=options.snr,
         magnitudes=options.magnitudes is not None,
         skip_bad=options.skip_bad,

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specvit.convert.choose import Choice, choose
-from specvit.convert.contents import Contents, kind_of, open_contents
+from specvit.convert.choose import Choice, choose, open_source
+from specvit.convert.contents import Contents, kind_of
 from specvit.convert.labels import faults, labels_from_contents, labels_from_file, ordered, ranges, read_table
 from specvit.convert.names import RESOLUTION, Naming, labels_from_names, naming_of
 from specvit.convert.options import Options
@@ -85,7 +85,7 @@ def make_plan(given: Sequence[Path], out: Path, options: Options) -> Plan:
     sources, base = find_sources(given, out, options)
     if options.planes is not None and kind_of(sources[0]) != "FITS":
         raise ConfigError("is for images in FITS files", where="--planes", remedy="leave it out")
-    with open_contents(sources[0], planes=options.planes) as contents:
+    with open_source(sources[0], options) as contents:
         layout = set(contents.arrays) >= LAYOUT
         naming = None if options.labels or layout else naming_of(options.names, sources[0])
         if not layout and (naming or options.labels):  # labels of files: a table with one spectrum is that spectrum
@@ -203,7 +203,7 @@ def _of_tables(
 
     tables, counts, to_unpack = [], [], {}
     for number, path in enumerate(sources):
-        with open_contents(path, planes=options.planes) as contents:
+        with open_source(path, options) as contents:
             own = choose(contents, options)
             if (own.arrays, set(own.labels)) != (choice.arrays, set(choice.labels)) or own.spectra is None:
                 what = f"does not hold the same as {sources[0]}; {contents.listing()}"

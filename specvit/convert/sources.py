@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from specvit.convert.choose import companion
 from specvit.convert.contents import Array, Contents, kind_of, open_contents, plain
 from specvit.convert.names import WAVE_FILES, Naming
 from specvit.convert.options import Options
 from specvit.convert.wavelengths import LOG_NAMES, WAVE_NAMES
-from specvit.utils.errors import DataError
+from specvit.utils.errors import ConfigError, DataError
 
 
 def find_sources(given: Sequence[Path], out: Path, options: Options) -> tuple[list[Path], Path]:
@@ -25,6 +26,7 @@ def find_sources(given: Sequence[Path], out: Path, options: Options) -> tuple[li
     under `out`, and what the options name, is not a spectrum.
     """
     others = {Path(name).resolve() for name in (options.labels, options.source_wave, options.wave) if name}
+    patterns = [pattern for pattern in (options.source_error, options.source_mask) if pattern]
     files: list[Path] = []
     for path in given:
         if path.is_dir():
@@ -37,10 +39,16 @@ def find_sources(given: Sequence[Path], out: Path, options: Options) -> tuple[li
         if not path.is_file():
             inside = [p for p in found if p.resolve() not in others and not WAVE_FILES.fullmatch(p.name)]
             inside = [p for p in inside if not p.resolve().is_relative_to(out.resolve())]
+            beside = {companion(pattern, p).resolve() for pattern in patterns for p in inside}
+            inside = [p for p in inside if p.resolve() not in beside]
         if not inside:
             what = "holds no file of a known kind" if path.is_dir() else "is not there"
             raise DataError(what, where=str(path), remedy="check the path")
         files += sorted(map(Path.absolute, inside), key=natural)
+    for pattern in patterns:
+        if len(files) > 1 and "{name}" not in pattern:
+            remedy = "put {name} in it, which stands for the source's name"
+            raise ConfigError(f"is one file for {len(files)} sources", where=pattern, remedy=remedy)
     counts = Counter(path.resolve() for path in files)
     twice = next((path for path in files if counts[path.resolve()] > 1), None)
     if twice is not None:

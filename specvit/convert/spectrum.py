@@ -49,8 +49,6 @@ class Recipe:
     keep: bool = False
     normalise: bool = True
     with_error: bool = True
-    error_kind: str | None = None
-    """As asked for; None: what name and unit say."""
     snr: float | None = None
     """Errors are made: the median flux over this."""
     magnitudes: bool = False
@@ -98,13 +96,16 @@ def read_rows(contents: Contents, recipe: Recipe, rows: list[int]) -> tuple[Valu
         shared = wave.shape != flux.shape
         raw = np.asarray(wave.take(None), dtype=np.float64) if shared else taken(wave)
         vacuum_BX = to_vacuum_angstrom(raw, unit, log10=recipe.log10, air=air)
+    flux_BX = taken(flux)
+    if choice.mask is not None:
+        flux_BX = np.where(taken(contents.arrays[choice.mask]) == 0, flux_BX, np.nan)
     if error is None or not recipe.with_error:
-        return vacuum_BX, taken(flux), None
-    kind, factor = kind_of_errors(flux, error, recipe.error_kind, contents.path)
+        return vacuum_BX, flux_BX, None
+    kind, factor = kind_of_errors(flux, error, choice.options.error_kind, contents.path)
     if kind != choice.error_kind:
         what = f"has {WORDS[kind]} in {error.name}, unlike the first file"
         raise DataError(what, where=str(contents.path), remedy="convert files of one form at a time")
-    return vacuum_BX, taken(flux), to_sigma(factor * taken(error), kind)
+    return vacuum_BX, flux_BX, to_sigma(factor * taken(error), kind)
 
 
 def check_flux(contents: Contents, flux: Array) -> None:

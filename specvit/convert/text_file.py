@@ -174,7 +174,7 @@ def _faults(path: Path) -> Iterator[None]:
 
 
 def _cannot_look_up(path: Path, rows: Any) -> np.ndarray:
-    raise AssertionError(f"{path} is to be unpacked first")
+    raise DataError("is a text of many spectra", where=str(path), remedy="write it as NPZ, HDF5 or FITS")
 
 
 def _words(line: str, separator: str) -> list[str]:

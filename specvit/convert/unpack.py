@@ -6,8 +6,8 @@ from pathlib import Path
 
 import h5py
 
-from specvit.convert.choose import Choice
-from specvit.convert.contents import Contents, open_contents, suffixes, unpacking
+from specvit.convert.choose import Choice, open_source
+from specvit.convert.contents import Contents, suffixes, unpacking
 
 
 def is_needed(contents: Contents, choice: Choice, together: int) -> bool:
@@ -44,7 +44,7 @@ def unpack(path: Path, choice: Choice, copy: Path) -> None:
 
 
 def _copy_arrays(path: Path, choice: Choice, scratch: Path) -> None:
-    with open_contents(path, planes=choice.planes) as contents, h5py.File(scratch, "w") as file:
+    with open_source(path, choice.options) as contents, h5py.File(scratch, "w") as file:
         for name in choice.arrays:
             array = contents.arrays[name]
             made = file.create_dataset(name, array.shape, array.dtype.newbyteorder("="))

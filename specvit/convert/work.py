@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from specvit.convert.choose import companion
 from specvit.convert.options import INSTRUMENT, KEEP, spelled
 from specvit.convert.piece import digest_of
 from specvit.convert.plan import Plan
@@ -145,6 +146,11 @@ class Work:
         named = {"labels": asked.labels, "source_wave": plan.wave_file, "wave": asked.wave}
         given = {key: Path(name) for key, name in named.items() if name not in (None, INSTRUMENT, KEEP)}
         inputs = {key: {"file": path.name, **digest_of(path)} for key, path in given.items()}
+        for key, pattern in (("source_error", asked.source_error), ("source_mask", asked.source_mask)):
+            if pattern:
+                beside = [companion(pattern, path) for path in plan.sources]
+                sizes = {path.name: path.stat().st_size for path in beside if path.exists()}
+                inputs[key] = {"file": pattern, "bytes": sizes}
         facts = {"format": FORMAT, "options": asked.as_dict(), "inputs": inputs}
         return {**facts, "folder": str(plan.base), "sources": sources}
 
