@@ -12,7 +12,7 @@ import pytest
 import yaml
 from faults import ROWS
 
-from specvit import cli
+from specvit import __version__, cli
 from specvit.config.build import build_config
 from specvit.config.compose import compose
 from specvit.config.conf_files import conf_dir
@@ -74,7 +74,12 @@ def test_commands_are_ones_that_exist() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", sorted({page for page, words in COMMANDS if words[:2] == TRAIN}))
-def test_runs_and_studies_in_a_page_compose(page: str) -> None:
+def test_runs_and_studies_in_a_page_compose(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sweeps").mkdir()
+    for text in [path.read_text() for path in PAGES if path.name == page]:
+        for name, block in re.findall(r"`(sweeps/\w+\.yaml)`:\n\n((?:    .*\n)+)", text):
+            (tmp_path / name).write_text(textwrap.dedent(block))
+    monkeypatch.chdir(tmp_path)  # a study that the page shows is beside the command
     for words in [words for name, words in COMMANDS if name == page and words[:2] == TRAIN]:
         overrides = [word for word in words[2:] if "=" in word]
         if "-m" in words or words[2].startswith("sweeps="):
@@ -108,6 +113,11 @@ def test_the_file_in_the_text_is_a_study() -> None:
         build_config(compose(as_overrides(point.settings)))
     assert len(points_of(defined)) == 15
     assert definition_of(yaml.safe_load(search), "search", where="docs").search is not None
+
+
+def test_the_citation_is_of_this_version() -> None:
+    citation = yaml.safe_load((TOP / "CITATION.cff").read_text())
+    assert citation["version"] == __version__ and {"cff-version", "message", "title", "authors"} <= set(citation)
 
 
 def test_the_layout_in_the_text_is_the_layout_that_is_read() -> None:

@@ -25,7 +25,7 @@ def test_the_wheel_works_away_from_the_source_tree(tmp_path: Path) -> None:
     }
     assert bundled <= names
     tables = ("pfs_mr_noise.csv", "grid.npz", "grid.json")
-    assert {f"specvit/physics/{name}" for name in tables} <= names
+    assert {"specvit/py.typed", *(f"specvit/physics/{name}" for name in tables)} <= names
     assert not any(name.startswith(("tests", "tools", "conf/", "outputs")) for name in names)
     # Composes from the bundled files, with the user's own laid over.
     (here / "conf" / "experiment").mkdir(parents=True)
