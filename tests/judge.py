@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from specvit.analysis.comparisons import differences, sentence
-from specvit.analysis.records import Record
+from specvit.analysis.records import Runs, run_row, run_table
 from specvit.config.schema import Config
 from specvit.study.results import Outcome
 
@@ -56,7 +56,7 @@ class Kind:
         return "escape_step" if self.steps else "test_r2"
 
 
-def study(kind: Kind, rng: np.random.Generator) -> list[Record]:
+def study(kind: Kind, rng: np.random.Generator) -> Runs:
     """Return the runs of one study."""
     k, r, s = kind.settings, kind.rates, kind.seeds
     own, common = rng.normal(size=(k, r, s)), rng.normal(size=(k, 1, s))
@@ -69,15 +69,16 @@ def study(kind: Kind, rng: np.random.Generator) -> list[Record]:
     chance = np.full(k, float(kind.fails[0]))
     chance[-1] = kind.fails[1]
     fails_krs = rng.random((k, r, s)) < chance[:, None, None]
-    return [
+    rows = [
         _run({"setting": n, "rate": m}, seed, float(value_krs[n, m, seed]), bool(fails_krs[n, m, seed]), kind)
         for n in range(k)
         for m in range(r)
         for seed in range(s)
     ]
+    return run_table(rows)
 
 
-def _run(factors: dict[str, int], seed: int, value: float, fails: bool, kind: Kind) -> Record:
+def _run(factors: dict[str, int], seed: int, value: float, fails: bool, kind: Kind) -> dict[str, Any]:
     state, summary, rows = "completed", {}, []
     if kind.steps:  # a median of 10 looks, a factor of 2 a spread; runs beyond the quantile of `steps` are cut off
         last = LOOK * int(10 * 2 ** _quantile(1 - kind.steps)) if kind.steps < 1 else LAST
@@ -90,7 +91,7 @@ def _run(factors: dict[str, int], seed: int, value: float, fails: bool, kind: Ki
     else:
         summary = {"test_r2": 0.5 + SPREAD * value}
         rows = [{"step": LOOK, "epoch": 1, "val_r2": summary["test_r2"], "train_loss": 1.0}]
-    return Record(f"{seed:08d}", dict(factors), seed, state, CONFIG, Outcome(summary, rows, []))
+    return run_row(f"{seed:08d}", dict(factors), seed, state, CONFIG, Outcome(summary, rows, []))
 
 
 def _quantile(share: float) -> float:

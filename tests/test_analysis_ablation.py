@@ -15,7 +15,8 @@ from scipy import stats
 from specvit.analysis.ablation import best_first, combinations, stuck, tallies
 from specvit.analysis.ablation_report import ablation_of, twin_sentences
 from specvit.analysis.comparisons import differences, sentence
-from specvit.analysis.records import Record, _independent, _joined, read_records
+from specvit.analysis.records import _independent, _joined, read_runs, run_row
+from specvit.analysis.records import run_table as table
 from specvit.commands.analysis import main
 from specvit.config.build import build_config
 from specvit.config.compose import compose
@@ -29,12 +30,13 @@ CONFIG = Config()
 
 def case(
     factors: dict[str, Any], seed: int = 1, *, state: str = "completed", r2: float | None = 0.5, **more: Any
-) -> Record:
-    """Return a run with one score; `rows` and `minutes` may be given."""
+) -> dict[str, Any]:
+    """Return the columns of a run with one score; `rows` and `minutes` may be given."""
     rows = more.get("rows", [])
     summary = {} if r2 is None else {"test_r2": r2, "best_epoch": len(rows)}
     timing = [{"train_seconds": 60 * more.get("minutes", 1.0), "val_seconds": 0.0}]
-    return Record(f"{len(factors)}{seed:07d}", factors, seed, state, CONFIG, Outcome(summary, rows, timing))
+    outcome = more.get("outcome", Outcome(summary, rows, timing))
+    return run_row(f"{len(factors)}{seed:07d}", factors, seed, state, more.get("config", CONFIG), outcome)
 
 
 def epochs(train: list[float], val: list[float]) -> list[dict[str, Any]]:
@@ -54,7 +56,7 @@ def test_runs_are_counted_by_factor() -> None:
         case({"p": 32, "lr": 0.3}, state="preempted", r2=None),
         case({"p": 32, "lr": 0.3}, state="pruned", r2=None),
     ]
-    found = {(tally.factor, tally.value): tally for tally in tallies(cases)}
+    found = {(tally.factor, tally.value): tally for tally in tallies(table(cases))}
     whole, wide = found["all", ""], found["p", "32"]
     assert (whole.total, whole.finished, whole.rate, whole.minutes) == (7, 2, 0.5, 3.0)
     assert (whole.unlearnt, whole.failed, whole.pruned, whole.open) == (1, 1, 1, 2)
@@ -65,11 +67,11 @@ def test_runs_are_counted_by_factor() -> None:
 
 def test_many_numbers_of_a_search_are_counted_by_quarters() -> None:
     cases = [case({"lr": 10.0**-n}) for n in range(12)]
-    found = [tally for tally in tallies(cases) if tally.factor == "lr"]
+    found = [tally for tally in tallies(table(cases)) if tally.factor == "lr"]
     assert len(found) == 4 and sum(tally.total for tally in found) == 12 and all(" to " in t.value for t in found)
 
 
-def pairwise_of(cases: list[Record]) -> list[tuple[Record, Record]]:
+def pairwise_of(cases: list[dict[str, Any]]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     return list(zip(cases[::2], cases[1::2], strict=True))
 
 
@@ -83,8 +85,8 @@ def test_differences_are_between_runs_equal_in_all_else() -> None:
             for patch in (16, 32):
                 r2 = base + 0.1 * (patch == 32) + 0.001 * rng.normal()
                 cases.append(case({"patch": patch, "lr": lr}, seed, r2=r2))
-    patch, lr = differences(cases, "test_r2")
-    pairs = np.array([b.outcome.summary["test_r2"] - a.outcome.summary["test_r2"] for a, b in pairwise_of(cases)])
+    patch, lr = differences(table(cases), "test_r2")
+    pairs = np.array([b["outcome"].summary["test_r2"] - a["outcome"].summary["test_r2"] for a, b in pairwise_of(cases)])
     assert (patch.factor, patch.base, patch.value, patch.pairs, patch.seeds) == ("patch", 16, 32, 6, 3)
     expected = stats.ttest_1samp(pairs.reshape(2, 3).mean(0), 0.0).confidence_interval(0.95)  # a rate a row
     assert (patch.low, patch.high) == (pytest.approx(expected.low), pytest.approx(expected.high))
@@ -96,7 +98,7 @@ def test_differences_are_between_runs_equal_in_all_else() -> None:
 def test_what_is_said_of_a_difference() -> None:
     def of(*values: tuple[float, float], metric: str = "test_r2") -> str:
         cases = [case({"p": p}, s, r2=pair[p]) for s, pair in enumerate(values) for p in (0, 1)]
-        (found,) = differences(cases, "test_r2")
+        (found,) = differences(table(cases), "test_r2")
         return sentence(found, metric)
 
     assert of((0.1, 0.5), (0.11, 0.52), (0.12, 0.5)).endswith(": better")
@@ -108,7 +110,7 @@ def test_what_is_said_of_a_difference() -> None:
 
 def test_runs_without_a_partner_are_in_no_pair() -> None:
     cases = [case({"p": 1}, 1), case({"p": 2}, 2), case({"p": 2, "q": 1}, 1), case({"p": 2}, 1, r2=None)]
-    assert all(found.factor != "p" for found in differences(cases, "test_r2"))
+    assert all(found.factor != "p" for found in differences(table(cases), "test_r2"))
 
 
 @pytest.mark.parametrize(
@@ -125,45 +127,43 @@ def test_verdicts_are_rules_on_the_gap_and_against_trees_and_the_bound(
     train: float, val: float, test: float, verdict: str, among_trees: str, under_bound: str
 ) -> None:
     own = case({"p": 1}, r2=test, rows=epochs([0.0, train], [0.0, val]))
-    assert [one.verdict for one in combinations([own], "test_r2")] == [verdict]
-    assert [one.verdict for one in combinations([own], "test_r2", {own.run_id: 0.9})] == [under_bound]
+    assert [one.verdict for one in combinations(table([own]), "test_r2")] == [verdict]
+    assert [one.verdict for one in combinations(table([own]), "test_r2", {own["run_id"]: 0.9})] == [under_bound]
     noisier = replace(CONFIG, noise=NoiseConfig(noise_level=2.0))
     for config, expected in ((CONFIG, among_trees), (noisier, verdict)):  # trees on other rows are no measure
-        trees = replace(case({"p": 2}, r2=0.6), config=replace(config, model=LightGBMConfig()))
-        assert combinations([own, trees], "test_r2")[0].verdict == expected
+        trees = case({"p": 2}, r2=0.6, config=replace(config, model=LightGBMConfig()))
+        assert combinations(table([own, trees]), "test_r2")[0].verdict == expected
 
 
 @pytest.mark.parametrize("state", ["plateau", "diverged", "pruned", "preempted", "running", "waiting", "crashed"])
 def test_runs_that_did_not_finish_or_learn_get_no_verdict_and_are_in_no_gap(state: str) -> None:
     bad = case({"p": 1}, 1, state=state, rows=epochs([0.0, 0.9], [0.0, 0.1]))
     good = case({"p": 1}, 2, rows=epochs([0.0, 0.7], [0.0, 0.7]))
-    (alone,), (both,) = combinations([bad], "test_r2"), combinations([bad, good], "test_r2")
+    (alone,), (both,) = combinations(table([bad]), "test_r2"), combinations(table([bad, good]), "test_r2")
     assert (alone.gap, alone.verdict, both.gap, both.verdict) == (None, "", 0.0, "balanced")
 
 
 def test_steps_to_leave_the_plateau() -> None:
     rows = epochs([0.0] * 4, [0.0, 0.05, 0.2, 0.4])
-    (found,) = combinations([case({}, 1, rows=rows), case({}, 2, rows=rows[:2])], "test_r2")
+    (found,) = combinations(table([case({}, 1, rows=rows), case({}, 2, rows=rows[:2])]), "test_r2")
     assert found.escapes == (30.0, None)
 
 
 def test_steps_to_leave_the_plateau_are_a_metric_like_any_other() -> None:
     """Of a run that was out at its first look, too; a run that never was is in no mean, and a sentence says so."""
 
-    def run_of(p: int, seed: int, *val: float, state: str = "early_stopped") -> Record:
+    def run_of(p: int, seed: int, *val: float, state: str = "early_stopped") -> dict[str, Any]:
         return case({"p": p}, seed, state=state, rows=epochs([0.0] * len(val), list(val)))
 
     cases = [run_of(1, 1, 0.0, 0.2), run_of(1, 2, 0.0, 0.3), run_of(2, 1, 0.4), run_of(2, 2, 0.3)]
     cases += [run_of(3, 1, 0.0, 0.0, 0.0, state="plateau"), run_of(3, 2, 0.0, 0.5)]
-    combined = combinations(cases, "escape_step")
+    combined = combinations(table(cases), "escape_step")
     assert [one.values for one in combined] == [(20.0, 20.0), (10.0, 10.0), (20.0,)]
     assert stuck(combined) == ["p=3: 1 of 2 runs left the plateau within 30 steps"]
     late = [run_of(4, 1, 0.2), run_of(4, 2, 0.05, 0.05)]  # it learnt, but never left the plateau: the other is no best
-    assert [one.factors["p"] for one in best_first(combinations([*late, *cases], "escape_step"), "escape_step")] == [
-        *(2, 1),
-        *(4, 3),
-    ]
-    first, second = differences(cases, "escape_step")
+    ordered = best_first(combinations(table([*late, *cases]), "escape_step"), "escape_step")
+    assert [one.factors["p"] for one in ordered] == [2, 1, 4, 3]
+    first, second = differences(table(cases), "escape_step")
     assert (first.mean, first.pairs, second.mean, second.pairs, second.horizon) == (-10.0, 2, 5.0, 2, 30.0)
     assert sentence(first, "escape_step").endswith("may be chance"), "steps are known to the nearest look only"
     assert sentence(second, "escape_step") == (
@@ -179,7 +179,7 @@ def test_steps_off_the_plateau_need_five_seeds_where_some_runs_never_left_it() -
         left, stuck = epochs([0.0], [0.5]), epochs([0.0] * 9, [0.0] * 9)
         cases = [case({"p": 1}, seed, state="plateau", rows=stuck) for seed in range(seeds)]
         cases += [case({"p": 2}, seed, rows=left) for seed in range(seeds)]
-        return sentence(*differences(cases, "escape_step"), "escape_step")
+        return sentence(*differences(table(cases), "escape_step"), "escape_step")
 
     assert said_of(3).endswith("3 seeds are too few to test it") and said_of(5).endswith("better")
 
@@ -214,8 +214,8 @@ def test_pairs_of_a_seed_count_once_however_many_they_are() -> None:
     """C1D and SW are twins here, so that each difference stands there twice and says no more for it."""
     r2 = {(16, 1): 0.51, (16, 2): 0.52, (32, 1): 0.61, (32, 2): 0.64}
     cases = [case({"p": p, "t": t}, s, r2=r2[p, s]) for t in ("c1d", "sw") for p in (16, 32) for s in (1, 2)]
-    alone = [one for one in cases if one.factors["t"] == "sw"]
-    twice, once = differences(cases, "test_r2")[0], differences(alone, "test_r2")[0]
+    alone = [one for one in cases if one["factors"]["t"] == "sw"]
+    twice, once = differences(table(cases), "test_r2")[0], differences(table(alone), "test_r2")[0]
     assert (twice.pairs, twice.seeds, once.pairs) == (4, 2, 2)
     assert (twice.mean, twice.low, twice.high) == pytest.approx((once.mean, once.low, once.high))
 
@@ -223,7 +223,7 @@ def test_pairs_of_a_seed_count_once_however_many_they_are() -> None:
 def test_with_one_seed_the_interval_is_over_its_pairs() -> None:
     r2 = {16: [0.5, 0.6, 0.7], 32: [0.6, 0.72, 0.81]}
     cases = [case({"p": p, "lr": lr}, 7, r2=values[lr]) for p, values in r2.items() for lr in range(3)]
-    found = differences(cases, "test_r2")[0]
+    found = differences(table(cases), "test_r2")[0]
     expected = stats.ttest_1samp([0.1, 0.12, 0.11], 0.0).confidence_interval(0.95)
     assert (found.pairs, found.seeds, found.low) == (3, 1, pytest.approx(expected.low))
     assert "3 pairs, 1 seed:" in sentence(found, "test_r2")
@@ -232,14 +232,14 @@ def test_with_one_seed_the_interval_is_over_its_pairs() -> None:
 def test_twins_of_one_seed_are_no_evidence() -> None:
     """Runs with the same record, epoch by epoch; the same score alone makes no twins."""
 
-    def pairs_of(*records: float) -> list[Record]:
+    def pairs_of(*records: float) -> list[dict[str, Any]]:
         found = []
         for n, record in enumerate(records):
             for p, r2 in ((16, 0.5), (32, 0.6)):
                 found.append(case({"p": p, "t": n}, r2=r2, rows=epochs([0.0, 0.0], [record, r2])))
         return found
 
-    twins, others = (differences(pairs_of(*records), "test_r2")[0] for records in ((0.1, 0.1), (0.1, 0.2)))
+    twins, others = (differences(table(pairs_of(*records)), "test_r2")[0] for records in ((0.1, 0.1), (0.1, 0.2)))
     assert (twins.pairs, twins.low) == (1, None) and "says nothing of chance" in sentence(twins, "test_r2")
     assert others.pairs == 2
 
@@ -249,12 +249,12 @@ def test_a_setting_that_explodes_on_two_of_three_seeds_does_not_win() -> None:
     cases += [case({"lr": "high"}, 1, r2=0.6)]
     cases += [case({"lr": "high"}, seed, state="diverged", r2=None) for seed in (2, 3)]
     cases += [case({"lr": "higher"}, seed, state="plateau", r2=-14.0 - seed) for seed in (1, 2, 3)]
-    combined = combinations(cases, "test_r2")
+    combined = combinations(table(cases), "test_r2")
     assert [one.factors["lr"] for one in best_first(combined, "test_r2")] == ["low", "high", "higher"]
     high = combined[1]
     assert (high.score, high.mean, high.finished, len(high.records)) == (pytest.approx(0.2), 0.6, 1, 3)
-    partly, _ = differences(cases, "test_r2")
-    (wholly,) = differences([one for one in cases if one.factors["lr"] != "high"], "test_r2")
+    partly, _ = differences(table(cases), "test_r2")
+    (wholly,) = differences(table([one for one in cases if one["factors"]["lr"] != "high"]), "test_r2")
     assert partly.mean == pytest.approx(0.2 - 0.502) and partly.seed_sd == pytest.approx(0.001)
     assert sentence(partly, "test_r2").endswith("3 seeds, 2 of 3 diverged with high, counted as R² 0: may be chance")
     assert wholly.mean == pytest.approx(-0.502)
@@ -264,26 +264,27 @@ def test_a_setting_that_explodes_on_two_of_three_seeds_does_not_win() -> None:
 def test_a_setting_of_which_no_run_finished_is_last_however_bad_the_others_are() -> None:
     """As by R² of a label that the others do not predict: 0 for a failed run is more."""
     cases = [case({"lr": 1}, state="diverged", r2=None), case({"lr": 2}, r2=-0.1), case({"lr": 3}, r2=-0.3)]
-    assert [one.factors["lr"] for one in best_first(combinations(cases, "test_r2"), "test_r2")] == [2, 3, 1]
+    assert [one.factors["lr"] for one in best_first(combinations(table(cases), "test_r2"), "test_r2")] == [2, 3, 1]
 
 
 def test_a_search_names_its_best_setting_and_pairs_no_sampled_rates() -> None:
     cases = [case({"lr": 10.0**-n, "size": n % 2}, r2=0.1 * n) for n in range(5)]
     cases.append(case({"lr": 3.0, "size": 1}, state="diverged", r2=None))
-    found = ablation_of(cases, "test_r2", "toy", {}, search=True)
+    found = ablation_of(table(cases), "test_r2", "toy", {}, search=True)
     (sentence,) = found.sentences
     assert sentence.startswith("best of 6 ended trials: lr=0.0001, size=0, test_r2 0.4 (1 of 1 runs finished; ")
 
 
 def test_no_verdict_by_a_metric_that_a_failed_run_does_not_have() -> None:
-    def mae(lr: str, seed: int, value: float | None, state: str = "completed") -> Record:
-        one = case({"lr": lr}, seed, state=state, r2=None)
-        return replace(one, outcome=Outcome({"test_mae": value} if value else {}, [], []))
+    def mae(lr: str, seed: int, value: float | None, state: str = "completed") -> dict[str, Any]:
+        outcome = Outcome({"test_mae": value} if value else {}, [], [])
+        return case({"lr": lr}, seed, state=state, outcome=outcome)
 
     cases = [mae("low", seed, 0.2 + 0.001 * seed) for seed in (1, 2, 3)]
     cases += [mae("high", 1, 0.1), mae("high", 2, 0.1), mae("high", 3, None, "oom")]
-    assert [one.factors["lr"] for one in best_first(combinations(cases, "test_mae"), "test_mae")] == ["low", "high"]
-    (found,) = differences(cases, "test_mae")
+    ordered = best_first(combinations(table(cases), "test_mae"), "test_mae")
+    assert [one.factors["lr"] for one in ordered] == ["low", "high"]
+    (found,) = differences(table(cases), "test_mae")
     assert found.p is None and sentence(found, "test_mae").endswith(
         "1 of 3 ran out of memory with high: no verdict, since a run that has not learnt has no test_mae"
     )
@@ -294,14 +295,14 @@ def test_a_run_that_has_not_ended_by_itself_is_compared_by_no_metric(state: str)
     rows = epochs([0.0, 0.4], [0.0, 0.4])
     cases = [case({"p": 1}, rows=rows), case({"p": 2}, state=state, r2=None, rows=rows)]
     for metric in ("val_r2", "test_r2", "train_seconds", "escape_step"):
-        assert not differences(cases, metric) and not combinations(cases, metric)[1].ranked
+        assert not differences(table(cases), metric) and not combinations(table(cases), metric)[1].ranked
 
 
 def test_a_word_needs_all_comparisons_of_a_table_where_an_interval_needs_one() -> None:
     """Of eight settings that are all the same, one looks better than the first, by itself."""
     rng = np.random.default_rng(16)
     cases = [case({"p": p}, seed, r2=0.5 + 0.01 * rng.normal()) for p in range(8) for seed in range(5)]
-    found = differences(cases, "test_r2")
+    found = differences(table(cases), "test_r2")
     clear = [one for one in found if one.low is not None and one.high is not None and not one.low <= 0 <= one.high]
     assert clear and all(one.p is not None and one.p > 0.05 for one in clear)
     assert all(sentence(one, "test_r2").endswith("may be chance among 7 comparisons") for one in clear)
@@ -313,19 +314,20 @@ def test_equal_runs_are_one_run_in_means_and_tests() -> None:
     for stride, tokenizer, patch, seed in itertools.product((32, 16), ("c1d", "sw"), (32, 64), (1, 2, 3)):
         r2 = 0.5 + 0.1 * (patch == 64) + 0.013 * seed * patch / 32 + 0.003 * (stride == 16) * (1 + (tokenizer == "sw"))
         cases.append(case({"s": stride, "t": tokenizer, "p": patch}, seed, r2=r2, rows=epochs([r2], [r2])))
-    by_factor = {one.factor: one for one in differences(cases, "test_r2")}
+    by_factor = {one.factor: one for one in differences(table(cases), "test_r2")}
     assert (by_factor["t"].pairs, by_factor["t"].twins) == (6, 6) and by_factor["t"].mean == pytest.approx(0.003)
     assert "6 pairs, 3 seeds, 6 more of equal runs" in sentence(by_factor["t"], "test_r2")
     assert by_factor["p"].pairs == 9, "of SW with overlap, C1D with it and either without it"
-    alone = [one for one in cases if one.factors["s"] == 32]
-    (twins, _) = differences(alone, "test_r2")
+    alone = [one for one in cases if one["factors"]["s"] == 32]
+    (twins, _) = differences(table(alone), "test_r2")
     assert sentence(twins, "test_r2") == "t=sw against c1d: the same runs to the last digit as c1d" and twins.tests == 1
-    twice = [replace(one, factors={"t": f"{one.factors['t']} {one.factors['p']}"}) for one in alone]
-    again = differences(twice, "test_r2")[-1]
+    both = [{"t": f"{one['factors']['t']} {one['factors']['p']}"} for one in alone]
+    twice = [one | {"factors": own, "setting": repr(own)} for one, own in zip(alone, both, strict=True)]
+    again = differences(table(twice), "test_r2")[-1]
     assert (again.like, again.pairs, again.tests) == ("c1d 64", 0, 1), (
         "two values with the same runs are one comparison"
     )
-    assert twin_sentences(combinations(alone, "test_r2")) == [
+    assert twin_sentences(combinations(table(alone), "test_r2")) == [
         "6 of 12 runs equal another to the last digit and count once (s=32, t=sw, p=32 and s=32, t=c1d, p=32)"
     ]
 
@@ -341,7 +343,7 @@ def test_settings_that_one_axis_moves_together_are_one_factor() -> None:
     joined = _joined(grid, moved_by(axes))
     assert joined[:3] == [{"t": "a", "patch, stride": f"{p}, {s}"} for p, s in ((32, 32), (64, 32), (64, 64))]
     cases = [case(factors, seed, r2=0.1 * n + seed) for n, factors in enumerate(joined) for seed in (1, 2)]
-    found = differences(cases, "test_r2")
+    found = differences(table(cases), "test_r2")
     assert [(one.factor, one.value, one.pairs) for one in found] == [
         ("t", "b", 6),
         ("patch, stride", "64, 32", 4),
@@ -377,9 +379,9 @@ def test_a_study_of_every_state_becomes_tables_and_a_figure(
 def test_plain_runs_differ_by_their_settings(tiny: list[str], tmp_path: Path) -> None:
     for lr in ("1e-3", "2e-3"):
         run(build_config(compose([*tiny, f"opt.lr={lr}", "train.epochs=1", f"tracking.folder={tmp_path}"])))
-    cases, notes = read_records([tmp_path])
-    assert sorted(one.factors["opt.lr"] for one in cases) == [0.001, 0.002] and notes == []
-    assert all(set(one.factors) == {"opt.lr"} for one in cases)
+    runs, notes = read_runs([tmp_path])
+    assert sorted(factors["opt.lr"] for factors in runs.factors) == [0.001, 0.002] and notes == []
+    assert all(set(factors) == {"opt.lr"} for factors in runs.factors)
 
 
 def test_refusals_are_sentences(

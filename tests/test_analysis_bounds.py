@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from bounds_fixtures import BUILTIN, ROWS, trained
 
 from specvit.analysis.bounds.inputs import open_stars
 from specvit.analysis.grouping import by_test_set
 from specvit.analysis.published_points import read_reference
-from specvit.analysis.records import finished_runs
+from specvit.analysis.records import Runs, read_runs, rows_of, with_predictions
 from specvit.commands import evaluate
 from specvit.commands.analysis import main
 from specvit.commands.data import main as data_main
@@ -45,6 +46,13 @@ def strict(text: str) -> Any:
         raise AssertionError(name)
 
     return json.loads(text, parse_constant=refuse)
+
+
+def log_g_runs(folders: list[Path]) -> tuple[Runs, list[str]]:
+    """Return the finished runs that predict log_g, and all notes."""
+    runs, notes = read_runs(folders)
+    found, omitted = with_predictions(runs, "log_g")
+    return found, notes + omitted
 
 
 def test_a_folder_of_runs_becomes_tables_and_a_figure(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -103,7 +111,7 @@ def test_ceilings_are_those_of_the_bounds_and_in_order(runs: Path) -> None:
     """The Cramér-Rao rows are mean and median over the bin; fainter is harder; no trained model is above van Trees."""
     assert main(["ceiling", str(runs)]) == 0
     whole = strict((runs / "ceiling" / "ceiling.json").read_text())
-    (run_one, *_), _ = finished_runs([runs], "log_g")
+    (run_one, *_) = rows_of(log_g_runs([runs])[0])
     stars = open_stars(run_one.config, None)
     variance_N = cramer_rao(information(stars.observe, stars.place_NL).free_amplitude(), 1) * 16
     label_N, mag_N = stars.labels_of("log_g"), stars.mag_N
@@ -190,8 +198,9 @@ def test_a_study_is_a_folder_of_runs(runs: Path) -> None:
     study.create()
     for number, folder in enumerate(sorted(runs.iterdir())):
         run_id = folder.name.rpartition("-")[2]
-        study.write_trial(Trial(number, folder.name, {}, "", {}, run_id, str(folder.resolve())))
-    found, notes = finished_runs([study.path, runs], "log_g")
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+        study.write_trial(Trial(number, folder.name, {}, "", config, run_id, str(folder.resolve())))
+    found, notes = log_g_runs([study.path, runs])
     assert len(found) == 3 and notes == []
 
 
@@ -199,7 +208,7 @@ def test_a_study_is_a_folder_of_runs(runs: Path) -> None:
 def test_settings_of_one_name_are_distinguished(runs: Path) -> None:
     for lr in ("1e-3", "2e-3"):
         trained(runs, *BUILTIN, f"opt.lr={lr}")
-    (one,) = by_test_set(finished_runs([runs], "log_g")[0])
+    (one,) = by_test_set(log_g_runs([runs])[0])
     names = [setting.name for setting in one.settings]
     assert len(set(names)) == len(names) == 4 and sum("opt.lr=" in name for name in names) == 3
 
@@ -212,8 +221,8 @@ def test_runs_that_do_not_belong_are_named_and_left_out(runs: Path, capsys: pyte
     about["identity"]["data"]["test"]["builtin"] = 1
     (third / "run.json").write_text(json.dumps(about))
     assert RunFolder(second, "").state() == "preempted"
-    found, notes = finished_runs([runs], "log_g")
-    assert [run.folder.name for run in found] == [first.name]
+    found, notes = log_g_runs([runs])
+    assert [folder.name for folder in found.folder] == [first.name]
     assert any("it is preempted" in note for note in notes) and any("another specvit" in note for note in notes)
 
 
@@ -249,4 +258,4 @@ def test_an_evaluated_run_is_still_its_own(runs: Path) -> None:
     """What `evaluate` writes into a run folder does not become a run."""
     one = next(runs.iterdir())
     assert evaluate.main([str(one)]) == 0
-    assert len(finished_runs([runs], "log_g")[0]) == 3 and len(finished_runs([one], "log_g")[0]) == 1
+    assert len(log_g_runs([runs])[0]) == 3 and len(log_g_runs([one])[0]) == 1

@@ -1,18 +1,21 @@
 """Figures of a study in which two settings are the same map and one exploded: each stays readable."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 
 from specvit.analysis.ablation_report import ablation_of
 from specvit.analysis.figures import draw_ablation, draw_curves
-from specvit.analysis.records import Record
+from specvit.analysis.records import Runs, run_row, run_table
 from specvit.config.schema import Config
 from specvit.study.results import Outcome
 
 
-def runs(name: str, rate: float, losses: Sequence[float], scores: Sequence[float], test_r2: float) -> list[Record]:
+def rows_of(
+    name: str, rate: float, losses: Sequence[float], scores: Sequence[float], test_r2: float
+) -> list[dict[str, Any]]:
     """Return the runs of two seeds with the same curves."""
     rows = [
         {"epoch": n, "step": 10 * n, "train_loss": loss, "val_r2": score}
@@ -20,20 +23,21 @@ def runs(name: str, rate: float, losses: Sequence[float], scores: Sequence[float
     ]
     outcome = Outcome({"test_r2": test_r2, "best_epoch": len(rows)}, rows, [])
     factors = {"model/tokenizer": name, "opt.lr": rate}
-    return [Record(f"{name}{rate}{seed}", factors, seed, "completed", Config(), outcome) for seed in (1, 2)]
+    return [run_row(f"{name}{rate}{seed}", factors, seed, "completed", Config(), outcome) for seed in (1, 2)]
 
 
 @pytest.fixture
-def records() -> list[Record]:
+def records() -> Runs:
     good = [1.0, 0.8, 0.7], [0.1, 0.3, 0.4], 0.4
-    return [
-        *runs("c1d", 0.006062205196547231, *good),
-        *runs("sw", 0.006062205196547231, *good),
-        *runs("c1d", 1.0, [1.0, 5600.0, 1.0], [0.01, -49.0, 0.05], -28.0),
+    rows = [
+        *rows_of("c1d", 0.006062205196547231, *good),
+        *rows_of("sw", 0.006062205196547231, *good),
+        *rows_of("c1d", 1.0, [1.0, 5600.0, 1.0], [0.01, -49.0, 0.05], -28.0),
     ]
+    return run_table(rows)
 
 
-def test_curves_on_each_other_have_other_strokes_and_the_legend_has_the_keys(records: list[Record]) -> None:
+def test_curves_on_each_other_have_other_strokes_and_the_legend_has_the_keys(records: Runs) -> None:
     figure = draw_curves(records)
     score, loss = figure.axes
     named = {line.get_label(): line for line in score.lines if not line.get_label().startswith("_")}
@@ -58,7 +62,7 @@ def test_curves_on_each_other_have_other_strokes_and_the_legend_has_the_keys(rec
     assert not any(legend.get_window_extent().overlaps(axis.get_window_extent()) for axis in figure.axes)
 
 
-def test_an_outlier_leaves_the_other_bars_their_length(records: list[Record]) -> None:
+def test_an_outlier_leaves_the_other_bars_their_length(records: Runs) -> None:
     figure = draw_ablation(ablation_of(records, "test_r2", "toy", {}, search=False))
     bars, shares = figure.axes
     low, high = bars.get_xlim()
@@ -69,7 +73,7 @@ def test_an_outlier_leaves_the_other_bars_their_length(records: list[Record]) ->
     assert all(float(text.get_text()).is_integer() for text in shares.get_xticklabels())
 
 
-def test_bars_of_like_size_are_drawn_whole(records: list[Record]) -> None:
+def test_bars_of_like_size_are_drawn_whole(records: Runs) -> None:
     bars, _ = draw_ablation(ablation_of(records[:4], "test_r2", "toy", {}, search=False)).axes
     assert bars.get_xlim()[0] == 0 and bars.get_xlim()[1] > 0.4
     assert list(bars.texts) == []

@@ -22,7 +22,7 @@ def refused(ceiling_refused: Callable[..., str]) -> Callable[..., str]:
 
 def test_no_run_no_table(runs: Path, refused: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    assert "no finished run that predicts log_g" in refused("empty")
+    assert "empty: holds no run" in refused("empty")
     assert "nowhere: is not a folder" in refused("nowhere")
     one = next(runs.iterdir())
     (one / "status.json").write_text(json.dumps({"state": "crashed"}))

@@ -16,7 +16,7 @@ from test_estimators import settings
 
 from specvit.analysis.fit_verdict import bounds_of
 from specvit.analysis.grouping import by_test_set, series_of
-from specvit.analysis.records import finished_runs, read_records
+from specvit.analysis.records import read_runs, with_predictions
 from specvit.commands.analysis import main
 from specvit.config.build import build_config
 from specvit.config.compose import compose
@@ -100,7 +100,7 @@ def test_the_json_is_by_size_as_other_scripts_read_it(runs: Path) -> None:
 
 
 def test_what_goes_with_the_size_makes_one_series(runs: Path) -> None:
-    (found,) = by_test_set(finished_runs([runs], "log_g")[0])
+    (found,) = by_test_set(with_predictions(read_runs([runs])[0], "log_g")[0])
     series = {one.name: one.sizes for one in series_of(found)}
     assert series == {"ridge": list(SIZES), "template": [48, 96], "vit c1d p32 h16 L1": [48, 96]}
 
@@ -108,7 +108,7 @@ def test_what_goes_with_the_size_makes_one_series(runs: Path) -> None:
 def test_two_settings_at_one_size_are_two_series(runs: Path, tiny: list[str]) -> None:
     words = [*tiny, "data.num_samples=48", "train.epochs=3", f"tracking.folder={runs}", "tracking.progress=none"]
     run(build_config(compose(words)))
-    (found,) = by_test_set(finished_runs([runs], "log_g")[0])
+    (found,) = by_test_set(with_predictions(read_runs([runs])[0], "log_g")[0])
     names = [one.name for one in series_of(found) if one.name.startswith("vit")]
     assert len(names) == len(set(names)) == 3 and all("train.epochs=" in name for name in names)
 
@@ -147,7 +147,7 @@ def test_runs_that_have_not_finished_stand_as_what_they_are(runs: Path) -> None:
 
 def test_published_points_and_ceilings_lie_under_the_figure(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("points.csv").write_text("name,rows,snr,r2\nRidge (paper),100,,0.44\nRidge (paper),,8.2,0.2\n")
-    (found,) = by_test_set(finished_runs([runs], "log_g")[0])
+    (found,) = by_test_set(with_predictions(read_runs([runs])[0], "log_g")[0])
     ceiling = {
         "test_set": found.description,
         "label": "log_g",
@@ -158,11 +158,11 @@ def test_published_points_and_ceilings_lie_under_the_figure(runs: Path, capsys: 
     assert main(words) == 0
     whole = written(Path("here"))
     assert [point["r2"] for point in whole["reference"]] == [0.44] and whole["limit_at_most"] == 0.995
-    records, _ = read_records([runs])
-    assert bounds_of([runs], records) == {}, "the verdict on a setting takes a bound from the folder alone"
+    table, _ = read_runs([runs])
+    assert bounds_of([runs], table) == {}, "the verdict on a setting takes a bound from the folder alone"
     (runs / "ceiling").mkdir()
     shutil.move("ceiling.json", runs / "ceiling")
-    assert bounds_of([runs], records) == {record.run_id: 0.995 for record in records}
+    assert bounds_of([runs], table) == dict.fromkeys(table.run_id, 0.995)
     assert "note" not in capsys.readouterr().out
     from PIL import Image
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from specvit.analysis.fit_verdict import fit_verdict, gap_of, trees_of
-from specvit.analysis.records import Record, grouped
+from specvit.analysis.fit_verdict import fit_verdict, trees_of
+from specvit.analysis.records import Run, Runs, rows_of, scored
 from specvit.study.results import lower_is_better, rank
 from specvit.study.schema import ESCAPED
-from specvit.study.trial_queue import GROUPS, group_of
+from specvit.study.trial_queue import GROUPS
 from specvit.utils.text import short_value
 
 MOST_VALUES = 8
@@ -47,7 +47,7 @@ class Combination:
     """Runs that differ in their seed alone; `values` of the metric are those of finished runs, seed by seed."""
 
     factors: dict[str, Any]
-    records: tuple[Record, ...]
+    records: tuple[Run, ...]
     values: tuple[float, ...]
     ranked: tuple[float, ...]
     """The same, with R² 0 for each run that has not learnt."""
@@ -91,22 +91,22 @@ class Combination:
         return statistics.stdev(self.values) if len(self.values) > 1 else None
 
 
-def tallies(records: Sequence[Record]) -> list[Tally]:
+def tallies(runs: Runs) -> list[Tally]:
     """Return the counts of each factor's values, after those of all runs under the factor "all"."""
-    counts = [_tally("all", "", records)]
-    for factor in factor_names(records):
-        counts += [_tally(factor, value, own) for value, own in grouped(records, _shown(records, factor)).items()]
+    counts = [_tally("all", "", runs)]
+    for factor in factor_names(runs.factors):
+        counts += [_tally(factor, value, own) for value, own in runs.groupby(_shown(runs, factor), sort=False)]
     return counts
 
 
-def factor_names(records: Iterable[Record | Combination]) -> list[str]:
+def factor_names(factors_of_all: Iterable[dict[str, Any]]) -> list[str]:
     """Return all factors in the order of first appearance."""
-    return list(dict.fromkeys(itertools.chain.from_iterable(one.factors for one in records)))
+    return list(dict.fromkeys(itertools.chain.from_iterable(factors_of_all)))
 
 
-def _shown(records: Sequence[Record], factor: str) -> list[str]:
+def _shown(runs: Runs, factor: str) -> list[str]:
     """Return each run's value of a factor; of more than `MOST_VALUES` numbers, the quarter of the values it is in."""
-    values = [record.factors.get(factor) for record in records]
+    values = [factors.get(factor) for factors in runs.factors]
     numbers = [value for value in values if isinstance(value, float | int) and not isinstance(value, bool)]
     if len(numbers) < len(values) or len(set(numbers)) <= MOST_VALUES:
         return [str(value) for value in values]
@@ -115,34 +115,31 @@ def _shown(records: Sequence[Record], factor: str) -> list[str]:
     return [f"{edges[quarter]:.3g} to {edges[quarter + 1]:.3g}" for quarter in quarters]
 
 
-def _tally(factor: str, value: Any, records: Sequence[Record]) -> Tally:
-    minutes = [record.minutes for record in records if record.finished and record.minutes]
-    how = Counter(record.state for record in records if not record.finished)
-    mean = statistics.fmean(minutes) if minutes else None
-    groups = Counter(group_of(record.state) for record in records)
-    finished, unlearnt, failed, pruned, still_open = (groups[name] for name in GROUPS)
-    return Tally(factor, value, len(records), finished, unlearnt, failed, pruned, still_open, dict(how), mean)
+def _tally(factor: str, value: Any, runs: Runs) -> Tally:
+    minutes = runs.minutes[runs.finished].dropna()
+    how = Counter(runs.state[~runs.finished])
+    mean = statistics.fmean(minutes) if len(minutes) else None
+    finished, unlearnt, failed, pruned, still_open = ((runs.group == name).sum().item() for name in GROUPS)
+    return Tally(factor, value, len(runs), finished, unlearnt, failed, pruned, still_open, dict(how), mean)
 
 
-def combinations(
-    records: Sequence[Record], metric: str, bounds: Mapping[str, float] | None = None
-) -> list[Combination]:
+def combinations(runs: Runs, metric: str, bounds: Mapping[str, float] | None = None) -> list[Combination]:
     """Return the runs grouped by all factors but the seed, in the order of first appearance.
 
     `bounds`: the greatest possible test R² by run id, where it is known.
     """
-    trees = trees_of(records)
+    trees = trees_of(runs)
     combined = []
-    for group in grouped(records, [repr(record.factors) for record in records]).values():
-        ranked = [(record, value) for record in group if (value := record.ranked(metric)) is not None]
+    for _, group in scored(runs, metric).groupby("setting", sort=False):
+        ranked, gaps = group.dropna(subset="ranked"), group.gap.dropna()
         combined.append(
             Combination(
-                factors=group[0].factors,
-                records=tuple(group),
-                values=tuple(value for record, value in ranked if record.finished or metric == ESCAPED),
-                ranked=tuple(value for _, value in ranked),
-                escapes=tuple(record.escape_step for record in group if record.trains_by_steps),
-                gap=gap_of(group),
+                factors=group.factors.iloc[0],
+                records=tuple(rows_of(group)),
+                values=tuple(ranked.ranked if metric == ESCAPED else ranked.ranked[ranked.finished]),
+                ranked=tuple(ranked.ranked),
+                escapes=tuple(group.escape_step[group.trains_by_steps]),
+                gap=statistics.fmean(gaps) if len(gaps) else None,
                 verdict=fit_verdict(group, trees, bounds or {}),
             )
         )

@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from specvit.analysis.ablation import Combination, Tally, best_first, combinations, factor_names, stuck, tallies
-from specvit.analysis.comparisons import LEVEL, Difference, differences, run_names, sentence
+from specvit.analysis.comparisons import LEVEL, Difference, differences, first_equals, sentence
 from specvit.analysis.fit_verdict import MILD, SHARE_OF_BOUND, STRONG
-from specvit.analysis.records import Record
+from specvit.analysis.records import Runs
 from specvit.analysis.report import Row, bullets, table, with_spread, write_report
 from specvit.study.results import is_r2
 from specvit.study.schema import ESCAPED
@@ -62,12 +62,10 @@ class Ablation:
         return DEFINITIONS | {"escape": DEFINITIONS["escape"].format(threshold)}
 
 
-def ablation_of(
-    records: Sequence[Record], metric: str, where: str, bounds: Mapping[str, float], *, search: bool
-) -> Ablation:
+def ablation_of(runs: Runs, metric: str, where: str, bounds: Mapping[str, float], *, search: bool) -> Ablation:
     """Return counts, settings and differences of runs; `bounds` as in `combinations`."""
-    compared = differences(records, metric, fewest_pairs=2 if search else 1)
-    return Ablation(metric, where, search, tallies(records), combinations(records, metric, bounds), compared)
+    compared = differences(runs, metric, fewest_pairs=2 if search else 1)
+    return Ablation(metric, where, search, tallies(runs), combinations(runs, metric, bounds), compared)
 
 
 def best_sentence(combined: Sequence[Combination], metric: str) -> str:
@@ -85,13 +83,13 @@ def best_sentence(combined: Sequence[Combination], metric: str) -> str:
 
 def twin_sentences(combined: Sequence[Combination]) -> list[str]:
     """Return a sentence on runs that are identical to another, if there are any."""
-    settings = {id(record): one for one in combined for record in one.records}
-    names = run_names(record for one in combined for record in one.records)
-    twins = [(own, first) for own, first in names.items() if own != first]
+    runs = [(record, one) for one in combined for record in one.records]
+    firsts = first_equals([record.outcome.rows for record, _ in runs])
+    twins = [(runs[own][1].name, runs[first][1].name) for own, first in enumerate(firsts) if own != first]
     if not twins:
         return []
-    own, first = (settings[which].name for which in twins[0])
-    return [f"{len(twins)} of {len(names)} runs equal another to the last digit and count once ({own} and {first})"]
+    own, first = twins[0]
+    return [f"{len(twins)} of {len(runs)} runs equal another to the last digit and count once ({own} and {first})"]
 
 
 def write_ablation(ablation: Ablation, out: Path) -> None:
@@ -140,7 +138,7 @@ def _row(one: Combination, metric: str) -> Row:
 
 def setting_table(combined: Sequence[Combination], metric: str) -> list[list[str]]:
     """Return the cells of a table with a row for each setting."""
-    factors, whole = factor_names(combined), metric == ESCAPED
+    factors, whole = factor_names(one.factors for one in combined), metric == ESCAPED
     steps = [] if whole else ["steps to leave the plateau"]
     failed = ["of the finished"] if is_r2(metric) and any(one.unlearnt for one in combined) else []
     cells = [[*factors, metric, *failed, "finished", *steps, "train less val R²", "verdict", "run ids"]]

@@ -20,7 +20,7 @@ from torch import Tensor
 from specvit.analysis.attribution_report import WEIGHTS, AttributionReport, SettingAttribution
 from specvit.analysis.bounds.inputs import Stars, open_stars
 from specvit.analysis.grouping import TestSet
-from specvit.analysis.records import FinishedRun
+from specvit.analysis.records import Run
 from specvit.config.schema import Config, ViTConfig, effective_level
 from specvit.data.batches import EvalData, eval_data
 from specvit.data.labels import LabelScaler
@@ -111,9 +111,7 @@ def attributions_of(
     return AttributionReport(label, test_set, stars, spectra.wave_P, flux_P, best, settings)
 
 
-def _run_attribution(
-    run: FinishedRun, spectra: SpectraView, label: str, stars: int, device: torch.device
-) -> Attribution:
+def _run_attribution(run: Run, spectra: SpectraView, label: str, stars: int, device: torch.device) -> Attribution:
     path = run.folder / WEIGHTS
     predictor = load_predictor(path, run.config, device, run.run_id)
     predictor.check_pixels(spectra)

@@ -10,7 +10,7 @@ import numpy as np
 
 from specvit.analysis.features import FEATURES
 from specvit.analysis.grouping import Setting, TestSet
-from specvit.analysis.records import FinishedRun
+from specvit.analysis.records import Runs, rows_of
 from specvit.analysis.report import Row, bullets, table, write_report
 from specvit.config.model_kinds import kind_of
 from specvit.utils.files import write_text
@@ -77,16 +77,15 @@ class AttributionReport:
         return [f"attention-{one.setting.runs[0].run_id}" for one in self.settings]
 
 
-def with_slopes(runs: Sequence[FinishedRun]) -> tuple[list[FinishedRun], list[str]]:
+def with_slopes(runs: Runs) -> tuple[Runs, list[str]]:
     """Return the runs with a checkpoint of a model that is differentiable by its pixels, and notes on the others."""
-    usable, omitted = [], Counter[str]()
-    for run in runs:
-        if not kind_of(run.config.model).has_gradient:
-            omitted[f"model={run.config.model.kind} has no derivative by its pixels"] += 1
-        elif not (run.folder / WEIGHTS).exists():
-            omitted[f"no {WEIGHTS}"] += 1
-        else:
-            usable.append(run)
+    reasons = []
+    for run in rows_of(runs):
+        known = kind_of(run.config.model).has_gradient
+        lacking = "" if (run.folder / WEIGHTS).exists() else f"no {WEIGHTS}"
+        reasons.append(lacking if known else f"model={run.config.model.kind} has no derivative by its pixels")
+    omitted = Counter(filter(None, reasons))
+    usable = runs[[not reason for reason in reasons]]
     return usable, [f"note: {count} run(s) left out: {why}" for why, count in omitted.items()]
 
 

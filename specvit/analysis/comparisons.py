@@ -18,14 +18,14 @@ import itertools
 import math
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from scipy import special
 
-from specvit.analysis.records import Record, grouped
+from specvit.analysis.records import Run, Runs, rows_of, scored
 from specvit.analysis.survival import Pair, least_p, logrank_p, resolution, restricted_difference, time_of
 from specvit.study.results import has_direction, is_r2, lower_is_better
 from specvit.study.schema import ESCAPED
@@ -77,53 +77,50 @@ class _Match:
         return [pair for by_rest in self.pairs_of.values() for pair in by_rest.values()]
 
 
-def differences(records: Sequence[Record], metric: str, fewest_pairs: int = 1) -> list[Difference]:
+def differences(runs: Runs, metric: str, fewest_pairs: int = 1) -> list[Difference]:
     """Return the paired differences of each factor's values against its first one, of `fewest_pairs` or more."""
-    ended = [record for record in records if record.unlearnt or (record.finished and record.value(metric) is not None)]
-    if metric == ESCAPED:
-        ended = [record for record in records if (record.unlearnt or record.finished) and record.trains_by_steps]
-    names = run_names(ended)
-    noise = seed_spread([record for record in ended if names[id(record)] == id(record)], metric)
+    runs = scored(runs, metric)
+    has_value = runs.trains_by_steps if metric == ESCAPED else runs.unlearnt | runs.value.notna()
+    runs = runs[(runs.unlearnt | runs.finished) & has_value]
+    runs = runs.assign(first=first_equals([outcome.rows for outcome in runs.outcome]))
+    noise = seed_spread(runs[runs["first"] == np.arange(len(runs))], metric)
+    ended = rows_of(runs)
     tested = []
-    for factor in dict.fromkeys(itertools.chain.from_iterable(record.factors for record in ended)):
-        base, matches = _matches(ended, factor, names)
+    for factor in dict.fromkeys(itertools.chain.from_iterable(run.factors for run in ended)):
+        base, matches = _matches(ended, factor)
         blank = Difference(factor, base, None, 0, 0, None, None, None, noise)
         enough = [one for one in matches if len(one.pairs) + one.twins >= fewest_pairs]
         tested += _compare(blank, enough, metric)
     return _holm(tested)
 
 
-def run_names(records: Iterable[Record]) -> dict[int, int]:
-    """Return for the `id` of each record that of the first one with the same epochs: equal runs share a name."""
+def first_equals(epochs: Sequence[Sequence[dict[str, Any]]]) -> list[int]:
+    """Return for each run's epochs the number of the first run with the same ones; its own if nothing was measured."""
     firsts: dict[str, int] = {}
-    names = {}
-    for record in records:
-        values = [v for row in record.outcome.rows for k, v in row.items() if k.startswith(("train_", "val_"))]
+    numbers = []
+    for number, rows in enumerate(epochs):
+        values = [value for row in rows for key, value in row.items() if key.startswith(("train_", "val_"))]
         measured = any(isinstance(value, float) and math.isfinite(value) for value in values)
-        names[id(record)] = firsts.setdefault(repr(record.outcome.rows), id(record)) if measured else id(record)
-    return names
+        numbers.append(firsts.setdefault(repr(rows), number) if measured else number)
+    return numbers
 
 
-def seed_spread(records: Sequence[Record], metric: str) -> float | None:
+def seed_spread(runs: Runs, metric: str) -> float | None:
     """Return the standard deviation over seeds, pooled over all settings; of R² that of the runs that finished."""
-    scored = [one for one in records if one.ranked(metric) is not None and (one.finished or metric == ESCAPED)]
-    groups = [
-        [value for one in group if (value := one.ranked(metric)) is not None]
-        for group in grouped(scored, [repr(one.factors) for one in scored]).values()
-    ]
-    several = [values for values in groups if len(values) > 1]
+    known = runs[runs.ranked.notna() & (runs.finished | (metric == ESCAPED))]
+    several = [list(values) for _, values in known.ranked.groupby(known.setting, sort=False) if len(values) > 1]
     freedom = sum(len(values) - 1 for values in several)
     squares = sum((len(values) - 1) * statistics.variance(values) for values in several)
     return (squares / freedom) ** 0.5 if freedom else None
 
 
-def _matches(records: Sequence[Record], factor: str, names: Mapping[int, int]) -> tuple[Any, list[_Match]]:
+def _matches(runs: Sequence[Run], factor: str) -> tuple[Any, list[_Match]]:
     """Return a factor's first value and the pairs of each other one with it; equal pairs of a seed count once."""
-    levels = {repr(record.factors.get(factor)): record.factors.get(factor) for record in records}
-    sides: dict[str, dict[tuple[int, str], Record]] = {level: {} for level in levels}
-    for record in records:
-        rest = repr(sorted((k, repr(v)) for k, v in record.factors.items() if k != factor))
-        sides[repr(record.factors.get(factor))][record.seed, rest] = record
+    levels = {repr(run.factors.get(factor)): run.factors.get(factor) for run in runs}
+    sides: dict[str, dict[tuple[int, str], Run]] = {level: {} for level in levels}
+    for run in runs:
+        rest = repr(sorted((k, repr(v)) for k, v in run.factors.items() if k != factor))
+        sides[repr(run.factors.get(factor))][run.seed, rest] = run
     base, *others = levels
     matches = []
     seen: dict[frozenset[tuple[int, int, int]], Any] = {}
@@ -131,21 +128,20 @@ def _matches(records: Sequence[Record], factor: str, names: Mapping[int, int]) -
         pairs_of: dict[int, dict[str, Pair]] = {}
         known: set[tuple[int, int, int]] = set()
         twins = 0
-        for (seed, rest), record in sides[level].items():
+        for (seed, rest), run in sides[level].items():
             other = sides[base].get((seed, rest))
-            named = seed, names[id(record)], names[id(other)] if other else 0
-            if other is None or named in known:
+            if other is None or (named := (seed, run.first, other.first)) in known:
                 continue
             known.add(named)
-            if named[1] == named[2]:
+            if run.first == other.first:
                 twins += 1
             else:
-                pairs_of.setdefault(seed, {})[rest] = record, other
-        runs = frozenset(known)
-        if runs in seen:
-            matches.append(_Match(levels[level], {}, len(runs), seen[runs]))
-        elif runs:
-            seen[runs] = levels[level]
+                pairs_of.setdefault(seed, {})[rest] = run, other
+        equal = frozenset(known)
+        if equal in seen:
+            matches.append(_Match(levels[level], {}, len(equal), seen[equal]))
+        elif equal:
+            seen[equal] = levels[level]
             matches.append(_Match(levels[level], pairs_of, twins, levels[base]))
     return levels[base], matches
 
@@ -164,7 +160,7 @@ def _compare(blank: Difference, matches: Sequence[_Match], metric: str) -> list[
             blank, value=match.value, failures=failures, pairs=len(match.pairs), twins=match.twins, like=match.like
         )
         tested.append(_own_difference(replace(difference, seeds=len(match.pairs_of)), match, metric))
-        means_of.append(_seed_means(match, metric) if tested[-1][0].horizon is None and len(match.pairs_of) > 1 else {})
+        means_of.append(_seed_means(match) if tested[-1][0].horizon is None and len(match.pairs_of) > 1 else {})
     for failing in (False, True):  # failing is not the noise of seeds: it widens only comparisons that it is part of
         chosen = [
             n
@@ -196,15 +192,14 @@ def _failures(match: _Match, base: Any, metric: str) -> Iterator[str]:
         yield from (f"{count} of {len(records)} {end} with {value}" for end, count in ends.items())
 
 
-def _difference(pair: Pair, metric: str) -> float | None:
-    own, other = (record.ranked(metric) for record in pair)
-    return None if own is None or other is None else own - other
+def _difference(pair: Pair) -> float | None:
+    return None if None in (pair[0].ranked, pair[1].ranked) else pair[0].ranked - pair[1].ranked
 
 
-def _seed_means(match: _Match, metric: str) -> dict[int, float]:
+def _seed_means(match: _Match) -> dict[int, float]:
     """Return the mean difference of each seed's pairs."""
     known = {
-        seed: [value for pair in by_rest.values() if (value := _difference(pair, metric)) is not None]
+        seed: [value for pair in by_rest.values() if (value := _difference(pair)) is not None]
         for seed, by_rest in match.pairs_of.items()
     }
     return {seed: statistics.fmean(values) for seed, values in known.items() if values}
@@ -221,12 +216,12 @@ def _own_difference(difference: Difference, match: _Match, metric: str) -> Teste
         mean, horizon = restricted_difference(match.pairs_of)
         p = logrank_p(match.pairs_of) if difference.seeds > 1 else None
         return replace(difference, mean=mean, horizon=horizon), p, p
-    values = list(_seed_means(match, metric).values())
+    values = list(_seed_means(match).values())
     if not values:
         return difference, None, None
     difference = replace(difference, mean=statistics.fmean(values))
     if difference.seeds == 1:
-        values = [value for pair in match.pairs if (value := _difference(pair, metric)) is not None]
+        values = [value for pair in match.pairs if (value := _difference(pair)) is not None]
     spread = statistics.stdev(values) if len(values) > 1 else 0.0
     spread = max(spread, 2**0.5 * _rounding_error(match, metric)) if len(values) > 1 else spread
     if spread <= 1e-12 * max(map(abs, values)) or (difference.failures and not is_r2(metric)):

@@ -12,7 +12,7 @@ import numpy as np
 from specvit.analysis.ablation import best_first, combinations
 from specvit.analysis.ablation_report import Ablation
 from specvit.analysis.bounds.report import CEILINGS, SNR, BoundsReport
-from specvit.analysis.records import TEST_R2, Record
+from specvit.analysis.records import TEST_R2, Runs, r2_inside
 from specvit.analysis.report import Row
 from specvit.analysis.scaling import Line, Scaling, pair_sentence
 from specvit.metrics.intervals import percentile_interval
@@ -192,7 +192,7 @@ def _scores(axis: Any, line: Line, name: str, style: dict[str, str], label: str 
     for point in line.points:
         if name == "r2" and len(point.runs) > 1:
             inside_N = np.ones(len(point.runs[0].true_N), bool)
-            values = [run.r2(inside_N) for run in point.runs]
+            values = [r2_inside(run, inside_N) for run in point.runs]
             axis.plot([point.rows] * len(values), values, ".", ms=3, color=style["color"], zorder=2)
 
 
@@ -279,11 +279,11 @@ def _limit_bars(axis: Any, scores: Sequence[float], *, lowest: float) -> None:
             axis.text(edge, place, text, transform=axis.get_yaxis_transform(), ha=side, va="center", fontsize=7)
 
 
-def draw_curves(records: Sequence[Record]) -> Any:
+def draw_curves(runs: Runs) -> Any:
     """Return score and loss by step: one colour and stroke for each setting, one line for each seed."""
     figure, axes = canvas(1, 2, (10.0, 3.8))
-    settings = [one for one in combinations(records, TEST_R2) if any(run.outcome.rows for run in one.records)]
-    classes = any("val_accuracy" in row for run in records for row in run.outcome.rows[:1])
+    settings = [one for one in combinations(runs, TEST_R2) if any(run.outcome.rows for run in one.records)]
+    classes = any("val_accuracy" in row for outcome in runs.outcome for row in outcome.rows[:1])
     for (name, title), axis in zip(CLASS_CURVES if classes else CURVES, axes[0], strict=True):
         for number, one in enumerate(settings):
             named = number < NAMED

@@ -3,14 +3,15 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from specvit.analysis.records import FinishedRun, grouped, unfinished_configs
+from specvit.analysis.records import Run, Runs, rows_of
 from specvit.config.build import flatten
 from specvit.config.schema import Config, ViTConfig
+from specvit.run_folder.folder import DONE
 from specvit.run_folder.identity import identity_of
 from specvit.study.schema import SEED
 
@@ -29,7 +30,7 @@ class Setting:
     """Runs that differ in their seed alone."""
 
     name: str
-    runs: tuple[FinishedRun, ...]
+    runs: tuple[Run, ...]
 
     @property
     def seeds_and_ids(self) -> dict[str, str]:
@@ -50,7 +51,7 @@ class TestSet:
     settings: tuple[Setting, ...]
 
     @property
-    def runs(self) -> list[FinishedRun]:
+    def runs(self) -> list[Run]:
         """All runs; rows, noise and S/N are the same in each."""
         return [run for setting in self.settings for run in setting.runs]
 
@@ -80,11 +81,13 @@ class Series:
         return sorted(self.points)
 
 
-def by_test_set(runs: Sequence[FinishedRun]) -> list[TestSet]:
-    """Return the runs by test rows and noise, in the order of first appearance."""
+def by_test_set(runs: Runs) -> list[TestSet]:
+    """Return runs with their predictions by test rows and noise, in the order of first appearance."""
     test_sets: list[TestSet] = []
-    for of_set in grouped(runs, map(_test_key, runs)).values():
-        description, short = _described(of_set[0])
+    noises = [[config.noise.noise_type, config.noise.noise_level] for config in runs.config]
+    keys = [_key([identity["data"]["test"], noise]) for identity, noise in zip(runs.identity, noises, strict=True)]
+    for _, of_set in runs.groupby(keys, sort=False):
+        description, short = _described(next(of_set.itertuples()))
         same = sum(re.fullmatch(rf"{re.escape(short)}(-\d+)?", other.short) is not None for other in test_sets)
         test_sets.append(TestSet(description, f"{short}-{same + 1}" if same else short, tuple(_settings(of_set))))
     return test_sets
@@ -92,62 +95,60 @@ def by_test_set(runs: Sequence[FinishedRun]) -> list[TestSet]:
 
 def series_of(test_set: TestSet) -> list[Series]:
     """Return the settings of a test set grouped by all but size, seed and the keys tied to the size."""
-    series: dict[str, list[Setting]] = {}
-    keys = [_series_key(_identity(one), tied=False) for one in test_set.settings]
-    for key, settings in grouped(test_set.settings, keys).items():
-        sizes = [setting.runs[0].rows for setting in settings]
-        if len(set(sizes)) == len(sizes):
-            series[key] = settings
-        else:  # two settings of one size: here the tied keys are settings of their own
-            for setting in settings:
-                series.setdefault(_series_key(_identity(setting), tied=True), []).append(setting)
-    return _named_series(series)
+    keys = [
+        [_series_key(one.runs[0].identity["config"], tied=tied) for tied in (False, True)] for one in test_set.settings
+    ]
+    sizes = [one.runs[0].rows for one in test_set.settings]
+    loose = Counter(zip((key for key, _ in keys), sizes, strict=True))
+    several = {key for (key, _), count in loose.items() if count > 1}  # whose tied keys are settings of their own
+    series: dict[str, dict[int, Setting]] = {}
+    for (key, tied), size, setting in zip(keys, sizes, test_set.settings, strict=True):
+        series.setdefault(tied if key in several else key, {})[size] = setting
+    firsts = {key: next(iter(points.values())).runs[0] for key, points in series.items()}
+    names = _distinct({key: _model_name(run.config) for key, run in firsts.items()}, firsts, among_all=False)
+    return [Series(names[key], key, points) for key, points in series.items()]
 
 
-def add_missing(series: list[Series], folders: Iterable[Path]) -> None:
+def add_missing(series: list[Series], runs: Runs) -> None:
     """Count in each series the runs that have not finished; a series without any other run is appended."""
     by_key = {one.key: one for one in series}
-    for config, state in unfinished_configs(folders):
-        identity = identity_of(config, {})["config"]
+    for run in rows_of(runs[~runs.state.isin(DONE)]):
+        identity = identity_of(run.config, {})["config"]
         key = _series_key(identity, tied=False)
         one = by_key.get(key) or by_key.get(_series_key(identity, tied=True))
         if one is None:
-            name = _model_name(config)
+            name = _model_name(run.config)
             taken = any(other.name == name for other in series)
             one = by_key[key] = Series(f"{name} (unfinished)" if taken else name, key, {})
             series.append(one)
-        one.missing.setdefault(config.data.num_samples, Counter())[state] += 1
+        one.missing.setdefault(run.config.data.num_samples, Counter())[run.state] += 1
 
 
-def _settings(runs: Sequence[FinishedRun]) -> list[Setting]:
+def _settings(runs: Runs) -> list[Setting]:
     """Return the runs grouped by all but their seed; settings of the same name get their differences appended."""
-    groups = grouped(runs, map(_setting_key, runs))
-    configs = {key: _without_seed(group[0].identity["config"]) for key, group in groups.items()}
-    names = {key: _folder_name(group[0]) for key, group in groups.items()}
+    keys = [_key([_without_seed(one["config"]), one["data"], one.get("extra")]) for one in runs.identity]
+    groups = {key: tuple(rows_of(group)) for key, group in runs.groupby(keys, sort=False)}
+    firsts = {key: group[0] for key, group in groups.items()}
+    names = {
+        key: run.folder.name.removesuffix(f"-{run.run_id}").removesuffix(f"-s{run.seed}") for key, run in firsts.items()
+    }
+    return [Setting(name, groups[key]) for key, name in _distinct(names, firsts, among_all=True).items()]
+
+
+def _distinct(names: Mapping[str, str], runs: Mapping[str, Run], *, among_all: bool) -> dict[str, str]:
+    """Return names by key; to those that several have, the settings are appended in which their runs differ.
+
+    From the others of that name, or `among_all`.
+    """
+    configs = {key: _without_seed(run.identity["config"]) for key, run in runs.items()}
     shared = Counter(names.values())
+    distinct = dict(names)
     for key, name in names.items():
         if shared[name] > 1:
-            others = [configs[other] for other in names if other != key]
-            names[key] = f"{name} ({_differences(configs[key], others) or groups[key][0].run_id})"
-    return [Setting(names[key], tuple(group)) for key, group in groups.items()]
-
-
-def _named_series(groups: dict[str, list[Setting]]) -> list[Series]:
-    """Return the groups as series; those of the same model get their differences in the name."""
-    firsts = {key: group[0].runs[0] for key, group in groups.items()}
-    names = {key: _model_name(run.config) for key, run in firsts.items()}
-    configs = {key: _without_seed(run.identity["config"]) for key, run in firsts.items()}
-    series = []
-    for key, group in groups.items():
-        name = names[key]
-        if others := [configs[other] for other in groups if other != key and names[other] == name]:
-            name = f"{name} ({_differences(configs[key], others) or firsts[key].run_id})"
-        series.append(Series(name, key, {setting.runs[0].rows: setting for setting in group}))
-    return series
-
-
-def _identity(setting: Setting) -> dict[str, Any]:
-    return setting.runs[0].identity["config"]
+            others = [configs[other] for other in names if other != key and (among_all or names[other] == name)]
+            own = [f"{k}={v}" for k, v in configs[key].items() if any(other.get(k) != v for other in others)]
+            distinct[key] = f"{name} ({', '.join(own) or runs[key].run_id})"
+    return distinct
 
 
 def _without_seed(identity: dict[str, Any]) -> dict[str, Any]:
@@ -158,27 +159,9 @@ def _series_key(identity: dict[str, Any], *, tied: bool) -> str:
     return _key({name: value for name, value in _without_seed(identity).items() if tied or name not in TIED})
 
 
-def _setting_key(run: FinishedRun) -> str:
-    return _key([_without_seed(run.identity["config"]), run.identity["data"], run.identity.get("extra")])
-
-
-def _test_key(run: FinishedRun) -> str:
-    return _key([run.identity["data"]["test"], run.config.noise.noise_type, run.config.noise.noise_level])
-
-
 def _key(value: Any) -> str:
     """Return a text that is the same for equal values."""
     return json.dumps(value, sort_keys=True)
-
-
-def _differences(config: dict[str, Any], others: Sequence[dict[str, Any]]) -> str:
-    """Return the settings of a flat configuration that any of the others does not share."""
-    return ", ".join(f"{k}={v}" for k, v in config.items() if any(other.get(k) != v for other in others))
-
-
-def _folder_name(run: FinishedRun) -> str:
-    """Return a run's folder name without hash and seed."""
-    return run.folder.name.removesuffix(f"-{run.run_id}").removesuffix(f"-s{run.seed}")
 
 
 def _model_name(config: Config) -> str:
@@ -188,7 +171,7 @@ def _model_name(config: Config) -> str:
     return f"vit {model.proj_fn.lower()} p{model.patch_size} h{model.hidden_size} L{model.num_hidden_layers}"
 
 
-def _described(run: FinishedRun) -> tuple[str, str]:
+def _described(run: Run) -> tuple[str, str]:
     """Return a test set's description and its name as a folder."""
     test, noise = run.identity["data"]["test"], run.config.noise
     if "builtin" in test:

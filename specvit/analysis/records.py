@@ -1,18 +1,24 @@
-"""Run folders to records: factors, seed, state, configuration and scores of each run; predictions on demand.
+"""Run folders to one table, a row a run: factors, seed, state, configuration, scores; predictions on demand.
 
 All views of `specvit analysis` start here. Reads folders of runs and of studies; imports no torch.
+
+Columns of a table of runs: `run_id`, `folder`, `named` (whether it was named itself), `factors` (a dict) and `setting`,
+the same as a text, `seed`, `state` and `group` in its study, `run_state` in its folder, `finished` (it ended normally
+and learnt), `unlearnt` (it ended by itself and did not), `config`, `outcome`, `escape` (how its study defines the
+step off the plateau) and `escape_step`, `trains_by_steps` (a network with an epoch), `gap` (training less validation
+R² of the tested epoch), `minutes` of training and validation. What a run lacks is None.
 
 Shape suffixes: N test rows.
 """
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from specvit.config.build import build_config, flatten
 from specvit.config.schema import Config, NetworkConfig, effective_level
@@ -24,13 +30,17 @@ from specvit.run_folder.folder import DONE, RESUMABLE, RunFolder
 from specvit.run_folder.identity import identity_of
 from specvit.study.results import NOT_LEARNT, Outcome, escape_step, outcome_of, ranked_value, value_of
 from specvit.study.schema import ESCAPED, SEED, Definition, Table, definition_of
-from specvit.study.store import WAITING, StudyFolder, Trial
+from specvit.study.store import WAITING, StudyFolder
 from specvit.study.table import factors_of
 from specvit.study.trial_queue import group_of
 from specvit.utils.errors import ConfigError, FolderError, SpecvitError
 from specvit.utils.files import read_json, read_yaml
 
 Array = np.ndarray
+Runs = Any
+"""A table of runs, a `pandas.DataFrame`; pandas' own annotations take each selection of its rows for a Series."""
+Run = Any
+"""A row of a table of runs, as `itertuples` yields it: its attributes are the columns."""
 ESCAPE = Table(metric=ESCAPED, of="val_r2", above=0.1)
 """Default of a study's threshold for leaving the plateau: the first validation R² above 0.1."""
 TEST_R2 = "test_r2"
@@ -39,116 +49,60 @@ SPLITS, INTERVAL_ENDS = ("test_", "val_", "train_"), ("_low", "_high", "_rows")
 RESULTS = ("config.yaml", "summary.json", "predictions.csv")
 
 
-T = TypeVar("T")
+def run_row(
+    run_id: str,
+    factors: dict[str, Any],
+    seed: int,
+    state: str,
+    config: Config,
+    outcome: Outcome,
+    escape: Table = ESCAPE,
+    **where: Any,
+) -> dict[str, Any]:
+    """Return the row of one run; `where` has further columns."""
+    by_steps = isinstance(config.model, NetworkConfig) and bool(outcome.rows)
+    finished = group_of(state) == "finished"
+    train, val = (outcome.best_row.get(f"{split}_r2") for split in ("train", "val"))
+    return {
+        **{"run_id": run_id, "factors": factors, "setting": repr(factors), "seed": seed},
+        **{"state": state, "group": group_of(state), "finished": finished, "unlearnt": state in NOT_LEARNT},
+        **{"config": config, "outcome": outcome, "trains_by_steps": by_steps, "escape": escape},
+        "escape_step": escape_step(outcome, escape) if by_steps else None,
+        "gap": train - val if finished and isinstance(train, float) and isinstance(val, float) else None,
+        "minutes": outcome.train_seconds / 60 or None,
+        **where,
+    }
 
 
-def grouped(items: Iterable[T], keys: Iterable[str]) -> dict[str, list[T]]:
-    """Return the items by their keys, in the order of first appearance."""
-    groups: dict[str, list[T]] = {}
-    for item, key in zip(items, keys, strict=True):
-        groups.setdefault(key, []).append(item)
-    return groups
+def run_table(rows: Sequence[dict[str, Any]]) -> Runs:
+    """Return the table of runs; all but flags are Python's own objects, so that None and integers remain."""
+    flags = {name: np.array([row[name] for row in rows]) for name in ("finished", "unlearnt", "trains_by_steps")}
+    return pd.DataFrame(rows, dtype=object).assign(**flags)
 
 
-@dataclass(frozen=True)
-class Record:
-    """One run: its factors, seed, state, configuration and scores."""
-
-    run_id: str
-    factors: dict[str, Any]
-    seed: int
-    state: str
-    config: Config
-    outcome: Outcome
-    escape: Table = ESCAPE
-    """How its study defines `escape_step`."""
-
-    def value(self, metric: str) -> float | None:
-        """Return a metric, or `escape_step`; None if the run does not have it."""
-        return self.escape_step if metric == ESCAPED else value_of(self.outcome, metric)
-
-    @property
-    def escape_step(self) -> float | None:
-        """The first recorded step off the plateau; None if there is none, or the model is not trained in steps."""
-        return escape_step(self.outcome, self.escape) if self.trains_by_steps else None
-
-    @property
-    def trains_by_steps(self) -> bool:
-        """Whether it is a network with at least one recorded epoch."""
-        return isinstance(self.config.model, NetworkConfig) and bool(self.outcome.rows)
-
-    @property
-    def finished(self) -> bool:
-        """Whether it ended normally and learnt something."""
-        return group_of(self.state) == "finished"
-
-    @property
-    def unlearnt(self) -> bool:
-        """Whether it ended by itself without having learnt."""
-        return self.state in NOT_LEARNT
-
-    def ranked(self, metric: str) -> float | None:
-        """Return its value in comparisons of settings, see `ranked_value`; `escape_step` of any ended run."""
-        if metric == ESCAPED:
-            return self.escape_step if self.finished or self.unlearnt else None
-        return ranked_value(self.value(metric), self.state, metric)
-
-    @property
-    def minutes(self) -> float | None:
-        """Wall-clock minutes of training and validation."""
-        return self.outcome.train_seconds / 60 or None
+def rows_of(runs: Runs) -> list[Run]:
+    """Return the rows of a table of runs."""
+    return list(runs.itertuples())
 
 
-@dataclass(frozen=True)
-class FinishedRun:
-    """A finished run with its test predictions of one label, in the label's unit."""
+def scored(runs: Runs, metric: str) -> Runs:
+    """Return the runs with a metric as the column `value`, and as `ranked` in comparisons of settings.
 
-    run_id: str
-    folder: Path
-    config: Config
-    identity: dict[str, Any]
-    """What determines the run id, see `run_folder.identity`."""
-    true_N: Array
-    predicted_N: Array
-    snr_N: Array
-    mag_N: Array
-    best_epoch: int | None
-
-    @property
-    def rows(self) -> int:
-        """The number of training rows."""
-        train = self.identity["data"]["train"]
-        return int(train["rows"] if "builtin" in train else train["shape"][0])
-
-    @property
-    def seed(self) -> int:
-        """The seed of its training."""
-        return self.config.train.seed
-
-    def r2(self, inside_N: Array) -> float | None:
-        """Return R² over the chosen rows, about their own mean; None where it is undefined."""
-        if inside_N.sum() < 2:
-            return None
-        r2 = REGRESSION["r2"].function(RegressionRows(self.true_N[inside_N], self.predicted_N[inside_N]))
-        return r2 if np.isfinite(r2) else None
+    See `study.results.ranked_value`; `escape_step` ranks every run that ended.
+    """
+    if metric == ESCAPED:
+        return runs.assign(value=runs.escape_step, ranked=runs.escape_step.where(runs.finished | runs.unlearnt, None))
+    values = [value_of(outcome, metric) for outcome in runs.outcome]
+    ranked = [ranked_value(value, state, metric) for value, state in zip(values, runs.state, strict=True)]
+    return runs.assign(value=np.array(values, object), ranked=np.array(ranked, object))
 
 
-@dataclass(frozen=True)
-class Source:
-    """A run folder, and the trial of a study that it belongs to if it is read through one."""
-
-    run: RunFolder
-    study: StudyFolder | None = None
-    trial: Trial | None = None
-
-    @property
-    def state(self) -> str:
-        """The state in its study; the run's own state otherwise."""
-        return self.study.state(self.trial) if self.study and self.trial else self.run.state()
-
-    def config(self) -> Config:
-        """Return its configuration; raises `OSError` or `SpecvitError`."""
-        return build_config(self.trial.config if self.trial else read_yaml(self.run.file("config.yaml")))
+def r2_inside(run: Run, inside_N: Array) -> float | None:
+    """Return R² of a run over the chosen test rows, about their own mean; None where it is undefined."""
+    if inside_N.sum() < 2:
+        return None
+    r2 = REGRESSION["r2"].function(RegressionRows(run.true_N[inside_N], run.predicted_N[inside_N]))
+    return r2 if np.isfinite(r2) else None
 
 
 def is_study(folder: Path) -> bool:
@@ -156,132 +110,106 @@ def is_study(folder: Path) -> bool:
     return (folder / "study.json").exists()
 
 
-def sources_in(folder: Path) -> Iterator[Source]:
-    """Yield the runs of a run folder, a study, or a folder of runs; raises `FolderError`."""
+def read_runs(folders: Sequence[Path]) -> tuple[Runs, list[str]]:
+    """Return the table of all runs in run folders, studies and folders of runs, each once, and notes.
+
+    Raises `FolderError` if there is none.
+    """
+    rows: dict[Path, dict[str, Any]] = {}
+    plain: list[dict[str, Any]] = []
+    unreadable = 0
+    for folder in folders:
+        if is_study(folder):
+            rows |= {row["folder"]: row for row in _rows_of_study(StudyFolder(folder))}
+            continue
+        for run in _runs_in(folder):
+            state = run.state()
+            shown = WAITING if state in RESUMABLE else state  # a study shows stopped runs as waiting
+            where = {"folder": run.path, "run_state": state, "named": run.path == folder.resolve()}
+            try:
+                config = build_config(read_yaml(run.file("config.yaml")))
+            except (OSError, SpecvitError):
+                unreadable += 1
+                continue
+            plain.append(run_row(run.run_id, {}, config.train.seed, shown, config, outcome_of(run), **where))
+    for row, factors in zip(plain, _differing_settings([row["config"] for row in plain]), strict=True):
+        rows.setdefault(row["folder"], row | {"factors": factors, "setting": repr(factors)})
+    if not rows:
+        places = ", ".join(map(str, folders))
+        raise FolderError("holds no run", where=places, remedy="name a study in multirun/, or a folder of runs")
+    notes = [f"note: {unreadable} run(s) left out: no config.yaml to read"] if unreadable else []
+    return run_table(list(rows.values())), notes
+
+
+def _runs_in(folder: Path) -> Iterator[RunFolder]:
+    """Yield the runs of a run folder, or of a folder of runs; raises `FolderError`."""
     if not folder.is_dir():
         raise FolderError(
             "is not a folder", where=str(folder), remedy="name a run folder, a study, or a folder of runs"
         )
-    if is_study(folder):
-        study = StudyFolder(folder)
-        study.about()  # raises for a study of another format
-        for trial in study.trials():
-            yield Source(RunFolder(trial.run.path.resolve(), trial.run_id), study, trial)
-        return
     for path in [folder] if (folder / "run.json").exists() else sorted(folder.iterdir()):
         about = read_json(path / "run.json")
         if isinstance(about, dict) and "run_id" in about:
-            yield Source(RunFolder(path.resolve(), about["run_id"]))
+            yield RunFolder(path.resolve(), about["run_id"])
         elif path is folder:
             raise FolderError("has a damaged run.json", where=str(folder), remedy="train it again")
 
 
-def read_records(folders: Sequence[Path]) -> tuple[list[Record], list[str]]:
-    """Return a record of each run in the folders, and notes; raises `FolderError` if there is none."""
-    records: dict[Path, Record] = {}
-    plain: list[tuple[Source, Config]] = []
-    unreadable = 0
-    for folder in folders:
-        if is_study(folder):
-            records |= _records_of_study(folder)
-            continue
-        for source in sources_in(folder):
-            try:
-                plain.append((source, source.config()))
-            except (OSError, SpecvitError):
-                unreadable += 1
-    differing = _differing_settings([config for _, config in plain])
-    for (source, config), factors in zip(plain, differing, strict=True):
-        state = WAITING if (state := source.state) in RESUMABLE else state  # a study shows stopped runs as waiting
-        run = source.run
-        records.setdefault(run.path, Record(run.run_id, factors, config.train.seed, state, config, outcome_of(run)))
-    if not records:
-        where = ", ".join(map(str, folders))
-        raise FolderError("holds no run", where=where, remedy="name a study in multirun/, or a folder of runs")
-    return list(records.values()), [f"note: {unreadable} run(s) left out: no config.yaml to read"] if unreadable else []
-
-
-def _records_of_study(folder: Path) -> dict[Path, Record]:
-    """Return the records of a study by run folder."""
-    sources, study = list(sources_in(folder)), StudyFolder(folder)
-    about = study.about()
+def _rows_of_study(study: StudyFolder) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a study's runs."""
+    about, trials = study.about(), study.trials()
     table = Table(**about.get("table") or {})
     escape = ESCAPE if table.of is None else table
-    factors = [{k: v for k, v in factors_of(source.trial).items() if k != SEED} for source in sources if source.trial]
+    factors = [{k: v for k, v in factors_of(trial).items() if k != SEED} for trial in trials]
     if about.get("kind") == "grid":
         factors = _independent(factors)
     if about.get("definition"):
         factors = _joined(factors, definition_of(about["definition"], study.name, where="study.json"))
-    records = {}
-    for source, varied in zip(sources, factors, strict=True):
-        config, run = source.config(), source.run
-        records[run.path] = Record(run.run_id, varied, config.train.seed, source.state, config, outcome_of(run), escape)
-    return records
+    for trial, varied in zip(trials, factors, strict=True):
+        config, run = build_config(trial.config), RunFolder(trial.run.path.resolve(), trial.run_id)
+        where = {"folder": run.path, "run_state": run.state(), "named": False}
+        state = study.state(trial)
+        yield run_row(run.run_id, varied, config.train.seed, state, config, outcome_of(run), escape, **where)
 
 
-def unfinished_configs(folders: Iterable[Path]) -> Iterator[tuple[Config, str]]:
-    """Yield configuration and state of the runs that have not finished; unreadable ones are skipped.
+def with_predictions(runs: Runs, label: str, *, noiseless: bool = False) -> tuple[Runs, list[str]]:
+    """Return the finished runs that predict `label` with what they predicted, and a note on each kind left out.
 
-    `finished_runs` has counted these already.
+    New columns: `identity` (what determines the run id), `rows` (of training), `true_N` and `predicted_N` in the
+    label's unit, `snr_N`, `mag_N`, `best_epoch`. Runs that were tested without noise are left out unless `noiseless`.
+    Raises `FolderError` if no run is left, or a run that was named itself has not finished.
     """
-    for folder in folders:
-        try:
-            for source in sources_in(folder):
-                if (state := source.state) not in DONE and (source.trial or source.run.file("config.yaml").exists()):
-                    yield source.config(), state
-        except SpecvitError:
-            continue
-
-
-def finished_runs(
-    folders: Sequence[Path], label: str, *, noiseless: bool = False
-) -> tuple[list[FinishedRun], list[str]]:
-    """Return the finished runs in `folders` that predict `label`, each once, and a note on each kind left out.
-
-    Those that were tested without noise are left out unless `noiseless`. A folder is a run, a study, or a folder of
-    runs. Raises `FolderError` if none of the runs has finished, or a folder is itself an unfinished run.
-    """
-    runs: dict[Path, FinishedRun] = {}
+    tested: list[dict[str, Any]] = []
     omitted: Counter[str] = Counter()
-    for folder in folders:
-        single = (folder / "run.json").exists()
-        for source in sources_in(folder):
-            reason = _unfinished_reason(source.run)
-            if reason and single:
-                raise FolderError(
-                    f"is not a finished run: {reason}", where=str(folder), remedy="train it to its end first"
-                )
-            run = reason or _read_predictions(source.run, label, noiseless)
-            if isinstance(run, str):
-                omitted[run] += 1
-            else:
-                runs[run.folder] = run
-    if not runs:
+    for run in rows_of(runs):
+        missing = [f"it has no {name}" for name in RESULTS if not (run.folder / name).exists()]
+        if run.run_state not in DONE:
+            missing = [f"it is {run.run_state}" if run.run_state else "it has not begun"]
+        if missing and run.named:
+            what = f"is not a finished run: {missing[0]}"
+            raise FolderError(what, where=str(run.folder), remedy="train it to its end first")
+        columns = missing[0] if missing else _predictions(run.folder, label, noiseless)
+        if isinstance(columns, str):
+            omitted[columns] += 1
+        else:
+            tested.append(run._asdict() | columns)
+    if not tested:
         states = ", ".join(f"{count} left out ({why})" for why, count in omitted.items())
-        what = f"no finished run that predicts {label}" + (f": {states}" if states else "")
         remedy = "name runs that have finished, such as outputs/ after `specvit train`"
-        raise FolderError(what, where=", ".join(map(str, folders)), remedy=remedy)
-    return list(runs.values()), [f"note: {count} run(s) left out: {why}" for why, count in omitted.items()]
+        places = ", ".join(dict.fromkeys(str(folder.parent) for folder in runs.folder))
+        raise FolderError(f"no finished run that predicts {label}: {states}", where=places, remedy=remedy)
+    return run_table(tested), [f"note: {count} run(s) left out: {why}" for why, count in omitted.items()]
 
 
-def _unfinished_reason(run: RunFolder) -> str:
-    """Return why a run has not finished, "" if it has."""
-    if (state := run.state()) not in DONE:
-        return f"it is {state}" if state else "it has not begun"
-    missing = [name for name in RESULTS if not run.file(name).exists()]
-    return f"it has no {missing[0]}" if missing else ""
-
-
-def _read_predictions(run: RunFolder, label: str, noiseless: bool) -> FinishedRun | str:
-    """Return a finished run, or why it is left out."""
-    import pandas as pd
-
+def _predictions(folder: Path, label: str, noiseless: bool) -> dict[str, Any] | str:
+    """Return the columns of a finished run's test, or why it is left out."""
     try:
-        config = build_config(read_yaml(run.file("config.yaml")))
-        table = pd.read_csv(run.file("predictions.csv"))
-        identity = read_json(run.file("run.json"))["identity"]
-        test = identity["data"]["test"]
-        snr_N, mag_N = (table[name].to_numpy(np.float64) for name in ("snr", "mag"))
+        config = build_config(read_yaml(folder / "config.yaml"))
+        table = pd.read_csv(folder / "predictions.csv")
+        identity = read_json(folder / "run.json")["identity"]
+        train, test = identity["data"]["train"], identity["data"]["test"]
+        columns = {f"{name}_N": table[name].to_numpy(np.float64) for name in ("snr", "mag")}
+        rows = int(train["rows"] if "builtin" in train else train["shape"][0])
     except (SpecvitError, ValueError, KeyError, TypeError):
         return "its records are damaged, or another specvit wrote them"
     if config.model.task_type != "reg" or f"pred_{label}" not in table:
@@ -290,9 +218,9 @@ def _read_predictions(run: RunFolder, label: str, noiseless: bool) -> FinishedRu
         return "it was tested without noise, where no ceiling is below 1"
     if test.get("builtin", GENERATOR_VERSION) != GENERATOR_VERSION:
         return "its built-in spectra are those of another specvit"
-    true_N, predicted_N = (table[f"{kind}_{label}"].to_numpy(np.float64) for kind in ("true", "pred"))
-    best = (read_json(run.file("summary.json")) or {}).get("best_epoch")
-    return FinishedRun(run.run_id, run.path, config, identity, true_N, predicted_N, snr_N, mag_N, best)
+    columns["true_N"], columns["predicted_N"] = (table[f"{kind}_{label}"].to_numpy(float) for kind in ("true", "pred"))
+    best = (read_json(folder / "summary.json") or {}).get("best_epoch")
+    return {**columns, "config": config, "identity": identity, "rows": rows, "best_epoch": best}
 
 
 def metric_of(folders: Sequence[Path]) -> str:
@@ -306,9 +234,9 @@ def is_search(folders: Sequence[Path]) -> bool:
     return all(is_study(folder) and StudyFolder(folder).about().get("kind") == "search" for folder in folders)
 
 
-def check_metric(records: Sequence[Record], metric: str) -> None:
+def check_metric(runs: Runs, metric: str) -> None:
     """Raise `ConfigError` for a metric that no run has; while no run has any, every name is accepted."""
-    rows = [row for record in records for row in (record.outcome.summary, record.outcome.best_row)]
+    rows = [row for outcome in runs.outcome for row in (outcome.summary, outcome.best_row)]
     known = {name for row in rows for name, value in row.items() if isinstance(value, int | float)}
     if known and metric not in known | {"train_seconds", ESCAPED}:
         metrics = sorted(name for name in known if name.startswith(SPLITS) and not name.endswith(INTERVAL_ENDS))
@@ -318,15 +246,12 @@ def check_metric(records: Sequence[Record], metric: str) -> None:
 
 def _independent(factors_of_all: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the factors of a grid without those that the others determine, such as what a cell sets."""
-    independent = list(dict.fromkeys(key for factors in factors_of_all for key in factors))
-    for key in reversed(independent.copy()):
-        others = [other for other in independent if other != key]
-        rests = (repr([factors.get(other) for other in others]) for factors in factors_of_all)
-        if others and all(
-            len({repr(one.get(key)) for one in rows}) == 1 for rows in grouped(factors_of_all, rests).values()
-        ):
-            independent = others
-    return [{key: factors[key] for key in independent if key in factors} for factors in factors_of_all]
+    values: Any = pd.DataFrame(factors_of_all, dtype=object).map(repr).replace("nan", "None")
+    for key in reversed(values.columns):
+        others = [other for other in values.columns if other != key]
+        if others and (values.groupby(others)[key].nunique() == 1).all():
+            values = values[others]
+    return [{key: factors[key] for key in values.columns if key in factors} for factors in factors_of_all]
 
 
 def _joined(factors_of_all: Sequence[dict[str, Any]], definition: Definition) -> list[dict[str, Any]]:
@@ -350,20 +275,15 @@ def _joined(factors_of_all: Sequence[dict[str, Any]], definition: Definition) ->
 
 def _as_one(factors: dict[str, Any], tied: Sequence[str]) -> dict[str, Any]:
     """Return factors with the `tied` ones as a single one, at the position of the first."""
-    name, value = ", ".join(tied), ", ".join(str(factors[key]) for key in tied)
-    return {
-        name if key == tied[0] else key: value if key == tied[0] else own
-        for key, own in factors.items()
-        if key == tied[0] or key not in tied
-    }
+    one = {tied[0]: (", ".join(tied), ", ".join(str(factors[key]) for key in tied))}
+    return dict(one.get(key, (key, value)) for key, value in factors.items() if key not in tied[1:])
 
 
 def _differing_settings(configs: Sequence[Config]) -> list[dict[str, Any]]:
     """Return of each configuration the settings in which they differ, except the seed."""
-    settings = [flatten(identity_of(config, {})["config"]) for config in configs]
-    for own, config in zip(settings, configs, strict=True):
-        own |= {"data.num_samples": config.data.num_samples}
-        own.pop(SEED, None)
-    keys = dict.fromkeys(key for own in settings for key in own)
-    differing = [key for key in keys if len({repr(own.get(key)) for own in settings}) > 1]
+    settings = [
+        flatten(identity_of(config, {})["config"]) | {"data.num_samples": config.data.num_samples} for config in configs
+    ]
+    values: Any = pd.DataFrame(settings, dtype=object).map(repr).replace("nan", "None")
+    differing = [key for key in values.columns if key != SEED and values[key].nunique() > 1]
     return [{key: own.get(key) for key in differing} for own in settings]

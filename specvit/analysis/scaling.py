@@ -15,7 +15,7 @@ import numpy as np
 
 from specvit.analysis.bounds.report import SNR
 from specvit.analysis.grouping import Series, TestSet
-from specvit.analysis.records import FinishedRun
+from specvit.analysis.records import Run
 from specvit.analysis.report import Row, bullets, finite, table, with_spread, write_report
 from specvit.analysis.scaling_law import Crossover, Law, crossover, fit_law, mean_over_seeds
 from specvit.metrics.intervals import SEED, percentile_interval, resampled
@@ -57,7 +57,7 @@ class Point:
     """The scores of a setting on a training set of one size; `r2_R` are resampled means over seeds."""
 
     rows: int
-    runs: tuple[FinishedRun, ...]
+    runs: tuple[Run, ...]
     scores: dict[str, Score]
     best_epochs: tuple[int | None, ...]
     r2_R: np.ndarray
@@ -117,7 +117,7 @@ def scaling_of(label: str, test_set: TestSet, series: list[Series], limit: float
     return Scaling(label, test_set, lines, _pairs(lines), limit)
 
 
-def _resample(runs: list[FinishedRun]) -> dict[str, dict[str, np.ndarray]]:
+def _resample(runs: list[Run]) -> dict[str, dict[str, np.ndarray]]:
     """Return the resampled scores of each run by its id, (R,) each."""
     scores = resampled([RegressionRows(run.true_N, run.predicted_N) for run in runs], SCORES)
     return {run.run_id: of_run for run, of_run in zip(runs, scores, strict=True)}

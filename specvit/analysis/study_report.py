@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from specvit.analysis.bounds.report import read_bounds
 from specvit.analysis.figures import draw_ablation, draw_curves, draw_scaling, save_figures
 from specvit.analysis.fit_verdict import bounds_of
 from specvit.analysis.grouping import add_missing, by_test_set, series_of
-from specvit.analysis.records import Record, finished_runs, is_search
+from specvit.analysis.records import Runs, is_search, with_predictions
 from specvit.analysis.report import as_page, bullets, fill, joined, table
 from specvit.analysis.scaling import Scaling, pair_sentence, scaling_of
 from specvit.config.schema import effective_level
@@ -40,19 +40,19 @@ TITLES = {
 
 
 def write_study_report(
-    study: StudyFolder, records: Sequence[Record], metric: str, label: str, out: Path, template: Path | None
+    study: StudyFolder, runs: Runs, metric: str, label: str, out: Path, template: Path | None
 ) -> tuple[str, list[Path]]:
     """Write report.html, report.md, their figures and the filled template into `out`; return the status and pages."""
-    bounds = bounds_of([study.path], records)
-    ablation = ablation_of(records, metric, study.name, bounds, search=is_search([study.path]))
-    scaling, allowed = _scaling(study, records, label)
+    bounds = bounds_of([study.path], runs)
+    ablation = ablation_of(runs, metric, study.name, bounds, search=is_search([study.path]))
+    scaling, allowed = _scaling(study, runs, label)
     figures = {"ablation": lambda: draw_ablation(ablation)}
     if scaling:
         figures = {"scaling": lambda: draw_scaling(scaling, [], allowed), **figures}
-    if any(record.outcome.rows for record in records):
-        figures["curves"] = lambda: draw_curves(records)
+    if any(outcome.rows for outcome in runs.outcome):
+        figures["curves"] = lambda: draw_curves(runs)
     drawn = save_figures(out / "figures", figures)
-    parts = study_parts(study, records, ablation, scaling)
+    parts = study_parts(study, runs, ablation, scaling)
     text = whole(parts, {name: f"figures/{path.name}" for name, path in drawn.items()})
     pages = [out / "report.html", out / "report.md"]
     write_text(pages[1], text)
@@ -62,37 +62,37 @@ def write_study_report(
     return parts["status"], pages
 
 
-def _scaling(study: StudyFolder, records: Sequence[Record], label: str) -> tuple[Scaling | None, dict[str, float]]:
+def _scaling(study: StudyFolder, runs: Runs, label: str) -> tuple[Scaling | None, dict[str, float]]:
     """Return scores by training rows and bounds, if the study has several sizes and all runs have one test set."""
-    if len({record.config.data.num_samples for record in records}) < 2:
+    if len({config.data.num_samples for config in runs.config}) < 2:
         return None, {}
     try:
-        runs, _ = finished_runs([study.path], label, noiseless=True)
+        tested, _ = with_predictions(runs, label, noiseless=True)
     except FolderError:
         return None, {}
-    first, *others = by_test_set(runs)
+    first, *others = by_test_set(tested)
     if others:
         return None, {}
     series = series_of(first)
-    add_missing(series, [study.path])
+    add_missing(series, runs)
     bounds = read_bounds(first, label, [study.path])
     return scaling_of(label, first, series, bounds.get("van_trees", 1.0)), bounds
 
 
-def study_parts(study: StudyFolder, records: Sequence[Record], ablation: Ablation, scaling: Scaling | None) -> Parts:
+def study_parts(study: StudyFolder, runs: Runs, ablation: Ablation, scaling: Scaling | None) -> Parts:
     """Return the parts by name; each is markdown, and may be empty."""
     about = study.about()
     sentences = [*(map(pair_sentence, scaling.pairs) if scaling else ()), *ablation.sentences]
     return {
         "name": study.name,
         "question": str(about.get("question") or "none was written into the study's file"),
-        "status": _status(records, ablation.tallies[0]),
+        "status": _status(runs, ablation.tallies[0]),
         "findings": bullets(sentences) or "Nothing can be compared yet.",
-        "design": "\n".join(_design(about, records, ablation.metric)),
+        "design": "\n".join(_design(about, runs, ablation.metric)),
         "settings": table(setting_table(ablation.combinations, ablation.metric)),
         "counts": table(tally_table(ablation.tallies)),
         "failures": "\n".join(_failures(study)) or "None.",
-        "cost": "\n".join(_cost(study, records)),
+        "cost": "\n".join(_cost(study, runs)),
         "repeat": "\n".join(_repeat(study)),
         "definitions": bullets(f"{name}: {meaning}" for name, meaning in ablation.definitions.items()),
     }
@@ -114,26 +114,26 @@ def _inert(text: str) -> str:
     return re.sub(r"(<|(?<=!)\[)", r"\\\1", text)
 
 
-def _status(records: Sequence[Record], tally: Tally) -> str:
+def _status(runs: Runs, tally: Tally) -> str:
     still = f"{tally.open} {'is' if tally.open == 1 else 'are'} still open"
     warning = f" **{still}: these are not the last numbers.**" if tally.open else ""
-    return f"{group_counts(record.state for record in records)}.{warning}"
+    return f"{group_counts(runs.state)}.{warning}"
 
 
-def _design(about: dict[str, Any], records: Sequence[Record], metric: str) -> Iterator[str]:
+def _design(about: dict[str, Any], runs: Runs, metric: str) -> Iterator[str]:
     values: dict[str, dict[str, None]] = {}
-    for record in records:
-        for key, value in record.factors.items():
+    for factors in runs.factors:
+        for key, value in factors.items():
             values.setdefault(key, {})[str(value)] = None
     for key, seen in values.items():
         shown = list(seen) if len(seen) <= 12 else [*list(seen)[:6], f"... {len(seen)} in all"]
         yield f"- {key}: {', '.join(shown)}"
-    yield f"- seeds: {', '.join(map(str, sorted({record.seed for record in records})))}"
+    yield f"- seeds: {', '.join(map(str, sorted(set(runs.seed))))}"
     fixed = (about.get("definition") or {}).get("overrides") or {}
     yield from (f"- all runs: {key}={value}" for key, value in fixed.items())
     yield from (f"- typed: {key}={value}" for key, value in (about.get("typed") or {}).items())
-    first = records[0].config
-    tests = dict.fromkeys(str(record.outcome.summary.get("test_rows")) for record in records if record.outcome.summary)
+    first = runs.config.iloc[0]
+    tests = dict.fromkeys(str(outcome.summary.get("test_rows")) for outcome in runs.outcome if outcome.summary)
     origin = "built-in spectra, not observations" if first.data.makes else "files"
     count = " or ".join(tests) or "not yet known"
     yield f"- data: {origin}; {count} test rows; noise level {effective_level(first.noise):g}"
@@ -163,8 +163,8 @@ def _failures(study: StudyFolder) -> Iterator[str]:
         yield f"- and {len(causes) - MOST_CAUSES} other causes"
 
 
-def _cost(study: StudyFolder, records: Sequence[Record]) -> Iterator[str]:
-    minutes = [record.minutes for record in records if record.minutes]
+def _cost(study: StudyFolder, runs: Runs) -> Iterator[str]:
+    minutes = runs.minutes.dropna()
     hosts = Counter(trial.run.status().get("host") for trial in study.trials())
     devices = Counter(str(trial.run.status().get("device")) for trial in study.trials() if trial.run.status())
     yield f"- {sum(minutes) / 60:.2f} hours of training and validation in {len(minutes)} runs"

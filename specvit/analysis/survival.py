@@ -6,20 +6,20 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from specvit.analysis.records import Record
+from specvit.analysis.records import Run
 
-Pair = tuple[Record, Record]
+Pair = tuple[Run, Run]
 PERMUTATIONS = 9_999
 """Most permutations of a test; with up to seven seeds there are fewer, and the test is exact."""
 
 
-def time_of(record: Record) -> tuple[float, bool]:
+def time_of(record: Run) -> tuple[float, bool]:
     """Return the first step off the plateau and True, or the last step and False."""
     step = record.escape_step
     return (step, True) if step is not None else (float(record.outcome.rows[-1]["step"]), False)
 
 
-def resolution(record: Record) -> float:
+def resolution(record: Run) -> float:
     """Return the fewest steps between two validations."""
     steps = [0.0, *(float(row["step"]) for row in record.outcome.rows)]
     return min(after - before for before, after in itertools.pairwise(steps))
@@ -49,7 +49,7 @@ def logrank_p(pairs_of: Mapping[int, Mapping[str, Pair]]) -> float:
     """
     from scipy import stats  # 0.7 s, which only few studies need
 
-    strata: dict[str, list[tuple[int, int, Record]]] = {}
+    strata: dict[str, list[tuple[int, int, Run]]] = {}
     for seed, by_rest in pairs_of.items():
         for rest, pair in by_rest.items():
             strata.setdefault(rest, []).extend((side, seed, record) for side, record in enumerate(pair))

@@ -107,7 +107,7 @@ def _ceiling(options: argparse.Namespace) -> None:
     """Compute, write and draw the bounds of each test set."""
     from specvit.analysis.grouping import by_test_set
     from specvit.analysis.published_points import read_reference
-    from specvit.analysis.records import finished_runs
+    from specvit.analysis.records import read_runs, with_predictions
     from specvit.physics.population import STAR_COLUMNS
 
     labels = STAR_COLUMNS[:6]  # those that the built-in model turns into a spectrum
@@ -115,9 +115,10 @@ def _ceiling(options: argparse.Namespace) -> None:
         remedy = f"{nearest(options.label, labels)}there are {', '.join(labels)}"
         raise ConfigError(f"no ceilings for {options.label!r}", where="--label", remedy=remedy)
     reference = read_reference(options.reference, "snr") if options.reference else []
-    runs, notes = finished_runs(options.folder, options.label)
-    sets, out = by_test_set(runs), _out(options)
-    _say("\n".join(notes + [f"test set: {one.description}, {len(one.runs)} run(s)" for one in sets]))
+    runs, notes = read_runs(options.folder)
+    tested, omitted = with_predictions(runs, options.label)
+    sets, out = by_test_set(tested), _out(options)
+    _say("\n".join(notes + omitted + [f"test set: {one.description}, {len(one.runs)} run(s)" for one in sets]))
     if len(sets) > 1:
         _say(f"ceilings differ between test sets and noise, so each of the {len(sets)} has its own folder in {out}")
     refused = 0
@@ -162,19 +163,20 @@ def _scaling(options: argparse.Namespace) -> None:
     from specvit.analysis.figures import draw_scaling, save_figures
     from specvit.analysis.grouping import add_missing, by_test_set, series_of
     from specvit.analysis.published_points import read_reference
-    from specvit.analysis.records import finished_runs
+    from specvit.analysis.records import read_runs, with_predictions
     from specvit.analysis.scaling import pair_sentence, scaling_of, write_scaling
 
     reference = read_reference(options.reference, "rows") if options.reference else []
-    runs, notes = finished_runs(options.folder, options.label, noiseless=True)
-    sets, out = by_test_set(runs), _out(options)
-    _say("\n".join(notes + [f"test set: {one.description}, {len(one.runs)} run(s)" for one in sets]))
+    runs, notes = read_runs(options.folder)
+    tested, omitted = with_predictions(runs, options.label, noiseless=True)
+    sets, out = by_test_set(tested), _out(options)
+    _say("\n".join(notes + omitted + [f"test set: {one.description}, {len(one.runs)} run(s)" for one in sets]))
     if len(sets) > 1:
         _say(f"scores on different test sets are not compared: each of the {len(sets)} has its own folder in {out}")
     for test_set in sets:
         series = series_of(test_set)
         if len(sets) == 1:
-            add_missing(series, options.folder)
+            add_missing(series, runs)
         bounds = read_bounds(test_set, options.label, options.folder, options.ceilings)
         if not bounds:
             _say(f"note: no ceilings for {test_set.description}; `specvit analysis ceiling` computes them")
@@ -190,31 +192,31 @@ def _ablation(options: argparse.Namespace) -> None:
     from specvit.analysis.ablation_report import ablation_of, write_ablation
     from specvit.analysis.figures import draw_ablation, save_figures
     from specvit.analysis.fit_verdict import bounds_of
-    from specvit.analysis.records import check_metric, is_search, metric_of, read_records
+    from specvit.analysis.records import check_metric, is_search, metric_of, read_runs
     from specvit.study.trial_queue import group_counts
 
-    records, notes = read_records(options.folder)
+    runs, notes = read_runs(options.folder)
     metric = options.metric or metric_of(options.folder)
-    check_metric(records, metric)
+    check_metric(runs, metric)
     where, out = ", ".join(folder.name for folder in options.folder), _out(options)
-    bounds = bounds_of(options.folder, records)
-    ablation = ablation_of(records, metric, where, bounds, search=is_search(options.folder))
+    bounds = bounds_of(options.folder, runs)
+    ablation = ablation_of(runs, metric, where, bounds, search=is_search(options.folder))
     write_ablation(ablation, out)
     save_figures(out, {"ablation": lambda: draw_ablation(ablation)})
-    counts = group_counts(record.state for record in records)
+    counts = group_counts(runs.state)
     _say("\n".join([*notes, counts, *ablation.sentences, f"written: {out}"]))
 
 
 def _curves(options: argparse.Namespace) -> None:
     """Draw the curves of the runs."""
     from specvit.analysis.figures import draw_curves, save_figures
-    from specvit.analysis.records import read_records
+    from specvit.analysis.records import read_runs
 
-    records, notes = read_records(options.folder)
-    if not any(record.outcome.rows for record in records):
+    runs, notes = read_runs(options.folder)
+    if not any(outcome.rows for outcome in runs.outcome):
         where = ", ".join(map(str, options.folder))
         raise FolderError("has no run with an epoch to draw", where=where, remedy="wait for the first epochs")
-    save_figures(_out(options), {"curves": lambda: draw_curves(records)})
+    save_figures(_out(options), {"curves": lambda: draw_curves(runs)})
     _say("\n".join([*notes, f"written: {_out(options)}"]))
 
 
@@ -222,13 +224,14 @@ def _attention(options: argparse.Namespace) -> None:
     """Attribute the predictions of each test set's runs to pixels, write and draw."""
     from specvit.analysis.attribution_report import with_slopes, write_attention
     from specvit.analysis.grouping import by_test_set
-    from specvit.analysis.records import finished_runs
+    from specvit.analysis.records import read_runs, with_predictions
 
-    runs, notes = finished_runs(options.folder, options.label, noiseless=True)
-    usable, omitted = with_slopes(runs)
-    for note in [*notes, *omitted]:
+    runs, notes = read_runs(options.folder)
+    tested, untested = with_predictions(runs, options.label, noiseless=True)
+    usable, omitted = with_slopes(tested)
+    for note in [*notes, *untested, *omitted]:
         _say(note)
-    if not usable:
+    if usable.empty:
         where = ", ".join(map(str, options.folder))
         remedy = "name networks or ridge with their checkpoints; an archive has records only"
         raise FolderError("has no run to look into", where=where, remedy=remedy)
@@ -249,15 +252,15 @@ def _attention(options: argparse.Namespace) -> None:
 
 def _report(options: argparse.Namespace) -> None:
     """Write report.html and report.md of a study, and the user's own page if there is one."""
-    from specvit.analysis.records import check_metric, metric_of, read_records
+    from specvit.analysis.records import check_metric, metric_of, read_runs
     from specvit.analysis.study_report import write_study_report
 
     study = find_study(options.study)
     metric = options.metric or metric_of([study.path])
-    records, notes = read_records([study.path])
-    check_metric(records, metric)
+    runs, notes = read_runs([study.path])
+    check_metric(runs, metric)
     out = options.out or study.path / "report"
-    status, pages = write_study_report(study, records, metric, options.label, out, options.template)
+    status, pages = write_study_report(study, runs, metric, options.label, out, options.template)
     _say("\n".join([*notes, status, *(f"written: {page}" for page in pages)]))
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specvit.analysis.grouping import Setting, TestSet
-from specvit.analysis.records import FinishedRun
+from specvit.analysis.records import Run, r2_inside
 from specvit.analysis.report import Row, bullets, table, with_spread, write_report
 from specvit.metrics.format import bin_name
 from specvit.utils.errors import DataError
@@ -84,7 +84,7 @@ def model_rows(setting: Setting, bins: Sequence[Row], stars: int) -> list[Row]:
     """Return R² of a setting's runs in each bin, over the test set's first `stars` rows, those of the bounds."""
     rows = []
     for row in bins:
-        values = [run.r2(_inside(run, row, stars)) for run in setting.runs]
+        values = [r2_inside(run, _inside(run, row, stars)) for run in setting.runs]
         known = [value for value in values if value is not None]
         mean = statistics.fmean(known) if known else None
         spread = statistics.stdev(known) if len(known) > 1 else None
@@ -92,7 +92,7 @@ def model_rows(setting: Setting, bins: Sequence[Row], stars: int) -> list[Row]:
     return rows
 
 
-def _inside(run: FinishedRun, row: Row, stars: int) -> np.ndarray:
+def _inside(run: Run, row: Row, stars: int) -> np.ndarray:
     """Return which of a run's test rows (N,) are in a bin."""
     early_N = np.arange(len(run.true_N)) < stars
     if row["by"] == "all":
