@@ -92,11 +92,11 @@ class _FolderSync(SyncLoop):
 
 def _write_report(study: StudyFolder, out: Path) -> None:
     """Write report.html and report.md of a study."""
-    from specvit.analysis.records import metric_of, read_records
+    from specvit.analysis.records import metric_of, read_runs
     from specvit.analysis.study_report import write_study_report
 
-    records, _ = read_records([study.path])
-    write_study_report(study, records, metric_of([study.path]), "log_g", out, None)
+    runs, _ = read_runs([study.path])
+    write_study_report(study, runs, metric_of([study.path]), "log_g", out, None)
 
 
 def runs_in(folders: list[Path]) -> Iterator[RunFolder]:
