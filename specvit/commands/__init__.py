@@ -1,1 +1,14 @@
 """The commands: each module parses its command line, calls the package that does the work, and prints."""
+
+COMMANDS = {
+    "train": "one run: spectra -> trained model -> test score; with sweeps=NAME a study, with -m a plain grid",
+    "runs": "the runs in a folder: state, scores, and the settings in which they differ",
+    "sweep": "studies: list, status, table, why, diff, retry, cancel",
+    "evaluate": "score a finished run again, on any file",
+    "analysis": "from finished runs: ceiling (the best that a test set allows), scaling, ablation, attention …",
+    "track": "send MLflow the records that it lacks from run folders",
+    "doctor": "--cluster: can jobs be submitted, see a GPU, write, lock and save in time",
+    "data": "generate built-in spectra, inspect files, convert other formats",
+    "completion": 'completion for bash, zsh or fish: eval "$(specvit completion bash)"',
+}
+"""Each is `main` of the module of its name here."""

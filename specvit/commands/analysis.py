@@ -25,14 +25,15 @@ MOST_ROWS = 10_000
 @user_facing
 def main(arguments: list[str] | None = None) -> int:
     """Turn run folders into tables and figures. Never trains."""
-    options = _parser().parse_args(sys.argv[1:] if arguments is None else arguments)
+    options = parser().parse_args(sys.argv[1:] if arguments is None else arguments)
     if "folder" in options:
         options.folder = [find_folder_of_runs(name) for name in options.folder]
     options.run(options)
     return 0
 
 
-def _parser() -> Parser:
+def parser() -> Parser:
+    """Return the parser of the command."""
     parser = Parser(prog="specvit analysis", description=main.__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
 

@@ -16,6 +16,17 @@ from specvit.utils.text import text_table
 @user_facing
 def main(arguments: list[str] | None = None) -> int:
     """Generate built-in spectra, check files value by value, or convert other formats to HDF5 shards."""
+    options = parser().parse_args(sys.argv[1:] if arguments is None else arguments)
+    if options.command == "convert":
+        given = asked(options)
+        if given or is_foreign(options.sources):
+            return convert_foreign(options.sources, options.target, given)
+        return _convert(options.sources, options.target)
+    return _generate(options) if options.command == "generate" else _inspect(options.files)
+
+
+def parser() -> Parser:
+    """Return the parser of the command."""
     parser = Parser(prog="specvit data", description=main.__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     make = commands.add_parser("generate", help="make built-in spectra: train_<rows>_<i>, val_<rows>, test_<rows>")
@@ -38,13 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     rewrite.add_argument("sources", type=Path, nargs="+", metavar="SOURCE", help="files, folders, globs in quotes")
     rewrite.add_argument("target", type=Path, metavar="TARGET", help="a new folder; of one shard, a new file")
     add_options(rewrite)
-    options = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
-    if options.command == "convert":
-        given = asked(options)
-        if given or is_foreign(options.sources):
-            return convert_foreign(options.sources, options.target, given)
-        return _convert(options.sources, options.target)
-    return _generate(options) if options.command == "generate" else _inspect(options.files)
+    return parser
 
 
 def _generate(options: argparse.Namespace) -> int:

@@ -27,6 +27,35 @@ class Parser(argparse.ArgumentParser):
                 raise ConfigError(what, where=where, remedy="is a variable not set? leave it out, or give it one")
         return super().parse_args(words, namespace)
 
+    def awaited(self, words: list[str]) -> tuple["Parser", argparse.Action | None, list[str]]:
+        """Return the parser of the next word (perhaps a sub-command's), the action that takes it, the positionals.
+
+        The action is None where the word can only be an option.
+        """
+        parser, option, seen = self, None, list[str]()
+        for word in words:
+            known = parser._option_string_actions.get(word.partition("=")[0])
+            if option is not None:
+                option = None
+            elif known is not None:
+                option = known if known.nargs != 0 and "=" not in word else None
+            elif (inner := parser._positional(len(seen))) is not None and inner.nargs == argparse.PARSER:
+                parser, seen = (inner.choices or {}).get(word, parser), []  # pyright: ignore[reportAttributeAccessIssue]
+            else:
+                seen.append(word)
+        return parser, option or parser._positional(len(seen)), seen
+
+    def options(self) -> list[str]:
+        """Return the names of its options."""
+        return list(self._option_string_actions)
+
+    def _positional(self, number: int) -> argparse.Action | None:
+        """Return the positional that takes the word of this number; the last one may take all further ones."""
+        found = [action for action in self._actions if not action.option_strings]
+        if number < len(found):
+            return found[number]
+        return found[-1] if found and found[-1].nargs in ("*", "+") else None
+
     def error(self, message: str) -> NoReturn:
         """Raise `ConfigError` with the parser's message."""
         raise ConfigError(message, where=self.prog, remedy="--help shows what it takes")

@@ -31,12 +31,7 @@ ROWS_PRINTED = 50
 @user_facing
 def main(arguments: list[str] | None = None) -> int:
     """Score the best checkpoint of a run folder on its own test set or on any file, row by row."""
-    parser = Parser(prog="specvit evaluate", description=main.__doc__)
-    parser.add_argument("run", help="a run's folder, name or hash")
-    parser.add_argument("--data", metavar="FILE", help="an HDF5 file to score instead of the run's test set")
-    parser.add_argument("--noise", metavar="LEVELS", help="noise levels, such as 0,0.5,1,2 (default: the run's own)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    options = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
+    options = parser().parse_args(sys.argv[1:] if arguments is None else arguments)
     levels = read_levels(options.noise) if options.noise is not None else []
     run = find_run(options.run)[0]
     config = read_config(run.path)
@@ -48,6 +43,16 @@ def main(arguments: list[str] | None = None) -> int:
         raise FolderError("has no trained model yet", where=str(run.path), remedy=remedy)
     _evaluate(config, run, options.data, levels, options.device)
     return 0
+
+
+def parser() -> Parser:
+    """Return the parser of the command."""
+    parser = Parser(prog="specvit evaluate", description=main.__doc__)
+    parser.add_argument("run", help="a run's folder, name or hash")
+    parser.add_argument("--data", metavar="FILE", help="an HDF5 file to score instead of the run's test set")
+    parser.add_argument("--noise", metavar="LEVELS", help="noise levels, such as 0,0.5,1,2 (default: the run's own)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    return parser
 
 
 def read_levels(text: str) -> list[float]:

@@ -1,4 +1,4 @@
-"""`python -m specvit.sweep status|table|why|diff|retry|cancel`: manage studies. Does not import torch."""
+"""`python -m specvit.sweep list|status|table|why|diff|retry|cancel`: manage studies. Does not import torch."""
 
 import os
 import sys
@@ -15,6 +15,7 @@ from specvit.run_folder.verdict import EXPLODED_CAUSE
 from specvit.study.diagnose import diagnosis_lines, diff_lines
 from specvit.study.find import RUNS, STUDIES, choose_trials, find_run, find_study
 from specvit.study.job_log import jobs_in_queue, jobs_of_trials, read_job_log, waiting_jobs
+from specvit.study.listing import study_list
 from specvit.study.status import refused_lines, status_lines
 from specvit.study.store import CANCELLED, WAITING, StudyFolder, Trial, command_of, now
 from specvit.study.table import render, table_rows
@@ -27,12 +28,14 @@ WATCH_SECONDS = 2.0
 @user_facing
 def main(arguments: list[str] | None = None) -> int:
     """Look after studies: watch, compare, explain, retry, cancel."""
-    options = _parser().parse_args(sys.argv[1:] if arguments is None else arguments)
+    options = parser().parse_args(sys.argv[1:] if arguments is None else arguments)
     if options.command == "work":
         return _work(StudyFolder(options.study_path), options)
     studies, runs = options.studies, options.runs
+    if options.command == "list":
+        return _print(study_list(studies))
     if options.command == "why":
-        return _why(options.run, studies, runs)
+        return _why(options.run_or_study, studies, runs)
     if options.command == "diff":
         left, right = (find_run(name, studies, runs) for name in (options.left, options.right))
         return _print(diff_lines(left, right))
@@ -47,7 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
     return _cancel(study, options.run)
 
 
-def _parser() -> Parser:
+def parser() -> Parser:
+    """Return the parser of the command."""
     parser = Parser(prog="specvit sweep", description=main.__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
 
@@ -57,6 +61,7 @@ def _parser() -> Parser:
         subparser.add_argument("--runs", type=Path, default=RUNS, help="folder of the run folders")
         return subparser
 
+    command("list", "studies to run and studies begun: how many runs, how far they are, which question")
     status = command("status", "counts, running trials with their health, failures with their cause")
     status.add_argument("study")
     status.add_argument("--watch", action="store_true", help="repeat until no run is active")
@@ -68,7 +73,7 @@ def _parser() -> Parser:
     why = command(
         "why", "a run's cause, curves, gradient norms by part, and an override to try; of a study, each failure"
     )
-    why.add_argument("run", help="a run's folder, name or hash, or a study")
+    why.add_argument("run_or_study", metavar="run", help="a run's folder, name or hash, or a study")
     diff = command("diff", "keys and scores in which two runs differ")
     diff.add_argument("left", help="a run's folder, name or hash")
     diff.add_argument("right", help="another")

@@ -23,6 +23,18 @@ OUTCOMES = ("sent", "up to date", "left alone", "failed")
 @user_facing
 def main(arguments: list[str] | None = None) -> int:
     """Send MLflow the records of run folders. It can be repeated at any time; nothing is sent twice."""
+    options = parser().parse_args(sys.argv[1:] if arguments is None else arguments)
+    if options.command == "study":
+        return follow_study(StudyFolder(options.folder.resolve()), _write_report)
+    check_uri(options.uri)
+    if options.command == "follow":
+        return follow_run(_run(options.folder), options.uri)
+    folders = [find_folder_of_runs(name) for name in options.folder]
+    return _FolderSync(folders, options.uri).send_all(watch=options.watch)
+
+
+def parser() -> Parser:
+    """Return the parser of the command."""
     parser = Parser(prog="specvit track", description=main.__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     sync = commands.add_parser("sync", help="send what MLflow lacks")
@@ -38,14 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     mlflow_sync.add_argument("--uri", required=True)
     study = commands.add_parser("study", help="synchronise a study until it has ended (a study starts this itself)")
     study.add_argument("folder", type=Path)
-    options = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
-    if options.command == "study":
-        return follow_study(StudyFolder(options.folder.resolve()), _write_report)
-    check_uri(options.uri)
-    if options.command == "follow":
-        return follow_run(_run(options.folder), options.uri)
-    folders = [find_folder_of_runs(name) for name in options.folder]
-    return _FolderSync(folders, options.uri).send_all(watch=options.watch)
+    return parser
 
 
 class _FolderSync(SyncLoop):

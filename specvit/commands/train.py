@@ -23,15 +23,12 @@ SHOWS = {"--help": (), "--cfg": ("job", "hydra"), "--info": ("defaults", "defaul
 """Flags that print something instead of training, with the values that they take."""
 SHORT = {"-h": "--help", "-c": "--cfg", "-i": "--info", "-p": "--package"}
 FLAGS = (*GRID, *SHOWS, "--resolve", "--package")
-COMPLETION = ("-sc", "--shell-completion")
 
 
 @user_facing
 def main(arguments: list[str] | None = None) -> int:
     """Train what the command line says and return the process's exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if arguments and arguments[0] in COMPLETION:
-        return _hydra(arguments)
     flags, overrides = split_flags(arguments)
     overrides = bracket_lists(overrides, grid=bool({*GRID} & {*flags}))
     if order := study_asked_for(flags, overrides, tuple(arguments)):
@@ -112,6 +109,11 @@ def _show(flags: dict[str, str], overrides: list[str]) -> int:
     if flag and SHOWS[flag] and flags[flag] not in SHOWS[flag]:
         what = f"expects {' or '.join(SHOWS[flag])}, not {flags[flag]!r}"
         raise ConfigError(what, where=flag, remedy="--cfg job shows the configuration")
+    if flag == "--help":
+        from specvit.commands.overrides import help_text
+
+        print(help_text())
+        return 0
     launcher, others = split_launcher(overrides)
     if launcher:
         compose_launcher(launcher)
@@ -121,7 +123,7 @@ def _show(flags: dict[str, str], overrides: list[str]) -> int:
         return 0
     if alone := [name for name in flags if name in ("--resolve", "--package")]:
         raise ConfigError("goes with --cfg job", where=alone[0], remedy="add that, or leave it out")
-    return _hydra([flag, flags[flag], *overrides] if SHOWS[flag] else [flag])
+    return _hydra([flag, flags[flag], *overrides])
 
 
 def _section_text(plain: Any, section: str | None) -> str:

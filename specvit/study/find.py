@@ -53,6 +53,13 @@ def find_folder_of_runs(name: str) -> Path:
         raise FolderError("is not a folder", where=name, remedy=remedy) from problem
 
 
+def find_runs(folder: Path) -> list[RunFolder]:
+    """Return the runs of a run folder, a study or a folder of runs that have begun."""
+    if (folder / "study.json").exists():
+        return [trial.run for trial in StudyFolder(folder).trials() if (trial.run.file("run.json")).exists()]
+    return [_run_in(folder)] if (folder / "run.json").exists() else runs_in(folder)
+
+
 def choose_trials(study: StudyFolder, names: Sequence[str]) -> list[Trial]:
     """Return a study's trials by name or hash, without names all of them; raises `ConfigError` for any other."""
     trials = study.trials()

@@ -125,9 +125,14 @@ def sweeps_dirs() -> list[Path]:
     return [own, bundled] if own.is_dir() and not (bundled.is_dir() and own.samefile(bundled)) else [bundled]
 
 
+def study_files() -> dict[str, Path]:
+    """Return the file of each study by its name; a user's own one hides a bundled one."""
+    return {path.stem: path for folder in reversed(sweeps_dirs()) for path in sorted(folder.glob("*.yaml"))}
+
+
 def find_study(name: str) -> Path:
     """Return the file of a study; raises `ConfigError` with the names that there are."""
-    files = {path.stem: path for folder in reversed(sweeps_dirs()) for path in sorted(folder.glob("*.yaml"))}
+    files = study_files()
     if name not in files:
         remedy = f"{nearest(name, files)}there are {', '.join(sorted(files)) or 'none'}"
         raise ConfigError(f"has no study {name!r}", where="sweeps", remedy=remedy)

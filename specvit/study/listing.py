@@ -1,0 +1,94 @@
+"""Lists of runs and of studies for the terminal, read from their folders and files alone."""
+
+import json
+from collections import Counter
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from specvit.config.build import flatten
+from specvit.run_folder.folder import RunFolder
+from specvit.study.find import studies_in
+from specvit.study.results import Outcome, outcome_of, value_of
+from specvit.study.store import StudyFolder
+from specvit.study.trial_queue import group_counts
+from specvit.utils.errors import SpecvitError
+from specvit.utils.text import text_table
+
+MAIN_METRICS = ("r2", "accuracy")
+STARTED = "not started"
+
+
+def run_list(runs: list[RunFolder]) -> list[str]:
+    """Return a table of runs, the latest last: state, scores, and the settings in which they differ; [] without runs.
+
+    A setting that more than half of the runs share is left out.
+    """
+    settings = [flatten((run.about().get("identity") or {}).get("config") or {}) for run in runs]
+    rows: list[tuple[float, list[str]]] = []
+    for run, differing in zip(runs, _differing(settings), strict=True):
+        status, outcome = run.status(), outcome_of(run)
+        moment = _moment(status.get("updated"))
+        when = f"{datetime.fromtimestamp(moment):%Y-%m-%d %H:%M}" if moment else "-"
+        scores = [_score(outcome, "val"), _score(outcome, "test")]
+        name = run.path.name.removesuffix(f"-{run.run_id}")
+        state = run.shown_state() or "-"
+        rows.append((moment, [run.run_id, state, *scores, when, name, " ".join(differing)]))
+    head = ["hash", "state", "val R²", "test R²", "updated", "run", "differs in"]
+    return list(text_table([head, *(row for _, row in sorted(rows, key=lambda row: row[0]))])) if rows else []
+
+
+def study_list(studies: Path) -> list[str]:
+    """Return a table of the studies that can be run or have begun: runs, progress, question."""
+    from specvit.study.request import study_files  # Hydra, which other commands about studies do without
+
+    files, begun = study_files(), {study.name: study for study in studies_in(studies)}
+    names = sorted({**files, **begun})
+    rows = [[name, *(_begun(begun[name]) if name in begun else _to_run(files[name]))] for name in names]
+    return list(text_table([["study", "runs", "state", "question"], *rows]))
+
+
+def _begun(study: StudyFolder) -> list[str]:
+    about = study.about()
+    states = [study.state(trial) for trial in study.trials()]
+    states += ["waiting"] * max(0, about["trials"] - len(states))
+    cancelled = ", cancelled" if study.is_cancelled else ""
+    return [str(len(states)), group_counts(states).partition(": ")[2] + cancelled, about.get("question") or "-"]
+
+
+def _to_run(file: Path) -> list[str]:
+    """Return a study's row by its file; points that are the same run count more than once until it is planned."""
+    from specvit.study.grid import points_of
+    from specvit.study.schema import read_definition
+
+    try:
+        study = read_definition(file)
+        count = study.search.trials if study.search else len(points_of(study))
+    except SpecvitError as fault:
+        return ["-", "refused", str(fault)]
+    return [str(count), STARTED, study.question or "-"]
+
+
+def _score(outcome: Outcome, split: str) -> str:
+    for metric in MAIN_METRICS:
+        if (value := value_of(outcome, f"{split}_{metric}")) is not None:
+            return f"{value:.3f}" if metric == "r2" else f"{value:.3f} {metric}"
+    return "-"
+
+
+def _differing(settings: list[dict[str, Any]]) -> list[list[str]]:
+    """Return for each run the settings that at most half of the runs share, as overrides."""
+    texts = [{key: _text(value) for key, value in one.items()} for one in settings]
+    counts = Counter(pair for one in texts for pair in one.items())
+    return [[f"{k}={v}" for k, v in one.items() if counts[k, v] <= len(texts) / 2] for one in texts]
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+
+
+def _moment(text: Any) -> float:
+    try:
+        return datetime.strptime(str(text), "%Y-%m-%dT%H:%M:%S%z").timestamp()
+    except ValueError:
+        return 0.0
