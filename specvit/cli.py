@@ -24,7 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"specvit {__version__}")
         return 0
     if name not in COMMANDS:
-        from specvit.config.suggestions import nearest
+        from specvit.utils.text import nearest
 
         remedy = f"{nearest(name, COMMANDS)}there are {', '.join(COMMANDS)}"
         raise ConfigError(f"no command {name!r}", remedy=remedy)

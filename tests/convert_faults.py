@@ -264,7 +264,7 @@ VALUE_FAULTS: dict[str, Fault] = {
     ),
 }
 OPTION_FAULTS: dict[str, Fault] = {
-    "S/N of nothing": (table(), ["+own", "--snr", "0"], ["--snr: 0 is not above 0"]),
+    "S/N of nothing": (table(), ["+own", "--snr", "0"], ["--snr: expects a number above 0, not 0"]),
     "two kinds of errors": (table(), ["--magnitudes", "20", "21"], ["--snr and --magnitudes: exclude each other"]),
     "magnitudes the wrong way": (
         table(),

@@ -14,7 +14,7 @@ from specvit.config.compose import compose
 from specvit.config.conf_files import conf_dir
 from specvit.config.model_kinds import MODEL_KINDS, VIT_GROUPS
 from specvit.config.schema import Config
-from specvit.config.suggestions import OLDER_KEYS, is_known, known_keys
+from specvit.config.suggestions import OLDER_KEYS, is_known, known_keys, suggest
 from specvit.run_folder.identity import identity_of
 from specvit.utils.errors import ConfigError
 
@@ -211,6 +211,50 @@ def test_an_older_spelling_is_refused_with_a_name_that_exists() -> None:
         assert is_known(name)
         with pytest.raises(ConfigError, match=re.escape(f"it is called {name} here")):
             compose([f"{old}=1"])
+
+
+def test_all_faults_of_a_configuration_are_reported_together() -> None:
+    plain = {**to_plain(default()), "training": {"lr": 1.0, "early_stopping": {"mode": "max"}}, "plots": [1]}
+    plain["model"] |= {"type": "ViT", "head_dim": 32, "image_size": 4096, "dropout": 2.0}
+    with pytest.raises(ConfigError) as refusal:
+        build_config(plain)
+    assert str(refusal.value).splitlines() == [
+        "7 faults:",
+        "  training.lr: unknown key; it is called opt.lr here.",
+        "  training.early_stopping.mode: unknown key; it is called train.early_stopping.mode here.",
+        "  plots, model.head_dim, model.image_size: unknown key; `specvit train --cfg job` lists every key.",
+        "  model.type: unknown key; it is called model.kind here.",
+        "  model.dropout: expects a number from 0 to 0.95, not 2.0.",
+    ]
+
+
+def test_all_unknown_keys_of_a_command_are_reported_together() -> None:
+    with pytest.raises(ConfigError) as refusal:
+        compose(["opt.lrr=1", "model.image_size=4096", "train.epochs=3", "data.source=BOSZ"])
+    assert str(refusal.value).splitlines() == [
+        "3 faults:",
+        "  opt.lrr: unknown key; did you mean opt.lr?",
+        "  model.image_size, data.source: unknown key; `specvit train --cfg job` lists every key.",
+    ]
+
+
+def test_a_key_is_suggested_only_where_it_is_close() -> None:
+    keys = {
+        "opt.lrr": "opt.lr",
+        "train.batchsize": "train.batch_size",
+        "train.patience": "train.early_stopping.patience",
+        "training.label_norm": "data.label_norm",
+        "data.noise_level": "noise.noise_level",
+        "model.head_dim": "",
+        "model.image_size": "",
+        "data.source": "",
+        "data.train_shards": "",
+        "plots.type": "",
+    }
+    assert {key: suggest(key) for key in keys} == {
+        key: f"did you mean {right}?" if right else "`specvit train --cfg job` lists every key"
+        for key, right in keys.items()
+    }
 
 
 @pytest.fixture

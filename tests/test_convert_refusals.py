@@ -153,8 +153,9 @@ def test_options_that_cannot_be() -> None:
     faults = {
         "--columns: makes two labels of a": {"columns": {"T_eff": "a", "log_g": "a"}},
         "--fill: gives snr, which is measured": {"fill": {"snr": 5.0}},
-        "--snr: is infinite, which leaves no errors": {"snr": float("inf")},
-        "--split: are not three shares": {"split": (0.8, float("nan"), 0.1)},
+        "--snr: expects a number above 0, not inf": {"snr": float("inf")},
+        "--split: are not three shares": {"split": (0.8, 0.3, -0.1)},
+        "--split: expects a number, not nan": {"split": (0.8, float("nan"), 0.1)},
     }
     for words, options in faults.items():
         with pytest.raises(ConfigError) as caught:

@@ -269,7 +269,7 @@ REFUSED = [
         "train.init_from: is set, but model=ridge has no weights to start from",
     ),
     (["model=cnn", "model.channels=[8,8,8,8,8,8,8]"], "model.channels: pools 7 times by 4"),
-    (["model=ridge", "model.num_alphas=0"], "model.num_alphas: is 0 but must be at least 1"),
+    (["model=ridge", "model.num_alphas=0"], "model.num_alphas: expects a whole number from 1 to 100,000, not 0"),
     (["model=ridge", "model.alpha_range=10,1"], "goes from 10 down to 1; set model.alpha_range=[1,10]"),
     (["model=ridge", "model.num_alphas=1"], "only the first of the penalties"),
 ]

@@ -22,7 +22,7 @@ from specvit.run.run import run
 from specvit.run_folder.folder import STATES
 from specvit.study.optuna_study import open_storage
 from specvit.study.results import outcome_of
-from specvit.study.schema import SAMPLERS
+from specvit.study.search_space import SAMPLERS
 from specvit.study.store import WAITING
 from specvit.study.trial_queue import GROUPS, group_of
 from specvit.tracking.mlflow import mlflow_status

@@ -14,7 +14,8 @@ from specvit.config.conf_files import conf_dir
 from specvit.config.schema import Config, TrackingConfig
 from specvit.study.grid import as_overrides, points_of
 from specvit.study.plan import try_space
-from specvit.study.schema import Definition, Dimension, Search, read_definition
+from specvit.study.schema import Definition, read_definition
+from specvit.study.search_space import Dimension, Search
 from specvit.study.store import StudyFolder
 from specvit.study.yaml_schema import Settings, matches
 

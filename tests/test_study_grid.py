@@ -170,8 +170,11 @@ def test_a_trial_is_tagged_with_study_and_cell(tmp_path: Path) -> None:
     ("text", "words"),
     [
         ("{cells: {a: {opt.lrr: 1}}}", "opt.lrr: unknown key; did you mean opt.lr?"),
-        ("{axes: {opt.lr: [1, fast]}}", "1 of 2 runs cannot be made: opt.lr: expects a number, not 'fast'; "),
-        ("{axes: {train.epochs: [0, -1], train.seed: [1, 2]}}", "4 of 4 runs cannot be made: train.epochs: is 0"),
+        ("{axes: {opt.lr: [1, fast]}}", "1 of 2 runs cannot be made: opt.lr: expects a number above 0, not 'fast'; "),
+        (
+            "{axes: {train.epochs: [0, -1], train.seed: [1, 2]}}",
+            "4 of 4 runs cannot be made: train.epochs: expects a whole",
+        ),
         ("{axes: {train.epochs: [1, 0], train.seed: [1, 2]}}", "(epochs=0, seed=1 and 1 more); nothing was started"),
     ],
 )

@@ -72,18 +72,18 @@ def test_an_option_is_read() -> None:
 BAD_OPTIONS = [
     ("sweep.dryrun=true", "sweep.dryrun: unknown key; did you mean dry_run? there are name, folder, dry_run, "),
     ("sweep.=1", "sweep.: unknown key"),
-    ("sweep.dry_run=1", "sweep.dry_run: expects true or false, not '1'"),
+    ("sweep.dry_run=1", "sweep.dry_run: expects true or false, not 1"),
     ("sweep.dry_run=maybe", "sweep.dry_run: expects true or false, not 'maybe'"),
     ("sweep.dry_run=[", "sweep.dry_run: expects true or false, not '['"),
-    ("sweep.max_parallel=1.5", "sweep.max_parallel: expects a whole number, not '1.5'"),
-    ("sweep.max_parallel=true", "sweep.max_parallel: expects a whole number, not 'true'"),
-    ("sweep.max_parallel=0", "sweep.max_parallel: is 0 but must be a number above 0"),
-    ("sweep.trials=-1", "sweep.trials: is -1 but must be"),
-    ("sweep.hours=1h", "sweep.hours: expects a number, not '1h'"),
-    ("sweep.hours=true", "sweep.hours: expects a number, not 'true'"),
-    ("sweep.hours=.nan", "sweep.hours: is nan but must be"),
-    ("sweep.hours=.inf", "sweep.hours: is inf but must be"),
-    ("sweep.folder=null", "sweep.folder: expects text, not 'null'"),
+    ("sweep.max_parallel=1.5", "sweep.max_parallel: expects a whole number of at least 1, not 1.5"),
+    ("sweep.max_parallel=true", "sweep.max_parallel: expects a whole number of at least 1, not True"),
+    ("sweep.max_parallel=0", "sweep.max_parallel: expects a whole number of at least 1, not 0"),
+    ("sweep.trials=-1", "sweep.trials: expects a whole number of at least 1, not -1"),
+    ("sweep.hours=1h", "sweep.hours: expects a number above 0, not '1h'"),
+    ("sweep.hours=true", "sweep.hours: expects a number above 0, not True"),
+    ("sweep.hours=.nan", "sweep.hours: expects a number above 0, not nan"),
+    ("sweep.hours=.inf", "sweep.hours: expects a number above 0, not inf"),
+    ("sweep.folder=null", "sweep.folder: expects text, not None"),
     ("sweep.name=../other", "sweep.name: '../other' cannot be a folder's name"),
     ("sweep.name=.", "sweep.name: '.' cannot be a folder's name"),
     *((f"sweep.{key}=", f"sweep.{key}: is empty") for key in ("name", "folder", "storage", "trials")),
@@ -92,6 +92,12 @@ BAD_OPTIONS = [
 
 def test_an_option_that_is_none_is_refused() -> None:
     assert unlike(BAD_OPTIONS, lambda text: split_options([text])) == []
+
+
+def test_all_faulty_options_are_reported_together() -> None:
+    with pytest.raises(ConfigError) as refusal:
+        split_options(["sweep.dryrun=true", "sweep.hours=-1", "sweep.trials=3"])
+    assert [fault.where for fault in refusal.value.parts] == ["sweep.dryrun", "sweep.hours"]
 
 
 def test_options_need_a_study(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -70,8 +70,8 @@ BAD = [
     ("grids: [{}]\nseeds: [true]", "seeds", "expects a whole number of at least 0, not True"),
     ("grids: [{}]\nseeds: [-1]", "seeds", "expects a whole number of at least 0, not -1"),
     ("grids: [{}]\nbudget: {hour: 1}", "budget.hour", "did you mean hours?"),
-    ("grids: [{}]\nbudget: {hours: a}", "budget.hours", "expects a number, not 'a'"),
-    ("grids: [{}]\nbudget: {hours: 0}", "budget.hours", "must be above 0"),
+    ("grids: [{}]\nbudget: {hours: a}", "budget.hours", "expects a number above 0, not 'a'"),
+    ("grids: [{}]\nbudget: {hours: 0}", "budget.hours", "expects a number above 0, not 0"),
     ("grids: [{}]\nbudget: {hours: .inf}", "budget.hours", "expects a number"),
     ("grids: [{}]\nbudget: {failures: 0}", "budget.failures", "at least 1"),
     ("grids: [{}]\ntable: {metric: [a]}", "table.metric", "expects text"),
@@ -96,7 +96,7 @@ BAD_SEARCH = [
     ("high: 1.0e-2", "high: .nan", "search.space.opt.lr.high", "expects a number"),
     ("log: true", "log: 1", "search.space.opt.lr.log", "expects true or false, not 1"),
     ("log: true", "logs: true", "search.space.opt.lr.logs", "did you mean log?"),
-    ("step: 2", "step: 0", "search.space.model.num_hidden_layers.step", "must be above 0"),
+    ("step: 2", "step: 0", "search.space.model.num_hidden_layers.step", "expects a number above 0, not 0"),
     ("step: 2", "step: 0.5", "search.space.model.num_hidden_layers", "is to be whole"),
     ("choices: [16, 32]", "choices: []", "search.space.model.patch_size", "has no values"),
     ("choices: [16, 32]", "choices: [16], low: 1", "search.space.model.patch_size", "nothing beside them"),
@@ -129,6 +129,12 @@ def test_a_fault_in_a_search_names_file_and_key() -> None:
         if not refusal.where.startswith(f"toy.yaml: {key}") or words not in str(refusal):
             wrong.append((bad, str(refusal)))
     assert wrong == []
+
+
+def test_all_faults_of_a_file_are_reported_together() -> None:
+    faults = refusal_of(study, "grid: []\ngrids: [{axis: {}, cells: {a: 3}}, 4]\nseeds: [-1]\nbudget: {hour: 1}").parts
+    keys = ["grid", "grids[0].axis", "grids[0].cells.a", "grids[1]", "seeds", "budget.hour"]
+    assert [fault.where for fault in faults] == [f"toy.yaml: {key}" for key in keys]
 
 
 def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:

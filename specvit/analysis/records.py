@@ -22,7 +22,6 @@ import pandas as pd
 
 from specvit.config.build import build_config, flatten
 from specvit.config.schema import Config, NetworkConfig, effective_level
-from specvit.config.suggestions import nearest
 from specvit.data.synthetic import GENERATOR_VERSION
 from specvit.metrics.metrics import REGRESSION
 from specvit.metrics.statistics import RegressionRows
@@ -35,6 +34,7 @@ from specvit.study.table import factors_of
 from specvit.study.trial_queue import group_of
 from specvit.utils.errors import ConfigError, FolderError, SpecvitError
 from specvit.utils.files import read_json, read_yaml
+from specvit.utils.text import nearest
 
 Array = np.ndarray
 Runs = Any

@@ -1,31 +1,29 @@
 """Slots of this machine: GPUs and CPU threads of each worker, within those available to this process."""
 
 import os
-from collections.abc import Iterable, Set
-from dataclasses import dataclass, fields
+from collections.abc import Set
+from dataclasses import dataclass
 from typing import Any
 
-from specvit.config.suggestions import nearest
+from specvit.config.fields import build, key
 from specvit.training.gpus import visible_gpus
 from specvit.utils.errors import ConfigError
 from specvit.utils.memory import JOBS_PER_GPU
 from specvit.utils.processes import python_environment
-
-KINDS = ("inprocess", "local")
 
 
 @dataclass(frozen=True)
 class LauncherConfig:
     """`hydra.launcher`: where workers run. `inprocess` is one worker, the command itself; `local` fills slots."""
 
-    kind: str = "inprocess"
-    slots: int | None = None
+    kind: str = key("inprocess", choices=("inprocess", "local"))
+    slots: int | None = key(None, low=1)
     """Workers at once; None: as many as GPUs (or CPU cores, if there is no GPU) allow."""
-    gpus_per_job: int | None = None
+    gpus_per_job: int | None = key(None, low=0)
     """GPUs of one worker; None: one, if there is one; 0: none."""
-    jobs_per_gpu: int = 1
+    jobs_per_gpu: int = key(1, low=1)
     """Workers that share one GPU."""
-    cpus_per_job: int | None = None
+    cpus_per_job: int | None = key(None, low=1)
     """CPU threads of one worker; None: an equal share, and one where slots are counted by cores."""
 
 
@@ -56,32 +54,13 @@ class Slot:
 
 def read_launcher(plain: dict[str, Any]) -> LauncherConfig:
     """Return the launcher's settings; raises `ConfigError` for an unknown key or a wrong value."""
-    known = {field.name: field.default for field in fields(LauncherConfig)}
-    refuse_unknown(plain, known)
-    for name, value in plain.items():
-        where = f"hydra.launcher.{name}"
-        least = 0 if name == "gpus_per_job" else 1
-        unset = value is None and known[name] is None
-        if name != "kind" and not unset and (type(value) is not int or value < least):
-            raise ConfigError(f"expects a whole number of at least {least}, not {value!r}", where=where)
-    config = LauncherConfig(**plain)
-    if config.kind not in KINDS:
-        what, remedy = f"{config.kind!r} is not one of {', '.join(KINDS)}", "for a cluster there is slurm"
-        raise ConfigError(what, where="hydra/launcher", remedy=remedy)
+    config: LauncherConfig = build(LauncherConfig, plain, "hydra.launcher.")
     if config.kind == "inprocess" and len(plain) > 1:
         where = f"hydra.launcher.{next(name for name in plain if name != 'kind')}"
         raise ConfigError("goes with slots", where=where, remedy="add hydra/launcher=local")
     if (config.gpus_per_job or 1) > 1 and config.jobs_per_gpu > 1:
         raise ConfigError("goes with one GPU a job", where="hydra.launcher.jobs_per_gpu", remedy="set one of the two")
     return config
-
-
-def refuse_unknown(plain: Iterable[str], known: Iterable[str]) -> None:
-    """Raise `ConfigError` for a key of `hydra.launcher` that is not among the known ones."""
-    for name in plain:
-        if name not in known:
-            remedy = f"{nearest(name, known)}there are {', '.join(known)}"
-            raise ConfigError("unknown key", where=f"hydra.launcher.{name}", remedy=remedy)
 
 
 def plan_slots(config: LauncherConfig, devices: Set[str], *, limit: int | None = None) -> list[Slot]:

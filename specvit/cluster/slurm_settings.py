@@ -1,10 +1,10 @@
 """`hydra.launcher` of a SLURM cluster: the request of every job, checked before anything is submitted."""
 
 import re
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from typing import Any
 
-from specvit.cluster.slots import refuse_unknown
+from specvit.config.fields import build, key
 from specvit.utils.errors import ConfigError
 
 TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<hours>\d+)(?::(?P<minutes>[0-5]?\d))?(?::(?P<seconds>[0-5]?\d))?")
@@ -34,24 +34,24 @@ OURS = {
 class SlurmConfig:
     """What a job requests. None leaves a parameter to the cluster."""
 
-    kind: str = "slurm"
-    jobs: int | None = None
+    kind: str = key("slurm", choices=("slurm",))
+    jobs: int | None = key(None, low=1)
     partition: str | None = None
     account: str | None = None
     qos: str | None = None
     constraint: str | None = None
     time: str = "4:00:00"
-    gpus_per_job: int = 1
-    cpus_per_job: int = 4
+    gpus_per_job: int = key(1, low=0)
+    cpus_per_job: int = key(4, low=1)
     memory: str | None = None
     setup: tuple[str, ...] = ()
     python: str | None = None
     requeue: bool = True
-    signal_seconds: int = 120
-    poll_seconds: int | float = 5
-    max_gpu_hours: int | float | None = 100
+    signal_seconds: int = key(120, low=1)
+    poll_seconds: int | float = key(5, low=1)
+    max_gpu_hours: int | float | None = key(100, low=0)
     snapshot_code: bool = False
-    extra: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, Any] = key(dict)
 
     @property
     def gpus(self) -> int:
@@ -69,16 +69,7 @@ class SlurmConfig:
 
 def read_slurm(plain: dict[str, Any]) -> SlurmConfig:
     """Return the launcher's settings; raises `ConfigError` for an unknown key or a wrong value."""
-    refuse_unknown(plain, [entry.name for entry in fields(SlurmConfig)])
-    for name, value in plain.items():
-        _check_type(value, name, f"hydra.launcher.{name}")
-    config = SlurmConfig(**{**plain, "setup": tuple(plain.get("setup") or ()), "extra": dict(plain.get("extra") or {})})
-    least = {"gpus_per_job": 0, "cpus_per_job": 1, "jobs": 1, "signal_seconds": 1, "poll_seconds": 1}
-    least["max_gpu_hours"] = 0
-    for name, low in least.items():
-        value = getattr(config, name)
-        if value is not None and value < low:
-            raise ConfigError(f"is {value} but must be at least {low}", where=f"hydra.launcher.{name}")
+    config: SlurmConfig = build(SlurmConfig, plain, "hydra.launcher.")
     if 60 * config.minutes <= config.signal_seconds:
         what = f"is {config.time}, no longer than the {config.signal_seconds} seconds that a job has to save"
         raise ConfigError(what, where="hydra.launcher.time", remedy="raise it, or lower hydra.launcher.signal_seconds")
@@ -86,31 +77,6 @@ def read_slurm(plain: dict[str, Any]) -> SlurmConfig:
         raise ConfigError(f"expects a size such as 16G, not {config.memory!r}", where="hydra.launcher.memory")
     _check_extra(config.extra)
     return config
-
-
-def _check_type(value: Any, name: str, where: str) -> None:
-    """Raise `ConfigError` for a value of another type."""
-    text, whole, number = "text", "a whole number", "a number"
-    wanted = {"time": text, "requeue": "true or false", "snapshot_code": "true or false", "extra": "a mapping"}
-    wanted |= {"setup": "a list of lines", "poll_seconds": number, "max_gpu_hours": number}
-    wanted |= dict.fromkeys(("gpus_per_job", "cpus_per_job", "jobs", "signal_seconds"), whole)
-    kinds: dict[str, tuple[type, ...]] = {
-        text: (str,),
-        whole: (int,),
-        number: (int, float),
-        "true or false": (bool,),
-        "a mapping": (dict,),
-        "a list of lines": (list,),
-    }
-    expected = wanted.get(name, text)
-    unset = value is None and name not in ("time", "kind", "requeue", "snapshot_code", "gpus_per_job", "cpus_per_job")
-    lines = value if isinstance(value, list) else []
-    fits = type(value) in kinds[expected] and all(isinstance(line, str) for line in lines)
-    if name == "time" and not fits:
-        remedy = 'write "4:00:00" in quotes: YAML takes 4:00:00 without them for a number'
-        raise ConfigError(f"expects [days-]hours:minutes:seconds, not {value!r}", where=where, remedy=remedy)
-    if not unset and not fits:
-        raise ConfigError(f"expects {expected}, not {value!r}", where=where)
 
 
 def _check_extra(extra: dict[str, Any]) -> None:
@@ -129,7 +95,7 @@ def minutes_of(time: str) -> int:
     """Return a time limit in whole minutes, rounded up: `4:00:00`, `1-12:00:00`, `0:30:00`; raises `ConfigError`."""
     found = TIME.fullmatch(time.strip())
     if found is None or (found["days"] is None and found["seconds"] is None):
-        remedy = 'write it as "4:00:00" or "1-12:00:00"'
+        remedy = 'write "4:00:00" or "1-12:00:00", with quotes: YAML takes 4:00:00 without them for a number'
         raise ConfigError(f"{time!r} is not [days-]hours:minutes:seconds", where="hydra.launcher.time", remedy=remedy)
     days, hours, minutes, seconds = (int(found[name] or 0) for name in ("days", "hours", "minutes", "seconds"))
     return max(1, 1440 * days + 60 * hours + minutes + (seconds > 0))

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from specvit.commands.entry import Parser, user_facing
-from specvit.config.suggestions import nearest
 from specvit.study.find import find_folder_of_runs, find_study
 from specvit.utils.errors import ConfigError, DataError, FolderError
+from specvit.utils.text import nearest
 
 if TYPE_CHECKING:
     from specvit.analysis.grouping import TestSet

@@ -12,8 +12,8 @@ from specvit.config.conf_files import CONFIG_NAME, VERSION_BASE, conf_dir, regis
 from specvit.config.launcher import compose_launcher, runs_elsewhere, split_launcher
 from specvit.config.overrides import bracket_lists, check_overrides, explained
 from specvit.config.precedence import Replaced, replaced_lines
-from specvit.config.suggestions import nearest
 from specvit.utils.errors import ConfigError
+from specvit.utils.text import nearest
 
 if TYPE_CHECKING:
     from specvit.study.request import StudyRequest

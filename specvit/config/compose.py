@@ -27,7 +27,7 @@ from specvit.config.overrides import (
 )
 from specvit.config.precedence import Replaced, replace_keys, replaced_keys, settings_of
 from specvit.config.schema import ViTConfig
-from specvit.utils.errors import ConfigError
+from specvit.utils.errors import ConfigError, Faults
 
 
 def compose(
@@ -92,11 +92,14 @@ class Composer:
             return
         with hydra_loader() as loader:
             self._groups = self._groups or all_groups(loader)
+            faults = Faults()
             for text, override in parsed.items():
-                check_override(override, loader)
-                if override.is_sweep_override():
-                    raise multiple_values_error(text)
-                self._parsed[text] = override, chooses_file(override, self._groups)
+                with faults:
+                    check_override(override, loader)
+                    if override.is_sweep_override():
+                        raise multiple_values_error(text)
+            faults.report()
+        self._parsed |= {text: (override, chooses_file(override, self._groups)) for text, override in parsed.items()}
 
     def _set_keys(self, composed: ComposedGroups, keys: Sequence[Override], overrides: Sequence[str]) -> None:
         """Set single keys in `composed.config`, and note in `self.replaced` what typed groups replaced."""

@@ -18,8 +18,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from specvit.config.conf_files import all_groups, hydra_loader, refuse_hydra
 from specvit.config.model_kinds import refuse_foreign
-from specvit.config.suggestions import OLDER_OPTIONS, is_known, known_keys, nearest, suggest
-from specvit.utils.errors import ConfigError
+from specvit.config.suggestions import OLDER_OPTIONS, is_known, known_keys, suggest
+from specvit.utils.errors import ConfigError, Faults
+from specvit.utils.text import nearest
 
 LISTS = ("data.param", "data.file_path", "data.val_path", "data.test_path", "data.class_edges", "opt.betas")
 LISTS += ("model.channels", "model.alpha_range")
@@ -44,10 +45,12 @@ def bracket_lists(overrides: Sequence[str], *, grid: bool = False) -> list[str]:
 
 def check_overrides(overrides: Sequence[str]) -> None:
     """Raise `ConfigError` for an override of an unknown key or option, also with `+` and `++`."""
-    parsed = [parse(text) for text in overrides]
+    parsed, faults = [parse(text) for text in overrides], Faults()
     with hydra_loader() as loader:
         for override in parsed:
-            check_override(override, loader)
+            with faults:
+                check_override(override, loader)
+    faults.report()
     typed = {override.key_or_group: override.is_sweep_override() for override in parsed}
     if "model.proj_fn" in typed and "model/tokenizer" in typed and (typed["model.proj_fn"] or typed["model/tokenizer"]):
         raise ConfigError("cannot be swept beside model.proj_fn", where="model/tokenizer", remedy="sweep one of them")

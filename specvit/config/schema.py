@@ -1,36 +1,12 @@
 """Every config key with its type, default, choices and range; the YAML files of `conf/` only set values.
 
 The rest of specvit sees these frozen dataclasses and nothing of Hydra; each part receives its own section.
-`key(...)` declares what the strict builder checks: `low`/`high` (inclusive), `above` (exclusive), `choices`,
-`aliases` (other spellings of a value, replaced before the run id is computed), and `identity=False` for keys that
-cannot change a result. `neutral=` marks a key that a later version added: at that value the run id leaves it out, so
-older runs keep their ids. `used_if=` says when a key of its section has an effect; a key without effect is not part of
-the run id either.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-MISSING = object()
-
-
-def key(
-    default: Any,
-    *,
-    low: float | None = None,
-    high: float | None = None,
-    above: float | None = None,
-    choices: tuple[str, ...] = (),
-    aliases: dict[str, str] | None = None,
-    identity: bool = True,
-    neutral: Any = MISSING,
-    used_if: Callable[[Any], bool] | None = None,
-) -> Any:
-    """Declare one config key with its default and what the builder checks of it."""
-    metadata = {"low": low, "high": high, "above": above, "choices": choices, "aliases": aliases or {}}
-    metadata |= {"identity": identity, "neutral": neutral, "used_if": used_if}
-    return field(default=default, metadata=metadata)
+from specvit.config.fields import key, mapping
 
 
 @dataclass(frozen=True)
@@ -72,7 +48,7 @@ class CNNConfig(NetworkConfig):
 
     kind: str = key("cnn", choices=("cnn",))
     task_type: str = key("reg", choices=("reg", "cls"), aliases={"regression": "reg", "classification": "cls"})
-    channels: tuple[int, ...] = key((16, 32, 64, 64), low=1, high=65_536)
+    channels: tuple[int, ...] = key((16, 32, 64, 64), low=1, high=65_536, commas=True)
     kernel_size: int = key(9, low=1, high=1_000_000)
     pool_size: int = key(4, low=2, high=1_000_000)
     head_size: int = key(128, low=1, high=1_048_576)
@@ -85,7 +61,7 @@ class RidgeConfig(ModelConfig):
 
     kind: str = key("ridge", choices=("ridge",))
     task_type: str = key("reg", choices=("reg",))
-    alpha_range: tuple[float, float] = key((0.1, 1e7), above=0.0)
+    alpha_range: tuple[float, float] = key((0.1, 1e7), above=0.0, commas=True)
     num_alphas: int = key(33, low=1, high=100_000)
 
 
@@ -119,16 +95,16 @@ class DataConfig:
 
     kind: str = key("hdf5", choices=("hdf5", "builtin", "synth"))
     root: str | None = key(None, identity=False)
-    file_path: tuple[str, ...] | None = key(None, identity=False)
-    val_path: tuple[str, ...] | None = key(None, identity=False)
-    test_path: tuple[str, ...] | None = key(None, identity=False)
+    file_path: tuple[str, ...] | None = key(None, commas=True, identity=False)
+    val_path: tuple[str, ...] | None = key(None, commas=True, identity=False)
+    test_path: tuple[str, ...] | None = key(None, commas=True, identity=False)
     num_samples: int = key(-1, low=-1, high=1_000_000_000, identity=False)
     val_samples: int = key(-1, low=-1, high=100_000_000, identity=False)
     test_samples: int = key(-1, low=-1, high=100_000_000, identity=False)
     subset: str = key("first", choices=("first", "random"))
     subset_seed: int = key(0, low=0, high=2**63 - 1, used_if=lambda data: data.subset == "random")
-    param: tuple[str, ...] = key(("log_g",))
-    class_edges: tuple[float, ...] | None = key(None)
+    param: tuple[str, ...] = key(("log_g",), commas=True)
+    class_edges: tuple[float, ...] | None = key(None, commas=True)
     label_norm: str = key("standard", choices=("standard", "minmax", "none"))
     flux_norm: str = key("standard", choices=("standard", "none"))
     order: str = key("global", choices=("global", "block"))
@@ -177,7 +153,7 @@ class OptConfig:
     lr: float = key(3e-4, above=0.0)
     weight_decay: float = key(0.01, low=0.0)
     betas: tuple[float, float] = key(
-        (0.9, 0.999), low=0.0, high=0.9999999, used_if=lambda opt: opt.type.startswith("Adam")
+        (0.9, 0.999), low=0.0, high=0.9999999, commas=True, used_if=lambda opt: opt.type.startswith("Adam")
     )
     momentum: float = key(0.9, low=0.0, high=0.9999999, used_if=lambda opt: opt.type in ("SGD", "RMSprop"))
     lr_sch: str = key(
@@ -225,6 +201,10 @@ class TrainConfig:
     rerun: bool = key(False, identity=False)
 
 
+def _texts(raw: Any, where: str) -> dict[str, str]:
+    return {name: str(value) for name, value in mapping(raw, where).items()}
+
+
 @dataclass(frozen=True)
 class TrackingConfig:
     """`tracking`: names and places; nothing here can change a result, so nothing here is in the run id."""
@@ -233,8 +213,8 @@ class TrackingConfig:
     uri: str | None = key(None, identity=False)
     live: bool = key(True, identity=False)
     name: str | None = key(None, identity=False)
-    tags: dict[str, str] = field(default_factory=dict, metadata={"identity": False})
-    notes: str | None = key(None, identity=False)
+    tags: dict[str, str] = key(dict, read=_texts, identity=False)
+    notes: str | None = key(None, may_be_empty=True, identity=False)
     folder: str = key("outputs", identity=False)
     progress: str = key("auto", choices=("auto", "bar", "lines", "none"), identity=False)
 

@@ -13,11 +13,23 @@ OLDER_KEYS = {
     "train.lr": "opt.lr",
     "train.batch": "train.batch_size",
     "data.train_size": "data.num_samples",
+    "data.val_size": "data.val_samples",
+    "data.test_size": "data.test_samples",
+    "data.path": "data.root",
     "train_size": "data.num_samples",
     "num_samples": "data.num_samples",
     "position_encoding": "model.pos_encoding_type",
     "model.position_encoding": "model.pos_encoding_type",
     "model.name": "model.kind",
+    "model.type": "model.kind",
+    "model.num_layers": "model.num_hidden_layers",
+    "model.num_heads": "model.num_attention_heads",
+    "train.optimizer": "opt.type",
+    "train.lr_scheduler": "opt.lr_sch",
+    "train.loss": "loss.name",
+    "loss.type": "loss.name",
+    "learning_rate": "opt.lr",
+    "opt.learning_rate": "opt.lr",
     "optimizer": "opt",
     "optimizer.type": "opt.type",
     "optimizer.lr": "opt.lr",
@@ -26,12 +38,16 @@ OLDER_KEYS = {
     "lr_scheduler": "opt.lr_sch",
     "opt.lr_scheduler": "opt.lr_sch",
     "noise.sigma": "noise.noise_level",
+    "noise.level": "noise.noise_level",
+    "noise.type": "noise.noise_type",
     "noise_level": "noise.noise_level",
     "project": "tracking.experiment",
     "seed": "train.seed",
     "epochs": "train.epochs",
     "batch_size": "train.batch_size",
 }
+COMMON_NAMES = ("experiment", "kind", "mode", "name", "type")
+"""Keys of several sections, whose equal name in another section means nothing."""
 OLDER_OPTIONS = {"loss": {"l2": "mse", "mae": "l1"}, "model/tokenizer": {"C1D": "c1d", "CNN": "c1d", "SW": "sw"}}
 OLDER_SECTIONS = {"training": "train", "optimizer": "opt", "viz": "tracking", "mlflow": "tracking", "wandb": "tracking"}
 
@@ -54,23 +70,17 @@ def is_known(dotted: str) -> bool:
 
 
 def suggest(dotted: str) -> str:
-    """Return the advice for an unknown key: the present name of an older key, or the nearest known key."""
+    """Return the advice for an unknown key: its present name, or a known key that is truly close."""
     section, _, rest = dotted.partition(".")
-    for right in (OLDER_KEYS.get(dotted), f"{OLDER_SECTIONS.get(section, '')}.{rest}"):
-        right = OLDER_KEYS.get(right or "", right)
-        if right and is_known(right):
+    for right in (dotted, f"{OLDER_SECTIONS.get(section, '')}.{rest}"):
+        right = OLDER_KEYS.get(right, right)
+        if is_known(right):
             return f"it is called {right} here"
-    leaf = dotted.rpartition(".")[2]
-    same_leaf = [known for known in known_keys() if known.rpartition(".")[2] == leaf]
-    near = same_leaf or difflib.get_close_matches(dotted, known_keys(), n=1, cutoff=0.6)
-    near = near or [
-        k for k in known_keys() if leaf in difflib.get_close_matches(leaf, [k.rpartition(".")[2]], cutoff=0.75)
-    ]
-    return f"did you mean {near[0]}?" if near else "`specvit train --cfg job` lists every key"
-
-
-def nearest(word: str, words: typing.Iterable[str]) -> str:
-    """Return "did you mean X? " for the word of `words` nearest to `word`, or an empty string."""
-    by_lower = {w.lower(): w for w in words}
-    near = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.5)
-    return f"did you mean {by_lower[near[0]]}? " if near else ""
+    parent, _, leaf = dotted.rpartition(".")
+    same = [known for known in known_keys() if leaf == known.rpartition(".")[2] and leaf not in COMMON_NAMES]
+    same = [known for known in same if known.startswith(f"{section}.")] or same
+    if len(same) == 1:
+        return f"did you mean {same[0]}?"
+    beside = {known.rpartition(".")[2]: known for known in known_keys() if known.rpartition(".")[0] == parent}
+    near = difflib.get_close_matches(leaf, beside, n=1, cutoff=0.75)
+    return f"did you mean {beside[near[0]]}?" if near else "`specvit train --cfg job` lists every key"

@@ -5,11 +5,11 @@ import re
 
 from specvit.config.model_kinds import check_fits, kind_of
 from specvit.config.schema import Config, DataConfig, effective_level
-from specvit.config.suggestions import nearest
 from specvit.config.tracking_uri import check_uri
 from specvit.metrics.metrics import METRICS, REGRESSION, better_direction
 from specvit.utils.errors import ConfigError
 from specvit.utils.quantities import LABELS, NUM_PIXELS
+from specvit.utils.text import nearest
 
 MOST_NAME_BYTES = 80
 """Longest name of a label: two of them stand in the name of a run folder, which has 255 bytes at most."""

@@ -18,9 +18,9 @@ from typing import IO, Any
 
 import numpy as np
 
-from specvit.config.suggestions import nearest
 from specvit.convert.wavelengths import medium_of
 from specvit.utils.errors import DataError
+from specvit.utils.text import nearest
 
 KINDS = {
     "text": (".txt", ".csv", ".dat", ".asc", ".tsv"),

@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from specvit.config.suggestions import nearest
 from specvit.convert.contents import suffixes
 from specvit.utils.errors import ConfigError, DataError
+from specvit.utils.text import nearest
 
 NUMBER = r"(?>\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)"
 """As long as it can be: no digit of it is left for what follows."""

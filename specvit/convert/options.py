@@ -1,9 +1,9 @@
 """What a user may ask of a conversion: one frozen object, from the command line or by hand, checked on its own."""
 
-import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from specvit.config.fields import build, key
 from specvit.utils.errors import ConfigError
 
 INSTRUMENT, KEEP = "instrument", "keep"
@@ -22,9 +22,9 @@ class Options:
     """`bosz2017`, `bosz2024`, or a pattern such as {T_eff}_{log_g}_{M_H} for the names of files."""
     labels: str | None = None
     """A CSV file of labels: a column `file`, the others labels."""
-    columns: dict[str, str] = field(default_factory=dict)
+    columns: dict[str, str] = key(dict)
     """Label -> what it is called in the source."""
-    fill: dict[str, float] = field(default_factory=dict)
+    fill: dict[str, float] = key(dict)
     """Label -> the value that it has in every spectrum."""
     wave_name: str | None = None
     flux_name: str | None = None
@@ -32,7 +32,7 @@ class Options:
     """`none`: the source's errors are not used."""
     planes: str | None = None
     """What the rows of an image are: names of one star's planes between commas, or `SPECTRA`."""
-    error_kind: str | None = None
+    error_kind: str | None = key(None, choices=ERROR_KINDS)
     """One of `ERROR_KINDS`; default: what name and unit of the errors say."""
     source_wave: str | None = None
     """A file with the wavelengths of all spectra."""
@@ -40,34 +40,30 @@ class Options:
     """A file with the errors of a source, point by point; {name} stands for the source's name."""
     source_mask: str | None = None
     """A file with a mask, 0 where a point is good, likewise."""
-    unit: str | None = None
+    unit: str | None = key(None, choices=("A", "nm", "um"))
     """A, nm or um."""
     log10: bool = False
-    medium: str | None = None
+    medium: str | None = key(None, choices=("air", "vacuum"))
     """`air` or `vacuum`."""
-    resolution: float | None = None
+    resolution: float | None = key(None, above=0)
     """Of the source; smoothed to `to_resolution` if given."""
-    to_resolution: float | None = None
+    to_resolution: float | None = key(None, above=0)
     wave: str | None = None
     """`instrument` (default), `keep` (default for files in the layout), or a file of vacuum Angstrom."""
-    snr: float | None = None
+    snr: float | None = key(None, above=0)
     magnitudes: tuple[float, float] | None = None
     seed: int = 0
     normalise: bool | None = None
     """Median of the pixels to 0.5; default: yes, but not for files in the layout."""
     split: tuple[float, float, float] | None = None
     """Shares of training, validation and test; None: one set."""
-    shard: int = 5000
+    shard: int = key(5000, low=1)
     """Most spectra a file."""
     skip_bad: bool = False
 
     def check(self) -> None:
         """Raise `ConfigError` for values that mean nothing and for options that exclude each other."""
-        _positive("--resolution", self.resolution)
-        _positive("--to-resolution", self.to_resolution)
-        _positive("--snr", self.snr)
-        if self.snr is not None and math.isinf(self.snr):
-            raise ConfigError("is infinite, which leaves no errors", where="--snr", remedy="give a finite one")
+        build(Options, vars(self), "--")
         if "snr" in self.fill:
             raise ConfigError("gives snr, which is measured", where="--fill", remedy="leave it out; see --snr")
         if self.snr is not None and self.magnitudes is not None:
@@ -110,8 +106,3 @@ def spelled(options: dict[str, Any], key: str) -> str:
     if isinstance(value, list):
         value = (" " if key == "magnitudes" else ",").join(f"{item:g}" for item in value)
     return f"{flag} {value}"
-
-
-def _positive(where: str, value: float | None) -> None:
-    if value is not None and not value > 0:
-        raise ConfigError(f"{value:g} is not above 0", where=where, remedy="give a positive number")

@@ -12,7 +12,7 @@ from typing import Any
 
 from specvit import NUMERICS_VERSION
 from specvit.config.model_kinds import kind_of
-from specvit.config.schema import MISSING, Config, ViTConfig
+from specvit.config.schema import Config, ViTConfig
 from specvit.run_folder.folder import RunFolder
 from specvit.utils.files import read_json
 from specvit.utils.text import short_count
@@ -52,8 +52,8 @@ def _identity_part(section: Any) -> dict[str, Any]:
     part = {}
     for field in dataclasses.fields(section):
         value, rules = getattr(section, field.name), field.metadata
-        neutral, used_if = rules.get("neutral", MISSING), rules.get("used_if")
-        if not rules.get("identity", True) or (neutral is not MISSING and value == neutral):
+        neutral, used_if = rules.get("neutral", dataclasses.MISSING), rules.get("used_if")
+        if not rules.get("identity", True) or (neutral is not dataclasses.MISSING and value == neutral):
             continue
         if used_if is not None and not used_if(section):
             continue

@@ -12,19 +12,18 @@ from specvit.config.conf_files import conf_dir, conf_folders, hydra_loader
 from specvit.config.model_kinds import kind_of
 from specvit.config.overrides import check_override, parse
 from specvit.config.schema import Config
-from specvit.config.suggestions import nearest
 from specvit.metrics.metrics import METRICS
 from specvit.run.context import locate
 from specvit.run_folder.folder import RunFolder
 from specvit.study.grid import Point, as_overrides, as_text, points_of, refuse_varied
-from specvit.study.schema import Definition, Search
-from specvit.study.search_space import FORBIDDEN
+from specvit.study.schema import Definition
+from specvit.study.search_space import FORBIDDEN, Search
 from specvit.study.store import StudyFolder, Trial
 from specvit.study.yaml_schema import Settings, matches
 from specvit.utils import provenance
 from specvit.utils.errors import ConfigError, DataError, SpecvitError
 from specvit.utils.files import copy_folders
-from specvit.utils.text import short_value
+from specvit.utils.text import nearest, short_value
 
 SHOWN_FAULTS = 5
 EPOCHS, WARMUP = "train.epochs", "opt.warmup_epochs"

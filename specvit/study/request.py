@@ -1,29 +1,24 @@
 """From a command line to a study: its definition, settings typed beside it, `sweep.*` options and launcher."""
 
-import dataclasses
 import hashlib
 import json
-import math
 import re
-import types
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from specvit.cluster.slots import LauncherConfig, read_launcher
 from specvit.cluster.slurm_settings import SlurmConfig, read_slurm
+from specvit.config.fields import build, hints_of, key
 from specvit.config.launcher import compose_launcher, split_launcher
 from specvit.config.overrides import check_overrides, choices_of, parse
-from specvit.config.suggestions import nearest
 from specvit.study.grid import product_grid
 from specvit.study.schema import SEED, Definition, read_definition
-from specvit.study.yaml_schema import Settings, Typed, valued
+from specvit.study.yaml_schema import Settings, Typed, meaning
 from specvit.utils.errors import ConfigError
-from specvit.utils.text import holds_secret
+from specvit.utils.text import holds_secret, nearest
 
 
 @dataclass(frozen=True)
@@ -41,12 +36,12 @@ class SweepOptions:
     """Try failed runs again."""
     extend: bool = False
     """Accept a definition that has changed: runs that are finished stay."""
-    max_parallel: int | None = None
+    max_parallel: int | None = key(None, low=1)
     """Workers at once, over whatever the launcher has."""
-    trials: int | None = None
+    trials: int | None = key(None, low=1)
     """Another number of trials than the file's."""
-    hours: float | None = None
-    failures: int | None = None
+    hours: float | None = key(None, above=0)
+    failures: int | None = key(None, low=1)
     """Start no further run after so many hours, or with so many failed ones."""
     storage: str | None = None
     """Optuna's storage: sqlite:////FILE, postgresql+psycopg://USER@HOST/DB, ...; None: a journal file in the study."""
@@ -112,9 +107,9 @@ def _launcher(typed: list[str], definition: Definition, settings: Settings) -> L
 
 def _refuse_search_options(options: SweepOptions) -> None:
     """Raise `ConfigError` for what only a search takes."""
-    for key in ("trials", "storage"):
-        if getattr(options, key) is not None:
-            raise ConfigError("goes with a search, and this is a grid", where=f"sweep.{key}", remedy="drop it")
+    for name in ("trials", "storage"):
+        if getattr(options, name) is not None:
+            raise ConfigError("goes with a search, and this is a grid", where=f"sweep.{name}", remedy="drop it")
 
 
 def sweeps_dirs() -> list[Path]:
@@ -190,24 +185,19 @@ def _settings(fixed: list[str]) -> Settings:
 
 def split_options(overrides: list[str]) -> tuple[SweepOptions, list[str]]:
     """Return the `sweep.*` options among overrides, and the others; raises `ConfigError` for one it does not know."""
-    found: dict[str, Any] = {}
+    typed: dict[str, Any] = {}
     others = []
-    hints = typing.get_type_hints(SweepOptions)
     for text in overrides:
-        key, equals, value = text.partition("=")
-        if not key.lstrip("+").startswith("sweep.") or not equals:
+        name, equals, value = text.lstrip("+").partition("=")
+        if name.startswith("sweep.") and equals:
+            typed[name.removeprefix("sweep.")] = value
+        else:
             others.append(text)
-            continue
-        name = key.lstrip("+").removeprefix("sweep.")
-        if name not in hints:
-            remedy = f"{nearest(name, hints)}there are {', '.join(hints)}"
-            raise ConfigError("unknown key", where=f"sweep.{name}", remedy=remedy)
-        found[name] = _value(value, hints[name], f"sweep.{name}")
-    options = SweepOptions(**found)
-    for field in dataclasses.fields(options):
-        value = getattr(options, field.name)
-        if isinstance(value, int | float) and not isinstance(value, bool) and not 0 < value < math.inf:
-            raise ConfigError(f"is {value} but must be a number above 0", where=f"sweep.{field.name}")
+    texts = [name for name, kind in hints_of(SweepOptions).items() if str in (kind, *typing.get_args(kind))]
+    for name, value in typed.items():
+        if value.strip() and (name not in texts or value == "null"):
+            typed[name] = meaning(Typed(value))
+    options: SweepOptions = build(SweepOptions, typed, "sweep.")
     if options.name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._=+-]*", options.name):
         what = f"{options.name!r} cannot be a folder's name"
         raise ConfigError(what, where="sweep.name", remedy="use letters, digits and . _ = + -")
@@ -218,27 +208,3 @@ def split_options(overrides: list[str]) -> tuple[SweepOptions, list[str]]:
         )
         raise ConfigError(what, where="sweep.storage", remedy=remedy)
     return options, others
-
-
-def _value(text: str, kind: Any, where: str) -> Any:
-    """Return a typed value, read as YAML."""
-    if not text.strip():
-        raise ConfigError(
-            "is empty", where=where, remedy="is a variable not set? leave the key out, or give it a value"
-        )
-    try:
-        value = valued(yaml.safe_load(text))
-    except yaml.YAMLError:
-        value = text
-    kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
-    if value is None and types.NoneType in kinds:
-        return None
-    if str in kinds and value is not None:
-        return text
-    if float in kinds and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if type(value) not in kinds:
-        names = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
-        wanted = " or ".join(names[kind] for kind in kinds if kind is not types.NoneType)
-        raise ConfigError(f"expects {wanted}, not {text!r}", where=where)
-    return value

@@ -56,6 +56,43 @@ class SpecvitError(Exception):
 class ConfigError(SpecvitError):
     """A key, value or combination that cannot be a run; `where` is the dotted key."""
 
+    parts: "tuple[ConfigError, ...]" = ()
+    """The faults that it reports together; none for a single fault."""
+
+
+class Faults(list[ConfigError]):
+    """Collects the faults of the blocks `with faults:`, so that `report` raises them together."""
+
+    MOST_LINES = 30
+
+    def __enter__(self) -> None:
+        """Begin a block."""
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> bool:
+        """Keep a `ConfigError` for `report`; let any other exception pass."""
+        if not isinstance(error, ConfigError):
+            return False
+        self.extend(error.parts or [error])
+        return True
+
+    def report(self) -> None:
+        """Raise the fault, or several as one `ConfigError` with a line for each; equal ones share a line."""
+        if not self:
+            return
+        if len(self) == 1:
+            raise self[0]
+        places: dict[tuple[str, str], list[str]] = {}
+        for fault in self:
+            places.setdefault((fault.what, fault.remedy), []).append(fault.where)
+        groups = places.items()
+        lines = [str(ConfigError(what, where=", ".join(where), remedy=remedy)) for (what, remedy), where in groups]
+        if len(lines) > self.MOST_LINES:
+            lines[self.MOST_LINES :] = [f"and {len(lines) - self.MOST_LINES} more."]
+        head = [f"{len(self)} faults:"] if len(lines) > 1 else []
+        together = ConfigError("\n  ".join([*head, *lines]))
+        together.parts = tuple(self)
+        raise together
+
 
 class DeviceError(ConfigError):
     """A GPU assigned to this process that cannot compute."""

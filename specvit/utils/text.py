@@ -5,9 +5,10 @@ pipe, and a record must not hold a password or token.
 """
 
 import csv
+import difflib
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import unquote
 
@@ -85,6 +86,13 @@ class PrintableStream:
 def unfiltered(stream: Any) -> Any:
     """Return the stream that a `PrintableStream` wraps; any other stream unchanged."""
     return getattr(stream, "unfiltered", stream)
+
+
+def nearest(word: str, words: Iterable[str]) -> str:
+    """Return "did you mean X? " for the word of `words` nearest to `word`, or an empty string."""
+    by_lower = {w.lower(): w for w in words}
+    near = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.5)
+    return f"did you mean {by_lower[near[0]]}? " if near else ""
 
 
 def short_count(count: int) -> str:
