@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import sys
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from convert_inputs import (
     refusal,
     shard_in,
 )
-from damage import rewrite_chunked
+from damage import damage_chunk, rewrite_chunked
 
 from specvit.commands import data as data_cli
 from specvit.convert.choose import Choice
@@ -35,6 +36,7 @@ from specvit.convert.unpack import is_needed
 from specvit.data.shards import open_shard, read_labels
 from specvit.data.views import open_spectra
 from specvit.physics.instrument import STEP, wavelength
+from specvit.utils.quantities import FLUX
 
 
 def test_a_glob_in_quotes_names_files(tmp_path: Path) -> None:
@@ -339,3 +341,54 @@ def test_errors_and_masks_may_lie_in_files_of_their_own(tmp_path: Path, capsys: 
     np.testing.assert_array_equal(found[2]["T_eff"], np.delete(LABELS["T_eff"], 2))
     said = refusal(capsys, folder, tmp_path / "x", *PATTERN, "--source-error", str(folder / "5000_4.5_+0.25_err.fits"))
     assert "is one file for 9 sources; put {name} in it" in said
+
+
+def test_texts_npz_and_hdf5_are_converted_without_astropy(
+    tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Units are compared only where they are spelt alike; a FITS file says what to install."""
+    make.fits_table(tmp_path / "set.fits", {"wave": np.tile(FINE, (5, 1)), "flux": FLUX_NX})
+    for name in [name for name in sys.modules if name.partition(".")[0] == "astropy"]:
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setitem(sys.modules, "astropy", None)
+    make.texts(tmp_path / "texts")
+    lines = [
+        "wave [nm],flux [Jy/erg],error [Jy/erg]",
+        *(f"{w / 10},{f},{f / 9}" for w, f in zip(FINE, FLUX_NX[0], strict=True)),
+    ]
+    (tmp_path / "5000_4.5_0.csv").write_text("\n".join(lines).replace("Jy/erg", "adu"))
+    (tmp_path / "6000_4.5_0.csv").write_text("\n".join(lines).replace("flux [Jy/erg]", "flux [1e3 adu]"))
+    np.savez(tmp_path / "set.npz", wave=FINE, flux=FLUX_NX, ivar=(FLUX_NX / 9) ** -2, **LABELS)
+    make.hdf5(tmp_path / "set.h5", {"wave": FINE, "flux": FLUX_NX, **LABELS}, {"flux": "adu"})
+    converted(tmp_path / "texts", *PATTERN, *SNR, name="1")
+    _, _, labels = converted(tmp_path / "5000_4.5_0.csv", *PATTERN, name="2")
+    assert labels["snr"][0] == pytest.approx(9 * np.sqrt(STEP / 0.25), rel=1e-3)
+    converted(tmp_path / "set.npz", name="3")
+    converted(tmp_path / "set.h5", *SNR, name="4")
+    said = refusal(capsys, tmp_path / "6000_4.5_0.csv", tmp_path / "x", *PATTERN)
+    assert "has the unit [Jy/erg] for a flux in [1e3 adu]; `pip install 'specvit[fits]'` lets them be compared" in said
+    said = refusal(capsys, tmp_path / "set.fits", tmp_path / "x", *SNR)
+    assert "is a FITS file, which astropy reads; pip install 'specvit[fits]'" in said
+
+
+def test_of_a_damaged_file_the_spectra_that_can_be_read_are_kept(write_set: Any, tmp_path: Path) -> None:
+    source = write_set(tmp_path / "source", 12)
+    damage_chunk(source, FLUX, chunk=1)
+    out = tmp_path / "out"
+    assert data_cli.main(["convert", str(source), str(out), *ONE, "--shard", "50", "--skip-bad"]) == 0
+    left_out = [spectrum["row"] for spectrum in json.loads((out / "manifest.json").read_text())["left_out"]]
+    assert left_out == [4, 5, 6, 7]
+
+
+def test_npz_of_another_packing_says_what_writes_a_known_one(tmp_path: Path, capsys: Any) -> None:
+    path = tmp_path / "set.npz"
+    np.savez(path, wave=FINE, flux=FLUX_NX, **LABELS)
+    content = bytearray(path.read_bytes())
+    for head, offset in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):
+        at = content.find(head)
+        while at >= 0:
+            content[at + offset] = 98  # PPMd
+            at = content.find(head, at + 4)
+    path.write_bytes(content)
+    said = refusal(capsys, path, tmp_path / "out", *SNR)
+    assert "is packed in a way that Python cannot unpack" in said and "write it by numpy.savez_compressed" in said

@@ -144,7 +144,10 @@ def test_rows_of_a_damaged_chunk_are_named_with_the_filter_and_the_others_checke
     damage_chunk(sound, name, chunk=1)
     assert data_cli.main(["inspect", str(sound)]) == 1
     text = capsys.readouterr().out
-    assert f"FAULT: {name}: damaged, cannot be read (deflate) in 4 row(s): 4, 5, 6, 7\n" in text
+    assert (
+        f"FAULT: {name}: damaged, cannot be read (deflate) in 4 row(s): 4, 5, 6, 7; copy or make the file again\n"
+        in text
+    )
     assert "FAULT: flux is the same in every pixel in 1 row(s): 11" in text
     assert text.count("FAULT") == 2
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from specvit.convert.contents import PIECE_BYTES, Array, Contents, damaged
+from specvit.utils.errors import DataError
 from specvit.utils.memory import refuse_beyond_memory
 
 DAMAGE = (
@@ -33,6 +34,9 @@ def opened(path: Path) -> Iterator[Contents]:
                 if member.endswith(".npy"):
                     for array in _arrays(path, archive, member):
                         contents.add(array)
+    except NotImplementedError as problem:
+        what, remedy = f"is packed in a way that Python cannot unpack ({problem})", "write it by numpy.savez_compressed"
+        raise DataError(what, where=str(path), remedy=remedy) from problem
     except DAMAGE as problem:
         raise damaged(path, problem) from problem
     yield contents

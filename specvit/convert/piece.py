@@ -49,8 +49,11 @@ def make_piece(recipe: Recipe, piece: Piece) -> None:
             continue
         try:
             made.add_file(path, here)
-        except DataError as problem:  # of the whole file
-            made.leave_out(here, problem)
+        except DataError as problem:  # of the whole file, or of a damaged part of it
+            for place in here if recipe.skip_bad and len(here) > 1 else ():
+                made.add_row(path, place)
+            if not recipe.skip_bad or len(here) == 1:
+                made.leave_out(here, problem)
     digests = {str(path): digest_of(path) for path in places} if recipe.digest else {}
     facts = {"why": np.array(json.dumps(made.why)), "digests": np.array(json.dumps(digests)), "good": made.good_B}
     write_atomic(piece.path, lambda stream: np.savez(stream, **made.arrays, **facts))  # pyright: ignore[reportArgumentType]
@@ -94,6 +97,13 @@ class _Made:
                     continue
                 for array, values_P in zip(self.arrays.values(), both, strict=False):
                     array[place] = values_P
+
+    def add_row(self, path: Path, place: int) -> None:
+        """Make one spectrum of a file, or leave it out."""
+        try:
+            self.add_file(path, [place])
+        except DataError as problem:
+            self.leave_out([place], problem)
 
     def leave_out(self, here: list[int], problem: DataError) -> None:
         """Note that spectra are left out, and why; raises it again where none may be."""

@@ -8,6 +8,8 @@ import h5py
 
 from specvit.utils.errors import DataError, explain, os_fault
 
+OF_HDF5PLUGIN = {307, 32001, 32004, 32008, 32013, 32015, 32017, 32018, 32024, 32026, 32028}
+"""Numbers of the filters of the package hdf5plugin."""
 REPACK = "copy the values into this file, as `h5repack FILE NEW` does"
 
 
@@ -79,8 +81,15 @@ def check_filters(dataset: h5py.Dataset, where: str) -> None:
                 import hdf5plugin  # noqa: F401  # pyright: ignore[reportMissingImports]  # brings its filters by itself
         if not h5py.h5z.filter_avail(number):
             called = name.decode(errors="replace") or "without a name"
-            what = f"is packed by the filter {called} ({number}), which `pip install hdf5plugin` brings"
-            raise DataError(what, where=where, remedy="install it, or have it written with gzip or without a filter")
+            what, remedy = (
+                f"is packed by the filter {called} ({number})",
+                "have it written with gzip or without a filter",
+            )
+            if number in OF_HDF5PLUGIN:
+                what, remedy = f"{what}, which `pip install hdf5plugin` brings", f"install it, or {remedy}"
+            else:
+                what += ", which is not known here"
+            raise DataError(what, where=where, remedy=remedy)
 
 
 def filter_of(dataset: h5py.Dataset) -> str:

@@ -22,7 +22,7 @@ from specvit.utils.errors import DataError
 from specvit.utils.files import cache_dir, read_json, write_json
 from specvit.utils.quantities import ERROR, FLUX, LABELS, WAVE
 
-INSPECT_VERSION = 2
+INSPECT_VERSION = 3
 CHUNK_ROWS = 2048
 NAMED_ROWS = 5
 """How many bad rows a fault names."""
@@ -161,7 +161,8 @@ def _check_values(
     if damaged_N.any():
         with open_file(array.path) as file:
             packed = filter_of(open_dataset(file, array.path, array.name)) or "stored without a filter"
-        report.faults += _bad_rows(f"{full}: damaged, cannot be read ({packed})", damaged_N)
+        rows = _bad_rows(f"{full}: damaged, cannot be read ({packed})", damaged_N)
+        report.faults += [f"{row}; copy or make the file again" for row in rows]
     for what, bad_N in masks.items():
         report.faults += _bad_rows(f"{name} {what}", bad_N)
     report.columns = [(*row[:4], f"{low:.4g} … {high:.4g}") if row[0] == full else row for row in report.columns]
