@@ -83,7 +83,7 @@ def child(settings: list[str]) -> None:
 
 
 def checkpoints(runs: int) -> dict[str, Any]:
-    """Return milliseconds: of the call that saves, of steps alone and beside the writing, and of going on."""
+    """Return milliseconds: of the call that saves, of steps alone and beside the writing, and of resuming."""
     keep_memory()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -297,7 +297,7 @@ def test_an_unknown_key_in_a_users_file_is_refused(own_conf: Path) -> None:
     [
         ("config.yaml", "a: 1\n", "would replace them all"),
         ("local.yaml", "model: {a: [\n", "is not valid YAML"),
-        ("local.yaml", "a: &a [*a]\n", "line 1: an alias stands for itself"),
+        ("local.yaml", "a: &a [*a]\n", "line 1: an alias refers to itself"),
     ],
 )
 def test_a_conf_folder_that_cannot_be_laid_over_ours_is_refused(

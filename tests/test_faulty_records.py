@@ -1,6 +1,6 @@
 """A run's own records damaged, its code changed, and other processes that ask for the same run.
 
-The run has four epochs of twelve steps; where it goes on it was stopped after step 31.
+The run has four epochs of twelve steps; where it resumes it was stopped after step 31.
 """
 
 import json

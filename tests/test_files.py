@@ -136,7 +136,7 @@ def test_aliases_may_stand_for_as_many_values_as_a_file_could_hold_and_not_for_t
     check_aliases("a: &a {x: 1}\nb: {<<: *a, y: [*a, *a]}\n")
     merged = "a0: &a0 {x: 1}\n" + "".join(f"a{i}: &a{i} {{<<: [*a{i - 1}, *a{i - 1}]}}\n" for i in range(1, 26))
     for text, line in ((hostile.YAML["aliases without end"], 16), (merged, 16), (hostile.YAML["alias of itself"], 1)):
-        with pytest.raises(yaml.YAMLError, match=f"line {line}: an alias stands for itself or for more than 100,000"):
+        with pytest.raises(yaml.YAMLError, match=f"line {line}: an alias refers to itself or to more than 100,000"):
             check_aliases(text)
 
 

@@ -83,7 +83,7 @@ SAVED = {"first step": 1, "middle of an epoch": 31, "validation": 24, "half of a
 SAVED |= {"checkpoint write": 37, "between the renames of a checkpoint": 37}
 """The step that a signal saves; after the training it is the last one."""
 HOLD = At("specvit.training.step.Learner.step", OnceWritten(), lasting=True)
-"""Training goes on beside the writing; here each step waits for it, so that it is known what is on disk when."""
+"""Training continues during the writing; here each step waits for it, so that it is known what is on disk when."""
 
 
 def name_of(value: object) -> str:

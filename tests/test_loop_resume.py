@@ -1,4 +1,4 @@
-"""A run that was stopped or killed and goes on ends bitwise as the unbroken one."""
+"""A run that was stopped or killed and resumed ends bitwise as the uninterrupted one."""
 
 import dataclasses
 from pathlib import Path

@@ -70,11 +70,11 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 STARTS = [(3, 0), (4, 0), (6, 4), (8, 4), (13, 12), (16, 12), (20, 16)]
-"""After how many steps a run stops, and from which step it goes on without its last checkpoint."""
+"""After how many steps a run stops, and from which step it resumes without its last checkpoint."""
 
 
 @pytest.mark.parametrize(
-    ("damage", "steps", "going_on_from"),
+    ("damage", "steps", "resuming_from"),
     by_day(
         [(damage, *start) for damage in DAMAGES for start in STARTS],
         *[(damage, 13, 12) for damage in DAMAGES],
@@ -82,7 +82,7 @@ STARTS = [(3, 0), (4, 0), (6, 4), (8, 4), (13, 12), (16, 12), (20, 16)]
     ),
 )
 def test_a_run_resumes_from_the_checkpoint_before_a_damaged_one(
-    damage: str, steps: int, going_on_from: int, folder: RunFolder, unbroken: dict[str, Any]
+    damage: str, steps: int, resuming_from: int, folder: RunFolder, unbroken: dict[str, Any]
 ) -> None:
     start(folder).fit(StopAfter(steps))
     spoil, words = DAMAGES[damage]
@@ -91,13 +91,13 @@ def test_a_run_resumes_from_the_checkpoint_before_a_damaged_one(
     if damage == "missing" and steps <= 4:
         assert found.saved is None  # nothing was ever saved, for all one can see
     else:
-        outcome_words = f"resuming from previous.ckpt, step {going_on_from}" if going_on_from else "from nothing"
+        outcome_words = f"resuming from previous.ckpt, step {resuming_from}" if resuming_from else "from nothing"
         assert f"note: last.ckpt {words}" in found.note
         assert outcome_words in found.note
     assert folder.file("last.ckpt.damaged").exists() == (damage != "missing")
     assert not folder.file("last.ckpt").exists()
     again = start(folder, found)
-    assert again.state.step == going_on_from
+    assert again.state.step == resuming_from
     again.fit()
     assert_identical(outcome(again, folder), unbroken)
 
@@ -188,7 +188,7 @@ def test_a_bad_block_under_a_checkpoint_is_damage(folder: RunFolder, monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("kept", "going_on_from", "words"),
+    ("kept", "resuming_from", "words"),
     [
         (slice(0, 3), 14, ""),
         (slice(0, 2), 8, "lacks epoch 3"),
@@ -198,7 +198,7 @@ def test_a_bad_block_under_a_checkpoint_is_damage(folder: RunFolder, monkeypatch
     ],
 )
 def test_a_checkpoint_needs_the_rows_of_its_epochs(
-    kept: slice, going_on_from: int, words: str, folder: RunFolder, unbroken: dict[str, Any]
+    kept: slice, resuming_from: int, words: str, folder: RunFolder, unbroken: dict[str, Any]
 ) -> None:
     start(folder, save_every=2).fit(StopAfter(14))
     path = folder.file("metrics.jsonl")
@@ -206,7 +206,7 @@ def test_a_checkpoint_needs_the_rows_of_its_epochs(
     found = find_start(folder, EPOCH_STEPS)
     assert words in found.note
     again = start(folder, found, save_every=2)
-    assert again.state.step == going_on_from
+    assert again.state.step == resuming_from
     again.fit()
     assert_identical(outcome(again, folder), unbroken)
 

@@ -57,7 +57,7 @@ BAD = [
     ("grids: [{axis: {}}]", "grids[0].axis", "did you mean axes?"),
     ("grids: [{}, {cells: [a]}]", "grids[1].cells", "expects keys with values"),
     ("grids: [{cells: {a: 3}}]", "grids[0].cells.a", "expects keys with values, not 3"),
-    ("grids: [{cells: {a: {}, a: {}}}]", "", "'a' stands twice"),
+    ("grids: [{cells: {a: {}, a: {}}}]", "", "'a' is given twice"),
     ("grids: [{axes: {opt.lr: 3}}]", "grids[0].axes.opt.lr", "expects a list, not 3"),
     ("grids: [{axes: {opt.lr: []}}]", "grids[0].axes.opt.lr", "has no values"),
     ("grids: [{axes: {opt.lr: {value: [1]}}}]", "grids[0].axes.opt.lr.value", "did you mean values?"),

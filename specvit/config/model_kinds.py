@@ -1,7 +1,7 @@
 """The registry of models: what the package must know of each `model.kind` without importing torch.
 
 The classes that compute are in `specvit.models.NETWORKS` and `specvit.estimators.ESTIMATORS`, under the same names.
-A kind may stand beside an experiment file written for another one: keys that files set for other kinds are dropped,
+A kind may be combined with an experiment file written for another one: keys that files set for other kinds are dropped,
 keys that the user types for other kinds are refused.
 """
 

@@ -12,7 +12,7 @@ from specvit.utils.quantities import LABELS, NUM_PIXELS
 from specvit.utils.text import nearest
 
 MOST_NAME_BYTES = 80
-"""Longest name of a label: two of them stand in the name of a run folder, which has 255 bytes at most."""
+"""Longest name of a label: a run folder's name holds two of them, which has 255 bytes at most."""
 
 
 def check_together(config: Config) -> None:

@@ -1,4 +1,4 @@
-"""HDF5 files opened for reading: each way in which that fails becomes one sentence."""
+"""HDF5 files opened for reading; each failure becomes a `DataError` of one sentence."""
 
 import contextlib
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ REPACK = "copy the values into this file, as `h5repack FILE NEW` does"
 
 @contextlib.contextmanager
 def open_file(path: Path) -> Iterator[h5py.File]:
-    """Open an HDF5 file for reading; what fails in it becomes a `DataError` naming the file."""
+    """Open an HDF5 file for reading; a failure becomes a `DataError` that names the file."""
     if path.is_dir():
         raise DataError("is a folder, not an HDF5 file", where=str(path), remedy="name the file in it")
     try:
@@ -30,7 +30,7 @@ def open_file(path: Path) -> Iterator[h5py.File]:
 
 
 def unreadable(problem: Exception, path: Path) -> DataError:
-    """Return what HDF5 could not do with a file as one sentence."""
+    """Return HDF5's error about a file as one sentence."""
     if "unable to lock file" in str(problem):
         remedy = "wait for it; where no process has it open, set HDF5_USE_FILE_LOCKING=FALSE"
         return DataError("is being written by another process", where=str(path), remedy=remedy)
@@ -45,7 +45,7 @@ def unreadable(problem: Exception, path: Path) -> DataError:
 
 
 def open_dataset(group: h5py.Group, path: Path, name: str) -> h5py.Dataset:
-    """Return a dataset by its path in a file or group, whose values h5py can read and that are all there.
+    """Return a dataset by its path in a file or group, after checking that h5py can read all of its values.
 
     A link leads to another HDF5 file, `dataset.file.filename`. Raises `DataError` if it is missing, links to
     what cannot be opened, is packed by a filter that is not installed, or keeps its values in files that are not HDF5.
@@ -78,7 +78,7 @@ def check_filters(dataset: h5py.Dataset, where: str) -> None:
     for number, _, _, name in map(plan.get_filter, range(plan.get_nfilters())):
         if not h5py.h5z.filter_avail(number):
             with contextlib.suppress(ImportError):
-                import hdf5plugin  # noqa: F401  # pyright: ignore[reportMissingImports]  # brings its filters by itself
+                import hdf5plugin  # noqa: F401  # pyright: ignore[reportMissingImports]  # registers its filters on import
         if not h5py.h5z.filter_avail(number):
             called = name.decode(errors="replace") or "without a name"
             what, remedy = (
@@ -132,5 +132,5 @@ def at(path: Path, name: str) -> str:
 
 
 def short(problem: Exception) -> str:
-    """Return the first line of what a library says, at most 120 characters."""
+    """Return the first line of a library's message, at most 120 characters."""
     return str(problem).splitlines()[0][:120] if str(problem) else type(problem).__name__

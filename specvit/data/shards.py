@@ -1,6 +1,6 @@
-"""HDF5 shards in the simulator's layout: opened and checked cheaply, never loaded whole. Written here, too.
+"""HDF5 shards in the simulator's layout: opened and checked cheaply, never loaded whole, and written.
 
-Arrays that lie contiguously in the file are memory-mapped, so several runs on a host share the page cache and hold
+Contiguous arrays are memory-mapped, so several runs on a host share the page cache and hold
 no copy; chunked or compressed ones are read through HDF5. The label table is written by pandas (PyTables), and never
 while h5py has the same file open: the two libraries do not share a file handle well.
 """
@@ -27,10 +27,10 @@ PAGE_BYTES = 4096
 
 @dataclass(frozen=True)
 class Array2D:
-    """A float array (rows, pixels) inside an HDF5 file; `offset` in bytes if it lies contiguously."""
+    """A float array (rows, pixels) inside an HDF5 file; `offset` in bytes if it is contiguous."""
 
     path: Path
-    """The file that holds its values: that of the shard, or the one that a link there leads to."""
+    """The file that holds its values: the shard, or the target of a link in it."""
     name: str
     """Its path in that file."""
     rows: int
@@ -41,13 +41,13 @@ class Array2D:
     def open(self) -> Any:
         """Return something to index by rows: a read-only memory map, or an HDF5 dataset of a file kept open.
 
-        Raises `DataError` if the file is not what it was.
+        Raises `DataError` if the file has changed.
         """
         if self.offset is not None:
             shape = (self.rows, self.pixels)
             try:
                 return np.memmap(self.path, dtype=self.dtype, mode="r", offset=self.offset, shape=shape)
-            except ValueError as problem:  # it was cut off since it was opened first
+            except ValueError as problem:  # truncated since it was opened
                 raise DataError("is truncated", where=str(self.path), remedy="copy or make it again") from problem
         return h5py.File(self.path, "r")[self.name]
 
@@ -126,7 +126,7 @@ def open_shards(paths: Sequence[Path]) -> list[Shard]:
 
 
 def same_wavelengths(one_P: np.ndarray, other_P: np.ndarray) -> bool:
-    """Say whether two grids are the same to 0.01 Angstrom, a fortieth of the reference instrument's pixel."""
+    """Return True if two grids agree to 0.01 Angstrom, a fortieth of the reference instrument's pixel."""
     return len(one_P) == len(other_P) and np.allclose(one_P, other_P, rtol=0, atol=0.01)
 
 
@@ -147,7 +147,7 @@ def write_shard(path: Path, *, wave_P: np.ndarray, flux_NP: np.ndarray, error_NP
 
 
 def fill_shard(path: Path, fill: Callable[[h5py.File], None], *, wave_P: np.ndarray, labels: Any) -> None:
-    """Write one shard whose flux and error `fill` puts into the open file; the rest is as in `write_shard`."""
+    """Write one shard as `write_shard` does; `fill` writes flux and error into the open file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.parent / f".{path.name}.{os.getpid()}.tmp"
     try:
@@ -175,7 +175,7 @@ def fill_shard(path: Path, fill: Callable[[h5py.File], None], *, wave_P: np.ndar
 
 
 def _can_be_read_back(path: Path, labels: Any) -> bool:
-    """Say whether the labels are in the file: where the disk is full PyTables leaves zeros, and raises nothing."""
+    """Return True if the labels are in the file: where the disk is full PyTables leaves zeros, and raises nothing."""
     with contextlib.suppress(DataError), open_file(path) as file:
         return read_table(label_table(file, path), path).equals(labels.reset_index(drop=True))
     return False
@@ -210,7 +210,7 @@ def read_wave(file: h5py.File, path: Path) -> np.ndarray:
 
 
 def faint_rows(values_BP: np.ndarray, lowest: float) -> np.ndarray:
-    """Say which rows (B,) have more values between 0 and `lowest`, either way, than beyond it."""
+    """Return which rows (B,) have more values between 0 and `lowest`, either way, than beyond it."""
     size_BP = np.abs(values_BP)
     return np.asarray(((size_BP > 0) & (size_BP < lowest)).sum(axis=1) > (size_BP >= lowest).sum(axis=1))
 

@@ -26,7 +26,7 @@ Parts = tuple[list[Any], dict[Any, np.ndarray]]
 
 
 def find_tables(file: h5py.File) -> list[str]:
-    """Return the paths of the tables of pandas in a file; links to other files are not followed."""
+    """Return the paths of the pandas tables in a file; links to other files are not followed."""
     found: list[str] = []
 
     def visit(name: str, item: Any) -> None:
@@ -53,7 +53,7 @@ def label_table(file: h5py.File, path: Path) -> h5py.Group:
 
 
 def read_table(group: h5py.Group, path: Path, rows: int | None = None) -> Any:
-    """Return a table as a DataFrame without its index, columns named by text; `rows` are those that it has to have.
+    """Return a table as a DataFrame without its index, columns named by text; `rows` is the required number of rows.
 
     Raises `DataError` for what is pickled, for a table that is not numbers, truth values, dates and text in columns
     of one name each, and for one that does not fit into memory.
@@ -96,7 +96,7 @@ def _of_table(group: h5py.Group, path: Path, where: str, rows: int | None) -> Pa
             what = f"column {_names_only(names, where)[0]} holds categories"
             raise DataError(what, where=where, remedy="write their names or numbers instead")
         block = values[field].reshape(len(values), len(names))
-        own_gap = group.attrs.get("data_col_nan_rep")  # since pandas 3; before, one word served all columns
+        own_gap = group.attrs.get("data_col_nan_rep")  # since pandas 3; older versions store one value for all columns
         gap = _text(table.attrs.get(f"{field}_nan_rep")) if own_gap else _text(group.attrs.get("nan_rep")) or "nan"
         columns |= {name: _values(block[:, i], kind, encoding, gap) for i, name in _numbered(names, where)}
     return _names_only(order, where), columns
@@ -140,7 +140,7 @@ def _refuse_rows(found: int, rows: int | None, where: str) -> None:
 
 
 def _values(values_N: np.ndarray, kind: str, encoding: str = "utf-8", gap: str = "") -> np.ndarray:
-    """Return a column as pandas means it: text decoded, where `gap` is missing; truth values and dates from numbers."""
+    """Return a column with its pandas type: decoded text (`gap` is missing), truth values or dates from numbers."""
     if values_N.dtype.kind == "S":
         words = np.char.decode(values_N, encoding).astype(object)
         words[words == gap] = np.nan if gap else ""
@@ -180,7 +180,7 @@ def _numbered(names: list[Any], where: str) -> list[tuple[int, Any]]:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Unpickles text, numbers and containers of them, and refuses whatever would import anything."""
+    """Unpickles text, numbers and containers of them; refuses every import."""
 
     def find_class(self, module: str, name: str) -> Any:
         """Refuse: no class or function is needed for names."""
@@ -191,7 +191,7 @@ def _unpickle(value: Any, where: str) -> list[Any]:
     """Return the list that an attribute pickles; raises `DataError` if it holds anything but text and numbers."""
     try:
         pickled = bytes(value)
-        # A memo of 2**32 entries would take all memory: an honest one has fewer entries than the pickle has bytes.
+        # A memo of 2**32 entries would take all memory; a valid one has fewer entries than the pickle has bytes.
         if any("PUT" in code.name and int(at or 0) > len(pickled) for code, at, _ in pickletools.genops(pickled)):
             raise pickle.UnpicklingError("its memo is longer than itself")
         names = _Unpickler(io.BytesIO(pickled), encoding="utf-8").load()

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from specvit.run_folder.heartbeat import heartbeat, is_fresh, stands_still
+from specvit.run_folder.heartbeat import has_stopped, heartbeat, is_fresh
 from specvit.run_folder.verdict import EXPLODED_REMEDY, LEARNT, verdict
 from specvit.utils.errors import FolderError, explain, os_fault
 from specvit.utils.files import (
@@ -212,7 +212,7 @@ class RunFolder:
         elsewhere = status.get("state") in ALIVE and status.get("host") != hostname()
         if elsewhere and is_fresh(self.file(".heartbeat"), probe=True):
             requeued = status.get("job") is not None and status.get("job") == job_here()
-            if requeued and stands_still(self.file(".heartbeat")):
+            if requeued and has_stopped(self.file(".heartbeat")):
                 return  # the same job, requeued to this node: its former process has ended
             raise self._busy("wait for it; if it was killed, the same command works a minute later")
 

@@ -54,7 +54,7 @@ def is_fresh(path: Path, *, probe: bool = False) -> bool:
     return abs(now - touched) < HEARTBEAT_DEAD_SECONDS
 
 
-def stands_still(path: Path) -> bool:
+def has_stopped(path: Path) -> bool:
     """Wait for two beats and return True if none came."""
     before = _touched(path)
     time.sleep(2 * HEARTBEAT_SECONDS + 1)

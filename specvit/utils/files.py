@@ -125,7 +125,7 @@ def check_aliases(text: str) -> None:
             parts = itertools.chain.from_iterable(node.value) if isinstance(node, yaml.MappingNode) else node.value
             sizes[id(node)] = 1 + sum(map(size, parts))
         if sizes[id(node)] > MAX_YAML_VALUES:
-            what = f"an alias stands for itself or for more than {MAX_YAML_VALUES:,} values"
+            what = f"an alias refers to itself or to more than {MAX_YAML_VALUES:,} values"
             raise yaml.YAMLError(f"line {node.start_mark.line + 1}: {what}")
         return sizes[id(node)]
 
