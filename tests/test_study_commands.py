@@ -54,7 +54,7 @@ def test_status_counts_and_explains(study: StudyFolder, sweep: Sweep) -> None:
         "study toy: 4 runs: 1 running, 1 waiting, 1 completed, 1 crashed; no worker running",
         "  crashed       toy-aaaa0001  it broke",
         f"  running       toy-aaaa0003  epoch 2/{epochs_wanted}, val_r2 0.250, until 03:04, healthy",
-        "best: test_r2 0.5  toy-aaaa0000",
+        "best: test_r2 0.5  toy-aaaa0000  train.seed=0",
     ]
 
 
@@ -70,10 +70,16 @@ def test_status_names_workers_at_work_and_a_cancelled_study(study: StudyFolder) 
 @pytest.mark.parametrize(
     ("facts", "best"),
     [
-        ({"metrics": {"test_r2": "maximize"}}, "best: test_r2 0.9  toy-aaaa0002"),
-        ({"metrics": {"test_r2": "minimize"}}, "best: test_r2 0.5  toy-aaaa0000"),
-        ({"table": {"metric": "test_mae", "of": None, "above": None}}, "best: test_mae 0.1  toy-aaaa0002"),
-        ({"table": {"metric": "escape_step", "of": "val_r2", "above": 0.2}}, "best: escape_step 10  toy-aaaa0002"),
+        ({"metrics": {"test_r2": "maximize"}}, "best: test_r2 0.9  toy-aaaa0002  train.seed=2"),
+        ({"metrics": {"test_r2": "minimize"}}, "best: test_r2 0.5  toy-aaaa0000  train.seed=0"),
+        (
+            {"table": {"metric": "test_mae", "of": None, "above": None}},
+            "best: test_mae 0.1  toy-aaaa0002  train.seed=2",
+        ),
+        (
+            {"table": {"metric": "escape_step", "of": "val_r2", "above": 0.2}},
+            "best: escape_step 10  toy-aaaa0002  train.seed=2",
+        ),
     ],
 )
 def test_the_best_is_the_best_by_the_studys_metric(facts: dict, best: str, study: StudyFolder) -> None:

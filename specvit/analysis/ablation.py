@@ -13,6 +13,7 @@ from specvit.analysis.fit_verdict import fit_verdict, trees_of
 from specvit.analysis.records import Run, Runs, rows_of, scored
 from specvit.study.results import lower_is_better, rank
 from specvit.study.schema import ESCAPED
+from specvit.study.table import setting_text
 from specvit.study.trial_queue import GROUPS
 from specvit.utils.text import short_value
 
@@ -63,7 +64,7 @@ class Combination:
     @property
     def label(self) -> str:
         """Its name with numbers in short."""
-        return ", ".join(f"{key}={short_value(value)}" for key, value in self.factors.items()) or "all"
+        return setting_text(self.factors) or "all"
 
     @property
     def mean(self) -> float | None:
@@ -109,7 +110,8 @@ def _shown(runs: Runs, factor: str) -> list[str]:
     values = [factors.get(factor) for factors in runs.factors]
     numbers = [value for value in values if isinstance(value, float | int) and not isinstance(value, bool)]
     if len(numbers) < len(values) or len(set(numbers)) <= MOST_VALUES:
-        return [str(value) for value in values]
+        exact, short = ([text(value) for value in values] for text in (str, short_value))
+        return short if len(set(short)) == len(set(exact)) else exact
     edges = np.quantile(numbers, (0, 0.25, 0.5, 0.75, 1))
     quarters = np.clip(np.searchsorted(edges, numbers, side="right") - 1, 0, 3)
     return [f"{edges[quarter]:.3g} to {edges[quarter + 1]:.3g}" for quarter in quarters]

@@ -13,6 +13,7 @@ from specvit.analysis.report import Row, bullets, table, with_spread, write_repo
 from specvit.study.results import is_r2
 from specvit.study.schema import ESCAPED
 from specvit.study.trial_queue import GROUPS
+from specvit.utils.text import short_value
 
 DEFINITIONS = {
     "finished": "completed or early_stopped; learnt nothing: plateau; failed: diverged, oom, crashed, cancelled, "
@@ -76,8 +77,9 @@ def best_sentence(combined: Sequence[Combination], metric: str) -> str:
         return "no trial has finished"
     best = ranked[0]
     return (
-        f"best of {ended} ended trials: {best.name}, {metric} {best.score:.4g} ({best.finished} of {len(best.records)} "
-        f"runs finished; {best.records[0].run_id}); it is the best of many, so expect less of it on other seeds"
+        f"best of {ended} ended trials: {best.label}, {metric} {best.score:.4g} "
+        f"({best.finished} of {len(best.records)} runs finished; {best.records[0].run_id}); "
+        "it is the best of many, so expect less of it on other seeds"
     )
 
 
@@ -147,7 +149,7 @@ def setting_table(combined: Sequence[Combination], metric: str) -> list[list[str
         escape = "" if row["escape_step"] is None else f"{row['escape_step']:,.0f}"
         cells.append(
             [
-                *(str(one.factors.get(name, "-")) for name in factors),
+                *(short_value(one.factors.get(name, "-")) for name in factors),
                 with_spread(one.score, None if one.unlearnt else one.sd, whole=whole),
                 *(with_spread(one.mean, one.sd, whole=whole) for _ in failed),
                 f"{one.finished}/{len(one.records)}",

@@ -224,9 +224,9 @@ def _predictions(folder: Path, label: str, noiseless: bool) -> dict[str, Any] | 
 
 
 def metric_of(folders: Sequence[Path]) -> str:
-    """Return the metric of a single study's own table; test R² of plain runs or several folders."""
-    study = len(folders) == 1 and is_study(folders[0])
-    return (StudyFolder(folders[0]).about().get("table") or {}).get("metric") or TEST_R2 if study else TEST_R2
+    """Return the metric that a single study searches by, or that of its table; test R² of plain runs or several."""
+    about = StudyFolder(folders[0]).about() if len(folders) == 1 and is_study(folders[0]) else {}
+    return next(iter(about.get("metrics") or {}), (about.get("table") or {}).get("metric") or TEST_R2)
 
 
 def is_search(folders: Sequence[Path]) -> bool:

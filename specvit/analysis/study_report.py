@@ -23,6 +23,7 @@ from specvit.study.trial_queue import group_counts, group_of
 from specvit.utils.errors import FolderError
 from specvit.utils.files import write_text
 from specvit.utils.provenance import commit
+from specvit.utils.text import short_value
 
 MOST_CAUSES = 30
 NUMBER = re.compile(r"[-+]?\d[\d.]*(e[-+]?\d+)?")
@@ -51,8 +52,14 @@ def write_study_report(
         figures = {"scaling": lambda: draw_scaling(scaling, [], allowed), **figures}
     if any(outcome.rows for outcome in runs.outcome):
         figures["curves"] = lambda: draw_curves(runs)
+    matters = ""
+    if ablation.search:
+        from specvit.study.optuna_study import search_figures
+
+        of_search, matters = search_figures(study)
+        figures = {**of_search, **figures}
     drawn = save_figures(out / "figures", figures)
-    parts = study_parts(study, runs, ablation, scaling)
+    parts = study_parts(study, runs, ablation, scaling, matters)
     text = whole(parts, {name: f"figures/{path.name}" for name, path in drawn.items()})
     pages = [out / "report.html", out / "report.md"]
     write_text(pages[1], text)
@@ -79,10 +86,16 @@ def _scaling(study: StudyFolder, runs: Runs, label: str) -> tuple[Scaling | None
     return scaling_of(label, first, series, bounds.get("van_trees", 1.0)), bounds
 
 
-def study_parts(study: StudyFolder, runs: Runs, ablation: Ablation, scaling: Scaling | None) -> Parts:
-    """Return the parts by name; each is markdown, and may be empty."""
+def study_parts(
+    study: StudyFolder, runs: Runs, ablation: Ablation, scaling: Scaling | None, matters: str = ""
+) -> Parts:
+    """Return the parts by name; each is markdown, and may be empty. `matters`: a finding on a search's keys."""
     about = study.about()
-    sentences = [*(map(pair_sentence, scaling.pairs) if scaling else ()), *ablation.sentences]
+    sentences = [
+        *(map(pair_sentence, scaling.pairs) if scaling else ()),
+        *ablation.sentences,
+        *[matters] * bool(matters),
+    ]
     return {
         "name": study.name,
         "question": str(about.get("question") or "none was written into the study's file"),
@@ -124,7 +137,7 @@ def _design(about: dict[str, Any], runs: Runs, metric: str) -> Iterator[str]:
     values: dict[str, dict[str, None]] = {}
     for factors in runs.factors:
         for key, value in factors.items():
-            values.setdefault(key, {})[str(value)] = None
+            values.setdefault(key, {})[short_value(value)] = None
     for key, seen in values.items():
         shown = list(seen) if len(seen) <= 12 else [*list(seen)[:6], f"... {len(seen)} in all"]
         yield f"- {key}: {', '.join(shown)}"

@@ -7,6 +7,8 @@ import json
 import logging
 import os
 import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,8 @@ def create(study: StudyFolder, about: dict[str, Any], definition: Definition) ->
             directions=["maximize" if way == "maximize" else "minimize" for way in search.metrics.values()],
             load_if_exists=True,
         )
+        if created.metric_names != list(search.metrics):  # for optuna-dashboard, which says "Objective 0" without
+            created.set_metric_names(list(search.metrics))
         if all(trial.state == TrialState.WAITING for trial in created.get_trials(deepcopy=False)):
             for point in search.start:
                 created.enqueue_trial({key: encoded(value) for key, value in point.items()}, skip_if_exists=True)
@@ -70,6 +74,61 @@ def check_same_space(study: StudyFolder, definition: Definition) -> None:
                 what = "has other choices than the trials that are there"
                 remedy = "give the changed study another name with sweep.name=NAME"
                 raise ConfigError(what, where=f"search.space.{dimension.key}", remedy=remedy)
+
+
+FEWEST_TRIALS = 4
+"""Fewer completed trials say nothing of what matters."""
+
+
+def search_figures(study: StudyFolder) -> tuple[dict[str, Callable[[], Any]], str]:
+    """Return Optuna's figures of a search by name, and a sentence on what matters; neither without its storage.
+
+    The figures are of the first metric: the best value by trial, importances, and parallel coordinates.
+    """
+    quiet()
+    about = study.about()
+    if about.get("storage") is None and not study.file(JOURNAL).exists():
+        return {}, ""
+    try:
+        search = optuna.load_study(
+            study_name=study_name(study, about), storage=open_storage(study, about.get("storage"))
+        )
+    except (ConfigError, FolderError, KeyError, OSError):
+        return {}, ""
+    metric = next(iter(about["metrics"]))
+    of_metric: Callable[[Any], float] | None = (lambda trial: trial.values[0]) if len(about["metrics"]) > 1 else None
+    values = {trial.values[0] for trial in search.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))}
+    if len(values) < FEWEST_TRIALS:
+        return {}, ""
+    evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+    shared: dict[str, Any] = {"target": of_metric, "target_name": metric}
+    options = {"importances": {"evaluator": evaluator}}
+    figures = {
+        name: partial(_drawn, f"plot_{function}", search, shared | options.get(name, {}))
+        for name, function in OPTUNA_FIGURES.items()
+    }
+    shares = optuna.importance.get_param_importances(search, evaluator=evaluator, target=of_metric)
+    listed = ", ".join(f"{key} {share:.2f}" for key, share in shares.items())
+    return figures, f"share in reaching the best tenth of {metric} (PED-ANOVA): {listed}" if listed else ""
+
+
+OPTUNA_FIGURES = {
+    "history": "optimization_history",
+    "importances": "param_importances",
+    "parallel": "parallel_coordinate",
+}
+
+
+def _drawn(function: str, study: optuna.Study, options: dict[str, Any]) -> Any:
+    """Return a figure of Optuna's, which draws by pyplot in a style that it sets for the whole process."""
+    import matplotlib
+    from matplotlib import pyplot
+
+    with matplotlib.rc_context():
+        figure = getattr(optuna.visualization.matplotlib, function)(study, **options).figure
+        figure.tight_layout()
+        pyplot.close(figure)
+    return figure
 
 
 def study_name(study: StudyFolder, about: dict[str, Any]) -> str:

@@ -17,6 +17,7 @@ from specvit.study.results import lower_is_better, outcome_of, value_of
 from specvit.study.schema import Table
 from specvit.study.search_space import FORBIDDEN
 from specvit.study.store import WAITING, StudyFolder, Trial, command_of
+from specvit.study.table import factors_of, setting_text
 from specvit.study.trial_queue import state_counts
 
 VERDICT_SECONDS = 120.0
@@ -111,7 +112,8 @@ def status_lines(study: StudyFolder) -> Iterator[str]:
         yield f"  {'record lost':<13} {path.parent.name}/{path.name}; `{command_of(study)}` writes it again"
     yield from (f"  {line}" for line in refused_lines(study))
     if best := best_trial([trial for trial in trials if states[trial.number] in LEARNT], about):
-        yield f"best: {best.metric} {best.value:.4g}  {best.trial.name}"
+        setting = setting_text(factors_of(best.trial))
+        yield f"best: {best.metric} {best.value:.4g}  {best.trial.name}  {setting}".rstrip()
 
 
 def refused_lines(study: StudyFolder) -> Iterator[str]:

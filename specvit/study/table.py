@@ -13,7 +13,7 @@ from specvit.study.results import NOT_LEARNT, is_r2, lower_is_better, outcome_of
 from specvit.study.schema import ESCAPED, SEED, Table
 from specvit.study.store import StudyFolder, Trial
 from specvit.utils.errors import ConfigError
-from specvit.utils.text import csv_lines, markdown_table, text_table
+from specvit.utils.text import csv_lines, markdown_table, short_value, text_table
 
 
 @dataclass
@@ -81,6 +81,11 @@ def factors_of(trial: Trial) -> dict[str, Any]:
     return {**({"cell": trial.cell} if trial.cell else {}), **trial.factors}
 
 
+def setting_text(factors: dict[str, Any]) -> str:
+    """Return factors with their values in short: `model/tokenizer=sw, opt.lr=0.00606`."""
+    return ", ".join(f"{key}={short_value(value)}" for key, value in factors.items())
+
+
 def factor_names(trials: list[Trial]) -> list[str]:
     """Return all factors of a study, in order of appearance."""
     return list(dict.fromkeys(key for trial in trials for key in factors_of(trial)))
@@ -92,7 +97,14 @@ def render(metric: str, rows: list[Row], style: str) -> str:
     exact = style == "csv"
     failed = is_r2(metric) and any(row.failed for row in rows)
     head = [*factors, metric, *(["of the finished"] if failed else []), "sd", "min", "max", "runs", "other"]
-    body = [[*(_text(row.factors[key]) for key in factors), *_figures(row, exact=exact, failed=failed)] for row in rows]
+    show = str if exact else short_value
+    body = [
+        [
+            *("-" if row.factors[key] is None else show(row.factors[key]) for key in factors),
+            *_figures(row, exact=exact, failed=failed),
+        ]
+        for row in rows
+    ]
     if style == "csv":
         return csv_lines([head, *body]).rstrip("\n")
     if style == "markdown":
@@ -113,10 +125,6 @@ def _figures(row: Row, *, exact: bool, failed: bool) -> list[str]:
 
 def _mean(values: list[float]) -> float | None:
     return statistics.fmean(values) if values else None
-
-
-def _text(value: Any) -> str:
-    return "-" if value is None else str(value)
 
 
 def _check_factors(by: list[str], factors: list[str]) -> None:
