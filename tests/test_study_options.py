@@ -54,6 +54,7 @@ OPTIONS = [
     ("sweep.hours=2", "hours", 2.0),
     ("sweep.hours=5e-1", "hours", 0.5),
     ("sweep.failures=1", "failures", 1),
+    ("sweep.health_minutes=7.5", "health_minutes", 7.5),
     ("sweep.storage=sqlite:///a=b.db", "storage", "sqlite:///a=b.db"),
 ]
 

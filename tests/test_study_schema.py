@@ -72,6 +72,7 @@ BAD = [
     ("grids: [{}]\nbudget: {hour: 1}", "budget.hour", "did you mean hours?"),
     ("grids: [{}]\nbudget: {hours: a}", "budget.hours", "expects a number above 0, not 'a'"),
     ("grids: [{}]\nbudget: {hours: 0}", "budget.hours", "expects a number above 0, not 0"),
+    ("grids: [{}]\nhealth_minutes: 0", "health_minutes", "expects a number above 0, not 0"),
     ("grids: [{}]\nbudget: {hours: .inf}", "budget.hours", "expects a number"),
     ("grids: [{}]\nbudget: {failures: 0}", "budget.failures", "at least 1"),
     ("grids: [{}]\ntable: {metric: [a]}", "table.metric", "expects text"),
@@ -148,6 +149,7 @@ def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
 
 SAME = [
     ("seeds: [1, 2]", "seeds: [1, 2]\nbudget: {hours: 3}"),
+    ("seeds: [1, 2]", "seeds: [1, 2]\nhealth_minutes: 7"),
     ("seeds: [1, 2]", "seeds: [1, 2]\ntable: {metric: val_mae}"),
     ("{data: builtin, opt.weight_decay: 1e-4}", "{opt.weight_decay: 1e-4, data: builtin}"),
 ]

@@ -7,9 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 from handmade import at_work, ended, epochs, holder, make_run, mixed_study, run_of
 
+from specvit.cluster.slots import LauncherConfig
 from specvit.study import status
+from specvit.study.driver import write
+from specvit.study.request import StudyRequest, SweepOptions
+from specvit.study.schema import definition_of
 from specvit.study.status import StudyMonitor
 from specvit.study.store import StudyFolder
 from specvit.study.worker import note_missing_ends
@@ -194,6 +199,35 @@ def test_a_record_of_a_newer_version_may_hold_more(study: StudyFolder) -> None:
     file, before = study.file("trials") / "0001.json", study.trial(1)
     write_json(file, {**json.loads(file.read_text()), "priority": 3})
     assert study.trial(1) == before
+
+
+@pytest.mark.parametrize(("of_file", "typed", "minutes"), [(None, None, 2), (6, None, 6), (6, 3.0, 3)])
+def test_the_first_verdict_waits_for_the_minutes_of_the_study(
+    of_file: int | None,
+    typed: float | None,
+    minutes: int,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = "grids: [{}]" + (f"\nhealth_minutes: {of_file}" if of_file else "")
+    defined = definition_of(yaml.safe_load(text), "toy", where="here")
+    options = SweepOptions(health_minutes=typed)
+    request = StudyRequest(defined, {}, options, LauncherConfig(), ())
+    made = mixed_study(tmp_path)
+    write(made, request, made.trials())
+    now = [1000.0]
+    monkeypatch.setattr(status.time, "monotonic", lambda: now[0])
+    watching, run = StudyMonitor(made), run_of(made, 2)
+    with run.claimed():
+        run.set_status("running", pid=os.getpid(), host=os.uname().nodename)
+        make_run(run.path, rows=epochs(train_loss=[None]))
+        said = []
+        for seconds in (0, 60 * minutes - 1, 2):
+            now[0] += seconds
+            said.append(news(watching, capsys))
+    assert said == [[], [], [f"{run.path.name}: the loss is not finite"]]
 
 
 def test_a_verdict_is_given_after_a_while_and_when_it_changes(

@@ -159,6 +159,7 @@ def write(study: StudyFolder, request: StudyRequest, planned: list[Trial]) -> No
         trials=request.count_trials(planned),
         deadline=time.time() + 3600 * hours if hours else None,
         failures=failures,
+        health_minutes=options.health_minutes or definition.health_minutes,
         storage=options.storage,
         launcher=asdict(request.launcher),
         cwd=str(Path.cwd()),

@@ -43,6 +43,8 @@ class SweepOptions:
     hours: float | None = key(None, above=0)
     failures: int | None = key(None, low=1)
     """Start no further run after so many hours, or with so many failed ones."""
+    health_minutes: float | None = key(None, above=0)
+    """From the start of a run to the first check of its health, instead of the study's."""
     storage: str | None = None
     """Optuna's storage: sqlite:////FILE, postgresql+psycopg://USER@HOST/DB, ...; None: a journal file in the study."""
 

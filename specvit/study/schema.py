@@ -79,6 +79,8 @@ class Definition:
     seeds: tuple[int, ...] = key((), low=0)
     budget: Budget = key(Budget)
     table: Table = key(Table)
+    health_minutes: float | None = key(None, above=0)
+    """From the start of a run to the first check of its health; None: the default."""
     question: str = ""
     source: dict[str, Any] = key(dict)
     """The content of the file, from which the workers of a search rebuild the definition."""
@@ -86,7 +88,7 @@ class Definition:
     def digest(self) -> str:
         """Return a hash of what must not change when a study is resumed: all that decides its runs and its sampling."""
         parts = asdict(self)
-        for name in ("name", "budget", "table", "question", "source"):
+        for name in ("name", "budget", "table", "health_minutes", "question", "source"):
             parts.pop(name)
         if parts["search"]:
             parts["search"].pop("trials")

@@ -20,8 +20,8 @@ from specvit.study.store import WAITING, StudyFolder, Trial, command_of
 from specvit.study.table import factors_of, setting_text
 from specvit.study.trial_queue import state_counts
 
-VERDICT_SECONDS = 120.0
-"""Time from the start of a run to the first check of its health."""
+HEALTH_MINUTES, HEALTH_SECONDS = 2.0, 10.0
+"""Time from the start of a run to the first check of its health where the study names none, and between checks."""
 
 
 class StudyMonitor:
@@ -31,6 +31,7 @@ class StudyMonitor:
         """Trials that have ended already are not news."""
         self.study = study
         self.metric, self.table = metric_of(study.about()), Table(**study.about()["table"])
+        self._health_seconds = 60 * (study.about().get("health_minutes") or HEALTH_MINUTES)
         self._ended = {t.number: t.end for t in study.trials() if t.end or study.state(t) in DONE}
         self._settled: dict[int, Trial] = {}
         """Records of ended trials: while a record is unchanged, its run folder is not read again."""
@@ -60,9 +61,9 @@ class StudyMonitor:
     def _check_health(self, trial: Trial) -> None:
         """Print a run's health if it is not healthy, and again when it changes."""
         begun = self._begun.setdefault(trial.number, time.monotonic())
-        if time.monotonic() - begun < VERDICT_SECONDS:
+        if time.monotonic() - begun < self._health_seconds:
             return
-        self._begun[trial.number] = time.monotonic() - VERDICT_SECONDS + 10.0  # check again in ten seconds
+        self._begun[trial.number] = time.monotonic() - self._health_seconds + HEALTH_SECONDS
         health = health_of(trial.run, outcome_of(trial.run))
         kind = re.sub(r"[-\d.]+", "", health)  # only the figures differ
         if health and kind != self._health.get(trial.number):
