@@ -53,7 +53,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", metavar="MODEL", help=", ".join(ROWS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[42], help="of training noise and networks")
-    parser.add_argument("--folder", type=Path, default=Path("outputs/baselines"), help="where the runs lie")
+    parser.add_argument("--folder", type=Path, default=Path("outputs/baselines"), help="where the runs are")
     parser.add_argument("--json", type=Path, default=None, metavar="FILE", help="save the result there, too")
     options = parser.parse_args()
     if unknown := set(options.models) - set(ROWS):

@@ -45,7 +45,7 @@ class Way:
     stock_allocator: bool = False
     deterministic: bool = True
     fill: bool = False
-    """Whether determinism fills every new tensor, as torch does unless told otherwise."""
+    """Whether determinism fills every new tensor, as torch does by default."""
     attention_dropout: bool = True
 
 

@@ -65,7 +65,7 @@ def test_repeated_rows_are_found_within_and_between_files(sound: Path, write_set
     assert "1 rows repeat the flux of an earlier one: 10 = 2" in faults(sound)
     twin = write_set(tmp_path / "twin", 12)
     found = inspect_files([sound, twin])[1].faults
-    assert any("11 spectra stand in another file" in fault for fault in found)
+    assert any("11 spectra are in another file" in fault for fault in found)
 
 
 @pytest.mark.parametrize(

@@ -139,7 +139,7 @@ def test_seeds_may_be_typed_anew(text: str, seeds: list[str]) -> None:
 
 
 BAD = [
-    ("tokens", "opt.lr=1,2", "opt.lr: has several values; a study's axes stand in its file"),
+    ("tokens", "opt.lr=1,2", "opt.lr: has several values; a study's axes are in its file"),
     ("rates", "train.seed=1,2", "train.seed: has several values"),
     ("tokens", "opt.lr=interval(1,2)", "is an interval, which a grid cannot walk through"),
     ("token", "opt.lr=1", "sweeps: has no study 'token'; did you mean tokens? there are "),

@@ -40,7 +40,7 @@ MARKERS = "os^vPX*<>p"
 PUBLISHED = "hd8H1"
 """No diamonds, which mark where a line overtakes another."""
 STROKES = ("-", (0, (5, 4)), (0, (2, 3)), (0, (7, 3, 1, 3)))
-"""Later curves have gaps, so that of curves that lie on each other all are seen."""
+"""Later curves have gaps, so that curves on top of each other are all visible."""
 OUTLIER = 5.0
 """Of bars, one more than this many times the median does not set the axis: its value is written."""
 BOUNDS_NOTE = (

@@ -139,7 +139,7 @@ def findings(found: dict[str, Any], config: SlurmConfig, checkpoint_bytes: int) 
     if found["lock_seen"]:
         yield "ok", f"the folder is shared, and a lock held here is seen on {found['host']}"
     else:
-        yield "note", "a lock held here is not seen there: heartbeats stand in for it; keep one command a study"
+        yield "note", "a lock held here is not seen there: heartbeats replace it; keep one command a study"
     size, seconds = checkpoint_bytes / 1e6, found["save_seconds"]
     said = f"a checkpoint of {size:.0f} MB is saved there in {seconds} s; a job has {config.signal_seconds} s to do so"
     yield ("ok" if 4 * seconds < config.signal_seconds else "FAIL"), said

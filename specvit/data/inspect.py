@@ -39,7 +39,7 @@ class Report:
     notes: list[str] = field(default_factory=list)
     """What a user should know, though the file can be used."""
     linked: bool = False
-    """Whether values lie in other files: a report on them is not kept, since this file does not change with them."""
+    """Whether values are in other files: a report on them is not kept, since this file does not change with them."""
     digests: list[str] = field(default_factory=list)
     """A digest of each spectrum, to find the same one twice; "" for one that cannot be read."""
 
@@ -52,7 +52,7 @@ def inspect_files(paths: Sequence[Path]) -> list[Report]:
         twins = [(row, seen[digest]) for row, digest in enumerate(report.digests) if digest in seen]
         if twins:
             row, where = twins[0]
-            report.faults.append(f"{len(twins)} spectra stand in another file, too: row {row} is {where}")
+            report.faults.append(f"{len(twins)} spectra are in another file, too: row {row} is {where}")
         name = Path(report.path).parent.name + "/" + Path(report.path).name
         seen |= {digest: f"{name} row {row}" for row, digest in enumerate(report.digests) if digest}
     return reports

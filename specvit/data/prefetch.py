@@ -67,7 +67,7 @@ class Prefetcher:
 
 
 def byte_ranges(spectra: Spectra, index_B: np.ndarray) -> dict[Path, list[tuple[int, int]]]:
-    """Return where flux and error of rising view rows lie: each file's (offset, length) in bytes, one a run of rows."""
+    """Return where flux and error of rising view rows are: each file's (offset, length) in bytes, one a run of rows."""
     rows_B = spectra.rows_N[index_B]
     shard_B = np.searchsorted(spectra.starts, rows_B, side="right") - 1
     breaks = np.flatnonzero((np.diff(rows_B) != 1) | (np.diff(shard_B) != 0)) + 1

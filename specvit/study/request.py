@@ -82,7 +82,7 @@ def study_request(name: str | None, overrides: list[str], words: tuple[str, ...]
         if axes:
             key, values = next(iter(axes.items()))
             if key != SEED or definition.search is not None:
-                what, remedy = "has several values", "a study's axes stand in its file; give one value"
+                what, remedy = "has several values", "a study's axes are in its file; give one value"
                 raise ConfigError(what, where=key, remedy=remedy)
             definition = replace(definition, seeds=tuple(values))
     else:
@@ -204,7 +204,7 @@ def split_options(overrides: list[str]) -> tuple[SweepOptions, list[str]]:
         what = f"{options.name!r} cannot be a folder's name"
         raise ConfigError(what, where="sweep.name", remedy="use letters, digits and . _ = + -")
     if options.storage is not None and holds_secret(options.storage):
-        what = "holds a password or token, which would stand in the study's record and reports"
+        what = "holds a password or token, which would appear in the study's record and reports"
         remedy = (
             "leave it out: PostgreSQL takes it from PGPASSWORD or ~/.pgpass, MySQL from ?read_default_file=~/.my.cnf"
         )

@@ -248,8 +248,8 @@ class SlurmSlots:
             self.silent_since = time.monotonic()
             print(words, flush=True)
         elif time.monotonic() - self.silent_since > SILENCE_SECONDS:
-            remedy = "jobs that are there go on; the same command comes back to them"
-            raise ConfigError("does not serve us any more", where="SLURM", remedy=remedy)
+            remedy = "submitted jobs continue; run the same command again to watch them"
+            raise ConfigError("has stopped answering", where="SLURM", remedy=remedy)
 
     @contextlib.contextmanager
     def _interruptible(self) -> Iterator[None]:

@@ -46,7 +46,7 @@ class Server:
         # Telemetry is on by default.
         os.environ.update(MLFLOW_DISABLE_TELEMETRY="true", DO_NOT_TRACK="true")
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-        # A pool would go on writing into a database file that was deleted.
+        # A pool would keep writing into a database file that was deleted.
         os.environ.setdefault("MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "NullPool")
         for name, value in (("MAX_RETRIES", "0"), ("TIMEOUT", "20")):
             os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{name}", value)

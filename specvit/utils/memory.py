@@ -52,7 +52,7 @@ def room_in(group: Path) -> float:
 def keep_memory(keep: bool = True) -> bool:
     """Keep freed memory in the process until it ends, or restore glibc's defaults; return False without glibc.
 
-    By default glibc maps every block above 32 MiB anew and returns it after use, so the pages of each activation of a
+    By default glibc maps every block above 32 MiB again and returns it after use, so the pages of each activation of a
     large model are faulted in again in each step: element-wise operations take up to four times as long.
     """
     try:
