@@ -148,6 +148,9 @@ def test_every_kind_of_model_takes_an_experiment_of_the_vit() -> None:
     [
         ("loss.name=l2", ("loss", "name"), "mse"),
         ("loss.name=mae", ("loss", "name"), "l1"),
+        ("loss.name=MSE", ("loss", "name"), "mse"),
+        ("opt.type=rmsprop", ("opt", "type"), "RMSprop"),
+        ("data.label_norm=MinMax", ("data", "label_norm"), "minmax"),
         ("model.proj_fn=CNN", ("model", "proj_fn"), "C1D"),
         ("model.task_type=regression", ("model", "task_type"), "reg"),
         ("opt.type=adamw", ("opt", "type"), "AdamW"),

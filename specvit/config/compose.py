@@ -16,6 +16,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from specvit.config.conf_files import CONFIG_NAME, all_groups, composing_from, hydra_loader, without_settings
+from specvit.config.fields import checked
 from specvit.config.model_kinds import settle
 from specvit.config.overrides import (
     bracket_lists,
@@ -139,7 +140,7 @@ def _resolve(composed: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
 
 def _refuse_disagreement(tokenizer: str, meant: str | None, composed: str) -> None:
     """Raise `ConfigError` where `model/tokenizer` means another `model.proj_fn` than was composed."""
-    aliases = ViTConfig.__dataclass_fields__["proj_fn"].metadata["aliases"]
-    if meant is not None and aliases.get(composed, composed) != meant:
+    rules = ViTConfig.__dataclass_fields__["proj_fn"].metadata
+    if meant is not None and checked(composed, str, rules, "model.proj_fn") != meant:
         what = f"model/tokenizer={tokenizer} means model.proj_fn={meant}, but another setting makes it {composed}"
         raise ConfigError(what, where="model.proj_fn", remedy="drop one of the two")

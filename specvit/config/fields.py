@@ -38,8 +38,9 @@ def key(
 ) -> Any:
     """Declare one key with its default (a class: its instances are) and what `build` checks of it.
 
-    `low` and `high` are inclusive, `above` is exclusive. `aliases` are other spellings of a value. With `commas` one
-    value, or text with commas, may stand for a list. `read` takes value and dotted key, and replaces all other checks.
+    `low` and `high` are inclusive, `above` is exclusive. Case does not matter in `choices`; `aliases` (in lower case)
+    are other names of theirs. With `commas` one value, or text with commas, may stand for a list. `read` takes value
+    and dotted key, and replaces all other checks.
     Of a run's keys, `identity=False` marks those that cannot change a result, and `neutral=` those that a later version
     added: at that value the run id leaves them out. `used_if=` says when a key of its section has an effect.
     """
@@ -153,8 +154,9 @@ def _scalar(raw: Any, kinds: tuple[Any, ...], rules: Mapping[str, Any], where: s
         value = str(raw)
     elif float in kinds and int not in kinds and type(raw) is int:
         value = float(raw) if abs(raw) < sys.float_info.max else math.inf
-    if type(value) is str:
-        value = rules.get("aliases", {}).get(value, value)
+    if choices and type(value) is str:
+        spellings = {choice.lower(): choice for choice in choices} | rules["aliases"]
+        value = spellings.get(value.lower(), value)
     if choices and value not in choices:
         remedy = nearest(str(raw), choices).strip()
         raise ConfigError(f"{raw!r} is not one of {', '.join(choices)}", where=where, remedy=remedy)

@@ -35,7 +35,7 @@ class ViTConfig(NetworkConfig):
     num_attention_heads: int = key(8, low=1, high=65_536)
     intermediate_size: int = key(1024, low=1, high=1_048_576)
     dropout: float = key(0.1, low=0.0, high=0.95)
-    proj_fn: str = key("C1D", choices=("C1D", "SW", "linear"), aliases={"CNN": "C1D", "c1d": "C1D", "sw": "SW"})
+    proj_fn: str = key("C1D", choices=("C1D", "SW", "linear"), aliases={"cnn": "C1D"})
     pos_encoding_type: str = key("learned", choices=("learned", "sinusoidal", "rope", "none"))
     pool: str = key("cls", choices=("cls", "mean", "attention"))
     qkv_bias: bool = key(True)
@@ -147,9 +147,7 @@ class LossConfig:
 class OptConfig:
     """`opt`: optimizer and learning-rate schedule; durations in epochs, turned into steps once."""
 
-    type: str = key(
-        "AdamW", choices=("AdamW", "Adam", "SGD", "RMSprop"), aliases={"adamw": "AdamW", "adam": "Adam", "sgd": "SGD"}
-    )
+    type: str = key("AdamW", choices=("AdamW", "Adam", "SGD", "RMSprop"))
     lr: float = key(3e-4, above=0.0)
     weight_decay: float = key(0.01, low=0.0)
     betas: tuple[float, float] = key(
