@@ -1,14 +1,12 @@
-"""How far a conversion is: a bar on a terminal, elsewhere a line now and then."""
+"""Progress of a conversion: a bar on a terminal, elsewhere a line now and then."""
 
-import sys
 import time
-from typing import Any
 
-from specvit.utils.text import unfiltered
+from specvit.tracking.console import Console, progress_bar
 
 SECONDS = 10.0
 """Between two lines where there is no bar."""
-DOING = {"spectra": ("converting", "converted"), "MB": ("unpacking", "unpacked")}
+VERBS = {"spectra": ("converting", "converted"), "MB": ("unpacking", "unpacked")}
 
 
 class Progress:
@@ -16,11 +14,9 @@ class Progress:
 
     def __init__(self) -> None:
         """Nothing is shown yet."""
-        self.bar: Any = None
-        self.task: Any = None
+        self.console = Console("auto")
+        self.bar = progress_bar(self.console)
         self.unit = ""
-        self.said = self.started = time.monotonic()
-        self.first = 0
 
     def __enter__(self) -> "Progress":
         """Be ready."""
@@ -28,36 +24,23 @@ class Progress:
 
     def __exit__(self, *exception: object) -> None:
         """End the bar."""
-        if self.bar is not None:
+        if self.console.style == "bar":
             self.bar.stop()
 
     def __call__(self, done: int, total: int, unit: str = "spectra") -> None:
         """Show it, if it is time to."""
-        begins, self.unit = unit != self.unit, unit
-        if sys.stdout.isatty():
-            self._show(done, total, begins=begins)
-            return
-        now, (doing, finished) = time.monotonic(), DOING[unit]
-        if begins:
-            self.first, self.started, self.said = done, now, now
+        now, (doing, finished) = time.monotonic(), VERBS[unit]
+        if begins := unit != self.unit:
+            self.unit, self.first, self.started, self.said = unit, done, now, now
+            self.task = self.bar.add_task(unit, total=total)
+        if self.console.style == "bar":
+            self.bar.start()
+            self.bar.update(self.task, completed=done)
+        elif begins:
             there = f"{done:,} of {total:,} {unit} are there already"
-            print(there if done else f"{doing} {total:,} {unit}", flush=True)
+            self.console.say(there if done else f"{doing} {total:,} {unit}")
         elif done == total or now - self.said >= SECONDS:
             self.said = now
             left = (total - done) * (now - self.started) / max(1, done - self.first)
             rest = f", about {left / 60:.1f} min left" if done < total else ""
-            print(f"{finished} {done:,} of {total:,} {unit}{rest}", flush=True)
-
-    def _show(self, done: int, total: int, *, begins: bool) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-        from rich.progress import Progress as Bar
-
-        if self.bar is None:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-            screen = Console(file=unfiltered(sys.stdout))
-            self.bar = Bar(*columns, TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn(), console=screen)
-            self.bar.start()
-        if begins:
-            self.task = self.bar.add_task(self.unit, total=total)
-        self.bar.update(self.task, completed=done)
+            self.console.say(f"{finished} {done:,} of {total:,} {unit}{rest}")

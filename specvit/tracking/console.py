@@ -83,6 +83,12 @@ class Console:
             self.say(f"making built-in spectra: {split} {done:,} of {total:,}")
 
 
+def progress_bar(console: Console, *facts: str) -> Progress:
+    """Return the bar of all commands, not started: done of total, `facts` as templates of rich, elapsed and ETA."""
+    left = (TextColumn("{task.description}"), BarColumn(bar_width=16), MofNCompleteColumn(), *map(TextColumn, facts))
+    return Progress(*left, TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn(), console=console.rich)
+
+
 class ProgressTracker:
     """Follows one run on a `Console`. `epochs`, `steps_per_epoch` and `step_rows` size the bar and the rates."""
 
@@ -99,15 +105,7 @@ class ProgressTracker:
     def __enter__(self) -> "ProgressTracker":
         """Start the bar, if there is to be one."""
         if self.console.style == "bar":
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=16),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[facts]}"),
-            )
-            self.bar = Progress(
-                *columns, TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn(), console=self.console.rich
-            )
+            self.bar = progress_bar(self.console, "{task.fields[facts]}")
             total = self.epochs * self.steps_per_epoch
             self.task = self.bar.add_task("epoch", total=total, completed=self.start_step, facts="")
             self.bar.start()
