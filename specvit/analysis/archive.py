@@ -12,15 +12,8 @@ from specvit.utils.errors import FolderError
 from specvit.utils.files import write_atomic
 from specvit.utils.text import hide_secrets
 
-RUN_FILES = (
-    "run.json",
-    "config.yaml",
-    "status.json",
-    "summary.json",
-    "metrics.jsonl",
-    "timing.jsonl",
-    "predictions.csv",
-)
+RUN_FILES = ("run.json", "config.yaml", "status.json", "summary.json", "metrics.jsonl", "timing.jsonl")
+RUN_FILES += ("predictions.csv",)
 WHERE = ("cwd", "host", "pid", "job", "log", "storage")
 """Keys about the machine that a run used; no reader of an archive needs them."""
 

@@ -150,9 +150,11 @@ def attribution(predictor: Predictor, view: EvalData, label: str, stars: int, wh
     batch = _batch_size(predictor)
     for start in range(0, stars, batch):
         rows_B = np.arange(start, min(start + batch, stars))
-        flux_BP = view.rows(rows_B).flux_BP
-        slope_BP = _slope(predictor.model, flux_BP, column).double() * unit
-        part_BP = (slope_BP * _sigma(view, rows_B)).square()
+        flux_BP = view.rows(rows_B).flux_BP.detach().clone().requires_grad_()
+        slope_BP = torch.autograd.grad(predictor.model(flux_BP)[:, column].sum(), flux_BP)[0].double() * unit
+        error_BP = view.store.gather(rows_B)[1]
+        sigma = sigma_of(error_BP, view.noise)
+        part_BP = (slope_BP * (error_BP if sigma is None else sigma)).square()
         whole_B1 = part_BP.sum(dim=1, keepdim=True)
         sums["gradient"] += slope_BP.sum(dim=0)
         sums["share"] += torch.where(whole_B1 > 0, part_BP / whole_B1, 0.0).sum(dim=0)
@@ -238,15 +240,3 @@ def _on_pixels(predictor: Predictor, blocks_LS: Array, rollout_S: Array, pixels:
         rollout_P=spread(rollout_T, *sizes),
         even_P=spread(np.full(len(rollout_T), 1 / len(rollout_T)), *sizes),
     )
-
-
-def _slope(model: torch.nn.Module, flux_BP: Tensor, column: int) -> Tensor:
-    """Return d output / d input (B, P)."""
-    flux_BP = flux_BP.detach().clone().requires_grad_()
-    return torch.autograd.grad(model(flux_BP)[:, column].sum(), flux_BP)[0]
-
-
-def _sigma(view: EvalData, rows_B: Array) -> Tensor:
-    error_BP = view.store.gather(rows_B)[1]
-    sigma = sigma_of(error_BP, view.noise)
-    return error_BP if sigma is None else sigma

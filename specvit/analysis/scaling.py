@@ -109,18 +109,13 @@ class Scaling:
 
 def scaling_of(label: str, test_set: TestSet, series: list[Series], limit: float = 1.0) -> Scaling:
     """Return points, laws and crossovers of the series of a test set."""
-    replicates = _resample(test_set.runs)
+    resamples = resampled([RegressionRows(run.true_N, run.predicted_N) for run in test_set.runs], SCORES)
+    replicates = {run.run_id: of_run for run, of_run in zip(test_set.runs, resamples, strict=True)}
     lines = []
     for one in series:
         points = [_point(one, size, replicates) for size in one.sizes]
         lines.append(Line(one, points, *_laws(points, limit)))
     return Scaling(label, test_set, lines, _pairs(lines), limit)
-
-
-def _resample(runs: list[Run]) -> dict[str, dict[str, np.ndarray]]:
-    """Return the resampled scores of each run by its id, (R,) each."""
-    scores = resampled([RegressionRows(run.true_N, run.predicted_N) for run in runs], SCORES)
-    return {run.run_id: of_run for run, of_run in zip(runs, scores, strict=True)}
 
 
 def _point(series: Series, rows: int, replicates: dict[str, dict[str, np.ndarray]]) -> Point:

@@ -17,6 +17,7 @@ from specvit.utils.text import nearest
 if TYPE_CHECKING:
     from specvit.analysis.grouping import TestSet
     from specvit.analysis.published_points import Point
+    from specvit.analysis.records import Runs
 
 MOST_ROWS = 10_000
 """Default of `ceiling --rows`: more stars do not change a printed digit."""
@@ -104,11 +105,21 @@ def _out(options: argparse.Namespace) -> Path:
     return options.out or (options.folder[0] if len(options.folder) == 1 else Path()) / options.command
 
 
+def _test_sets(options: argparse.Namespace, *, noiseless: bool = False) -> "tuple[Runs, list[TestSet]]":
+    """Return all runs, and the tested ones by test set; print these, and what was left out."""
+    from specvit.analysis.grouping import by_test_set
+    from specvit.analysis.records import read_runs, with_predictions
+
+    runs, notes = read_runs(options.folder)
+    tested, omitted = with_predictions(runs, options.label, noiseless=noiseless)
+    sets = by_test_set(tested)
+    _say("\n".join(notes + omitted + [f"test set: {one.description}, {len(one.runs)} run(s)" for one in sets]))
+    return runs, sets
+
+
 def _ceiling(options: argparse.Namespace) -> None:
     """Compute, write and draw the bounds of each test set."""
-    from specvit.analysis.grouping import by_test_set
     from specvit.analysis.published_points import read_reference
-    from specvit.analysis.records import read_runs, with_predictions
     from specvit.physics.population import STAR_COLUMNS
 
     labels = STAR_COLUMNS[:6]  # those that the built-in model turns into a spectrum
@@ -116,10 +127,7 @@ def _ceiling(options: argparse.Namespace) -> None:
         remedy = f"{nearest(options.label, labels)}there are {', '.join(labels)}"
         raise ConfigError(f"no ceilings for {options.label!r}", where="--label", remedy=remedy)
     reference = read_reference(options.reference, "snr") if options.reference else []
-    runs, notes = read_runs(options.folder)
-    tested, omitted = with_predictions(runs, options.label)
-    sets, out = by_test_set(tested), _out(options)
-    _say("\n".join(notes + omitted + [f"test set: {one.description}, {len(one.runs)} run(s)" for one in sets]))
+    (_, sets), out = _test_sets(options), _out(options)
     if len(sets) > 1:
         _say(f"ceilings differ between test sets and noise, so each of the {len(sets)} has its own folder in {out}")
     refused = 0
@@ -162,16 +170,12 @@ def _scaling(options: argparse.Namespace) -> None:
     """Score, compare, write and draw the runs of each test set."""
     from specvit.analysis.bounds.report import read_bounds
     from specvit.analysis.figures import draw_scaling, save_figures
-    from specvit.analysis.grouping import add_missing, by_test_set, series_of
+    from specvit.analysis.grouping import add_missing, series_of
     from specvit.analysis.published_points import read_reference
-    from specvit.analysis.records import read_runs, with_predictions
     from specvit.analysis.scaling import pair_sentence, scaling_of, write_scaling
 
     reference = read_reference(options.reference, "rows") if options.reference else []
-    runs, notes = read_runs(options.folder)
-    tested, omitted = with_predictions(runs, options.label, noiseless=True)
-    sets, out = by_test_set(tested), _out(options)
-    _say("\n".join(notes + omitted + [f"test set: {one.description}, {len(one.runs)} run(s)" for one in sets]))
+    (runs, sets), out = _test_sets(options, noiseless=True), _out(options)
     if len(sets) > 1:
         _say(f"scores on different test sets are not compared: each of the {len(sets)} has its own folder in {out}")
     for test_set in sets:

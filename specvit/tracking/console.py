@@ -122,7 +122,11 @@ class ProgressTracker:
         if self.bar is None or now - self.shown < REFRESH_SECONDS:
             return
         self.shown = now
-        facts = f"loss {loss():.4f}" + self._validation() + f"  {self._rate(step, now):,.0f} spectra/s"
+        facts = (
+            f"loss {loss():.4f}"
+            + (f"  val {self.score} {self.latest[f'val_{self.score}']:.3f}" if self.latest else "")
+            + f"  {self._rate(step, now):,.0f} spectra/s"
+        )
         epoch = min(step // self.steps_per_epoch + 1, self.epochs)
         self.bar.update(self.task, completed=step, description=f"epoch {epoch}/{self.epochs}", facts=facts)
 
@@ -149,9 +153,6 @@ class ProgressTracker:
 
     def timing(self, row: dict[str, Any]) -> None:
         """Show nothing: the rate is in the epoch's line."""
-
-    def _validation(self) -> str:
-        return f"  val {self.score} {self.latest[f'val_{self.score}']:.3f}" if self.latest else ""
 
     def _rate(self, step: int, now: float) -> float:
         return (step - self.start_step) * self.step_rows / max(now - self.started, 1e-9)

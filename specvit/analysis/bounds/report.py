@@ -20,11 +20,7 @@ if TYPE_CHECKING:
     from specvit.analysis.bounds.r2_bounds import Bounds  # imports torch
 
 SNR = "median over pixels of flux / error, divided by the noise level"
-CEILINGS = {
-    "van_trees": "van Trees",
-    "crlb_median": "Cramér-Rao, median",
-    "crlb_mean": "Cramér-Rao, mean",
-}
+CEILINGS = {"van_trees": "van Trees", "crlb_median": "Cramér-Rao, median", "crlb_mean": "Cramér-Rao, mean"}
 DEFINITIONS = {
     "r2": "1 - (mean squared error or variance bound) / variance of the label over the stars of the bin",
     "van_trees": "least mean squared error of any estimator over stars spread uniformly in the labels' box, "
@@ -39,20 +35,7 @@ NO_VAN_TREES = (
     "no van Trees bound: a file does not say how its stars were drawn, nor how their noise follows the labels"
 )
 SPREAD = {"model": "standard deviation over seeds", "ceiling": "sampling error of the bound"}
-COLUMNS: tuple[str, ...] = (
-    "kind",
-    "name",
-    "by",
-    "low",
-    "high",
-    "rows",
-    "snr",
-    "r2",
-    "spread",
-    "bound",
-    "label_variance",
-    "seeds",
-)
+COLUMNS = ("kind", "name", "by", "low", "high", "rows", "snr", "r2", "spread", "bound", "label_variance", "seeds")
 COLUMNS += ("run_ids", "label", "noise_level", "noise_type", "test_set", "snr_definition")
 PLACE = ("by", "low", "high", "rows", "snr", "label_variance")
 LOWEST_SHOWN = 0.0
