@@ -4,100 +4,42 @@ import itertools
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from specvit.analysis.fit_verdict import fit_verdict, trees_of
-from specvit.analysis.records import Run, Runs, rows_of, scored
+from specvit.analysis.records import Runs, mean_or_none, rows_of, scored
 from specvit.study.results import lower_is_better, rank
 from specvit.study.schema import ESCAPED
 from specvit.study.table import setting_text
 from specvit.study.trial_queue import GROUPS
-from specvit.utils.text import short_value
 
 MOST_VALUES = 8
 """Of a factor, in a table; a search may try a number a run."""
-
-
-@dataclass(frozen=True)
-class Tally:
-    """How the runs with one value of a factor ended, see `group_of`; `minutes` is the mean of those that finished."""
-
-    factor: str
-    value: Any
-    total: int
-    finished: int
-    unlearnt: int
-    failed: int
-    pruned: int
-    open: int
-    how: dict[str, int]
-    minutes: float | None
-
-    @property
-    def rate(self) -> float | None:
-        """Share of the runs that came to an end of their own which finished."""
-        ended = self.finished + self.unlearnt + self.failed
-        return self.finished / ended if ended else None
-
-
-@dataclass(frozen=True)
-class Combination:
-    """Runs that differ in their seed alone; `values` of the metric are those of finished runs, seed by seed."""
-
-    factors: dict[str, Any]
-    records: tuple[Run, ...]
-    values: tuple[float, ...]
-    ranked: tuple[float, ...]
-    """The same, with R² 0 for each run that has not learnt."""
-    escapes: tuple[float | None, ...]
-    gap: float | None
-    verdict: str
-
-    @property
-    def name(self) -> str:
-        """Its factors and their values."""
-        return ", ".join(f"{key}={value}" for key, value in self.factors.items()) or "all"
-
-    @property
-    def label(self) -> str:
-        """Its name with numbers in short."""
-        return setting_text(self.factors) or "all"
-
-    @property
-    def mean(self) -> float | None:
-        """Mean over seeds of the runs that finished."""
-        return statistics.fmean(self.values) if self.values else None
-
-    @property
-    def score(self) -> float | None:
-        """Mean over seeds in which a run that has not learnt has R² 0."""
-        return statistics.fmean(self.ranked) if self.ranked else None
-
-    @property
-    def finished(self) -> int:
-        """The number of runs that finished."""
-        return sum(record.finished for record in self.records)
-
-    @property
-    def unlearnt(self) -> int:
-        """The number of runs that ended without having learnt."""
-        return sum(record.unlearnt for record in self.records)
-
-    @property
-    def sd(self) -> float | None:
-        """Standard deviation over seeds."""
-        return statistics.stdev(self.values) if len(self.values) > 1 else None
+TALLY = ("factor", "value", "total", "finished", "unlearnt", "failed", "pruned", "open", "how", "minutes", "rate")
+Tally = Any
+"""How the runs with one `value` of a `factor` ended, with the names in `TALLY`: how many, by group; `how` those ended
+that did not finish (counts by state); mean `minutes` of those that finished; `rate` of these among those that ended."""
+Combination = Any
+"""`records` that differ in their seed alone: `factors`, `name`, `label` (the name with numbers in short); `values` of
+the metric of runs that finished, seed by seed, with `mean` and `sd`; `ranked`, the same with R² 0 for each run that has
+not learnt, and the mean of these, `score`; `escapes`, `gap`, `verdict`; how many `finished`, and ended `unlearnt`."""
 
 
 def tallies(runs: Runs) -> list[Tally]:
     """Return the counts of each factor's values, after those of all runs under the factor "all"."""
-    counts = [_tally("all", "", runs)]
+    groups = [("all", "", runs)]
     for factor in factor_names(runs.factors):
-        counts += [_tally(factor, value, own) for value, own in runs.groupby(_shown(runs, factor), sort=False)]
-    return counts
+        groups += [(factor, value, own) for value, own in runs.groupby(_shown(runs, factor), sort=False)]
+    rows = []
+    for factor, value, own in groups:
+        counts = [int((own.group == name).sum()) for name in GROUPS]
+        how, minutes = dict(Counter(own.state[~own.finished])), mean_or_none(own.minutes[own.finished].dropna())
+        ended = sum(counts[:3])  # by themselves: finished, learnt nothing or failed
+        rows.append((factor, value, len(own), *counts, how, minutes, counts[0] / ended if ended else None))
+    return rows_of(pd.DataFrame(rows, columns=list(TALLY), dtype=object))
 
 
 def factor_names(factors_of_all: Iterable[dict[str, Any]]) -> list[str]:
@@ -117,14 +59,6 @@ def _shown(runs: Runs, factor: str) -> list[str]:
     return [f"{edges[quarter]:.3g} to {edges[quarter + 1]:.3g}" for quarter in quarters]
 
 
-def _tally(factor: str, value: Any, runs: Runs) -> Tally:
-    minutes = runs.minutes[runs.finished].dropna()
-    how = Counter(runs.state[~runs.finished])
-    mean = statistics.fmean(minutes) if len(minutes) else None
-    finished, unlearnt, failed, pruned, still_open = ((runs.group == name).sum().item() for name in GROUPS)
-    return Tally(factor, value, len(runs), finished, unlearnt, failed, pruned, still_open, dict(how), mean)
-
-
 def combinations(runs: Runs, metric: str, bounds: Mapping[str, float] | None = None) -> list[Combination]:
     """Return the runs grouped by all factors but the seed, in the order of first appearance.
 
@@ -133,19 +67,23 @@ def combinations(runs: Runs, metric: str, bounds: Mapping[str, float] | None = N
     trees = trees_of(runs)
     combined = []
     for _, group in scored(runs, metric).groupby("setting", sort=False):
-        ranked, gaps = group.dropna(subset="ranked"), group.gap.dropna()
+        factors, ranked = group.factors.iloc[0], group.dropna(subset="ranked")
+        values = tuple(ranked.ranked if metric == ESCAPED else ranked.ranked[ranked.finished])
         combined.append(
-            Combination(
-                factors=group.factors.iloc[0],
-                records=tuple(rows_of(group)),
-                values=tuple(ranked.ranked if metric == ESCAPED else ranked.ranked[ranked.finished]),
-                ranked=tuple(ranked.ranked),
-                escapes=tuple(group.escape_step[group.trains_by_steps]),
-                gap=statistics.fmean(gaps) if len(gaps) else None,
-                verdict=fit_verdict(group, trees, bounds or {}),
-            )
+            {
+                "factors": factors,
+                "name": ", ".join(f"{key}={value}" for key, value in factors.items()) or "all",
+                "label": setting_text(factors) or "all",
+                "records": rows_of(group),
+                **{"values": values, "mean": mean_or_none(values)},
+                "sd": statistics.stdev(values) if len(values) > 1 else None,
+                **{"ranked": tuple(ranked.ranked), "score": mean_or_none(ranked.ranked)},
+                "escapes": tuple(group.escape_step[group.trains_by_steps]),
+                **{"gap": mean_or_none(group.gap.dropna()), "verdict": fit_verdict(group, trees, bounds or {})},
+                **{"finished": int(group.finished.sum()), "unlearnt": int(group.unlearnt.sum())},
+            }
         )
-    return combined
+    return rows_of(pd.DataFrame(combined, dtype=object))
 
 
 def best_first(combined: Sequence[Combination], metric: str) -> list[Combination]:

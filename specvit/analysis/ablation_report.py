@@ -101,7 +101,7 @@ def write_ablation(ablation: Ablation, out: Path) -> None:
     facts: Row = {
         "metric": ablation.metric,
         "definitions": ablation.definitions,
-        "tallies": [{**asdict(tally), "rate": tally.rate} for tally in ablation.tallies],
+        "tallies": [tally._asdict() for tally in ablation.tallies],
         "settings": rows,
         "differences": compared,
         "from": ablation.where,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from specvit.analysis.bounds.report import read_bounds
 from specvit.analysis.grouping import by_test_set
-from specvit.analysis.records import TEST_R2, Runs, scored, with_predictions
+from specvit.analysis.records import TEST_R2, Runs, mean_or_none, scored, with_predictions
 from specvit.config.schema import Config
 from specvit.utils.errors import FolderError
 
@@ -25,8 +25,8 @@ def fit_verdict(runs: Runs, trees: Mapping[str, float], bounds: Mapping[str, flo
     `trees` is test R² of trees by `data_key`, `bounds` the greatest possible test R² by run id; where neither is known
     nothing is called underfit.
     """
-    gaps = runs.gap.dropna()
-    if len(gaps) and (gap := statistics.fmean(gaps)) >= MILD:
+    gap = mean_or_none(runs.gap.dropna())
+    if gap is not None and gap >= MILD:
         return "strongly overfit" if gap >= STRONG else "mildly overfit"
     known = scored(runs[runs.finished], TEST_R2).dropna(subset="value")
     if len(known):
@@ -35,7 +35,7 @@ def fit_verdict(runs: Runs, trees: Mapping[str, float], bounds: Mapping[str, flo
         limits += [trees[data_key(first.config)]] if data_key(first.config) in trees else []
         if any(statistics.fmean(known.value) < limit for limit in limits):
             return "underfit"
-    return "balanced" if len(gaps) else ""
+    return "" if gap is None else "balanced"
 
 
 def trees_of(runs: Runs) -> dict[str, float]:

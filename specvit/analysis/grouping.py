@@ -87,7 +87,7 @@ def by_test_set(runs: Runs) -> list[TestSet]:
     noises = [[config.noise.noise_type, config.noise.noise_level] for config in runs.config]
     keys = [_key([identity["data"]["test"], noise]) for identity, noise in zip(runs.identity, noises, strict=True)]
     for _, of_set in runs.groupby(keys, sort=False):
-        description, short = _described(next(of_set.itertuples()))
+        description, short = _described(rows_of(of_set)[0])
         same = sum(re.fullmatch(rf"{re.escape(short)}(-\d+)?", other.short) is not None for other in test_sets)
         test_sets.append(TestSet(description, f"{short}-{same + 1}" if same else short, tuple(_settings(of_set))))
     return test_sets

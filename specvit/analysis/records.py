@@ -12,6 +12,7 @@ Shape suffixes: N test rows.
 """
 
 import itertools
+import statistics
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -82,7 +83,12 @@ def run_table(rows: Sequence[dict[str, Any]]) -> Runs:
 
 def rows_of(runs: Runs) -> list[Run]:
     """Return the rows of a table of runs."""
-    return list(runs.itertuples())
+    return list(runs.itertuples(index=False))
+
+
+def mean_or_none(values: Sequence[float]) -> float | None:
+    """Return the mean; None of no value."""
+    return statistics.fmean(values) if len(values) else None
 
 
 def scored(runs: Runs, metric: str) -> Runs:
