@@ -15,6 +15,7 @@ from specvit.study.results import lower_is_better, rank
 from specvit.study.schema import ESCAPED
 from specvit.study.table import setting_text
 from specvit.study.trial_queue import GROUPS
+from specvit.utils.text import short_value
 
 MOST_VALUES = 8
 """Of a factor, in a table; a search may try a number a run."""
