@@ -70,7 +70,7 @@ def test_a_study_is_running_until_it_ends_and_again_when_it_resumes(
     own, *trials = sorted(runs_of(mlflow_server), key=lambda run: "mlflow.parentRunId" in run.data.tags)
     assert own.info.run_id == done.info.run_id and len(trials) == 2
     assert done.data.metrics["runs_completed"] == 2 and done.data.metrics["runs_waiting"] == 0
-    best = max((run.data.metrics["test_r2"], run.info.run_name) for run in trials)
+    best = max((run.data.metrics["test_r2"], Path(run.data.tags["folder"]).name) for run in trials)
     assert (done.data.metrics["best_test_r2"], done.data.tags["best_run"]) == best
     assert points_of(mlflow_server, done.info.run_id, "runs_completed")[-1] == (2, 2.0)
     assert artifact(mlflow_server, done, "table.csv") == render(*table_rows(toy.folder), "csv") + "\n"

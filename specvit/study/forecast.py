@@ -119,32 +119,27 @@ def cost_lines(trials: list[Trial]) -> list[str]:
         return ["nothing is left to do"]
     size = sum(disk_bytes(trial.config) for trial in trials)
     lines = [f"disk: about {size / 1e9:.1f} GB" if size > 1e9 else f"disk: about {size / 1e6:.0f} MB"]
-    rates = training_rates(_run_root(trials))
-    hours = hours_of(trials, rates)
-    if isinstance(hours, str):
-        return [*lines, f"time: {hours}"]
+    known = hours_of(trials)
+    if isinstance(known, str):
+        return [*lines, f"time: {known}"]
+    hours, count = known
     total = f"{sum(hours):.1f} hours" if sum(hours) >= 1 else f"{60 * sum(hours):.0f} minutes"
-    count = sum(rates[kind][1] for kind in {_kind(trial) for trial in trials})
     runs = f"{count} run{'s' if count != 1 else ''}"
     return [*lines, f"time: about {total} for one worker, by the operations and {runs} timed here"]
 
 
-def hours_of(trials: list[Trial], rates: dict[str, tuple[float, int]]) -> list[float] | str:
-    """Return the training hours of each trial, or why they are unknown."""
-    if missing := sorted({_kind(trial) for trial in trials} - rates.keys()):
+def hours_of(trials: list[Trial]) -> tuple[list[float], int] | str:
+    """Return the training hours of each trial and how many runs were timed for them, or why they are unknown."""
+    rates = training_rates(Path(trials[0].config["tracking"]["folder"]))
+    kinds = [str(trial.config["model"].get("kind", "vit")) for trial in trials]
+    if missing := sorted({*kinds} - rates.keys()):
         which = "" if missing == ["vit"] else f" of model={missing[0]}"
         return f"unknown until a run{which} has finished here"
-    if not all(work_of(trial.config) for trial in trials):
+    works = [work_of(trial.config) for trial in trials]
+    if not all(works):
         return "unknown, for data.num_samples=-1 does not say how many spectra there are"
-    return [rates[_kind(trial)][0] * work_of(trial.config) / 3600 for trial in trials]
-
-
-def _kind(trial: Trial) -> str:
-    return str(trial.config["model"].get("kind", "vit"))
-
-
-def _run_root(trials: list[Trial]) -> Path:
-    return Path(trials[0].config["tracking"]["folder"])
+    hours = [rates[kind][0] * work / 3600 for kind, work in zip(kinds, works, strict=True)]
+    return hours, sum(rates[kind][1] for kind in {*kinds})
 
 
 def open_cost_lines(study: StudyFolder) -> list[str]:
@@ -178,12 +173,13 @@ def gpu_hours(trials: list[Trial], config: SlurmConfig) -> tuple[float, str]:
     """
     if not trials:
         return 0.0, "GPU-hours: none"
-    gpus, hours = config.gpus, hours_of(trials, training_rates(_run_root(trials)))
-    if isinstance(hours, str):
+    gpus, known = config.gpus, hours_of(trials)
+    if isinstance(known, str):
         total = len(trials) * gpus * config.minutes / 60
         jobs = f"{len(trials)} job{'s' if len(trials) > 1 else ''} of {config.time}"
         each = f"{jobs} with {gpus} GPU{'s' if gpus != 1 else ''}"
-        return total, f"GPU-hours: {hours}; up to {total:.1f} ({each}) before a job is queued again"
+        return total, f"GPU-hours: {known}; up to {total:.1f} ({each}) before a job is queued again"
+    hours, _ = known
     at_once = min(config.jobs or len(trials), len(trials))
     span = max(sum(hours) / at_once, max(hours))
     end = time.strftime("%a %H:%M", time.localtime(time.time() + 3600 * span))

@@ -66,8 +66,8 @@ def replaced_axes(definition: Definition, typed: Settings) -> list[str]:
     """Return a sentence for each typed key that replaces the values of an axis, or the seeds."""
     values: dict[str, dict[str, None]] = {SEED: dict.fromkeys(map(str, definition.seeds))}
     for axis in (axis for grid in definition.grids for axis in grid.axes):
-        for key, column in zip(axis.keys, zip(*axis.values, strict=True), strict=True):
-            values.setdefault(key, {}).update(dict.fromkeys(map(as_text, column)))
+        for key, value in (pair for step in axis.settings for pair in step.items()):
+            values.setdefault(key, {})[as_text(value)] = None
     return [
         f"{key}={typed[key]} replaces {key}={','.join(values[key])} of the study" for key in typed if values.get(key)
     ]
@@ -113,8 +113,7 @@ def _combinations(settings: Settings, chosen: Settings, axes: tuple[Axis, ...], 
     if not matches(settings, axis.when):
         return _combinations(settings, chosen, rest, typed)
     combinations = []
-    for value in axis.values:
-        step = dict(zip(axis.keys, value, strict=True))
+    for step in axis.settings:
         combinations += _combinations({**settings, **step, **typed}, {**chosen, **step}, rest, typed)
     return combinations
 

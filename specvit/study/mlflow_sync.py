@@ -7,6 +7,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from specvit.config.tracking_uri import STUDY_TAG, resolve_uri
@@ -57,6 +58,8 @@ class StudySync(SyncLoop):
         self.tags = {STUDY_TAG: study.about()["key"], "study": study.name}
         self.active, self.updated = True, float("-inf")
         self.has_jobs, self.queried = False, float("-inf")
+        self.settled: dict[str, Trial] = {}
+        """Ended trials that MLflow has: while such a record is unchanged, its run folder is not read again."""
 
     def exists(self) -> bool:
         """Return False for a study that was removed."""
@@ -84,10 +87,15 @@ class StudySync(SyncLoop):
             yield self._study_change(trials[0])
             self.updated = time.monotonic()
         for trial in trials:
-            yield Change(trial.name, fingerprint_of(trial.run), lambda own=trial: _uri(own), self._sender(trial))
+            if self.settled.get(trial.name) is trial:
+                continue
+            fingerprint = fingerprint_of(trial.run)
+            if trial.end and self.sent.get(trial.name) == fingerprint:
+                self.settled[trial.name] = trial
+            yield Change(trial.name, fingerprint, partial(_uri, trial), partial(self._sync_run, trial))
 
-    def _sender(self, trial: Trial) -> Callable[[Server], str]:
-        return lambda server: server.sync(trial.run, self.tags)
+    def _sync_run(self, trial: Trial, server: Server) -> str:
+        return server.sync(trial.run, self.tags)
 
     def _study_change(self, trial: Trial) -> Change:
         """Return the study's own run, which is in the experiment of its first `trial`."""
@@ -105,11 +113,9 @@ class StudySync(SyncLoop):
             step=sum(counts[state] for state in CLOSED_STATES),
         )
         fingerprint = f"{record.status} {sorted(counts.items())}"
-        return Change(
-            self.study.name, fingerprint, lambda: _uri(trial), lambda server: self._sync(server, trial, record)
-        )
+        return Change(self.study.name, fingerprint, partial(_uri, trial), partial(self._sync_study, trial, record))
 
-    def _sync(self, server: Server, trial: Trial, record: StudyRecord) -> str:
+    def _sync_study(self, trial: Trial, record: StudyRecord, server: Server) -> str:
         """Send the study's record with its best score, its table and, when it has finished, its report."""
         about = self.study.about()
         finished = [trial for trial in self.study.trials() if self.study.state(trial) in LEARNT]

@@ -26,6 +26,7 @@ from specvit.study.results import outcome_of, value_of
 from specvit.study.schema import definition_of
 from specvit.study.search_space import FORBIDDEN, Search, suggest
 from specvit.study.store import REFUSED, StudyFolder, Trial
+from specvit.study.trial_queue import TrialSource
 from specvit.study.yaml_schema import Typed, matches
 from specvit.utils import seeding
 from specvit.utils.errors import ConfigError, SpecvitError, os_fault
@@ -40,7 +41,7 @@ SURPLUS = 20
 """A worker gives up after this many points without a new run, per trial wanted."""
 
 
-class OptunaTrials:
+class OptunaTrials(TrialSource):
     """The trials of a search."""
 
     def __init__(self, study: StudyFolder, about: dict[str, Any]) -> None:
@@ -69,10 +70,6 @@ class OptunaTrials:
             with locked(self.study.file(LOCK)):
                 trial = self._claim_retry(claims) or self._claim_orphan(claims) or self._claim_new(claims)
             yield trial
-
-    def skipped_trials(self) -> bool:
-        """Return False: each trial of a search belongs to this study alone."""
-        return False
 
     def pruner(self, trial: Trial) -> "TrialPruner | None":
         """Return what reports each epoch to Optuna and asks whether to continue."""

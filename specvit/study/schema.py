@@ -40,6 +40,11 @@ def _axis(names: str, plain: Any, where: str) -> Axis:
     axis: Axis = build(Axis, plain if isinstance(plain, dict) else {"values": plain}, f"{where}.", keys=keys)
     return replace(axis, values=tuple(map(tuple, value_rows(axis.values, len(keys), where))))
 
+    @property
+    def settings(self) -> list[Settings]:
+        """The settings of each step along it."""
+        return [dict(zip(self.keys, row, strict=True)) for row in self.values]
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -100,7 +105,7 @@ class Definition:
         """Return the values that the study gives a key or group in any of its runs."""
         settings = [self.overrides, *(part for grid in self.grids for part in (grid.overrides, *grid.cells.values()))]
         for axis in (axis for grid in self.grids for axis in grid.axes):
-            settings += [dict(zip(axis.keys, row, strict=True)) for row in axis.values]
+            settings += axis.settings
         for dimension in self.search.space if self.search else ():
             settings += [dimension.settings(value) for value in dimension.examples()]
         return [part[key] for part in settings if key in part]

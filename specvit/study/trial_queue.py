@@ -2,9 +2,10 @@
 
 import contextlib
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import Any, Protocol
+from typing import Any
 
 from specvit.run_folder.folder import ALIVE, DONE, FAILED
 from specvit.run_folder.verdict import LEARNT
@@ -18,31 +19,31 @@ CLOSED_STATES = (*DONE, "pruned", *FAILED_STATES)
 ORDER = ("running", "queued", "requeued", "waiting", *DONE, "pruned")
 
 
-class TrialSource(Protocol):
+class TrialSource(ABC):
     """The queue of a grid, or a search. A claim is held while the trial runs, and is released if its worker dies."""
 
+    @abstractmethod
     def claimed(self) -> contextlib.AbstractContextManager[Trial | None]:
         """Claim the next open trial while the block runs; None if this worker can take none."""
-        ...
 
     def skipped_trials(self) -> bool:
         """Return True if the last claim skipped trials that a process outside the study is running."""
-        ...
+        return False
 
     def pruner(self, trial: Trial) -> Pruner | None:
         """Return what may end the trial early."""
-        ...
+        return None
 
     def has_pruned(self, trial: Trial) -> bool:
-        """Return True if this study pruned the trial's run."""
-        ...
+        """Return True if this study pruned the trial's run; one that another study pruned is resumed."""
+        return False
 
     def tell(self, trial: Trial, state: str) -> dict[str, Any]:
-        """Report the end of a trial; return what is to be recorded with it."""
-        ...
+        """Report the end of a trial; return what is to be recorded with it, beside what the run folder has."""
+        return {}
 
 
-class TrialQueue:
+class TrialQueue(TrialSource):
     """The trials of a grid, in order. Their states are read from the run folders, so no copy can be out of date."""
 
     def __init__(self, study: StudyFolder, only: int | None = None) -> None:
@@ -73,18 +74,6 @@ class TrialQueue:
     def skipped_trials(self) -> bool:
         """Return True if another study or a single command is running one of the trials."""
         return self._skipped
-
-    def pruner(self, trial: Trial) -> Pruner | None:
-        """Return None: the runs of a grid are not pruned."""
-        return None
-
-    def has_pruned(self, trial: Trial) -> bool:
-        """Return False: a run that another study pruned is resumed by this one."""
-        return False
-
-    def tell(self, trial: Trial, state: str) -> dict[str, Any]:
-        """Return nothing to record: the run folder has it all."""
-        return {}
 
 
 def is_open(study: StudyFolder, trial: Trial) -> bool:

@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from specvit.config.build import flatten
 from specvit.config.tracking_uri import KEY_CHARACTERS
 from specvit.run_folder.folder import ALIVE, RunFolder
 from specvit.utils.files import read_json, read_json_lines, read_yaml
@@ -86,6 +87,7 @@ def read_record(folder: RunFolder) -> Record:
     attempts = read_json_lines(folder.file("attempts.jsonl"))
     started = milliseconds(attempts[0].get("time") if attempts else None, status.get("updated"))
     ended = None if state in ALIVE else milliseconds(status.get("updated"))
+    settings = flatten({name: part for name, part in config.items() if name != "tracking"})
     rows = list(_rows(folder, whole=state not in ALIVE))
     last_step = rows[-1][0].step if rows else 0
     return Record(
@@ -95,7 +97,7 @@ def read_record(folder: RunFolder) -> Record:
         state=state,
         started=started,
         ended=ended,
-        params=dict(_flat({name: part for name, part in config.items() if name != "tracking"})),
+        params={name: value if isinstance(value, str) else json.dumps(value) for name, value in settings.items()},
         tags=_tags(folder, config, about, status, attempts) | {"state": state},
         notes=_notes(config, status, state),
         rows=rows,
@@ -144,15 +146,6 @@ def _numbers(values: dict[str, Any], prefix: str | tuple[str, ...] = ("test_", "
 def metric_key(name: str) -> str:
     """Return a metric's name with the characters that MLflow accepts; that of a label may have others."""
     return re.sub(r"[^/\w.\- :]", "_", name)[:KEY_CHARACTERS]
-
-
-def _flat(section: dict[str, Any], before: str = "") -> Iterator[tuple[str, str]]:
-    """Yield dotted names with their values as text, as typed on the command line."""
-    for name, value in section.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{before}{name}.")
-        else:
-            yield f"{before}{name}", value if isinstance(value, str) else json.dumps(value)
 
 
 def _name(folder: RunFolder, config: dict[str, Any]) -> str:
