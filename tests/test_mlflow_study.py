@@ -25,8 +25,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 def own_run(server: Server) -> Any:
-    """Return the study's own run, the one without a parent; None before there is one."""
-    return next((run for run in runs_of(server) if "mlflow.parentRunId" not in run.data.tags), None)
+    """Return the study's own run; None before there is one."""
+    own = (run for run in runs_of(server) if run.data.tags["mlflow.source.name"] == "specvit train sweeps")
+    return next(own, None)
 
 
 def artifact(server: Server, run: Any, name: str) -> str:

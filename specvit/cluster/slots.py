@@ -85,12 +85,12 @@ def plan_slots(config: LauncherConfig, devices: Set[str], *, limit: int | None =
         raise ConfigError("is 0, but train.device asks for CUDA", where="hydra.launcher.gpus_per_job", remedy="drop it")
     if each:
         groups = [tuple(gpus[start : start + each]) for start in range(0, len(gpus) - each + 1, each)]
-        shares = [group for group in groups for _ in range(config.jobs_per_gpu)]
-        count = min(config.slots or len(shares), len(shares))
-        if config.slots and config.slots > len(shares):
-            what = f"is {config.slots}, but {len(gpus)} GPU(s) make {len(shares)} slot(s)"
+        room = len(groups) * config.jobs_per_gpu
+        count = config.slots or room
+        if count > room:
+            what = f"is {count}, but {len(gpus)} GPU(s) make {room} slot(s)"
             raise ConfigError(what, where="hydra.launcher.slots", remedy="raise hydra.launcher.jobs_per_gpu")
-        shares = [groups[n % len(groups)] for n in range(count)] if config.jobs_per_gpu > 1 else shares[:count]
+        shares = [groups[n % len(groups)] for n in range(count)]
     else:
         count = config.slots or max(1, cores // (config.cpus_per_job or 1))
         shares = [() if gpus else None] * count

@@ -16,7 +16,7 @@ from specvit.study.job_log import jobs_in_queue
 from specvit.study.status import best_trial
 from specvit.study.store import StudyFolder, Trial
 from specvit.study.table import render, table_rows
-from specvit.study.trial_queue import CLOSED_STATES, count_states, has_open_trials
+from specvit.study.trial_queue import CLOSED_STATES, count_states
 from specvit.tracking.mlflow import Server
 from specvit.tracking.mlflow_sync import LOG, Change, SyncLoop, remove_if_empty, run_in_background
 from specvit.tracking.run_record import StudyRecord, fingerprint_of, milliseconds
@@ -100,7 +100,8 @@ class StudySync(SyncLoop):
     def _study_change(self, trial: Trial) -> Change:
         """Return the study's own run, which is in the experiment of its first `trial`."""
         counts = count_states(self.study)
-        ended = "KILLED" if has_open_trials(self.study) else "FINISHED"
+        step = sum(counts[state] for state in CLOSED_STATES)
+        ended = "FINISHED" if step == counts.total() else "KILLED"
         record = StudyRecord(
             key=self.tags[STUDY_TAG],
             name=self.study.name,
@@ -110,7 +111,7 @@ class StudySync(SyncLoop):
             notes=self.study.about().get("question") or "",
             folder=str(self.study.path.resolve()),
             metrics={f"runs_{state}": float(count) for state, count in counts.items()},
-            step=sum(counts[state] for state in CLOSED_STATES),
+            step=step,
         )
         fingerprint = f"{record.status} {sorted(counts.items())}"
         return Change(self.study.name, fingerprint, partial(_uri, trial), partial(self._sync_study, trial, record))
