@@ -28,6 +28,11 @@ class Axis:
     values: tuple[tuple[Any, ...], ...] = key((), read=lambda raw, where: raw)
     when: Settings = key(dict)
 
+    @property
+    def settings(self) -> list[Settings]:
+        """The settings of each step along it."""
+        return [dict(zip(self.keys, row, strict=True)) for row in self.values]
+
 
 def _axes(plain: Any, where: str) -> tuple[Axis, ...]:
     axes = mapping({} if plain is None else plain, where)
@@ -39,11 +44,6 @@ def _axis(names: str, plain: Any, where: str) -> Axis:
     keys = tuple(name.strip() for name in names.split(","))
     axis: Axis = build(Axis, plain if isinstance(plain, dict) else {"values": plain}, f"{where}.", keys=keys)
     return replace(axis, values=tuple(map(tuple, value_rows(axis.values, len(keys), where))))
-
-    @property
-    def settings(self) -> list[Settings]:
-        """The settings of each step along it."""
-        return [dict(zip(self.keys, row, strict=True)) for row in self.values]
 
 
 @dataclass(frozen=True)
