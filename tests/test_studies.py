@@ -13,8 +13,11 @@ from mounts import fill, small_disk
 from studies import LOCAL, ONE_SLOT, Study, starts_of, until
 from whole_runs import assert_same_run
 
+from specvit.commands.train import main as train
 from specvit.config.build import build_config
 from specvit.run.run import run
+from specvit.study.store import StudyFolder
+from specvit.utils.files import is_locked
 
 pytestmark = pytest.mark.slow
 
@@ -141,6 +144,28 @@ def test_a_slot_whose_gpu_cannot_be_used_takes_no_trial(study, monkeypatch: pyte
     assert "slot 0 is left empty: train.device: there is a GPU (CUDA_VISIBLE_DEVICES=0), but torch" in said
     assert set(toy.states().values()) == {"waiting"}
     assert ([event["code"] for event in toy.events("worker ends")], toy.events("begins")) == ([3], [])
+
+
+def test_a_single_run_in_the_background_and_the_same_command_again(
+    tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = [*tiny, "train.epochs=2000", "train.early_stopping.patience=null", "tracking.live=false"]
+    assert train([*words, "sweep.detach=true"]) == 0
+    said = capsys.readouterr().out
+    (folder,) = Path("multirun").iterdir()
+    pid = int(said.partition("process ")[2].partition(",")[0])
+    assert f"study {folder.name} started in the background: process {pid}, log {folder}/driver.log; watch it" in said
+    assert "disk: about" in said and "time: " in said
+    try:
+        until(lambda: "epoch 1/2000" in (folder / "driver.log").read_text(), "its first epoch")
+        assert train([*words, "sweep.detach=true"]) == 0
+        again = capsys.readouterr().out
+        assert again.startswith(f"study {folder.name} is already running in the background: process {pid}, log ")
+    finally:
+        os.kill(pid, signal.SIGTERM)
+    until(lambda: not is_locked(folder / "driver.lock"), "its end")
+    assert StudyFolder(folder.absolute()).trials()[0].run.state() == "preempted"
 
 
 def test_a_study_in_the_background(study) -> None:

@@ -66,8 +66,13 @@ def study_asked_for(flags: dict[str, str], overrides: list[str], words: tuple[st
         raise ConfigError("needs a name", where="sweeps", remedy="write sweeps=NAME; the studies are in sweeps/")
     if others:
         return None
-    # a launcher makes a single run a study, too
-    if name is None and not {*GRID} & {*flags} and not runs_elsewhere(overrides):
+    # a launcher makes a single run a study, and so does the background
+    if not (
+        name
+        or {*GRID} & {*flags}
+        or runs_elsewhere(overrides)
+        or any(text.startswith("sweep.detach=") for text in asked)
+    ):
         if asked:
             remedy = "name a study with sweeps=NAME, or add -m for a grid"
             raise ConfigError("goes with a study", where=asked[0].partition("=")[0], remedy=remedy)

@@ -31,6 +31,8 @@ from specvit.utils.errors import ConfigError, FolderError
 from specvit.utils.files import locked
 from specvit.utils.processes import python_command, python_environment, start
 
+DETACHED = "detached"
+"""Event of a study: its command was started in the background, as process `pid`."""
 ASKED = "SPECVIT_COST_AGREED"
 """Environment variable of a command in the background, whose cost was confirmed in the foreground."""
 
@@ -44,6 +46,9 @@ def drive(request: StudyRequest) -> int:
     check_start(study, request, planned)
     study.path.mkdir(parents=True, exist_ok=True)
     with locked(study.file("driver.lock"), seconds=1.0) as mine:
+        if not mine and request.options.detach and (begun := study.events(DETACHED)):
+            print(f"study {study.name} is already running in the background: {_background(study, begun[-1]['pid'])}")
+            return 0
         if not mine:
             remedy = f"watch it with `specvit sweep status {study.name} --watch`"
             raise FolderError("another command drives this study", where=relative(study.path), remedy=remedy)
@@ -265,8 +270,15 @@ def _conclude(study: StudyFolder, code: int) -> int:
 def _detach(study: StudyFolder, request: StudyRequest) -> int:
     """Run the command again in the background."""
     log = study.file("driver.log")
-    words = python_command("specvit.train", *(word for word in request.words if "sweep.detach" not in word))
+    words = [word.replace("sweep.detach=true", "sweep.detach=false") for word in request.words]
+    words = python_command("specvit.train", *words)
     process = start(words, log, {**python_environment(), ASKED: "1"})
-    print(f"study {study.name} started in the background: process {process.pid}, log {relative(log)}")
-    print(f"watch it with `specvit sweep status {study.name} --watch`")
+    study.log_event(DETACHED, pid=process.pid)
+    print(f"study {study.name} started in the background: {_background(study, process.pid)}")
+    for line in forecast.open_cost_lines(study):
+        print(line)
     return 0
+
+
+def _background(study: StudyFolder, pid: int) -> str:
+    return f"process {pid}, log {relative(study.file('driver.log'))}; watch it with `specvit sweep status {study.name}`"
