@@ -23,7 +23,8 @@ from specvit.data.views import open_spectra
 from specvit.run.outcome import outcome_of_error
 from specvit.run_folder.folder import RunFolder
 from specvit.study.local_slots import GIVE_UP, LocalSlots
-from specvit.study.request import StudyRequest, SweepOptions
+from specvit.study.options import SweepOptions
+from specvit.study.request import StudyRequest
 from specvit.study.store import BROKEN_GPU, StudyFolder
 from specvit.training import device, gpus
 from specvit.training.device import resolve_precision

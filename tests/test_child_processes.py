@@ -13,7 +13,7 @@ import yaml
 from studies import LOCAL, until
 
 from specvit.cluster.slots import Slot
-from specvit.config.conf_files import conf_dir
+from specvit.config.folders import conf_dir
 from specvit.utils import processes
 from specvit.utils.files import read_json_lines
 from specvit.utils.processes import python_environment, shell_exports

@@ -11,7 +11,7 @@ import yaml
 
 from specvit.config.build import build_config, to_plain
 from specvit.config.compose import compose
-from specvit.config.conf_files import conf_dir
+from specvit.config.folders import conf_dir
 from specvit.config.model_kinds import MODEL_KINDS, VIT_GROUPS
 from specvit.config.schema import Config
 from specvit.config.suggestions import OLDER_KEYS, is_known, known_keys, suggest

@@ -15,7 +15,7 @@ from faults import ROWS
 from specvit import __version__, cli
 from specvit.config.build import build_config
 from specvit.config.compose import compose
-from specvit.config.conf_files import conf_dir
+from specvit.config.folders import conf_dir
 from specvit.config.suggestions import known_keys
 from specvit.metrics.metrics import CLASSIFICATION, REGRESSION
 from specvit.study.grid import as_overrides, points_of

@@ -14,7 +14,7 @@ from sklearn.metrics import mean_absolute_error, r2_score
 from specvit.commands import evaluate
 from specvit.config.build import build_config
 from specvit.config.compose import compose
-from specvit.config.conf_files import conf_dir
+from specvit.config.folders import conf_dir
 from specvit.run.run import Result, run
 from specvit.run_folder.folder import RunFolder
 from specvit.training import checkpoint, loop

@@ -12,7 +12,8 @@ from specvit.cluster.slurm_settings import SlurmConfig
 from specvit.run_folder.folder import RunFolder
 from specvit.study import slurm_slots
 from specvit.study.job_log import read_job_log
-from specvit.study.request import StudyRequest, SweepOptions
+from specvit.study.options import SweepOptions
+from specvit.study.request import StudyRequest
 from specvit.study.slurm_slots import GIVE_UP, SlurmSlots
 from specvit.study.store import StudyFolder
 

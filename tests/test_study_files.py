@@ -10,7 +10,7 @@ import pytest
 from specvit.commands.train import main
 from specvit.config.build import build_config
 from specvit.config.compose import Composer
-from specvit.config.conf_files import conf_dir
+from specvit.config.folders import conf_dir
 from specvit.config.schema import Config, TrackingConfig
 from specvit.study.grid import as_overrides, points_of
 from specvit.study.plan import try_space

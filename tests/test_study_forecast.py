@@ -16,7 +16,8 @@ from specvit.config.schema import ViTConfig
 from specvit.models import build_model
 from specvit.run_folder.folder import RunFolder
 from specvit.study import forecast
-from specvit.study.request import StudyRequest, SweepOptions
+from specvit.study.options import SweepOptions
+from specvit.study.request import StudyRequest
 from specvit.study.store import Trial
 from specvit.study.trial_queue import has_open_trials, state_counts
 from specvit.utils.quantities import NUM_PIXELS

@@ -9,11 +9,12 @@ from refusals import unlike
 from specvit.cluster.slots import LauncherConfig
 from specvit.commands.train import main, study_asked_for
 from specvit.config import launcher
-from specvit.config.conf_files import conf_dir
+from specvit.config.folders import conf_dir
 from specvit.config.overrides import bracket_lists
 from specvit.study import request
 from specvit.study.grid import points_of
-from specvit.study.request import StudyRequest, SweepOptions, find_study, split_options, study_request
+from specvit.study.options import SweepOptions, find_study, split_options
+from specvit.study.request import StudyRequest, study_request
 from specvit.study.yaml_schema import Typed
 from specvit.utils.errors import ConfigError
 

@@ -6,7 +6,7 @@ import pytest
 
 from specvit.commands.train import main
 from specvit.config.build import build_config
-from specvit.study.request import split_options
+from specvit.study.options import split_options
 from specvit.utils.errors import ConfigError, TrackingError
 from specvit.utils.text import hide_secrets, holds_secret
 

@@ -14,10 +14,7 @@ from specvit.cluster import queue
 from specvit.cluster.probe import FOUND, LOCK
 from specvit.cluster.slurm_settings import SlurmConfig, read_slurm
 from specvit.commands.entry import user_facing
-from specvit.config.compose import compose
-from specvit.config.launcher import compose_launcher, split_launcher
 from specvit.config.model_kinds import kind_of
-from specvit.config.overrides import bracket_lists
 from specvit.utils.errors import ConfigError
 from specvit.utils.files import locked, read_json
 
@@ -34,6 +31,10 @@ def main(arguments: list[str] | None = None) -> int:
     if "--cluster" not in words or {"-h", "--help"} & set(words):
         print("usage: specvit doctor --cluster [hydra/launcher=NAME hydra.launcher.KEY=VALUE ...] [model/size=NAME]")
         return 0 if {"-h", "--help"} & set(words) else 2
+    from specvit.config.compose import compose  # Hydra, which help does without
+    from specvit.config.launcher import compose_launcher, split_launcher
+    from specvit.config.overrides import bracket_lists
+
     overrides = bracket_lists([word for word in words if word != "--cluster"])
     hydra, settings = split_launcher(overrides)
     if not any(text.startswith("hydra/launcher=") for text in hydra):

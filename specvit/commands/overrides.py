@@ -3,9 +3,9 @@
 import dataclasses
 import textwrap
 
-from specvit.config.conf_files import conf_folders
+from specvit.config.folders import conf_folders
 from specvit.config.suggestions import known_keys
-from specvit.study.request import SweepOptions, study_files
+from specvit.study.options import SweepOptions, study_files
 
 HELP = """\
 specvit train [overrides]      one run: HDF5 spectra -> 1-D Vision Transformer -> test score

@@ -7,15 +7,12 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from specvit.commands.entry import user_facing
-from specvit.config.compose import compose
-from specvit.config.conf_files import CONFIG_NAME, VERSION_BASE, conf_dir, register
-from specvit.config.launcher import compose_launcher, runs_elsewhere, split_launcher
-from specvit.config.overrides import bracket_lists, check_overrides, explained
-from specvit.config.precedence import Replaced, replaced_lines
+from specvit.config.folders import conf_dir
 from specvit.utils.errors import ConfigError
 from specvit.utils.text import nearest
 
 if TYPE_CHECKING:
+    from specvit.config.precedence import Replaced
     from specvit.study.request import StudyRequest
 
 GRID = ("-m", "--multirun")
@@ -30,6 +27,13 @@ def main(arguments: list[str] | None = None) -> int:
     """Train what the command line says and return the process's exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     flags, overrides = split_flags(arguments)
+    if [flag for flag in flags if flag not in GRID] == ["--help"]:
+        from specvit.commands.overrides import help_text
+
+        print(help_text())
+        return 0
+    from specvit.config.overrides import bracket_lists  # Hydra, which help does without
+
     overrides = bracket_lists(overrides, grid=bool({*GRID} & {*flags}))
     if order := study_asked_for(flags, overrides, tuple(arguments)):
         from specvit.study.driver import drive
@@ -38,6 +42,8 @@ def main(arguments: list[str] | None = None) -> int:
     if flags:
         return _show(flags, overrides)
     from specvit.config.build import build_config
+    from specvit.config.compose import compose
+    from specvit.config.precedence import replaced_lines
     from specvit.run.run import run
     from specvit.tracking.mlflow_sync import WAIT_SECONDS
 
@@ -53,6 +59,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def study_asked_for(flags: dict[str, str], overrides: list[str], words: tuple[str, ...]) -> "StudyRequest | None":
     """Return the study that a command line asks for: `sweeps=NAME`, `-m`, or runs made elsewhere; else None."""
+    from specvit.config.launcher import runs_elsewhere
+
     named = list(dict.fromkeys(text.partition("=")[2] for text in overrides if text.startswith("sweeps=")))
     if len(named) > 1:
         raise ConfigError(f"names {len(named)} studies", where="sweeps", remedy="start them one after the other")
@@ -107,6 +115,10 @@ def split_flags(arguments: list[str]) -> tuple[dict[str, str], list[str]]:
 
 def _show(flags: dict[str, str], overrides: list[str]) -> int:
     """Print the configuration, or what Hydra knows of its files, instead of training."""
+    from specvit.config.compose import compose
+    from specvit.config.launcher import compose_launcher, split_launcher
+    from specvit.config.overrides import check_overrides
+
     shows = [flag for flag in flags if flag in SHOWS]
     if len(shows) > 1:
         raise ConfigError(f"does not go with {shows[1]}", where=shows[0], remedy="give one of them")
@@ -114,11 +126,6 @@ def _show(flags: dict[str, str], overrides: list[str]) -> int:
     if flag and SHOWS[flag] and flags[flag] not in SHOWS[flag]:
         what = f"expects {' or '.join(SHOWS[flag])}, not {flags[flag]!r}"
         raise ConfigError(what, where=flag, remedy="--cfg job shows the configuration")
-    if flag == "--help":
-        from specvit.commands.overrides import help_text
-
-        print(help_text())
-        return 0
     launcher, others = split_launcher(overrides)
     if launcher:
         compose_launcher(launcher)
@@ -145,6 +152,9 @@ def _section_text(plain: Any, section: str | None) -> str:
 def _hydra(words: list[str]) -> int:
     """Hand over to Hydra, which prints what `words` ask for."""
     import hydra
+
+    from specvit.config.conf_files import CONFIG_NAME, VERSION_BASE, register
+    from specvit.config.overrides import explained
 
     register()
     sys.argv = [sys.argv[0], *words]

@@ -19,6 +19,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 
 from specvit.config.build import flatten
+from specvit.config.folders import conf_dir, conf_folders
 from specvit.utils.errors import ConfigError
 from specvit.utils.files import check_aliases
 
@@ -38,19 +39,6 @@ HYDRA_REMEDIES = {
     "hydra.job": "leave it out: a run works in the folder from which the command is started",
 }
 """The remedy for each of Hydra's settings that specvit does not read, by the start of its name."""
-
-
-def conf_dir() -> Path:
-    """Return the bundled `conf/`: inside an installed package, else at the top of the source tree."""
-    package = Path(__file__).resolve().parents[1]
-    inside = package / "conf"
-    return inside if inside.is_dir() else package.parent / "conf"
-
-
-def conf_folders() -> list[Path]:
-    """Return the folders that are composed from: a user's own `./conf`, if there is one, over the bundled one."""
-    own = Path.cwd() / "conf"
-    return [own, conf_dir()] if own.is_dir() and not own.samefile(conf_dir()) else [conf_dir()]
 
 
 class ConfFiles(FileConfigSource):

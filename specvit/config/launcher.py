@@ -7,7 +7,8 @@ from hydra import compose as hydra_compose
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from omegaconf import OmegaConf
 
-from specvit.config.conf_files import CONFIG_NAME, conf_folders, hydra_loader, without_settings
+from specvit.config.conf_files import CONFIG_NAME, hydra_loader, without_settings
+from specvit.config.folders import conf_folders
 from specvit.config.overrides import check_override, explained, parse, parse_single
 from specvit.config.precedence import settings_of
 

@@ -9,6 +9,7 @@ from typing import Any
 from specvit.config.build import flatten
 from specvit.run_folder.folder import RunFolder
 from specvit.study.find import studies_in
+from specvit.study.options import study_files
 from specvit.study.results import Outcome, outcome_of, value_of
 from specvit.study.store import StudyFolder
 from specvit.study.trial_queue import group_counts
@@ -40,8 +41,6 @@ def run_list(runs: list[RunFolder]) -> list[str]:
 
 def study_list(studies: Path) -> list[str]:
     """Return a table of the studies that can be run or have begun: runs, progress, question."""
-    from specvit.study.request import study_files  # Hydra, which other commands about studies do without
-
     files, begun = study_files(), {study.name: study for study in studies_in(studies)}
     names = sorted({**files, **begun})
     rows = [[name, *(_begun(begun[name]) if name in begun else _to_run(files[name]))] for name in names]

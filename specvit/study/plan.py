@@ -8,7 +8,8 @@ from typing import Any
 
 from specvit.config.build import build_config, to_plain
 from specvit.config.compose import compose as compose_config
-from specvit.config.conf_files import conf_dir, conf_folders, hydra_loader
+from specvit.config.conf_files import hydra_loader
+from specvit.config.folders import conf_dir, conf_folders
 from specvit.config.model_kinds import kind_of
 from specvit.config.overrides import check_override, parse
 from specvit.config.schema import Config
