@@ -16,6 +16,7 @@ import pytest
 from astropy import units
 from astropy.io import fits
 from astropy.nddata import InverseVariance, StdDevUncertainty
+from astropy.table import Table
 from convert_inputs import convert, refusal
 
 from specvit.data.shards import open_shard, read_labels
@@ -133,8 +134,6 @@ def text(path: Path) -> Path:
 
 
 def read_text(path: Path) -> tuple[Any, Any, Any]:
-    from astropy.table import Table
-
     data = Table.read(path, format="ascii.commented_header")
     return data["wavelength"], data["flux"], data["ivar"]
 
@@ -238,3 +237,19 @@ def test_what_rows_of_an_image_are_is_asked_for_and_can_be_said(tmp_path: Path, 
     np.savez(tmp_path / "set.npz", wave=wave, flux=flux)
     said = refusal(capsys, tmp_path / "set.npz", tmp_path / "out", *KEEP, *FILL, "--planes", "flux,ivar")
     assert "--planes: is for images in FITS files; leave it out" in said
+
+
+def test_tables_of_astropy_keep_their_units(tmp_path: Path, capsys: Any) -> None:
+    flux, ivar = star(300)
+    columns = {"wavelength": 700 + 0.05 * np.arange(300), "flux": flux, "e": np.asarray(ivar, float) * 1e-17}
+    table = Table(columns, units={"wavelength": "nm", "flux": UNIT, "e": "erg / (s cm2 Angstrom)"})
+    forms = {"star.ecsv": "ascii.ecsv", "star.tbl": "ascii.ipac"}
+    for name, form in forms.items():
+        table.write(tmp_path / name, format=form)
+        assert convert(tmp_path / name, tmp_path / form, *KEEP, *FILL, "--error-name", "e") == 0
+        wave_P, flux_NP, error_NP, _ = shard_of(tmp_path / form)
+        np.testing.assert_allclose(wave_P, 7000 + 0.5 * np.arange(300), rtol=1e-9)
+        np.testing.assert_allclose(flux_NP[0], flux, rtol=1e-6)
+        np.testing.assert_allclose(error_NP[0], ivar, rtol=1e-6)
+    (tmp_path / "broken.ecsv").write_text("# %ECSV 1.0\n# ---\n# datatype: [\nwave flux\n1 2\n")
+    assert "broken.ecsv: cannot be read" in refusal(capsys, tmp_path / "broken.ecsv", tmp_path / "x", *KEEP, *FILL)

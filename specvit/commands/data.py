@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 
 from specvit.commands.entry import Parser, user_facing
-from specvit.convert.command import add_options, asked, is_foreign
-from specvit.convert.command import convert as convert_foreign
+from specvit.convert.command import add_options, given_options, is_other_format
+from specvit.convert.command import convert as convert_other_format
 from specvit.utils.errors import DataError
 from specvit.utils.text import text_table
 
@@ -18,9 +18,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Generate built-in spectra, check files value by value, or convert other formats to HDF5 shards."""
     options = parser().parse_args(sys.argv[1:] if arguments is None else arguments)
     if options.command == "convert":
-        given = asked(options)
-        if given or is_foreign(options.sources):
-            return convert_foreign(options.sources, options.target, given)
+        given = given_options(options)
+        if given or is_other_format(options.sources):
+            return convert_other_format(options.sources, options.target, given)
         return _convert(options.sources, options.target)
     return _generate(options) if options.command == "generate" else _inspect(options.files)
 
@@ -94,7 +94,7 @@ def _convert(sources: list[Path], target: Path) -> int:
 
 
 def _inspect(files: list[Path]) -> int:
-    from specvit.convert.manifest import check
+    from specvit.convert.work import check_manifest
     from specvit.data.inspect import inspect_files
     from specvit.data.io_hints import layout_line
 
@@ -105,9 +105,9 @@ def _inspect(files: list[Path]) -> int:
             print(f"  {row}")
         if line := layout_line(Path(report.path)):
             print(f"  {line}")
-        line, fault = check(Path(report.path))
+        line, fault = check_manifest(Path(report.path))
         report.faults += [fault] if fault else []
-        if report.faults and is_foreign([Path(report.path)]):
+        if report.faults and is_other_format([Path(report.path)]):
             report.faults = [
                 f"is not a shard; `specvit data convert {shlex.quote(report.path)} OUT` makes shards of it"
             ]

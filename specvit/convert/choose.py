@@ -1,4 +1,4 @@
-"""Which of a file's arrays are wavelengths, flux, errors and labels: by their usual names, or as they were named."""
+"""Choose which arrays of a file are wavelengths, flux, errors and labels: by options or by their usual names."""
 
 import re
 from collections.abc import Iterator

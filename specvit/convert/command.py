@@ -1,4 +1,4 @@
-"""`specvit data convert` for spectra of others: its options, and what it says."""
+"""`specvit data convert` from other formats: its options and what it prints."""
 
 import argparse
 import os
@@ -17,7 +17,7 @@ LABEL = re.compile(r"[A-Za-z_]\w*")
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options to the parser of `convert`; all are None where they are not given."""
-    read = parser.add_argument_group("how to read spectra of others")
+    read = parser.add_argument_group("reading other formats")
     add = read.add_argument
     add("--names", metavar="PATTERN", help="labels from names of files: bosz2017, bosz2024, or {T_eff}_{log_g}_{M_H}")
     add("--labels", metavar="CSV", help="labels from a table: a column `file`, and one a label")
@@ -38,7 +38,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     medium = read.add_mutually_exclusive_group()
     medium.add_argument("--air", dest="medium", action="store_const", const="air", help="wavelengths are of air")
     medium.add_argument("--vacuum", dest="medium", action="store_const", const="vacuum", help="of vacuum (default)")
-    make = parser.add_argument_group("what to make of them")
+    make = parser.add_argument_group("what to write")
     add = make.add_argument
     add("--wave", metavar="FILE", help="target pixels: a file of vacuum Angstrom, instrument (default), or keep")
     add("--resolution", type=float, metavar="R", help="resolution of the source; smoothed to that of the instrument")
@@ -55,14 +55,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--workers", type=_rows, metavar="N", help="processes (default: one a CPU)")
 
 
-def asked(parsed: argparse.Namespace) -> dict[str, Any]:
+def given_options(parsed: argparse.Namespace) -> dict[str, Any]:
     """Return the options that were given, by name."""
     names = [*Options.__dataclass_fields__, "workers"]
     return {name: value for name in names if (value := getattr(parsed, name, None)) is not None}
 
 
-def is_foreign(sources: Sequence[Path]) -> bool:
-    """Say whether any of the sources is something else than one HDF5 file in the layout, sound or damaged."""
+def is_other_format(sources: Sequence[Path]) -> bool:
+    """Return True if a source is anything but an HDF5 file in the layout, sound or damaged."""
     import h5py
 
     from specvit.convert.contents import kind_of
@@ -82,8 +82,8 @@ def is_foreign(sources: Sequence[Path]) -> bool:
 
 
 def convert(sources: Sequence[Path], out: Path, given: dict[str, Any]) -> int:
-    """Convert spectra into shards under `out`, or go on with it, and say how to use them; raises `SpecvitError`."""
-    from specvit.convert.conversion import carry_out
+    """Convert spectra to shards under `out`, or resume that, and print how to use them; raises `SpecvitError`."""
+    from specvit.convert.conversion import run_plan
     from specvit.convert.plan import make_plan
     from specvit.convert.progress import Progress
 
@@ -95,7 +95,7 @@ def convert(sources: Sequence[Path], out: Path, given: dict[str, Any]) -> int:
         print(note)
     try:
         with Progress() as report:
-            manifest = carry_out(plan, out, workers=workers, report=report)
+            manifest = run_plan(plan, out, workers=workers, report=report)
     except KeyboardInterrupt:
         print("\nspecvit: stopped by Ctrl-C; run the same command again to resume.", file=sys.stderr)
         return 130

@@ -1,4 +1,4 @@
-"""What a file of any format holds, as arrays with names: the one form in which the rest of the conversion sees files.
+"""Files of any format as named arrays, the form in which the rest of the conversion reads them.
 
 Shape suffixes: B rows asked for.
 """
@@ -24,6 +24,7 @@ from specvit.utils.text import nearest
 
 KINDS = {
     "text": (".txt", ".csv", ".dat", ".asc", ".tsv"),
+    "table": (".ecsv", ".ipac", ".tbl"),
     "FITS": (".fits", ".fit", ".fts"),
     "NPZ": (".npz",),
     "HDF5": (".h5", ".hdf5", ".hdf"),
@@ -184,10 +185,11 @@ def open_contents(path: Path, wanted: tuple[str, ...] | None = None, planes: str
 
     Whatever a library says of a file that it cannot read, also while the file is open, becomes one sentence.
     """
-    from specvit.convert import fits_file, hdf5_file, npz_file, text_file
+    from specvit.convert import fits_file, hdf5_file, npz_file, table_file, text_file
 
     openers: dict[str, Callable[[Path], Any]] = {
         "text": lambda path: text_file.opened(path, wanted),
+        "table": table_file.opened,
         "FITS": lambda path: fits_file.opened(path, planes),
         "NPZ": npz_file.opened,
         "HDF5": lambda path: hdf5_file.opened(path, wanted),

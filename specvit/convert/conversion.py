@@ -1,10 +1,9 @@
-"""A plan carried out: pieces of spectra made in processes, put together shard by shard, and the manifest at the end.
+"""Run a plan: processes convert pieces of spectra, which are joined shard by shard; the manifest comes last.
 
 Shape suffixes: B spectra of a piece, P pixels.
 """
 
 import json
-import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, wait
@@ -25,22 +24,23 @@ from specvit.convert.unpack import unpack, unpacked_name
 from specvit.convert.work import Work
 from specvit.data.shards import fill_shard
 from specvit.utils.errors import DataError
+from specvit.utils.files import check_space
 from specvit.utils.processes import process_pool
 from specvit.utils.quantities import ERROR, FLUX
 
-AHEAD = 3
-"""Pieces a worker that are asked for before the first is taken."""
+PIECES_AHEAD = 3
+"""Pieces per worker that are in progress at once."""
 SECONDS = 1.0
-"""Between two looks at how far the unpacking is."""
+"""Between two reports of unpacking."""
 
 Report = Callable[..., None]
 """Called with (spectra done, spectra of the plan), while sources are unpacked with (MB done, MB in all, "MB")."""
 
 
-def carry_out(plan: Plan, out: Path, *, workers: int, report: Report) -> dict[str, Any] | None:
-    """Make all shards of a plan under `out`, those that are not there yet; return the manifest, None if it was done.
+def run_plan(plan: Plan, out: Path, *, workers: int, report: Report) -> dict[str, Any] | None:
+    """Write the shards of a plan that `out` lacks; return the manifest, None if the conversion was finished before.
 
-    Raises `DataError` or `FolderError`; what is finished by then stays, and the same plan resumes from there.
+    Raises `DataError` or `FolderError`; finished shards stay, and the same plan resumes from there.
     """
     work = Work(out, plan)
     _check_space(plan, work)
@@ -55,23 +55,23 @@ def carry_out(plan: Plan, out: Path, *, workers: int, report: Report) -> dict[st
             copies = _unpack(plan, work, pool, report) if missing else {}
             report(done, len(plan.labels))
             pieces = (_pieces(plan, work, shard, copies) for shard in missing)
-            made = _made_in_order(pool, workers, plan, chain.from_iterable(pieces))
+            made = _pieces_in_order(pool, workers, plan, chain.from_iterable(pieces))
             for shard in missing:
                 of_shard = _pieces(plan, work, shard, copies)
                 for piece in of_shard:
                     next(made)
                     done += len(piece.spectra)
                     report(done, len(plan.labels))
-                _put_together(plan, work, shard, of_shard)
+                _write_shard(plan, work, shard, of_shard)
             found = {path: future.result() for path, future in digests.items()}
         return work.finish(found)
 
 
 @contextmanager
 def _executor(workers: int) -> Iterator[Executor]:
-    """Give processes to work in, or for a single worker this one; a process that dies is said in one sentence."""
+    """Yield a pool of processes, for one worker this process; raises `DataError` if a process dies."""
     if workers <= 1:
-        yield _Here()
+        yield _SameProcess()
         return
     try:
         with process_pool(workers) as pool:
@@ -81,11 +81,11 @@ def _executor(workers: int) -> Iterator[Executor]:
         raise DataError("a worker process died, perhaps for lack of memory", remedy=remedy) from problem
 
 
-class _Here(Executor):
-    """Does the work where it is asked for."""
+class _SameProcess(Executor):
+    """Runs each task in the calling process when it is submitted."""
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Return a future that has its result already."""
+        """Run the task and return its finished future."""
         future: Future[Any] = Future()
         try:
             future.set_result(fn(*args, **kwargs))
@@ -95,7 +95,7 @@ class _Here(Executor):
 
 
 def _table_digests(plan: Plan, pool: Executor) -> dict[str, Future[dict[str, Any]]]:
-    """Have the sources digested that hold many spectra; single ones are digested as they are read."""
+    """Start the digests of sources with many spectra; those of one spectrum are digested when they are read."""
     return {} if plan.recipe.digest else {str(path): pool.submit(digest_of, path) for path in plan.sources}
 
 
@@ -117,7 +117,7 @@ def _unpack(plan: Plan, work: Work, pool: Executor, report: Report) -> dict[int,
 
 
 def _pieces(plan: Plan, work: Work, shard: str, copies: dict[int, Path]) -> list[Piece]:
-    """Return the pieces of a shard, in order; always the same ones, whatever is there already."""
+    """Return the pieces of a shard in order: always the same ones, finished or not."""
     rows = plan.shards[shard]
     names = {copy: plan.sources[source] for source, copy in copies.items()}
     pieces = []
@@ -130,9 +130,9 @@ def _pieces(plan: Plan, work: Work, shard: str, copies: dict[int, Path]) -> list
     return pieces
 
 
-def _made_in_order(pool: Executor, workers: int, plan: Plan, pieces: Iterable[Piece]) -> Iterator[None]:
-    """Yield once for each piece, in order, as soon as it is there; some are being made ahead."""
-    most = 0 if isinstance(pool, _Here) else AHEAD * workers
+def _pieces_in_order(pool: Executor, workers: int, plan: Plan, pieces: Iterable[Piece]) -> Iterator[None]:
+    """Yield once per piece, in order, as soon as it is finished; later pieces are already in progress."""
+    most = 0 if isinstance(pool, _SameProcess) else PIECES_AHEAD * workers
     ahead: deque[Future[None] | None] = deque()
     for piece in pieces:
         ahead.append(None if piece.path.exists() else pool.submit(make_piece, plan.recipe, piece))
@@ -147,8 +147,8 @@ def _result(future: Future[None] | None) -> None:
         future.result()
 
 
-def _put_together(plan: Plan, work: Work, shard: str, pieces: list[Piece]) -> None:
-    """Write a shard from its pieces, with errors made if they were asked for, and note that it is finished."""
+def _write_shard(plan: Plan, work: Work, shard: str, pieces: list[Piece]) -> None:
+    """Write a shard from its pieces, with simulated errors if those are asked for, and record it as finished."""
     rows = plan.shards[shard]
     good, left_out, digests, start = [], [], {}, 0
     for piece in pieces:
@@ -192,12 +192,8 @@ def _put_together(plan: Plan, work: Work, shard: str, pieces: list[Piece]) -> No
 def _check_space(plan: Plan, work: Work) -> None:
     """Raise `DataError` if the disk has no room for what is still to be made."""
     out = work.out
-    there = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
     missing = [len(rows) for shard, rows in plan.shards.items() if not (out / shard).exists()]
     needed = 8 * plan.pixels * (sum(missing) + max(missing, default=0))  # and the pieces of the longest shard
     if missing:
         needed += max(0, sum(plan.to_unpack.values()) - work.unpacked_bytes())
-    free = shutil.disk_usage(there).free
-    if needed > free:
-        what = f"{needed / 1e9:.2f} GB are needed but {free / 1e9:.2f} GB are free"
-        raise DataError(what, where=str(out), remedy="free some space there, or name a target elsewhere")
+    check_space(out, needed)

@@ -1,4 +1,4 @@
-"""Tables of labels: from a CSV file beside the spectra, from a file with many spectra, and checked row by row.
+"""Tables of labels, from a CSV file or from a file with many spectra, and their checks.
 
 Shape suffixes: N spectra.
 """

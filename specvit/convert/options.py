@@ -1,4 +1,4 @@
-"""What a user may ask of a conversion: one frozen object, from the command line or by hand, checked on its own."""
+"""Options of a conversion, from the command line or made in Python, and what is checked of them alone."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,9 +14,15 @@ ERROR_KINDS = ("sigma", "variance", "ivar")
 """Standard deviation, variance, inverse variance."""
 
 
+def _resolution(value: Any, where: str) -> float | None:
+    if value is None or value > 0:
+        return value
+    raise ConfigError(f"expects a number above 0, not {value:g}", where=where, remedy="give a positive number")
+
+
 @dataclass(frozen=True)
 class Options:
-    """How to read the sources, and what to make of them. None: as the source says, or the default beside it."""
+    """How to read the sources and what to write. None: as the source says, or the default in the docstring."""
 
     names: str | None = None
     """`bosz2017`, `bosz2024`, or a pattern such as {T_eff}_{log_g}_{M_H} for the names of files."""
@@ -45,8 +51,8 @@ class Options:
     log10: bool = False
     medium: str | None = key(None, choices=("air", "vacuum"))
     """`air` or `vacuum`."""
-    resolution: float | None = key(None, above=0)
-    """Of the source; smoothed to `to_resolution` if given."""
+    resolution: float | None = key(None, read=_resolution)
+    """Of the source, infinite for a model at its own sampling; smoothed to `to_resolution` if given."""
     to_resolution: float | None = key(None, above=0)
     wave: str | None = None
     """`instrument` (default), `keep` (default for files in the layout), or a file of vacuum Angstrom."""
@@ -62,7 +68,7 @@ class Options:
     skip_bad: bool = False
 
     def check(self) -> None:
-        """Raise `ConfigError` for values that mean nothing and for options that exclude each other."""
+        """Raise `ConfigError` for impossible values and for options that exclude each other."""
         build(Options, vars(self), "--")
         if "snr" in self.fill:
             raise ConfigError("gives snr, which is measured", where="--fill", remedy="leave it out; see --snr")
@@ -85,14 +91,14 @@ class Options:
             raise ConfigError(f"both give {both[0]}", where="--columns and --fill", remedy="leave one out")
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what was asked for, as JSON has it; what stands at its default is left out."""
+        """Return the options that differ from their defaults, as JSON types."""
         plain, usual = asdict(self), asdict(Options())
         listed = {key: list(value) if isinstance(value, tuple) else value for key, value in plain.items()}
         return {key: value for key, value in listed.items() if plain[key] != usual[key]}
 
 
-def spelled(options: dict[str, Any], key: str) -> str:
-    """Return an option of `Options.as_dict` as it is typed."""
+def as_typed(options: dict[str, Any], key: str) -> str:
+    """Return an option of `Options.as_dict` as a user types it."""
     flag = "--air or --vacuum" if key == "medium" else "--" + key.replace("_", "-")
     if key not in options:
         return f"no {flag}"

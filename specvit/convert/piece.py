@@ -1,4 +1,4 @@
-"""Spectra that are made together, in a worker, into a file of their own.
+"""Pieces: spectra that one worker converts together into one intermediate file.
 
 Shape suffixes: B spectra of a piece, P pixels.
 """
@@ -20,7 +20,7 @@ from specvit.utils.files import write_atomic
 
 @dataclass(frozen=True)
 class Piece:
-    """Spectra that are made together, and the file that they go to."""
+    """Spectra that are converted together, and their file."""
 
     path: Path
     spectra: tuple[tuple[Path, int], ...]
@@ -32,13 +32,13 @@ class Piece:
 
 
 def make_piece(recipe: Recipe, piece: Piece) -> None:
-    """Make the spectra of a piece into `piece.path`, an NPZ file, whole or absent.
+    """Convert the spectra of a piece into `piece.path`, an NPZ file that is written whole or not at all.
 
     It holds `flux` and, if wanted, `error`, (B, P) float32; `good` (B,), False where a spectrum was left out, whose
     rows are zero; and in JSON `why` those were left out and the `digests` of files. Raises `DataError` for a
     spectrum that cannot be made, unless such are to be left out.
     """
-    made = _Made(recipe, piece)
+    made = _PieceArrays(recipe, piece)
     places: dict[Path, list[int]] = {}
     for place, (path, _) in enumerate(piece.spectra):
         places.setdefault(path, [])
@@ -69,11 +69,11 @@ def digest_of(path: Path) -> dict[str, Any]:
         return {}
 
 
-class _Made:
-    """The spectra of a piece as they come."""
+class _PieceArrays:
+    """Arrays of a piece, filled file by file."""
 
     def __init__(self, recipe: Recipe, piece: Piece) -> None:
-        """Nothing is made yet."""
+        """All arrays are zero."""
         self.recipe, self.piece = recipe, piece
         shape = (len(piece.spectra), len(recipe.target.wave_P))
         self.arrays = {name: np.zeros(shape, np.float32) for name in ("flux", "error")[: 1 + recipe.with_error]}
@@ -81,7 +81,7 @@ class _Made:
         self.why = {str(place): why for place, why in piece.bad.items()}
 
     def add_file(self, path: Path, here: list[int]) -> None:
-        """Make the spectra of a file, those at places `here` of the piece; raises `DataError`."""
+        """Convert spectra of a file, at places `here` of the piece; raises `DataError`."""
         recipe, name = self.recipe, self.piece.names.get(path, path)
         rows = [self.piece.spectra[place][1] for place in here]
         with open_source(path, recipe.choice.options, recipe.choice.arrays, name) as contents:
@@ -106,7 +106,7 @@ class _Made:
             self.leave_out([place], problem)
 
     def leave_out(self, here: list[int], problem: DataError) -> None:
-        """Note that spectra are left out, and why; raises it again where none may be."""
+        """Record why spectra are left out; raises `problem` without --skip-bad."""
         if not self.recipe.skip_bad:
             raise problem
         self.good_B[here] = False

@@ -1,4 +1,4 @@
-"""Which pixels spectra come to, and from which wavelengths: settled once, with the first file open.
+"""Choose the pixels of the target and how wavelengths are read, once, from the first file.
 
 Shape suffixes: X points of a spectrum, P pixels.
 """

@@ -1,4 +1,4 @@
-"""What a conversion will do, all of it checked before anything is written: spectra, labels, pixels, shards.
+"""Plan a conversion, and check all of it before anything is written: spectra, labels, pixels, shards.
 
 Shape suffixes: N spectra of all sources, P pixels.
 """
@@ -30,14 +30,14 @@ LAYOUT = {WAVE, FLUX, ERROR}
 ROW_BYTES = 100
 """Memory that the plan takes for a spectrum, beside its labels."""
 FILES_A_PIECE, ROWS_A_PIECE = 16, 512
-"""Most spectra that are made together, from single files and from tables: what a kill may cost each worker."""
+"""Most spectra of a piece, from single files and from tables: what a kill may cost each worker."""
 PIECE_BYTES = 64 * 2**20
-"""Most that the rows of a table take that are made together, as they are read, in float64; but one row at least."""
+"""Most bytes of a piece of a table, in float64; a piece has at least one row."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Which spectra go where, and how they are made."""
+    """Which spectra go to which shard, and how they are converted."""
 
     options: Options
     sources: tuple[Path, ...]
@@ -103,10 +103,10 @@ def make_plan(given: Sequence[Path], out: Path, options: Options) -> Plan:
         piece_rows = FILES_A_PIECE if choice.spectra is None else _rows_a_piece(contents, recipe)
     counts, to_unpack = [1] * len(sources), {}
     if choice.spectra is None:
-        labels, more = _of_single_files(sources, base, options, naming, named)
+        labels, more = _labels_of_files(sources, base, options, naming, named)
         notes += more
     else:
-        labels, counts, to_unpack = _of_tables(sources, reading, choice, piece_rows, layout=layout)
+        labels, counts, to_unpack = _labels_of_tables(sources, reading, choice, piece_rows, layout=layout)
         if options.labels is not None:
             labels = read_table(Path(options.labels), len(labels), options)
         notes += [f"note: {sources[0]}: left out: {', '.join(left_out)}"] if left_out and not layout else []
@@ -118,19 +118,19 @@ def make_plan(given: Sequence[Path], out: Path, options: Options) -> Plan:
     plan = Plan(options, tuple(sources), base, layout, wave_file, *rows, recipe, piece_rows, to_unpack)
     bad = _bad_labels(plan)
     shards, more = shards_of(labels, options)
-    notes += [*_replaced(plan), *([] if layout else ranges(labels)), *more]
+    notes += [*_replaced_labels(plan), *([] if layout else ranges(labels)), *more]
     return replace(plan, bad=bad, shards=shards, notes=tuple(notes))
 
 
 def _rows_a_piece(contents: Contents, recipe: Recipe) -> int:
-    """Return how many rows of a table are made together: as many as memory is given for, in float64."""
+    """Return the rows of a piece of a table."""
     values = [int(np.prod(contents.arrays[name].shape[1:])) for name in recipe.choice.arrays]
     row_bytes = 8 * (sum(values) + len(recipe.target.wave_P))
     return int(np.clip(PIECE_BYTES // row_bytes, 1, ROWS_A_PIECE))
 
 
 def _filled(labels: Any, options: Options, naming: Naming | None, *, layout: bool) -> Any:
-    """Return labels with what `--fill` and a library say; raises `ConfigError` for what the sources say themselves."""
+    """Return labels with those of `--fill` and of a library; raises `ConfigError` for labels that the sources have."""
     both = next((label for label in options.fill if label in labels), None)
     if both is not None:
         remedy = f"leave it out, or rename theirs: --columns {both}_source={both}"
@@ -141,7 +141,7 @@ def _filled(labels: Any, options: Options, naming: Naming | None, *, layout: boo
     return ordered(labels, {**known, **options.fill}, options.columns)
 
 
-def _replaced(plan: Plan) -> list[str]:
+def _replaced_labels(plan: Plan) -> list[str]:
     """Return notes of labels that the sources have and that are computed again."""
     replaced = {"magnitudes that are drawn": "mag"} if plan.options.magnitudes is not None else {}
     replaced |= {} if plan.keeps_snr else {"S/N that is measured on what is made": "snr"}
@@ -151,7 +151,7 @@ def _replaced(plan: Plan) -> list[str]:
 
 
 def _as_named(options: Options, naming: Naming | None, contents: Contents, base: Path) -> Options:
-    """Return options with the columns of a library's texts, which have no names; a CSV's columns are not theirs."""
+    """Return options with the columns of a library's texts, which have no header."""
     options = replace(options, columns={}) if options.labels else options
     if naming is None or naming.columns is None or not contents.numbered or options.flux_name:
         return options
@@ -173,7 +173,7 @@ def _common_resolution(named: list[dict[str, float]], sources: list[Path]) -> fl
     return found[0] if found else None
 
 
-def _of_single_files(
+def _labels_of_files(
     sources: list[Path], base: Path, options: Options, naming: Naming | None, named: list[dict[str, float]]
 ) -> tuple[Any, list[str]]:
     """Return labels of files with one spectrum each, one row a file, and notes."""
@@ -195,7 +195,7 @@ def _of_single_files(
     return pd.DataFrame(named).drop(columns=RESOLUTION, errors="ignore"), notes
 
 
-def _of_tables(
+def _labels_of_tables(
     sources: list[Path], options: Options, choice: Choice, piece_rows: int, *, layout: bool
 ) -> tuple[Any, list[int], dict[int, int]]:
     """Return labels and row counts of files with many spectra, and which have to be unpacked, to how many bytes."""

@@ -110,9 +110,9 @@ def _below(edge_W: Wave, left_W: Wave, right_W: Wave, sigma_W: Wave | None) -> W
     if sigma_W is None:
         return np.clip((edge_W - left_W) / (right_W - left_W), 0, 1)
     high_W, low_W = (edge_W - left_W) / sigma_W, (edge_W - right_W) / sigma_W
-    return (_twice(high_W) - _twice(low_W)) / (high_W - low_W)
+    return (_second_integral(high_W) - _second_integral(low_W)) / (high_W - low_W)
 
 
-def _twice(u_W: Wave) -> Wave:
+def _second_integral(u_W: Wave) -> Wave:
     """Return the integral of the normal distribution's integral, up to u."""
     return u_W * ndtr(u_W) + np.exp(-0.5 * u_W**2) / np.sqrt(2 * np.pi)

@@ -1,10 +1,9 @@
-"""Shards rewritten as the layout wants them: contiguous float32, so that a run can map them into memory.
+"""Rewrite shards as contiguous float32, which a run can map into memory.
 
 A converted file holds the very numbers that a run reads from its source, so a run on it has the same name and result.
 Legend: b rows of a piece, p pixels of it.
 """
 
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from specvit.data.hdf5 import open_file, unreadable
 from specvit.data.shards import Array2D, Shard, as_float32, fill_shard, open_shard, read_labels
 from specvit.data.tables import find_tables
 from specvit.utils.errors import DataError
+from specvit.utils.files import check_space
 from specvit.utils.quantities import ERROR, FLUX, WAVE
 
 PIECE_BYTES = 64 * 2**20
@@ -57,7 +57,7 @@ def plan(sources: Sequence[Path], target: Path) -> list[Conversion]:
     for source, path in zip(sources, targets, strict=True):
         _check_target(source, path, targets)
     conversions = [_look_at(source, path) for source, path in zip(sources, targets, strict=True)]
-    _check_space(conversions, target)
+    check_space(target, sum(conversion.num_bytes for conversion in conversions))
     return conversions
 
 
@@ -105,15 +105,6 @@ def _further(file: h5py.File) -> tuple[str, ...]:
     file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
     known = (WAVE, FLUX, ERROR, *(f"{table}/" for table in find_tables(file)))
     return tuple(name for name in names if not name.startswith(known))
-
-
-def _check_space(conversions: list[Conversion], target: Path) -> None:
-    """Raise `DataError` if the disk has no room for all targets."""
-    there = next(folder for folder in (target.absolute(), *target.absolute().parents) if folder.exists())
-    needed, free = sum(conversion.num_bytes for conversion in conversions), shutil.disk_usage(there).free
-    if needed > free:
-        what = f"{needed / 1e9:.2f} GB are needed but {free / 1e9:.2f} GB are free"
-        raise DataError(what, where=str(target), remedy="free some space there, or name a target elsewhere")
 
 
 def _pieces(array: Array2D) -> Iterator[tuple[slice, slice, np.ndarray]]:

@@ -1,4 +1,4 @@
-"""The files of a conversion, in order, and the wavelengths that lie in a file of their own."""
+"""Find the source files of a conversion, and read wavelengths from a file of their own."""
 
 import glob
 import os

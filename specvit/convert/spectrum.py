@@ -1,4 +1,4 @@
-"""One spectrum as its file has it -> flux and error on the target's pixels.
+"""Convert a spectrum of a file to flux and error on the target's pixels.
 
 Shape suffixes: X points of a spectrum, P pixels, B spectra of one file.
 """
@@ -34,7 +34,7 @@ MATRICES = 4
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a worker needs to know to make any spectrum of a conversion."""
+    """What a worker needs to convert any spectrum of a conversion."""
 
     choice: Choice
     target: Target
@@ -212,7 +212,7 @@ def _check_light(where: str, flux: NDArray[np.float32], recipe: Recipe) -> None:
         raise DataError("has no light in all, and so no magnitude", where=where, remedy="leave it out")
 
 
-_known: OrderedDict[bytes, tuple[Any, Any]] = OrderedDict()
+_matrix_cache: OrderedDict[bytes, tuple[Any, Any]] = OrderedDict()
 
 
 def _matrices(wave_X: Values, target: Target) -> tuple[Any, Any]:
@@ -222,14 +222,14 @@ def _matrices(wave_X: Values, target: Target) -> tuple[Any, Any]:
     """
     sigma = b"" if target.sigma_P is None else target.sigma_P.tobytes()
     key = hashlib.blake2b(wave_X.tobytes() + target.wave_P.tobytes() + sigma, digest_size=16).digest()
-    if key not in _known:
+    if key not in _matrix_cache:
         flux = shares = weights(wave_X, target)
         between = refined(wave_X, target)
         if between is not None:
             flux = weights(between[0], target) @ between[1]
         width_P, width_X = np.diff(edges(target.wave_P)), np.diff(edges(wave_X))
-        _known[key] = flux, sparse.diags_array(1 / width_P) @ shares @ sparse.diags_array(width_X)
-        if len(_known) > MATRICES:
-            _known.popitem(last=False)
-    _known.move_to_end(key)
-    return _known[key]
+        _matrix_cache[key] = flux, sparse.diags_array(1 / width_P) @ shares @ sparse.diags_array(width_X)
+        if len(_matrix_cache) > MATRICES:
+            _matrix_cache.popitem(last=False)
+    _matrix_cache.move_to_end(key)
+    return _matrix_cache[key]

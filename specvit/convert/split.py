@@ -1,4 +1,4 @@
-"""Which spectra go into which set and file.
+"""Assign spectra to sets (train, val, test) and shards.
 
 Shape suffixes: N spectra of all sources, G stars, which are spectra of equal labels.
 """
@@ -22,7 +22,7 @@ def shards_of(labels: Any, options: Options) -> tuple[dict[str, NDArray[np.intp]
     parts, notes = {"all": np.arange(len(labels))}, []
     if options.split is not None:
         star_N = stars_of(labels)
-        parts = dict(zip(SPLITS, _dealt(star_N, options.split, options.seed), strict=True))
+        parts = dict(zip(SPLITS, _split_stars(star_N, options.split, options.seed), strict=True))
         copies = len(star_N) - len(np.unique(star_N))
         what = f"note: {copies} spectra have all labels of another one; such copies of one star go into one set"
         notes = [what] if copies else []
@@ -43,7 +43,7 @@ def stars_of(labels: Any) -> NDArray[np.intp]:
     return labels.groupby(known, sort=False, dropna=False).ngroup().to_numpy(dtype=np.intp)
 
 
-def _dealt(star_N: NDArray[np.intp], shares: tuple[float, ...], seed: int) -> list[NDArray[np.intp]]:
+def _split_stars(star_N: NDArray[np.intp], shares: tuple[float, ...], seed: int) -> list[NDArray[np.intp]]:
     """Return the spectra of each set, whole stars, shuffled, since a run may take the first ones."""
     total, rng = len(star_N), seeding.numpy_rng(seed, "subset", "convert")
     place_G = rng.permutation(int(star_N.max()) + 1)

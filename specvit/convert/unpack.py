@@ -1,4 +1,4 @@
-"""Files in which no row can be looked up, copied once to where it can: a plain file in the work folder."""
+"""Copies, in the work folder, of files whose rows cannot be read one by one (packed, streamed, large chunks)."""
 
 import os
 import shutil

@@ -1,7 +1,7 @@
-"""The target folder of a conversion: its lock, what was asked for, what is done, and the manifest in the end.
+"""The target folder of a conversion: its lock, its options, its finished shards, and the manifest.
 
-While it runs, `OUT/.convert` holds the plan, pieces of spectra and a record of each finished shard; in the end all
-of it is in `OUT/manifest.json`. Nothing that another conversion wrote is ever touched.
+During the conversion `OUT/.convert` holds the plan, pieces of spectra and a record of each finished shard; at the end
+`OUT/manifest.json` replaces them. Files of another conversion are never changed.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from specvit.convert.choose import companion
-from specvit.convert.options import INSTRUMENT, KEEP, spelled
+from specvit.convert.options import INSTRUMENT, KEEP, as_typed
 from specvit.convert.piece import digest_of
 from specvit.convert.plan import Plan
 from specvit.utils.errors import DataError, FolderError
@@ -22,7 +22,7 @@ FORMAT = 3
 MANIFEST, HIDDEN = "manifest.json", ".convert"
 FRESH = "name another target, or remove it first"
 FACTS = {"format", "options", "inputs", "folder", "sources"}
-"""What plan and manifest say of what was asked for."""
+"""Keys that plan and manifest share: options and inputs."""
 
 
 class Work:
@@ -182,7 +182,7 @@ class Work:
             after.pop("skip_bad", None)
         key = next((key for key in {**before, **after} if before.get(key) != after.get(key)), None)
         if key is not None:
-            what = f"was {how} with {spelled(before, key)}, and not with {spelled(after, key)}"
+            what = f"was {how} with {as_typed(before, key)}, and not with {as_typed(after, key)}"
             raise DataError(what, where=str(self.out), remedy=f"type the same command, or {FRESH}")
         if known["inputs"] != now["inputs"]:
             changed = [given["file"] for key, given in now["inputs"].items() if given != known["inputs"].get(key)]
@@ -209,3 +209,17 @@ class Work:
 
 def _has_facts(known: Any) -> bool:
     return isinstance(known, dict) and set(known) >= FACTS
+
+
+def check_manifest(path: Path) -> tuple[str, str]:
+    """Return a line about a file that a manifest in a folder above names, and a fault; "" where there is none."""
+    full = path.resolve()
+    for folder in list(full.parents)[:2]:
+        outputs = read_json(folder / MANIFEST, {}).get("outputs", [])
+        name = full.relative_to(folder).as_posix()
+        entry = next((output for output in outputs if isinstance(output, dict) and output.get("file") == name), None)
+        if entry is not None:
+            if digest_of(full).get("sha256") == entry.get("sha256"):
+                return f"{MANIFEST}: these bytes were written by `specvit data convert`", ""
+            return "", f"it is not the file that {folder / MANIFEST} describes: it was changed or damaged since"
+    return "", ""

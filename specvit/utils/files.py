@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from specvit.utils.errors import FolderError
+from specvit.utils.errors import DataError, FolderError
 
 if TYPE_CHECKING:
     import yaml
@@ -155,6 +155,15 @@ def copy_folders(sources: dict[Path, str], target: Path) -> None:
         os.replace(target, target.with_name(f".{target.name}.old"))
     os.replace(temporary, target)
     shutil.rmtree(target.with_name(f".{target.name}.old"), ignore_errors=True)
+
+
+def check_space(target: Path, needed: int) -> None:
+    """Raise `DataError` if the disk of a file or folder to be written has fewer than `needed` bytes left."""
+    there = next(folder for folder in (target.absolute(), *target.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(there).free
+    if needed > free:
+        what = f"{needed / 1e9:.2f} GB are needed but {free / 1e9:.2f} GB are free"
+        raise DataError(what, where=str(target), remedy="free some space there, or name a target elsewhere")
 
 
 def append_line(path: Path, record: dict[str, Any], *, durable: bool = False) -> None:
