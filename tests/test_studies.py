@@ -3,6 +3,8 @@
 import itertools
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -17,7 +19,7 @@ from specvit.commands.train import main as train
 from specvit.config.build import build_config
 from specvit.run.run import run
 from specvit.study.store import StudyFolder
-from specvit.utils.files import is_locked
+from specvit.utils.files import is_locked, locked
 
 pytestmark = pytest.mark.slow
 
@@ -168,10 +170,26 @@ def test_a_single_run_in_the_background_and_the_same_command_again(
     assert StudyFolder(folder.absolute()).trials()[0].run.state() == "preempted"
 
 
-def test_a_study_in_the_background(study) -> None:
+@pytest.mark.parametrize("word", ["sweep.detach=true", "+sweep.detach=Yes"])
+def test_a_study_in_the_background_starts_there_once(word: str, study) -> None:
     toy = study({"grids": [{}], "seeds": [1]})
-    code, said = toy.run("sweep.detach=true")
-    assert code == 0
-    assert "process" in said and "driver.log" in said
-    until(lambda: toy.is_done(1), "its run")
-    until(lambda: "1/1" in toy.folder.file("driver.log").read_text(), "the driver's own words")
+    try:
+        code, said = toy.run(word)
+        assert code == 0
+        assert "process" in said and "driver.log" in said
+        until(lambda: toy.is_done(1), "its run", 60.0)
+        until(lambda: "1/1" in toy.folder.file("driver.log").read_text(), "the driver's own words")
+        assert len(toy.events("detached")) == 1
+    finally:
+        (toy.place / "sweeps" / "toy.yaml").unlink()  # without it, no command starts another
+
+
+def test_a_command_in_the_foreground_is_not_taken_for_one_in_the_background(study) -> None:
+    toy = study({"grids": [{}], "seeds": [1]})
+    ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    toy.folder.make_folders()
+    with locked(toy.folder.file("driver.lock")):
+        for pid, born in ((int(ended.stdout), "1"), (os.getpid(), "1")):
+            toy.folder.log_event("detached", pid=pid, born=born)
+            code, said = toy.run("sweep.detach=true")
+            assert code == 2 and "another command drives this study" in said and "watch it with" in said

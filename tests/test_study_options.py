@@ -1,5 +1,6 @@
 """From a command line to a study: `sweep.*` options, the launcher, typed settings, and grids without a file."""
 
+import os
 from functools import cache, partial
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from specvit.config.folders import conf_dir
 from specvit.config.overrides import bracket_lists
 from specvit.study import request
 from specvit.study.grid import points_of
-from specvit.study.options import SweepOptions, find_study, split_options
+from specvit.study.options import IN_BACKGROUND, SweepOptions, find_study, split_options
 from specvit.study.request import StudyRequest, study_request
 from specvit.study.yaml_schema import Typed
 from specvit.utils.errors import ConfigError
@@ -234,6 +235,19 @@ def test_a_study_is_asked_for_by_name_or_with_m() -> None:
         asked = study_asked_for(flags, overrides, ("the", "words"))
         assert (asked and asked.words) == (("the", "words") if name else None), (flags, overrides)
         assert not (asked and name) or asked.definition.name.startswith(name)
+
+
+def test_the_background_makes_a_single_run_a_study_and_a_command_there_stays_in_its_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for word in ("sweep.detach=true", "sweep.detach=TRUE", "+sweep.detach=yes", "sweep.detach=on"):
+        asked = study_asked_for({}, ["opt.lr=1", word], ())
+        assert asked and asked.detaches, word
+        monkeypatch.setenv(IN_BACKGROUND, "1")
+        there = study_asked_for({}, ["opt.lr=1", word], ())
+        assert there and not there.detaches and IN_BACKGROUND not in os.environ, word
+    with pytest.raises(ConfigError, match=r"sweep\.detach: goes with a study"):
+        study_asked_for({}, ["opt.lr=1", "sweep.detach=false"], ())
 
 
 def test_a_study_that_cannot_be_meant_is_refused() -> None:

@@ -3,6 +3,7 @@
 With `sweeps=NAME` it is a study, with `-m` a plain grid, which is a study without a file.
 """
 
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -60,13 +61,14 @@ def main(arguments: list[str] | None = None) -> int:
 def study_asked_for(flags: dict[str, str], overrides: list[str], words: tuple[str, ...]) -> "StudyRequest | None":
     """Return the study that a command line asks for: `sweeps=NAME`, `-m`, or runs made elsewhere; else None."""
     from specvit.config.launcher import runs_elsewhere
+    from specvit.study.options import IN_BACKGROUND, split_options
 
     named = list(dict.fromkeys(text.partition("=")[2] for text in overrides if text.startswith("sweeps=")))
     if len(named) > 1:
         raise ConfigError(f"names {len(named)} studies", where="sweeps", remedy="start them one after the other")
     name = named[0] if named else None
     others = [flag for flag in flags if flag not in GRID]
-    asked = [text for text in overrides if text.startswith("sweep.")]
+    asked = [text.lstrip("+") for text in overrides if text.lstrip("+").startswith("sweep.")]
     if others and (name is not None or asked):
         remedy = "sweep.dry_run=true shows what a study would run"
         raise ConfigError(f"does not go with {others[0]}", where="sweeps", remedy=remedy)
@@ -74,20 +76,17 @@ def study_asked_for(flags: dict[str, str], overrides: list[str], words: tuple[st
         raise ConfigError("needs a name", where="sweeps", remedy="write sweeps=NAME; the studies are in sweeps/")
     if others:
         return None
+    in_background = os.environ.pop(IN_BACKGROUND, None) is not None
+    detaches = bool(asked) and split_options(overrides)[0].detach
     # a launcher makes a single run a study, and so does the background
-    if not (
-        name
-        or {*GRID} & {*flags}
-        or runs_elsewhere(overrides)
-        or any(text.startswith("sweep.detach=") for text in asked)
-    ):
+    if not (name or {*GRID} & {*flags} or runs_elsewhere(overrides) or detaches):
         if asked:
             remedy = "name a study with sweeps=NAME, or add -m for a grid"
             raise ConfigError("goes with a study", where=asked[0].partition("=")[0], remedy=remedy)
         return None
     from specvit.study.request import study_request
 
-    return study_request(name, overrides, words)
+    return study_request(name, overrides, words, in_background=in_background)
 
 
 def split_flags(arguments: list[str]) -> tuple[dict[str, str], list[str]]:

@@ -20,21 +20,20 @@ from specvit.run_folder.folder import DONE
 from specvit.study import forecast
 from specvit.study.grid import replaced_axes
 from specvit.study.local_slots import LocalSlots
+from specvit.study.options import IN_BACKGROUND
 from specvit.study.plan import plan_grid, relative, take_code, take_snapshot, try_space
 from specvit.study.request import StudyRequest
 from specvit.study.schema import Definition
 from specvit.study.status import refused_lines
-from specvit.study.store import StudyFolder, Trial
+from specvit.study.store import StudyFolder, Trial, living_pid
 from specvit.study.table import render, table_rows
 from specvit.study.trial_queue import FAILED_STATES, group_counts, has_open_trials, state_counts, stop_reason
 from specvit.utils.errors import ConfigError, FolderError
 from specvit.utils.files import locked
-from specvit.utils.processes import python_command, python_environment, start
+from specvit.utils.processes import python_command, python_environment, start, start_ticks
 
 DETACHED = "detached"
 """Event of a study: its command was started in the background, as process `pid`."""
-ASKED = "SPECVIT_COST_AGREED"
-"""Environment variable of a command in the background, whose cost was confirmed in the foreground."""
 
 
 def drive(request: StudyRequest) -> int:
@@ -46,15 +45,15 @@ def drive(request: StudyRequest) -> int:
     check_start(study, request, planned)
     study.path.mkdir(parents=True, exist_ok=True)
     with locked(study.file("driver.lock"), seconds=1.0) as mine:
-        if not mine and request.options.detach and (begun := study.events(DETACHED)):
-            print(f"study {study.name} is already running in the background: {_background(study, begun[-1]['pid'])}")
+        if not mine and request.detaches and (pid := living_pid(study.events(DETACHED))):
+            print(f"study {study.name} is already running in the background: {_background(study, pid)}")
             return 0
         if not mine:
             remedy = f"watch it with `specvit sweep status {study.name} --watch`"
             raise FolderError("another command drives this study", where=relative(study.path), remedy=remedy)
         _refuse_older_workers(study, request, planned)
         write(study, request, planned)
-        if not request.options.detach:
+        if not request.detaches:
             return _drive(study, request, planned)
     return _detach(study, request)
 
@@ -117,7 +116,7 @@ def check_start(study: StudyFolder, request: StudyRequest, planned: list[Trial])
         if not queue.has_slurm():
             what = "needs SLURM's commands, and squeue is not on this machine"
             raise ConfigError(what, where="hydra/launcher", remedy="log in to the cluster, or use local")
-        if not os.environ.pop(ASKED, None):
+        if not request.in_background:
             trials = study.trials() if search else [_as_recorded(study, trial) for trial in planned]
             missing = request.count_trials(planned) - len(trials)
             left = forecast.open_trials(study, trials, retry=options.retry)
@@ -270,10 +269,9 @@ def _conclude(study: StudyFolder, code: int) -> int:
 def _detach(study: StudyFolder, request: StudyRequest) -> int:
     """Run the command again in the background."""
     log = study.file("driver.log")
-    words = [word.replace("sweep.detach=true", "sweep.detach=false") for word in request.words]
-    words = python_command("specvit.train", *words)
-    process = start(words, log, {**python_environment(), ASKED: "1"})
-    study.log_event(DETACHED, pid=process.pid)
+    words = python_command("specvit.train", *request.words)
+    process = start(words, log, {**python_environment(), IN_BACKGROUND: "1"})
+    study.log_event(DETACHED, pid=process.pid, born=start_ticks(process.pid))
     print(f"study {study.name} started in the background: {_background(study, process.pid)}")
     for line in forecast.open_cost_lines(study):
         print(line)

@@ -7,14 +7,13 @@ import subprocess
 import time
 
 from specvit.cluster.slots import LauncherConfig, Slot, plan_slots
-from specvit.run_folder.folder import hostname
 from specvit.study.plan import relative
 from specvit.study.request import StudyRequest
 from specvit.study.status import StudyMonitor
-from specvit.study.store import BROKEN_GPU, StudyFolder
+from specvit.study.store import BROKEN_GPU, StudyFolder, living_pid
 from specvit.training.signals import signal_handlers
 from specvit.utils.errors import Interrupted
-from specvit.utils.processes import python_command, start, start_ticks
+from specvit.utils.processes import python_command, start
 
 POLL_SECONDS, NEWS_SECONDS = 0.2, 1.0
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -143,9 +142,8 @@ def stop_worker(study: StudyFolder, slot: int) -> bool:
     """Send SIGTERM to the worker in a slot; return True if that worked, or if the worker has ended already."""
     if slot not in study.busy_slots():
         return True
-    latest = (study.events("worker starts", slot) or [{}])[-1]
-    pid, born = latest.get("pid"), latest.get("born")
-    if latest.get("host") != hostname() or not isinstance(pid, int) or born is None or start_ticks(pid) != born:
+    pid = living_pid(study.events("worker starts", slot))
+    if pid is None:
         return False
     with contextlib.suppress(OSError):
         os.kill(pid, signal.SIGTERM)

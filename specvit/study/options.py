@@ -11,6 +11,9 @@ from specvit.study.yaml_schema import Typed, meaning
 from specvit.utils.errors import ConfigError
 from specvit.utils.text import holds_secret, nearest
 
+IN_BACKGROUND = "SPECVIT_IN_BACKGROUND"
+"""Environment variable of a command that `sweep.detach` started; its cost was confirmed in the foreground."""
+
 
 @dataclass(frozen=True)
 class SweepOptions:

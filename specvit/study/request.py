@@ -27,6 +27,13 @@ class StudyRequest:
     launcher: LauncherConfig | SlurmConfig
     words: tuple[str, ...]
     """The command line, for starting it again in the background."""
+    in_background: bool = False
+    """True of the command that was started there."""
+
+    @property
+    def detaches(self) -> bool:
+        """Whether it is to start again in the background, which the command there never does."""
+        return self.options.detach and not self.in_background
 
     def count_trials(self, planned: Sequence[object]) -> int:
         """Return how many trials there are to be: those planned of a grid, those that a search is to ask for."""
@@ -35,7 +42,9 @@ class StudyRequest:
         return search.count(self.options.trials, base) if search else len(planned)
 
 
-def study_request(name: str | None, overrides: list[str], words: tuple[str, ...]) -> StudyRequest:
+def study_request(
+    name: str | None, overrides: list[str], words: tuple[str, ...], *, in_background: bool = False
+) -> StudyRequest:
     """Return what a command line asks for: the study `name`, or without one a plain grid over the swept overrides.
 
     Raises `ConfigError`.
@@ -59,7 +68,7 @@ def study_request(name: str | None, overrides: list[str], words: tuple[str, ...]
     if definition.search is None:
         _refuse_search_options(options)
     typed = _settings(fixed)
-    return StudyRequest(definition, typed, options, _launcher(launcher, definition, typed), words)
+    return StudyRequest(definition, typed, options, _launcher(launcher, definition, typed), words, in_background)
 
 
 def _launcher(typed: list[str], definition: Definition, settings: Settings) -> LauncherConfig | SlurmConfig:

@@ -30,6 +30,7 @@ from typing import Any
 from specvit.run_folder.folder import ALIVE, DONE, FAILED, RunFolder, hostname
 from specvit.utils.errors import FolderError
 from specvit.utils.files import append_line, is_locked, locked, read_json, read_json_lines, write_json
+from specvit.utils.processes import start_ticks
 from specvit.utils.text import hide_secrets
 
 FORMAT = 1
@@ -266,6 +267,15 @@ class StudyFolder:
 
     def _claim_file(self, number: int) -> Path:
         return self.path / "claims" / f"{number:04d}.lock"
+
+
+def living_pid(events: list[dict[str, Any]]) -> int | None:
+    """Return the process that the latest of events started; None unless it is on this host and alive."""
+    latest = events[-1] if events else {}
+    pid, born = latest.get("pid"), latest.get("born")
+    if latest.get("host") != hostname() or not isinstance(pid, int) or born is None or start_ticks(pid) != born:
+        return None
+    return pid
 
 
 def command_of(study: StudyFolder) -> str:
