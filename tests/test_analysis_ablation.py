@@ -15,7 +15,8 @@ from scipy import stats
 from specvit.analysis.ablation import best_first, combinations, stuck, tallies
 from specvit.analysis.ablation_report import ablation_of, twin_sentences
 from specvit.analysis.comparisons import differences, sentence
-from specvit.analysis.records import _independent, _joined, read_runs, run_row
+from specvit.analysis.figures import draw_ablation
+from specvit.analysis.records import _independent, _joined, directions_of, read_runs, run_row
 from specvit.analysis.records import run_table as table
 from specvit.commands.analysis import main
 from specvit.config.build import build_config
@@ -273,6 +274,27 @@ def test_a_search_names_its_best_setting_and_pairs_no_sampled_rates() -> None:
     found = ablation_of(table(cases), "test_r2", "toy", {}, search=True)
     (sentence,) = found.sentences
     assert sentence.startswith("best of 6 ended trials: lr=0.0001, size=0, test_r2 0.4 (1 of 1 runs finished; ")
+
+
+def test_a_search_ranks_and_judges_by_the_direction_that_it_was_given(tmp_path: Path) -> None:
+    """A bias has none of its own."""
+
+    def bias(setting: str, seed: int, value: float) -> dict[str, Any]:
+        return case({"opt": setting}, seed, outcome=Outcome({"val_bias": value}, [], []))
+
+    cases = [bias(name, seed, at * (1 + 0.01 * seed)) for name, at in (("a", 0.5), ("b", 0.1)) for seed in range(4)]
+    said = {"minimize": ("b", "better"), "maximize": ("a", "worse")}
+    for direction, (best, word) in said.items():
+        place = tmp_path / direction
+        place.mkdir()
+        (place / "study.json").write_text(json.dumps({"format": 1, "metrics": {"val_bias": direction}}))
+        asked = directions_of([place])
+        found = ablation_of(table(cases), "val_bias", "toy", {}, search=True, asked=asked)
+        assert found.sentences[0].startswith(f"best of 8 ended trials: opt={best}, "), direction
+        assert found.sentences[-1].endswith(f": {word}"), found.sentences
+        labels = [text.get_text() for text in draw_ablation(found).axes[0].get_yticklabels()]
+        assert labels[-1] == f"opt={best}", "the best is on top"
+    assert directions_of([tmp_path / "minimize", tmp_path / "maximize"]) == {}
 
 
 def test_no_verdict_by_a_metric_that_a_failed_run_does_not_have() -> None:

@@ -87,9 +87,12 @@ def combinations(runs: Runs, metric: str, bounds: Mapping[str, float] | None = N
     return rows_of(pd.DataFrame(combined, dtype=object))
 
 
-def best_first(combined: Sequence[Combination], metric: str) -> list[Combination]:
-    """Return the settings that have a score, sorted; a run that ended without the metric counts as failed."""
-    lower = lower_is_better(metric)
+def best_first(combined: Sequence[Combination], metric: str, asked: dict[str, str] | None = None) -> list[Combination]:
+    """Return the settings that have a score, sorted; a run that ended without the metric counts as failed.
+
+    `asked` has the directions of a search.
+    """
+    lower = lower_is_better(metric, asked)
 
     def place(one: Combination) -> tuple[float, float]:
         scored = len(one.values)

@@ -46,13 +46,15 @@ class Ablation:
     tallies: list[Tally]
     combinations: list[Combination]
     differences: list[Difference]
+    asked: dict[str, str]
+    """The directions of a search's metrics."""
 
     @property
     def sentences(self) -> list[str]:
         """The findings in words."""
-        best = [best_sentence(self.combinations, self.metric)] if self.search else []
+        best = [best_sentence(self.combinations, self.metric, self.asked)] if self.search else []
         never = stuck(self.combinations) if self.metric == ESCAPED else []
-        compared = [sentence(one, self.metric) for one in self.differences]
+        compared = [sentence(one, self.metric, self.asked) for one in self.differences]
         return [*best, *never, *twin_sentences(self.combinations), *compared]
 
     @property
@@ -63,15 +65,23 @@ class Ablation:
         return DEFINITIONS | {"escape": DEFINITIONS["escape"].format(threshold)}
 
 
-def ablation_of(runs: Runs, metric: str, where: str, bounds: Mapping[str, float], *, search: bool) -> Ablation:
-    """Return counts, settings and differences of runs; `bounds` as in `combinations`."""
+def ablation_of(
+    runs: Runs,
+    metric: str,
+    where: str,
+    bounds: Mapping[str, float],
+    *,
+    search: bool,
+    asked: dict[str, str] | None = None,
+) -> Ablation:
+    """Return counts, settings and differences of runs; `bounds` as in `combinations`, `asked` as in `best_first`."""
     compared = differences(runs, metric, fewest_pairs=2 if search else 1)
-    return Ablation(metric, where, search, tallies(runs), combinations(runs, metric, bounds), compared)
+    return Ablation(metric, where, search, tallies(runs), combinations(runs, metric, bounds), compared, asked or {})
 
 
-def best_sentence(combined: Sequence[Combination], metric: str) -> str:
+def best_sentence(combined: Sequence[Combination], metric: str, asked: dict[str, str]) -> str:
     """Return which setting of a search is best, its score, and how many it was chosen from."""
-    ranked = best_first(combined, metric)
+    ranked = best_first(combined, metric, asked)
     ended = sum(one.finished + one.unlearnt for one in combined)
     if not ranked or ranked[0].score is None:
         return "no trial has finished"
@@ -97,7 +107,7 @@ def twin_sentences(combined: Sequence[Combination]) -> list[str]:
 def write_ablation(ablation: Ablation, out: Path) -> None:
     """Write ablation.csv, .md and .json into `out`."""
     rows = [_row(one, ablation.metric) for one in ablation.combinations]
-    compared = [{**asdict(one), "said": sentence(one, ablation.metric)} for one in ablation.differences]
+    compared = [{**asdict(one), "said": sentence(one, ablation.metric, ablation.asked)} for one in ablation.differences]
     facts: Row = {
         "metric": ablation.metric,
         "definitions": ablation.definitions,

@@ -271,8 +271,11 @@ def _holm(tested: Sequence[Tested]) -> list[Difference]:
     return [replace(one, p=adjusted.get(n), tests=len(shared)) for n, (one, *_) in enumerate(tested)]
 
 
-def sentence(difference: Difference, metric: str) -> str:
-    """Return a sentence on a difference: which way it goes, and whether it is more than chance."""
+def sentence(difference: Difference, metric: str, asked: dict[str, str] | None = None) -> str:
+    """Return a sentence on a difference: which way it goes, and whether it is more than chance.
+
+    `asked` has the directions of a search.
+    """
     what = f"{difference.factor}={difference.value} against {difference.base}"
     if not difference.pairs:
         return f"{what}: the same runs to the last digit as {difference.like}"
@@ -287,10 +290,11 @@ def sentence(difference: Difference, metric: str) -> str:
     if difference.low is not None and difference.high is not None:
         size += f" [{_signed(difference.low)}, {_signed(difference.high)}]"
     failures = "; ".join(difference.failures) + (", counted as R² 0" if difference.failures and is_r2(metric) else "")
-    return f"{what}: {', '.join(part for part in (size, pairs, failures) if part)}: {_verdict(difference, metric)}"
+    facts = ", ".join(part for part in (size, pairs, failures) if part)
+    return f"{what}: {facts}: {_verdict(difference, metric, asked)}"
 
 
-def _verdict(difference: Difference, metric: str) -> str:
+def _verdict(difference: Difference, metric: str, asked: dict[str, str] | None) -> str:
     if difference.failures and not is_r2(metric) and metric != ESCAPED:
         return f"no verdict, since a run that has not learnt has no {metric}"
     if difference.p is None or difference.mean is None:
@@ -303,9 +307,9 @@ def _verdict(difference: Difference, metric: str) -> str:
         low, high = difference.low, difference.high
         clear = low is not None and high is not None and not low <= 0 <= high
         return f"may be chance among {difference.tests} comparisons" if clear else "may be chance"
-    if not has_direction(metric):
+    if not has_direction(metric, asked):
         return "more than chance"
-    return "better" if (difference.mean < 0) == lower_is_better(metric) else "worse"
+    return "better" if (difference.mean < 0) == lower_is_better(metric, asked) else "worse"
 
 
 def _signed(value: float) -> str:

@@ -233,7 +233,7 @@ def _sizes(axis: Any, scaling: Scaling, reference: list[Row]) -> None:
 
 def draw_ablation(ablation: Ablation) -> Any:
     """Return each setting's metric as a bar, best first, each seed as a dot (R² 0 if it failed); and how runs ended."""
-    scored = best_first(ablation.combinations, ablation.metric)[MOST_BARS - 1 :: -1]
+    scored = best_first(ablation.combinations, ablation.metric, ablation.asked)[MOST_BARS - 1 :: -1]
     rates = [tally for tally in ablation.tallies if tally.factor != "all"] or ablation.tallies
     height = 1.2 + 0.24 * max(len(scored), min(len(rates), MOST_BARS))
     figure, axes = canvas(1, 2, (11.0, min(height, 11.0)))

@@ -240,6 +240,12 @@ def is_search(folders: Sequence[Path]) -> bool:
     return all(is_study(folder) and StudyFolder(folder).about().get("kind") == "search" for folder in folders)
 
 
+def directions_of(folders: Sequence[Path]) -> dict[str, str]:
+    """Return "minimize" or "maximize" of each metric by which all folders are searches in the same direction."""
+    each = [StudyFolder(folder).about().get("metrics") or {} if is_study(folder) else {} for folder in folders]
+    return dict(set.intersection(*(set(metrics.items()) for metrics in each)))
+
+
 def check_metric(runs: Runs, metric: str) -> None:
     """Raise `ConfigError` for a metric that no run has; while no run has any, every name is accepted."""
     rows = [row for outcome in runs.outcome for row in (outcome.summary, outcome.best_row)]

@@ -13,7 +13,7 @@ from specvit.analysis.bounds.report import read_bounds
 from specvit.analysis.figures import draw_ablation, draw_curves, draw_scaling, save_figures
 from specvit.analysis.fit_verdict import bounds_of
 from specvit.analysis.grouping import add_missing, by_test_set, series_of
-from specvit.analysis.records import Runs, is_search, with_predictions
+from specvit.analysis.records import Runs, directions_of, is_search, with_predictions
 from specvit.analysis.report import as_page, bullets, fill, joined, table
 from specvit.analysis.scaling import Scaling, pair_sentence, scaling_of
 from specvit.config.schema import effective_level
@@ -45,7 +45,8 @@ def write_study_report(
 ) -> tuple[str, list[Path]]:
     """Write report.html, report.md, their figures and the filled template into `out`; return the status and pages."""
     bounds = bounds_of([study.path], runs)
-    ablation = ablation_of(runs, metric, study.name, bounds, search=is_search([study.path]))
+    asked = directions_of([study.path])
+    ablation = ablation_of(runs, metric, study.name, bounds, search=is_search([study.path]), asked=asked)
     scaling, allowed = _scaling(study, runs, label)
     figures = {"ablation": lambda: draw_ablation(ablation)}
     if scaling:

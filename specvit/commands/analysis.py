@@ -197,7 +197,7 @@ def _ablation(options: argparse.Namespace) -> None:
     from specvit.analysis.ablation_report import ablation_of, write_ablation
     from specvit.analysis.figures import draw_ablation, save_figures
     from specvit.analysis.fit_verdict import bounds_of
-    from specvit.analysis.records import check_metric, is_search, metric_of, read_runs
+    from specvit.analysis.records import check_metric, directions_of, is_search, metric_of, read_runs
     from specvit.study.trial_queue import group_counts
 
     runs, notes = read_runs(options.folder)
@@ -205,7 +205,8 @@ def _ablation(options: argparse.Namespace) -> None:
     check_metric(runs, metric)
     where, out = ", ".join(folder.name for folder in options.folder), _out(options)
     bounds = bounds_of(options.folder, runs)
-    ablation = ablation_of(runs, metric, where, bounds, search=is_search(options.folder))
+    asked = directions_of(options.folder)
+    ablation = ablation_of(runs, metric, where, bounds, search=is_search(options.folder), asked=asked)
     write_ablation(ablation, out)
     save_figures(out, {"ablation": lambda: draw_ablation(ablation)})
     counts = group_counts(runs.state)

@@ -85,9 +85,12 @@ def lower_is_better(metric: str, asked: dict[str, str] | None = None) -> bool:
     return metric in (ESCAPED, "train_seconds") or better_direction(_of_any_split(metric)) == "lower"
 
 
-def has_direction(metric: str) -> bool:
-    """Return True if a higher or lower metric is better; a bias or a slope has a best value in between."""
-    return lower_is_better(metric) or better_direction(_of_any_split(metric)) is not None
+def has_direction(metric: str, asked: dict[str, str] | None = None) -> bool:
+    """Return True if a higher or lower metric is better; a bias or a slope has a best value in between.
+
+    `asked` has the directions of a search.
+    """
+    return metric in (asked or {}) or lower_is_better(metric) or better_direction(_of_any_split(metric)) is not None
 
 
 def _of_any_split(metric: str) -> str:
