@@ -54,6 +54,23 @@ def test_the_grid_of_a_library_that_was_found_is_part_of_what_was_asked(tmp_path
     assert manifest(out)["inputs"]["source_wave"]["file"] == grid.name
 
 
+def test_other_errors_or_masks_of_equal_size_are_another_content(tmp_path: Path, capsys: Any) -> None:
+    folder = texts(tmp_path / "source")
+    for star in STARS:
+        np.savez(folder / f"{make.name_of(star)}_own.npz", sigma=np.ones(len(COARSE)), mask=np.zeros(len(COARSE), int))
+    beside = folder / f"{make.name_of(STARS[-1])}_own.npz"
+    for option in ("--source-error", "--source-mask"):
+        out = tmp_path / option
+        own = [*PATTERN, option, "{name}_own.npz"]
+        stopped(folder, out, *own)
+        size = beside.stat().st_size
+        np.savez(beside, sigma=2 * np.ones(len(COARSE)), mask=np.ones(len(COARSE), int))
+        assert beside.stat().st_size == size
+        assert convert_stars(folder, out, "--shard", "2", *own) == 2
+        assert "was begun with another content of {name}_own.npz" in capsys.readouterr().err
+        np.savez(beside, sigma=np.ones(len(COARSE)), mask=np.zeros(len(COARSE), int))
+
+
 def test_sources_spelled_otherwise_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     texts(tmp_path / "source")
     monkeypatch.chdir(tmp_path)

@@ -88,7 +88,9 @@ KINDS = {
     ("Z_IVAR", ""): "ivar",
     ("flux_invvar_coadd", ""): "ivar",
     ("B_WEIGHT", ""): "ivar",
+    ("var_inv", ""): "ivar",
     ("varflux", ""): "variance",
+    ("STAT", "erg2 / (s2 cm4 Angstrom2)"): "variance",
     ("FLUX_ERROR_2", ""): "sigma",
     ("q", "erg / (s cm2 Angstrom)"): "sigma",
     ("q", "erg2 / (s2 cm4 Angstrom2)"): "variance",
@@ -98,6 +100,10 @@ KINDS = {
     ("flux_error", "s2 cm4 Angstrom2 / erg2"): None,
     ("flux_error", "K"): None,
     ("inv_sigma", ""): None,
+    ("sigma_inv", ""): None,
+    ("err_inverse", ""): None,
+    ("isig", ""): None,
+    ("STAT", ""): None,
     ("q", ""): None,
 }
 """What errors are by name and unit: `scaled` is 1 sigma in a unit 1e17 times smaller, None is unclear."""
@@ -341,6 +347,22 @@ def test_errors_and_masks_may_lie_in_files_of_their_own(tmp_path: Path, capsys: 
     np.testing.assert_array_equal(found[2]["T_eff"], np.delete(LABELS["T_eff"], 2))
     said = refusal(capsys, folder, tmp_path / "x", *PATTERN, "--source-error", str(folder / "5000_4.5_+0.25_err.fits"))
     assert "is one file for 9 sources; put {name} in it" in said
+
+
+@pytest.mark.parametrize("option", ["--source-error", "--source-mask"])
+@pytest.mark.parametrize("points", [1, len(COARSE) - 1])
+def test_a_file_beside_any_source_has_a_value_for_each_point(
+    points: int, option: str, tmp_path: Path, capsys: Any
+) -> None:
+    folder = make.texts(tmp_path / "source", STARS[:2])
+    for number, star in enumerate(STARS[:2]):
+        length = points if number else len(COARSE)
+        np.savez(folder / f"{make.name_of(star)}_own.npz", sigma=np.ones(length), mask=np.zeros(length, int))
+    own = [option, "{name}_own.npz", *(SNR if option == "--source-mask" else [])]
+    said = refusal(capsys, folder, tmp_path / "out", *PATTERN, *own)
+    name = option + ("/mask" if option == "--source-mask" else "/sigma")
+    assert f"4500_2.0_+0.00.txt:2: has shape ({len(COARSE)},) but {name} has ({points},)" in said
+    assert said.endswith(f"; or name another by {option}.\n")
 
 
 def test_texts_npz_and_hdf5_are_converted_without_astropy(

@@ -113,8 +113,7 @@ def choose(contents: Contents, options: Options) -> Choice:
     error, mask = beside.get(ERROR_FILE), beside.get(MASK_FILE)
     if error is None and options.error_name != "none":
         error = _array(contents, options.error_name, "--error-name", ERROR_NAMES, "the errors", beside=flux.name)
-    check_shapes(contents, wave, flux, error)
-    check_shapes(contents, wave, flux, mask)
+    check_shapes(contents, wave, flux, error, mask)
     many = flux.shape[0] if len(flux.shape) == 2 else None
     _check_planes(contents, options, flux)
     used = {array.name for array in (wave, flux, error, mask) if array is not None}
@@ -192,8 +191,8 @@ def _only_matrix(contents: Contents) -> Array:
     raise DataError(what, where=str(contents.path), remedy="give --flux-name NAME")
 
 
-def check_shapes(contents: Contents, wave: Array | None, flux: Array, error: Array | None) -> None:
-    """Raise `DataError` unless flux is (pixels,) or (spectra, pixels), and the others fit it."""
+def check_shapes(contents: Contents, wave: Array | None, flux: Array, *others: Array | None) -> None:
+    """Raise `DataError` unless flux is (pixels,) or (spectra, pixels), and errors and mask, the `others`, fit it."""
     where = f"{contents.path}:{flux.name}"
     if len(flux.shape) not in (1, 2) or 0 in flux.shape:
         what = f"has shape {flux.shape}, not (pixels,) or (spectra, pixels); {contents.listing()}"
@@ -202,10 +201,12 @@ def check_shapes(contents: Contents, wave: Array | None, flux: Array, error: Arr
         turned = len(flux.shape) == 2 and wave.shape == flux.shape[:1]
         remedy = "turn the array, so that a spectrum is a row" if turned else "give each value its wavelength"
         raise DataError(f"has shape {flux.shape} but {wave.name} has {wave.shape}", where=where, remedy=remedy)
-    if error is not None and error.shape != flux.shape:
-        remedy = "give each value of the flux one; or name another by --error-name, or none"
-        raise DataError(f"has shape {flux.shape} but {error.name} has {error.shape}", where=where, remedy=remedy)
-    for array in (wave, flux, error):
+    for array in others:
+        if array is not None and array.shape != flux.shape:
+            option = array.name.partition("/")[0] if array.name.startswith("--") else "--error-name, or none"
+            remedy = f"give each value of the flux one; or name another by {option}"
+            raise DataError(f"has shape {flux.shape} but {array.name} has {array.shape}", where=where, remedy=remedy)
+    for array in (wave, flux, *others):
         if array is not None and not array.numeric:
             raise DataError(
                 f"is not all numbers{_culprit(array)}", where=f"{contents.path}:{array.name}", remedy="mend it"

@@ -13,18 +13,20 @@ from numpy.typing import NDArray
 from specvit.convert.contents import Array, plain
 from specvit.utils.errors import DataError
 
-SIGMA_NAMES = ("error", "errors", "err", "sigma", "fluxerror", "fluxerr", "errflux", "eflux", "uncertainty", "stdev")
-SIGMA_NAMES += ("std", "unc", "stat", "errs")
-VARIANCE_NAMES = ("variance", "var", "fluxvar", "fluxvariance")
-IVAR_NAMES = ("ivar", "invvar", "inversevariance", "fluxivar")
-ERROR_NAMES = (*SIGMA_NAMES, *VARIANCE_NAMES, *IVAR_NAMES)
-PARTS_OF_NAMES = {
-    "ivar": ("ivar", "invvar", "inverse", "weight", "wgt"),
-    "variance": ("var",),
-    "sigma": ("err", "sig", "unc", "std"),
+ERROR_NAMES = ("error", "errors", "err", "sigma", "fluxerror", "fluxerr", "errflux", "eflux", "uncertainty", "stdev")
+ERROR_NAMES += ("std", "unc", "stat", "errs", "variance", "var", "fluxvar", "fluxvariance")
+ERROR_NAMES += ("ivar", "invvar", "inversevariance", "fluxivar")
+KINDS_OF_NAMES = {
+    r"ivar|inv.*var|var.*inv": "ivar",
+    r"inv|i(err|sig|unc|std)": None,
+    r"weight|wgt": "ivar",
+    r"var": "variance",
+    r"err|sig|unc|std|^eflux$": "sigma",
 }
-"""What a name such as Z_IVAR or flux_err_coadd contains, by the kind of error; the first kind that fits counts."""
-INVERSE_SIGMA = re.compile(r"inv(erse)?(err|sig|unc|std)")
+"""Kinds of errors by patterns in names such as Z_IVAR or flux_err_coadd, None for an inverse sigma; the first counts.
+
+STAT has none: it is the variance of MUSE's cubes, and sigma elsewhere.
+"""
 POWERS = {"sigma": 1, "variance": 2, "ivar": -2}
 """Kinds of errors; their unit is that of the flux to this power."""
 WORDS = {"sigma": "errors", "variance": "variances", "ivar": "inverse variances"}
@@ -58,11 +60,7 @@ class _Unclear(ValueError):
 
 def _kind_by_name(error: Array) -> str | None:
     short = plain(error.name)
-    exact = {"sigma": SIGMA_NAMES, "variance": VARIANCE_NAMES, "ivar": IVAR_NAMES}
-    if INVERSE_SIGMA.search(short):
-        return None
-    parts = (kind for kind, words in PARTS_OF_NAMES.items() if any(word in short for word in words))
-    return next((kind for kind, names in exact.items() if short in names), None) or next(parts, None)
+    return next((kind for pattern, kind in KINDS_OF_NAMES.items() if re.search(pattern, short)), None)
 
 
 @lru_cache(maxsize=64)

@@ -72,7 +72,8 @@ def read_rows(contents: Contents, recipe: Recipe, rows: list[int]) -> tuple[Valu
     flux = contents.arrays[choice.flux]
     wave = contents.arrays[choice.wave] if choice.wave else None
     error = contents.arrays[choice.error] if choice.error else None
-    check_shapes(contents, wave, flux, error)
+    mask = contents.arrays[choice.mask] if choice.mask else None
+    check_shapes(contents, wave, flux, error, mask)
     check_flux(contents, flux)
     if (len(flux.shape) == 2) != (choice.spectra is not None):
         what = f"has a flux of shape {flux.shape}, unlike the first file"
@@ -97,8 +98,8 @@ def read_rows(contents: Contents, recipe: Recipe, rows: list[int]) -> tuple[Valu
         raw = np.asarray(wave.take(None), dtype=np.float64) if shared else taken(wave)
         vacuum_BX = to_vacuum_angstrom(raw, unit, log10=recipe.log10, air=air)
     flux_BX = taken(flux)
-    if choice.mask is not None:
-        flux_BX = np.where(taken(contents.arrays[choice.mask]) == 0, flux_BX, np.nan)
+    if mask is not None:
+        flux_BX = np.where(taken(mask) == 0, flux_BX, np.nan)
     if error is None or not recipe.with_error:
         return vacuum_BX, flux_BX, None
     kind, factor = kind_of_errors(flux, error, choice.options.error_kind, contents.path)

@@ -135,7 +135,10 @@ class Work:
         return f"{Path(shard).parent.name}.json"
 
     def _facts(self, *, times: bool) -> dict[str, Any]:
-        """Return what was asked for: options, and each source by name, size and, of one at work, time of change."""
+        """Return what was asked for: options, and each source and what lies beside it by name and size.
+
+        `times` of change are added while the conversion runs.
+        """
         plan = self.plan
         sources = []
         for path in plan.sources:
@@ -148,9 +151,9 @@ class Work:
         inputs = {key: {"file": path.name, **digest_of(path)} for key, path in given.items()}
         for key, pattern in (("source_error", asked.source_error), ("source_mask", asked.source_mask)):
             if pattern:
-                beside = [companion(pattern, path) for path in plan.sources]
-                sizes = {path.name: path.stat().st_size for path in beside if path.exists()}
-                inputs[key] = {"file": pattern, "bytes": sizes}
+                beside = [path for source in plan.sources if (path := companion(pattern, source)).exists()]
+                inputs[key] = {"file": pattern, "bytes": {path.name: path.stat().st_size for path in beside}}
+                inputs[key] |= {"times": [path.stat().st_mtime_ns for path in beside]} if times else {}
         facts = {"format": FORMAT, "options": asked.as_dict(), "inputs": inputs}
         return {**facts, "folder": str(plan.base), "sources": sources}
 
