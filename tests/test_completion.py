@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from handmade import make_run, make_study
 
-from specvit.commands.completion import completions
+from specvit.commands.completion import BASH, completions
 from specvit.run_folder.folder import RunFolder
 
 PROGRAM = Path(sys.executable).parent
@@ -64,6 +64,22 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 )
 def test_a_line_may_become(line: str, offered: list[str]) -> None:
     assert completions(line) == offered
+
+
+def test_names_that_a_shell_would_interpret_are_not_offered(place: Path) -> None:
+    for name in ("$(touch PWNED)", "*", "a b", "a\nb", "a\tb", "a;b", "~", "a'b", "`c`"):
+        make_study(place / "multirun" / name, [make_run(place / "outputs" / name)])
+    assert completions("specvit sweep status ") == ["toy"]
+    assert completions("specvit evaluate ") == ["toy-aaaa0001"]
+
+
+def test_bash_inserts_no_word_that_it_would_interpret(place: Path) -> None:
+    """Even if the command offered such words: `*` stays one word, and there is one for each line."""
+    (place / "specvit").write_text("#!/bin/sh\nprintf '%s\\n' '*' 'a b' '$(touch PWNED)'\n")
+    (place / "specvit").chmod(0o755)
+    script = f"{BASH}\nCOMP_LINE='specvit ' COMP_POINT=8; _specvit ./specvit; printf '<%s>' \"${{COMPREPLY[@]}}\""
+    answer = subprocess.run(["bash", "--norc", "-c", script], capture_output=True, text=True, timeout=60)
+    assert answer.stdout == "<*><a b><$(touch PWNED)>", answer.stderr
 
 
 @pytest.mark.slow

@@ -14,12 +14,13 @@ from specvit.commands.entry import Parser, user_facing
 from specvit.study.find import RUNS, STUDIES, runs_in, studies_in
 
 BASH = r"""_specvit() {
-  local line="${COMP_LINE:0:COMP_POINT}" word strip= char IFS=$'\n'
+  local line="${COMP_LINE:0:COMP_POINT}" word strip= char
   word="${line##*[[:space:]]}"
   for char in = :; do  # bash replaces only what follows these
     [[ $COMP_WORDBREAKS == *"$char"* && $word == *"$char"* ]] && strip="${word%"${word##*"$char"}"}"
   done
-  COMPREPLY=($("$1" completion --line "$line" 2>/dev/null))
+  COMPREPLY=()  # no mapfile: the bash of macOS lacks it
+  while IFS= read -r word; do COMPREPLY+=("$word"); done < <("$1" completion --line "$line" 2>/dev/null)
   [[ ${COMPREPLY[0]} == *[=.] ]] && compopt -o nospace 2>/dev/null
   COMPREPLY=("${COMPREPLY[@]#"$strip"}")
 }
@@ -42,6 +43,8 @@ FISH = r"""function __specvit
   end
 end
 complete -c specvit -f -a '(__specvit)'"""
+SAFE = re.compile(r"[\w.=+,@%:/-]+")
+"""A word that every shell takes as it is. Folders may have other names, and bash inserts names unquoted."""
 SCRIPTS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
 
 
@@ -69,7 +72,7 @@ def parser() -> Parser:
 def completions(line: str) -> list[str]:
     """Return what the last word of a command line may become; nothing where a file is wanted."""
     _, *words, current = re.split(r"\s+", line.lstrip())
-    return [word for word in _offers(words, current) if word.startswith(current)]
+    return [word for word in _offers(words, current) if word.startswith(current) and SAFE.fullmatch(word)]
 
 
 def _offers(words: list[str], current: str) -> list[str]:
