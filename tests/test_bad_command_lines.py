@@ -64,6 +64,10 @@ COMMAND_LINES = {
         "opt.lr=nan": ["opt.lr: expects a number above 0, not nan"],
         "train.batch_size=0": ["train.batch_size: expects a whole number from 1 to 10,000,000, not 0"],
         "model.dropout=1.5": ["model.dropout: expects a number from 0 to 0.95, not 1.5"],
+        "model.kind=[a]": ["model.kind: ['a'] is not one of vit, cnn"],
+        "-m model.kind=[a],[b]": ["model.kind: ['a'] is not one of vit, cnn"],
+        "sweeps=tokenization_small train.epochs=2 model.kind=[a]": ["model.kind: ['a'] is not one of vit, cnn"],
+        "sweeps=tokenization_small train.epochs=2 model.kind=vti": ["model.kind: 'vti' is not one of", "mean vit?"],
         "model.pool=max": ["model.pool: 'max' is not one of cls, mean, attention"],
     },
     "more than any machine has": {

@@ -258,6 +258,8 @@ REFUSED = [
     (["model=ridge", "model/size=base"], "model/size: belongs to model=vit, not to model=ridge"),
     (["model.num_alphas=3"], "model.num_alphas: belongs to model=ridge, not to the model that was chosen"),
     (["model=rigde"], "did you mean ridge"),
+    (["model.kind=[a]"], "model.kind: ['a'] is not one of vit, cnn, ridge, lightgbm, template"),
+    (["model.kind=CNN", "model.patch_size=8"], "model.patch_size: belongs to model=vit, not to model=cnn"),
     (["model.kind=rigde"], "model.kind: 'rigde' is not one of vit, cnn, ridge, lightgbm, template"),
     (["model=ridge", "loss=l1"], "loss.name: is l1, but model=ridge minimises squared errors; use loss=mse"),
     (["model=ridge", "model.task_type=cls", "loss=ce"], "model.task_type: 'cls' is not one of reg"),
@@ -282,8 +284,17 @@ def test_what_does_not_go_together_is_refused_in_a_sentence() -> None:
             build_config(compose(overrides))
 
 
-def test_an_experiment_of_the_vit_serves_the_cnn() -> None:
-    assert build_config(compose(["experiment=demo", "model=cnn"])).model == CNNConfig()
+@pytest.mark.parametrize("model", ["model=cnn", "model.kind=cnn", "model.kind=CNN"])
+def test_an_experiment_of_the_vit_serves_the_cnn(model: str) -> None:
+    composed = compose(["experiment=demo", model])
+    assert composed["model"]["kind"] == "cnn"
+    assert build_config(composed).model == CNNConfig()
+
+
+def test_the_builder_takes_a_kind_in_upper_case() -> None:
+    plain = compose(["model=cnn"])
+    plain["model"]["kind"] = "CNN"
+    assert build_config(plain).model == CNNConfig()
 
 
 PAIRS = [

@@ -112,6 +112,14 @@ def test_a_small_search_can_be_tried_without_files(name: str, tmp_path: Path, mo
     assert list(tmp_path.iterdir()) == []
 
 
+def test_case_does_not_matter_in_the_kind_of_a_rehearsal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["sweeps=tokenization_small", "data/size=1k", "train.epochs=2", "model.kind=VIT", "sweep.dry_run=true"]
+    assert main(words) == 0, capsys.readouterr()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in FILES if name.endswith("_small")])
 def test_a_small_study_can_be_rehearsed(

@@ -9,12 +9,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from specvit.config.fields import Builder
-from specvit.config.model_kinds import MODEL_KINDS, refuse_foreign
+from specvit.config.model_kinds import MODEL_KINDS, name_of_kind, refuse_foreign
 from specvit.config.schema import Config, ModelConfig
 from specvit.config.suggestions import suggest
 from specvit.config.validate import check_together
 from specvit.utils.errors import ConfigError, Faults
-from specvit.utils.text import nearest
 
 
 def build_config(plain: dict[str, Any]) -> Config:
@@ -35,11 +34,8 @@ class _RunBuilder(Builder):
     def build(self, cls: type, plain: Any, prefix: str = "", **given: Any) -> Any:
         """Return a section, see `Builder.build`."""
         if cls is ModelConfig and isinstance(plain, Mapping):
-            kind = plain.get("kind", "vit")
-            if kind not in MODEL_KINDS:
-                what = f"{kind!r} is not one of {', '.join(MODEL_KINDS)}"
-                raise ConfigError(what, where=f"{prefix}kind", remedy=nearest(str(kind), MODEL_KINDS).strip())
-            cls = MODEL_KINDS[kind].config
+            plain = {**plain, "kind": name_of_kind(plain, f"{prefix}kind")}
+            cls = MODEL_KINDS[plain["kind"]].config
         return super().build(cls, plain, prefix, **given)
 
     def refuse(self, plain: dict[str, Any], name: str, prefix: str, keys: Mapping[str, Any]) -> None:

@@ -5,10 +5,11 @@ A kind may be combined with an experiment file written for another one: keys tha
 keys that the user types for other kinds are refused.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from specvit.config.fields import checked, key
 from specvit.config.schema import (
     CNNConfig,
     Config,
@@ -60,9 +61,14 @@ class ModelKind:
         return issubclass(self.config, NetworkConfig)
 
 
+def name_of_kind(plain: Mapping[str, Any], where: str = "model.kind") -> str:
+    """Return the name of a plain section's kind, whatever its case; raises `ConfigError`."""
+    return checked(plain.get("kind", "vit"), str, key(choices=tuple(MODEL_KINDS)).metadata, where)
+
+
 def kind_of(model: ModelConfig | dict[str, Any]) -> ModelKind:
-    """Return the kind of a section `model`, built or plain."""
-    return MODEL_KINDS[model.get("kind", "vit") if isinstance(model, dict) else model.kind]
+    """Return the kind of a section `model`, built or plain; raises `ConfigError`."""
+    return MODEL_KINDS[name_of_kind(model) if isinstance(model, dict) else model.kind]
 
 
 def check_fits(model: ModelConfig, num_pixels: int) -> None:
@@ -218,9 +224,7 @@ def kinds_with(dotted: str) -> list[str]:
     """Return the kinds of model that have a key, such as `model.patch_size`; none for keys of other sections."""
     section, _, name = dotted.partition(".")
     return [
-        name_of_kind
-        for name_of_kind, kind in MODEL_KINDS.items()
-        if section == "model" and name in kind.config.__dataclass_fields__
+        kind for kind, about in MODEL_KINDS.items() if section == "model" and name in about.config.__dataclass_fields__
     ]
 
 
@@ -237,9 +241,12 @@ def refuse_foreign(dotted: str, kind: str | None) -> None:
 def settle(resolved: dict[str, Any], overrides: Iterable[str]) -> None:
     """Keep only the keys of its own kind in `resolved["model"]`; raise `ConfigError` for `overrides` of others."""
     model = resolved.get("model")
-    kind = model.get("kind") if isinstance(model, dict) else None
-    if not isinstance(model, dict) or kind not in MODEL_KINDS:
-        return  # the builder reports it
+    if not isinstance(model, dict) or "kind" not in model:
+        return
+    try:
+        kind = model["kind"] = name_of_kind(model)
+    except ConfigError:
+        return  # the builder reports it, with all other faults
     for text in overrides:
         refuse_foreign(text.lstrip("+").partition("=")[0], kind)
     for name in list(model):
