@@ -8,8 +8,12 @@ from handmade import ended, epochs, make_run, make_study, study
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 
+from specvit.analysis.records import run_row, run_table
+from specvit.analysis.study_report import _design
 from specvit.commands.analysis import main
+from specvit.config.schema import Config
 from specvit.study.optuna_study import create, open_storage, search_figures
+from specvit.study.results import Outcome
 from specvit.study.status import status_lines
 from specvit.study.store import StudyFolder
 
@@ -65,6 +69,20 @@ def test_optuna_knows_the_metrics_name_also_in_a_search_that_began_without_it(se
     size = journal.stat().st_size
     create(searched, searched.about(), study(SEARCH))
     assert "metric_names" not in journal.read_text()[size:]
+
+
+def test_the_design_lists_values_in_full_that_are_the_same_in_short() -> None:
+    def design(*rates: float) -> str:
+        rows = [
+            run_row(f"{n:08d}", {"opt.lr": rate}, 1, "completed", Config(), Outcome({}, [], []))
+            for n, rate in enumerate(rates)
+        ]
+        return next(_design({}, run_table(rows), "val_r2"))
+
+    assert design(0.006062205196547231, 0.02) == "- opt.lr: 0.00606, 0.02"
+    assert design(0.006062205196547231, 0.006062205196547239) == (
+        "- opt.lr: 0.006062205196547231, 0.006062205196547239"
+    )
 
 
 def test_the_report_has_the_best_setting_what_matters_and_three_more_figures(searched: StudyFolder) -> None:

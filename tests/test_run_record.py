@@ -47,6 +47,11 @@ def test_a_trial_is_named_by_what_its_study_varies(folder: RunFolder) -> None:
     assert read_record(folder).name == "old, lr=0.00606, seed=3: toy-0123abcd"
 
 
+def test_numbers_that_are_written_out_keep_their_digits_in_a_name() -> None:
+    assert [label_of({"opt.lr": rate}) for rate in (0.12341, 0.12342)] == ["lr=0.12341", "lr=0.12342"]
+    assert label_of({"opt.lr": 1e-4, "opt.eps": 1e-8, "model.dropout": 0.0}) == "lr=0.0001, eps=1e-08, dropout=0"
+
+
 def test_a_record_has_names_parameters_tags_points_and_results(folder: RunFolder) -> None:
     record = read_record(folder)
     assert (record.name, record.experiment, record.state, record.alive) == (

@@ -59,6 +59,33 @@ def test_a_number_means_the_same_however_it_is_written() -> None:
     assert study("grids: [{axes: {a: [1e-4]}}]").digest() == study("grids: [{axes: {a: [1.0e-4]}}]").digest()
 
 
+def test_a_choice_means_the_same_however_it_is_spelt() -> None:
+    written = "grids: [{axes: {opt.type: [AdamW, SGD]}, forbid: [{opt.type: %s, opt.lr: 2}]}]"
+    for rule in ("SGD", "sgd", "[RMSprop, Sgd]"):
+        points = points_of(study(written % rule), {"opt.lr": Typed("2")})
+        assert factors(points) == [{"opt.type": "AdamW"}], rule
+        with pytest.raises(ConfigError, match="all are forbidden"):
+            points_of(study(written % rule), {"opt.lr": Typed("2"), "opt.type": Typed("sGd")})
+    assert matches({"loss.name": Typed("MAE")}, {"loss.name": "l1"}) and matches(
+        {"loss.name": "L1"}, {"loss.name": "mae"}
+    )
+    assert matches({"train.precision": Typed("32")}, {"train.precision": "32"})
+    assert matches({"model.proj_fn": "cnn"}, {"model.proj_fn": "c1d"})
+    assert not matches({"data.name": "A"}, {"data.name": "a"}) and not matches(
+        {"opt.type": "adam"}, {"opt.type": "SGD"}
+    )
+
+
+def test_a_typed_spelling_keeps_the_axis_that_depends_on_it() -> None:
+    text = "grids: [{axes: {loss.name: [l1, mse], opt.lr: {values: [1, 2], when: {loss.name: l1}}}}]"
+    points = points_of(study(text), {"loss.name": Typed("L1")})
+    assert factors(points) == [{"opt.lr": 1}, {"opt.lr": 2}]
+
+
+def test_a_grid_of_nothing_is_one_run() -> None:
+    assert points_of(study("grids: [null]")) == points_of(study("grids: [{}]"))
+
+
 def test_a_study_that_forbids_all_is_refused() -> None:
     with pytest.raises(ConfigError, match="toy: has no runs: all are forbidden"):
         points_of(study("grids: [{axes: {opt.lr: [1]}, forbid: [{opt.lr: 1}]}]"))

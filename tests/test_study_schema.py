@@ -86,6 +86,8 @@ BAD_SEARCH = [
     ("trials: 20", "trials: null", "search.trials", "not None"),
     ("trials: 20", "trial: 20", "search.trial", "did you mean trials?"),
     ("maximize", "max", "search.metrics.val_r2", "'max' is not one of minimize, maximize; did you mean maximize?"),
+    ("name: tpe, ", "", "search.sampler.name", "needs the name of the sampler beside its options"),
+    ("name: median, ", "", "search.pruner.name", "write {name: median, ...}"),
     ("name: tpe", "name: tp", "search.sampler", "did you mean tpe?"),
     ("name: median", "name: [a]", "search.pruner", "['a'] is not one of"),
     ("warmup_steps: 100", "warmup_steps: -1", "search.pruner.warmup_steps", "at least 0"),

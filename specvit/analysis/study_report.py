@@ -135,12 +135,13 @@ def _status(runs: Runs, tally: Tally) -> str:
 
 
 def _design(about: dict[str, Any], runs: Runs, metric: str) -> Iterator[str]:
-    values: dict[str, dict[str, None]] = {}
+    values: dict[str, dict[str, str]] = {}
     for factors in runs.factors:
         for key, value in factors.items():
-            values.setdefault(key, {})[short_value(value)] = None
+            values.setdefault(key, {})[str(value)] = short_value(value)
     for key, seen in values.items():
-        shown = list(seen) if len(seen) <= 12 else [*list(seen)[:6], f"... {len(seen)} in all"]
+        texts = list(seen.values() if len(set(seen.values())) == len(seen) else seen)
+        shown = texts if len(texts) <= 12 else [*texts[:6], f"... {len(texts)} in all"]
         yield f"- {key}: {', '.join(shown)}"
     yield f"- seeds: {', '.join(map(str, sorted(set(runs.seed))))}"
     fixed = (about.get("definition") or {}).get("overrides") or {}

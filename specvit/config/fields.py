@@ -145,6 +145,11 @@ def spelt(prefix: str, name: str) -> str:
     return prefix + (name.replace("_", "-") if prefix == "--" else name)
 
 
+def spellings(rules: Mapping[str, Any]) -> dict[str, str]:
+    """Return the choices of a key by their names and aliases in lower case."""
+    return {choice.lower(): choice for choice in rules["choices"]} | rules["aliases"]
+
+
 def _scalar(raw: Any, kinds: tuple[Any, ...], rules: Mapping[str, Any], where: str) -> Any:
     if raw == "" and not rules.get("may_be_empty"):
         raise ConfigError("is empty", where=where, remedy=EMPTY)
@@ -155,8 +160,7 @@ def _scalar(raw: Any, kinds: tuple[Any, ...], rules: Mapping[str, Any], where: s
     elif float in kinds and int not in kinds and type(raw) is int:
         value = float(raw) if abs(raw) < sys.float_info.max else math.inf
     if choices and type(value) is str:
-        spellings = {choice.lower(): choice for choice in choices} | rules["aliases"]
-        value = spellings.get(value.lower(), value)
+        value = spellings(rules).get(value.lower(), value)
     if choices and value not in choices:
         remedy = nearest(str(raw), choices).strip()
         raise ConfigError(f"{raw!r} is not one of {', '.join(choices)}", where=where, remedy=remedy)

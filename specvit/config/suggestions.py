@@ -5,6 +5,7 @@ import difflib
 import typing
 from functools import cache
 
+from specvit.config.fields import hints_of, spellings
 from specvit.config.model_kinds import MODEL_KINDS
 from specvit.config.schema import Config, ModelConfig
 
@@ -62,6 +63,19 @@ def known_keys(cls: type = Config, prefix: str = "") -> dict[str, bool]:
         for section in filter(dataclasses.is_dataclass, sections):
             keys.update(known_keys(section, f"{prefix}{name}."))
     return keys
+
+
+@cache
+def choices_by_name(dotted: str) -> dict[str, str]:
+    """Return the choices of a key by their names and aliases in lower case; none where it is not of that kind."""
+    *sections, leaf = dotted.split(".")
+    classes: list[type] = [Config]
+    for name in sections:
+        kinds = [hints_of(cls).get(name) for cls in classes]
+        models = [model.config for model in MODEL_KINDS.values() if ModelConfig in kinds]
+        classes = [cls for cls in (*kinds, *models) if isinstance(cls, type) and dataclasses.is_dataclass(cls)]
+    entries = [entry for cls in classes for entry in dataclasses.fields(cls) if entry.name == leaf and entry.metadata]
+    return {name: choice for entry in entries for name, choice in spellings(entry.metadata).items()}
 
 
 def is_known(dotted: str) -> bool:

@@ -129,6 +129,8 @@ def definition_of(plain: Any, name: str, *, where: str) -> Definition:
     """Return the study that a plain dict describes; raises `ConfigError` naming the keys at fault."""
     prefix = f"{where}: " if where else ""
     parts = {part: valued(value) for part, value in mapping(plain, where).items() if value is not None}
+    if isinstance(parts.get("grids"), list):
+        parts["grids"] = [{} if grid is None else grid for grid in parts["grids"]]
     definition: Definition = build(Definition, parts, prefix, name=name, question="", source=dict(plain))
     grids, search, table = definition.grids, definition.search, definition.table
     if bool(grids) == (search is not None):

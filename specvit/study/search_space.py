@@ -155,7 +155,7 @@ class Search:
 def read_search(plain: Any, where: str) -> Search:
     """Return the search that a plain dict describes; raises `ConfigError`."""
     plain = mapping(plain, where)
-    sampler_options, pruner_options = (_options(plain, name) for name in ("sampler", "pruner"))
+    sampler_options, pruner_options = (_options(plain, name, where) for name in ("sampler", "pruner"))
     steps = checked(pruner_options.pop("warmup_steps", 0), int, {"low": 0}, f"{where}.pruner.warmup_steps")
     given = {"sampler_options": sampler_options, "pruner_options": pruner_options, "warmup_steps": steps}
     search = build(Search, plain, f"{where}.", **given)
@@ -169,12 +169,16 @@ def read_search(plain: Any, where: str) -> Search:
     return search
 
 
-def _options(plain: dict[str, Any], name: str) -> Settings:
+def _options(plain: dict[str, Any], name: str, where: str) -> Settings:
     """Return the options of `{name: tpe, multivariate: true}`, and leave the name alone in `plain`."""
+    example = {"sampler": "tpe", "pruner": "median"}[name]
     if not isinstance(plain.get(name), dict):
         return {}
     options = dict(plain[name])
-    plain[name] = options.pop("name", None)
+    if options.get("name") is None:
+        what = f"needs the name of the {name} beside its options"
+        raise ConfigError(what, where=f"{where}.{name}.name", remedy=f"write {{name: {example}, ...}}")
+    plain[name] = options.pop("name")
     return options
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import yaml
 
+from specvit.config.suggestions import choices_by_name
 from specvit.utils.files import check_aliases
 
 Settings = dict[str, Any]
@@ -49,11 +50,21 @@ class Typed(str):
 
 
 def matches(settings: Settings, rule: Settings) -> bool:
-    """Return True if `settings` have each key of `rule` at its value, or at one of its list of values."""
+    """Return True if `settings` have each key of `rule` at its value, or at one of its list of values.
+
+    Other spellings of a choice (`opt.type: sgd` for SGD) are the same value.
+    """
     return all(
-        key in settings and meaning(settings[key]) in (value if isinstance(value, list) else [value])
+        key in settings
+        and _choice(key, meaning(settings[key]))
+        in [_choice(key, one) for one in (value if isinstance(value, list) else [value])]
         for key, value in rule.items()
     )
+
+
+def _choice(key: str, value: Any) -> Any:
+    """Return a value of a key, in the schema's spelling where it is one of the key's choices."""
+    return choices_by_name(key).get(str(value).lower(), value)
 
 
 def meaning(value: Any) -> Any:

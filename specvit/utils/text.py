@@ -104,8 +104,13 @@ def short_count(count: int) -> str:
 
 
 def short_value(value: Any) -> str:
-    """Return a setting's value for people: a number that a search drew with three digits, 0.00606."""
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    """Return a setting's value for people: a number that a search drew with three digits, 0.00606.
+
+    One with up to six digits is written in full, as in a study's file.
+    """
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.6g}" if float(f"{value:.6g}") == value else f"{value:.3g}"
 
 
 def holds_secret(url: str) -> bool:
