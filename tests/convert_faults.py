@@ -149,12 +149,12 @@ WAVELENGTH_FAULTS: dict[str, Fault] = {
     "uncovered in any unit": (
         lambda folder: make.text(folder / f"{NAME}.txt", {"1": FINE[:6000], "2": FLUX[:6000]}),
         PATTERN,
-        [f"{NAME}.txt: says no unit of its wavelengths, 7000 to 8499.75, which reach over 7100.0-8850.0 Å in none"],
+        [f"{NAME}.txt: says no unit of its wavelengths, 7000 to 8499.75, which cover 7100.0-8850.0 Å in none"],
     ),
     "two units": (
         lambda folder: make.text(folder / f"{NAME}.txt", {"1": np.linspace(600, 12_000, len(FINE)), "2": FLUX}),
         PATTERN,
-        ["600 to 12000, which reach over 7100-8850 Å as A or nm; give --unit"],
+        ["600 to 12000, which cover 7100-8850 Å as A or nm; give --unit"],
     ),
     "no length": (
         lambda folder: make.text(folder / f"{NAME}.txt", {"1": FINE, "2": FLUX}, header="wave[1/cm] flux"),

@@ -70,8 +70,11 @@ def test_a_unit_is_guessed_only_where_one_fits(unit: str, ends: tuple[float, flo
 @pytest.mark.parametrize(
     ("ends", "said"),
     [
-        ((500, 320_000), "says no unit of its wavelengths, 500 to 320000, which reach over 7100-8850 Å as A or nm"),
-        ((3000, 7000), "reach over 7100.0-8850.0 Å in none of A, nm and um; give --unit A, nm or um"),
+        ((500, 320_000), "says no unit of its wavelengths, 500 to 320000, which cover 7100-8850 Å as A or nm"),
+        (
+            (3000, 7000),
+            "cover 7100.0-8850.0 Å in none of A, nm and um; give --unit A, nm or um (and --log10), and --wave keep",
+        ),
     ],
 )
 def test_a_unit_is_not_guessed_where_none_or_two_fit(ends: tuple[float, float], said: str) -> None:

@@ -393,6 +393,16 @@ def test_texts_npz_and_hdf5_are_converted_without_astropy(
     assert "is a FITS file, which astropy reads; pip install 'specvit[fits]'" in said
 
 
+@pytest.mark.parametrize(("options", "noise"), [((), " noise=none"), (SNR, ""), (("--magnitudes", "20", "21"), "")])
+def test_the_command_adds_no_noise_to_observed_spectra(options: Any, noise: str, tmp_path: Path, capsys: Any) -> None:
+    np.savez(tmp_path / "set.npz", wave=FINE, flux=FLUX_NX, ivar=(FLUX_NX / 9) ** -2, **LABELS)
+    assert convert(tmp_path / "set.npz", tmp_path / "out", *options, "--split", "0.5,0.25,0.25") == 0
+    assert f"data.test_path='test_*/dataset.h5'{noise}\n" in capsys.readouterr().out
+    assert convert(tmp_path / "set.npz", tmp_path / "whole", *options) == 0
+    said = capsys.readouterr().out
+    assert f"as the test set of a run:  data=hdf5 data.root={tmp_path / 'whole'} data.test_path='all_*/" in said
+
+
 def test_of_a_damaged_file_the_spectra_that_can_be_read_are_kept(write_set: Any, tmp_path: Path) -> None:
     source = write_set(tmp_path / "source", 12)
     damage_chunk(source, FLUX, chunk=1)

@@ -12,7 +12,7 @@ from specvit.config.build import build_config, to_plain
 from specvit.config.compose import compose
 from specvit.config.model_kinds import MODEL_KINDS
 from specvit.config.schema import Config
-from specvit.run_folder.identity import default_name, identity_of, run_id
+from specvit.run_folder.identity import default_name, identity_of, run_id, without_effect
 from specvit.utils.text import short_count
 
 MANIFEST = {"train": {"shape": [100, 256], "labels": "0123456789abcdef", "rows": "fedcba9876543210"}}
@@ -239,3 +239,20 @@ def test_short_counts() -> None:
         "1234",
         "999",
     ]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "idle"),
+    [
+        (["experiment=demo", "model=ridge", "train.epochs=3", "train.early_stopping.patience=2"], (2, 3)),
+        (["model=ridge", "opt=sgd", "opt.lr=1", "loss.name=mse", "train.device=cpu", "data/size=1k"], (1, 2)),
+        (["model=ridge", "train.seed=3", "train.threads=2", "noise.noise_level=2", "model.num_alphas=9"], ()),
+        (["model=ridge", "noise=none", "train.seed=3", "tracking.name=a", "+tracking.tags.a=b"], (2,)),
+        (["model=template", "data.flux_norm=none"], (1,)),
+        (["train.epochs=3", "opt=sgd", "opt.lr=1", "data.max_redshift=0", "train.early_stopping.target=null"], ()),
+        (["data.subset_seed=3", "opt.step_epochs=3", "model=vit", "model/size=small"], (0, 1)),
+    ],
+)
+def test_typed_keys_without_effect_are_known(overrides: list[str], idle: tuple[int, ...]) -> None:
+    keys = [text.lstrip("+").partition("=")[0] for text in overrides]
+    assert without_effect(build_config(compose(overrides)), keys) == [keys[index] for index in idle]

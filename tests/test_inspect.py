@@ -136,6 +136,14 @@ def test_a_missing_file_is_one_sentence(capsys) -> None:
     assert capsys.readouterr().err.strip() == "specvit: nowhere.h5: is not there; check the path."
 
 
+def test_a_folder_of_shards_is_answered_with_their_pattern(sound: Path, tmp_path: Path, capsys) -> None:
+    (tmp_path / "out" / "all_0").mkdir(parents=True)
+    (tmp_path / "out" / "all_0" / "dataset.h5").symlink_to(sound)
+    assert data_cli.main(["inspect", str(tmp_path / "out")]) == 1
+    fault = f"FAULT: is a folder of shards; `specvit data inspect {tmp_path}/out/*/dataset.h5` checks them\n"
+    assert fault in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name", [FLUX, ERROR])
 def test_rows_of_a_damaged_chunk_are_named_with_the_filter_and_the_others_checked(
     sound: Path, name: str, capsys

@@ -65,9 +65,26 @@ def test_runs_of_a_study_of_a_run_and_of_none_are_listed(runs: list[RunFolder], 
         assert cells(capsys.readouterr().out) == [LINES[0], LINES[4][:-1]], named  # alone, it differs in nothing
     Path("empty").mkdir()
     assert cli.main(["runs", "empty"]) == 0
-    assert capsys.readouterr().out == "no run in empty yet; `specvit train` makes one\n"
+    assert capsys.readouterr().out == "no run in empty yet\n"
     assert cli.main(["runs", "nowhere"]) == 2
     assert "nowhere: is not a folder" in capsys.readouterr().err
+
+
+def test_rows_and_settings_within_a_kind_are_listed(capsys) -> None:
+    """Keys that another kind of model lacks are not what a run differs in."""
+    for number, rows in enumerate((1000, 2000, 2000, 2000)):
+        kind = {"kind": "vit", "depth": 6} if number == 3 else {"kind": "ridge", "num_alphas": 33}
+        data = {"train": {"builtin": 1, "rows": rows}, "val": {"shape": [500, 4096]}}
+        identity = {"config": {"model": kind}, "data": data}
+        make_run(Path("outputs").absolute() / f"run-aaaa000{number}", identity=identity)
+    assert cli.main(["runs"]) == 0
+    differs = {row[0]: row[6:] for row in cells(capsys.readouterr().out)[1:]}
+    assert differs == {
+        "aaaa0000": ["data.num_samples=1000"],
+        "aaaa0001": [],
+        "aaaa0002": [],
+        "aaaa0003": ["model.kind=vit"],
+    }
 
 
 def test_without_runs_the_first_command_is_named(capsys) -> None:

@@ -161,6 +161,9 @@ def test_the_run_and_cfg_job_show_what_holds(capsys: pytest.CaptureFixture[str])
     assert yaml.safe_load(capsys.readouterr().out)["hidden_size"] == 32
     assert main(["experiment=best", "opt=sgd", "train.device=cuda:99"]) == 2
     assert "opt=sgd replaces opt.type=AdamW, opt.lr=0.002 of experiment best\n" in capsys.readouterr().out
+    assert main(["experiment=demo", "model=ridge", "train.epochs=3", "train.device=cuda:99"]) == 2
+    note = "note: train.epochs has no effect on the result of this run (model.kind=ridge)\n"
+    assert note in capsys.readouterr().out
 
 
 # experiments without a header

@@ -108,9 +108,7 @@ def _inspect(files: list[Path]) -> int:
         line, fault = check_manifest(Path(report.path))
         report.faults += [fault] if fault else []
         if report.faults and is_other_format([Path(report.path)]):
-            report.faults = [
-                f"is not a shard; `specvit data convert {shlex.quote(report.path)} OUT` makes shards of it"
-            ]
+            report.faults = [_not_a_shard(Path(report.path))]
         if line:
             print(f"  {line}")
         for note in report.notes:
@@ -120,6 +118,14 @@ def _inspect(files: list[Path]) -> int:
         print("  no fault found" if not report.faults else f"  {len(report.faults)} fault(s)")
         faults += len(report.faults)
     return 1 if faults else 0
+
+
+def _not_a_shard(path: Path) -> str:
+    """Return the fault of what is in another format, or of a folder, with the command for it."""
+    named = shlex.quote(str(path))
+    if any(path.glob("*/dataset.h5")):
+        return f"is a folder of shards; `specvit data inspect {named}/*/dataset.h5` checks them"
+    return f"is not a shard; `specvit data convert {named} OUT` makes shards of it"
 
 
 def _report(split: str, done: int, total: int) -> None:

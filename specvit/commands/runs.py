@@ -18,7 +18,8 @@ def main(arguments: list[str] | None = None) -> int:
     is_default = options.folder == str(RUNS)
     runs = [] if is_default and not RUNS.is_dir() else find_runs(find_folder_of_runs(options.folder))
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    for line in run_list(runs) or [f"no run in {options.folder} yet; `specvit train` makes one"]:
+    remedy = "; `specvit train` makes one" if is_default else ""
+    for line in run_list(runs) or [f"no run in {options.folder} yet{remedy}"]:
         print(line if width is None or len(line) <= width else f"{line[: width - 1]}…")
     return 0
 

@@ -46,12 +46,16 @@ def main(arguments: list[str] | None = None) -> int:
     from specvit.config.compose import compose
     from specvit.config.precedence import replaced_lines
     from specvit.run.run import run
+    from specvit.run_folder.identity import without_effect
     from specvit.tracking.mlflow_sync import WAIT_SECONDS
 
     replaced: list[Replaced] = []
     config = build_config(compose(overrides, replaced=replaced))
     for line in replaced_lines(replaced):
         print(line, flush=True)
+    if idle := without_effect(config, (text.lstrip("+").partition("=")[0] for text in overrides)):
+        kind, has = config.model.kind, "have" if len(idle) > 1 else "has"
+        print(f"note: {', '.join(idle)} {has} no effect on the result of this run (model.kind={kind})", flush=True)
     result = run(config)
     if result.mlflow_sync and (words := result.mlflow_sync.closing_note(patience=WAIT_SECONDS)):
         print(f"specvit: {words}", file=sys.stderr)

@@ -30,9 +30,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     planes = "rows of an image: planes of one star, such as flux,ivar,wavelength, or spectra for a star each"
     add("--planes", metavar="NAMES", help=planes)
     add("--source-wave", metavar="FILE", help="the wavelengths of all spectra, where they lie in a file of their own")
-    beside = "of a source in a file of their own, point by point; {name} is the source's name: '{name}_err.fits'"
-    add("--source-error", metavar="FILE", help=f"errors {beside}")
-    add("--source-mask", metavar="FILE", help=f"masks, 0 where a point is good, {beside}")
+    beside = "of a source in a file of their own, point by point; {name} is the source's name, as in "
+    add("--source-error", metavar="FILE", help=f"errors {beside}'{{name}}_err.fits'")
+    add("--source-mask", metavar="FILE", help=f"masks, 0 where a point is good, {beside}'{{name}}_mask.fits'")
     add("--unit", choices=("A", "nm", "um"), help="unit of the wavelengths, where the source does not say it")
     add("--log10", action="store_true", default=None, help="wavelengths are decimal logarithms")
     medium = read.add_mutually_exclusive_group()
@@ -116,14 +116,17 @@ def convert(sources: Sequence[Path], out: Path, given: dict[str, Any]) -> int:
 def _say_what_next(plan: Any, out: Path) -> None:
     """Print the command that trains on what was made."""
     param = "" if "log_g" in plan.labels else f" data.param={plan.labels.columns[0]}"
+    options = plan.options
+    has_noise = plan.recipe.with_error and not plan.layout and options.snr is None and options.magnitudes is None
+    noise = " noise=none" if has_noise else ""  # spectra with errors of their own are observed, so noisy already
     root = f"data=hdf5 data.root={shlex.quote(str(out))}"
-    if plan.options.split is None:
-        print(f"use them:  {root} data.test_path='all_*/dataset.h5'  (or file_path, val_path){param}")
-        print("with --split 0.8,0.1,0.1 they would be the three sets of a run")
+    if options.split is None:
+        print(f"all spectra are one set; as the test set of a run:  {root} data.test_path='all_*/dataset.h5'{param}")
+        print("to train on them, convert with --split 0.8,0.1,0.1 into another folder: that makes train, val and test")
         return
     keys = {"train": "file_path", "val": "val_path", "test": "test_path"}
     paths = " ".join(f"data.{keys[split]}='{split}_*/dataset.h5'" for split in SPLITS)
-    print(f"train on them:  specvit train {root} {paths}{param}")
+    print(f"train on them:  specvit train {root} {paths}{param}{noise}")
 
 
 def _pairs(text: str) -> dict[str, str]:

@@ -22,6 +22,7 @@ from specvit.utils.errors import DataError
 
 Values = NDArray[np.float64]
 
+OTHER_PIXELS = "leave it out, or take other pixels: --wave keep, or --wave FILE"
 NORMAL_MEDIAN = 0.5
 """The median pixel of built-in spectra, and of these."""
 GAP = 3.0
@@ -166,7 +167,7 @@ def _needed_points(where: str, wave_X: Values, recipe: Recipe) -> slice:
     near = np.flatnonzero((wave_X >= low) & (wave_X <= high))
     uncovered = f"covers {span} but {low:.1f}-{high:.1f} Å are needed"
     if not len(near):
-        raise DataError(uncovered, where=where, remedy="leave it out, or name other pixels by --wave FILE")
+        raise DataError(uncovered, where=where, remedy=OTHER_PIXELS)
     inside = slice(max(int(near[0]) - 1, 0), int(near[-1]) + 2)
     points = wave_X[inside]
     falls = np.flatnonzero(~(np.diff(points) > 0))
@@ -176,11 +177,11 @@ def _needed_points(where: str, wave_X: Values, recipe: Recipe) -> slice:
         raise DataError(what, where=where, remedy="sort them, and remove what is there twice")
     bins, pixels = edges(points), np.diff(edges(recipe.target.wave_P))
     if bins[0] > low + TOLERANCE * pixels[0] or bins[-1] < high - TOLERANCE * pixels[-1]:
-        raise DataError(uncovered, where=where, remedy="leave it out, or name other pixels by --wave FILE")
+        raise DataError(uncovered, where=where, remedy=OTHER_PIXELS)
     steps = np.diff(points)
     if np.median(steps) > GAP * pixels.min():
         what = f"has a point each {np.median(steps):.2f} Å for pixels of {pixels.min():.2f} Å"
-        raise DataError(what, where=where, remedy="take finer spectra, or name other pixels by --wave FILE")
+        raise DataError(what, where=where, remedy="take finer spectra, or other pixels: --wave keep, or --wave FILE")
     widest = int(np.argmax(steps))
     if steps[widest] > max(GAP * float(np.median(steps)), float(pixels.min())):
         what = f"has a hole of {steps[widest]:.2f} Å after {points[widest]:.2f} Å"

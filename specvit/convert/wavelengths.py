@@ -60,7 +60,7 @@ def air_to_vacuum(air_X: Wave) -> Wave:
 
 
 def guess(wave_X: Wave, low: float, high: float, *, log10: bool, path: object) -> tuple[str, bool]:
-    """Return the unit, and whether it is its logarithm, in which the wavelengths reach over low to high Angstrom.
+    """Return the unit, and whether it is its logarithm, in which the wavelengths cover low to high Angstrom.
 
     Raises `DataError` where none or several do.
     """
@@ -77,7 +77,11 @@ def guess(wave_X: Wave, low: float, high: float, *, log10: bool, path: object) -
     what = f"says no unit of its wavelengths, {first:g} to {last:g}, which "
     if fits:
         known = " or ".join(("log10 of " if logarithm else "") + unit for unit, logarithm in fits)
-        what += f"reach over {low:.0f}-{high:.0f} Å as {known}"
+        what += f"cover {low:.0f}-{high:.0f} Å as {known}"
     else:
-        what += f"reach over {low:.1f}-{high:.1f} Å in none of A, nm and um"
-    raise DataError(what, where=str(path), remedy="give --unit A, nm or um (and --log10)")
+        what += f"cover {low:.1f}-{high:.1f} Å in none of A, nm and um"
+    raise DataError(
+        what,
+        where=str(path),
+        remedy=f"give --unit A, nm or um (and --log10){'' if fits else ', and --wave keep for other pixels'}",
+    )

@@ -185,7 +185,8 @@ class Work:
             after.pop("skip_bad", None)
         key = next((key for key in {**before, **after} if before.get(key) != after.get(key)), None)
         if key is not None:
-            what = f"was {how} with {as_typed(before, key)}, and not with {as_typed(after, key)}"
+            what, other = f"was {how} with {as_typed(before, key)}", as_typed(after, key)
+            what += f", and not with {other}" if key in after else f"; this command has {other}"
             raise DataError(what, where=str(self.out), remedy=f"type the same command, or {FRESH}")
         if known["inputs"] != now["inputs"]:
             changed = [given["file"] for key, given in now["inputs"].items() if given != known["inputs"].get(key)]

@@ -18,6 +18,8 @@ def open_file(path: Path) -> Iterator[h5py.File]:
     """Open an HDF5 file for reading; a failure becomes a `DataError` that names the file."""
     if path.is_dir():
         raise DataError("is a folder, not an HDF5 file", where=str(path), remedy="name the file in it")
+    if not path.exists():
+        raise DataError("is not there", where=str(path), remedy="check the path")
     try:
         opened = h5py.File(path, "r")
     except OSError as problem:

@@ -8,9 +8,11 @@ a new key renames no older run, and so is a key without effect (`used_if`, `Mode
 import dataclasses
 import hashlib
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from specvit import NUMERICS_VERSION
+from specvit.config.build import flatten
 from specvit.config.model_kinds import kind_of
 from specvit.config.schema import Config, ViTConfig
 from specvit.run_folder.folder import RunFolder
@@ -46,6 +48,26 @@ def default_name(config: Config) -> str:
     if isinstance(model, ViTConfig):
         return "-".join([model.proj_fn.lower(), f"p{model.patch_size}", f"h{model.hidden_size}", *parts])
     return "-".join([model.kind, *parts])
+
+
+def without_effect(config: Config, typed: Iterable[str]) -> list[str]:
+    """Return which `typed` keys and groups, such as train.epochs and opt, change no result of this configuration.
+
+    Those of `tracking`, keys that are never part of the identity, and keys at their neutral value do not count.
+    """
+    used, idle = flatten(identity_of(config, {})["config"]), []
+    for dotted in dict.fromkeys(typed):
+        value, rules = config, {}
+        for name in dotted.split("."):
+            field = getattr(value, "__dataclass_fields__", {}).get(name)
+            if field is None or not field.metadata.get("identity", True):
+                break
+            value, rules = getattr(value, name), field.metadata
+        else:
+            is_used = any(f"{key}.".startswith(f"{dotted}.") for key in used)
+            is_fixed = dotted in ("tracking", "loss", "loss.name") or rules.get("neutral", rules) == value
+            idle += [] if is_used or is_fixed else [dotted]
+    return idle
 
 
 def _identity_part(section: Any) -> dict[str, Any]:

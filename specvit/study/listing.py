@@ -18,14 +18,15 @@ from specvit.utils.text import text_table
 
 MAIN_METRICS = ("r2", "accuracy")
 STARTED = "not started"
+ROWS = {"train": "data.num_samples", "val": "data.val_samples", "test": "data.test_samples"}
 
 
 def run_list(runs: list[RunFolder]) -> list[str]:
     """Return a table of runs, the latest last: state, scores, and the settings in which they differ; [] without runs.
 
-    A setting that more than half of the runs share is left out.
+    A setting that more than half of the runs share is left out; so is one that runs of other kinds of model lack.
     """
-    settings = [flatten((run.about().get("identity") or {}).get("config") or {}) for run in runs]
+    settings = [_settings(run.about().get("identity") or {}) for run in runs]
     rows: list[tuple[float, list[str]]] = []
     for run, differing in zip(runs, _differing(settings), strict=True):
         status, outcome = run.status(), outcome_of(run)
@@ -76,10 +77,32 @@ def _score(outcome: Outcome, split: str) -> str:
 
 
 def _differing(settings: list[dict[str, Any]]) -> list[list[str]]:
-    """Return for each run the settings that at most half of the runs share, as overrides."""
+    """Return for each run the settings that at most half of the runs share, as overrides.
+
+    Keys that other kinds of model lack are compared among runs of its kind, and are left out if all of them agree.
+    """
     texts = [{key: _text(value) for key, value in one.items()} for one in settings]
-    counts = Counter(pair for one in texts for pair in one.items())
-    return [[f"{k}={v}" for k, v in one.items() if counts[k, v] <= len(texts) / 2] for one in texts]
+    kinds = [one.get("model.kind", "vit") if one else "" for one in texts]
+    keys: dict[str, set[str]] = {}
+    counts: Counter[tuple[str, ...]] = Counter()
+    for kind, one in zip(kinds, texts, strict=True):
+        keys.setdefault(kind, set()).update(one)
+        counts.update([*one.items(), *((kind, *pair) for pair in one.items())])
+
+    def differs(kind: str, key: str, text: str) -> bool:
+        if all(key in known for known in keys.values() if known):
+            return counts[key, text] <= len(texts) / 2
+        return counts[kind, key, text] <= kinds.count(kind) / 2
+
+    return [[f"{k}={v}" for k, v in one.items() if differs(kind, k, v)] for kind, one in zip(kinds, texts, strict=True)]
+
+
+def _settings(identity: dict[str, Any]) -> dict[str, Any]:
+    """Return a run's settings, with the rows of its data as the keys that choose them."""
+    settings = flatten(identity.get("config") or {})
+    for split, part in (identity.get("data") or {}).items():
+        settings[ROWS[split]] = part["shape"][0] if "shape" in part else part["rows"]
+    return settings
 
 
 def _text(value: Any) -> str:
