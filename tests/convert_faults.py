@@ -137,7 +137,7 @@ LABEL_FAULTS: dict[str, Fault] = {
     "a label is not finite": (
         table(log_g=np.array([1, 2, np.inf, 4, 5])),
         [],
-        ["set.npz row 2: label log_g is inf; mend it"],
+        ["set.npz row 2: label log_g is inf; correct it"],
     ),
 }
 WAVELENGTH_FAULTS: dict[str, Fault] = {
@@ -209,7 +209,7 @@ WAVELENGTH_FAULTS: dict[str, Fault] = {
     "ragged": (two_lengths, PATTERN, ["4500_2.0_0.0.txt: covers 7000.0-7024.8 Å but 7100.0-8850.0 Å are needed"]),
 }
 VALUE_FAULTS: dict[str, Fault] = {
-    "flux is not a number": (spoilt(flux=np.nan), PATTERN, [f"{NAME}.txt: flux is nan at 8000.25 Å; mend it, or"]),
+    "flux is not a number": (spoilt(flux=np.nan), PATTERN, [f"{NAME}.txt: flux is nan at 8000.25 Å; correct it, or"]),
     "flux is not a number in a table": (table(flux=BAD_ROW), [], ["set.npz row 3: flux is nan at 7099.75 Å"]),
     "an error of zero": (
         table(error=np.where(np.arange(len(FINE)) == 4000, 0, FLUX_NX / 9)),
@@ -219,7 +219,7 @@ VALUE_FAULTS: dict[str, Fault] = {
     "a pixel that is masked": (
         table(ivar=np.where(np.arange(len(FINE)) == 4000, 0, 1 / FLUX_NX)),
         ["+own"],
-        ["set.npz row 0: inverse variance is 0 at 8000.00 Å, a bad pixel; mend it"],
+        ["set.npz row 0: inverse variance is 0 at 8000.00 Å, a bad pixel; correct it"],
     ),
     "an error that stands for none": (
         table(error=np.where(np.isin(np.arange(len(FINE)), (4000, 4002)), 1e10 * FLUX_NX, FLUX_NX / 9)),
@@ -286,7 +286,7 @@ OPTION_FAULTS: dict[str, Fault] = {
     "shares": (table(), ["--split", "0.8,0.1,0.2"], ["--split: are not three shares that add up to 1"]),
     "two shares": (table(), ["--split", "0.8,0.2"], ["'0.8,0.2' is not three numbers between commas"]),
     "an empty share": (table(), ["--split", "0.9,0.05,0.05"], ["--split: of 5 spectra leaves a set without any"]),
-    "a shard of none": (table(), ["--shard", "0"], ["argument --shard: must be at least 1"]),
+    "a shard of none": (table(), ["--shard", "0"], ["argument --shard: '0' is not a whole number of at least 1"]),
     "a fill without value": (table(), ["--fill", "C_M"], ["'C_M' is not LABEL=..."]),
     "a label twice": (
         table(),

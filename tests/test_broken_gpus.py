@@ -323,7 +323,7 @@ def test_a_slot_whose_disk_fails_for_long_stays_empty_and_names_the_file(tmp_pat
         slots._note_end(slots.slots[0], os.EX_TEMPFAIL)
     *waits, end = capsys.readouterr().out.splitlines()
     assert (
-        waits[0] == ("slot 0: input/output error (/data/stars.h5); its runs wait, and another try comes in 2 s")
+        waits[0] == ("slot 0: input/output error (/data/stars.h5); its runs wait, and another worker starts in 2 s")
         and len(waits) == GIVE_UP - 1
     )
     assert "10 workers in a row died there before they ended a run, the latest of: input/output error (/data" in end

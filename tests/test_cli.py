@@ -114,6 +114,15 @@ def test_generate_writes_files_that_inspect_finds_sound_and_refuses_to_overwrite
     assert "already exists" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("option", ["--train", "--val", "--test", "--shard"])
+def test_generate_refuses_a_text_that_is_not_a_count(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert data_cli.main(["generate", "--out", "made", option, "abc"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(
+        f"specvit: specvit data generate: argument {option}: 'abc' is not a whole number of at least 1"
+    )
+
+
 def test_a_folder_that_cannot_be_written_is_one_sentence(tiny, capsys, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert train.main([*tiny, "tracking.folder=file"]) == 2

@@ -195,7 +195,7 @@ def test_a_star_with_an_inverse_variance_of_0_is_refused_or_left_out(tmp_path: P
         hdus["Z_IVAR"].data[1, 40] = 0
     options = [*KEEP, *FILL, "--flux-name", "Z_FLUX"]
     said = refusal(capsys, source, tmp_path / "out", *options)
-    assert "desi.fits row 1: inverse variance is 0 at 7552.00 Å, a bad pixel; mend it" in said
+    assert "desi.fits row 1: inverse variance is 0 at 7552.00 Å, a bad pixel; correct it" in said
     assert convert(source, tmp_path / "out", *options, "--skip-bad") == 0
     assert shard_of(tmp_path / "out")[3]["TARGETID"].tolist() == [39627652591521181, 39627652591521183]
 

@@ -164,10 +164,10 @@ def test_leftovers_of_a_killed_writer_are_removed_by_the_next(folder: RunFolder)
 
 def test_a_status_keeps_facts_and_a_cause_only_as_long_as_its_state(folder: RunFolder) -> None:
     folder.set_status("running", pid=7, step=3)
-    folder.set_status("crashed", cause="a bug", remedy="mend it", traceback="...")
+    folder.set_status("crashed", cause="a bug", remedy="correct it", traceback="...")
     folder.set_status("crashed", step=5)
     kept = folder.status()
-    assert (kept["pid"], kept["step"], kept["cause"], kept["remedy"]) == (7, 5, "a bug", "mend it")
+    assert (kept["pid"], kept["step"], kept["cause"], kept["remedy"]) == (7, 5, "a bug", "correct it")
     folder.set_status("running")
     assert folder.status().keys() == {"state", "updated", "pid", "step"}
 

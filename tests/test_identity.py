@@ -2,6 +2,7 @@
 
 import dataclasses
 import typing
+from argparse import ArgumentTypeError
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,7 +14,7 @@ from specvit.config.compose import compose
 from specvit.config.model_kinds import MODEL_KINDS
 from specvit.config.schema import Config
 from specvit.run_folder.identity import default_name, identity_of, run_id, without_effect
-from specvit.utils.text import short_count
+from specvit.utils.text import read_count, short_count
 
 MANIFEST = {"train": {"shape": [100, 256], "labels": "0123456789abcdef", "rows": "fedcba9876543210"}}
 
@@ -256,3 +257,14 @@ def test_short_counts() -> None:
 def test_typed_keys_without_effect_are_known(overrides: list[str], idle: tuple[int, ...]) -> None:
     keys = [text.lstrip("+").partition("=")[0] for text in overrides]
     assert without_effect(build_config(compose(overrides)), keys) == [keys[index] for index in idle]
+
+
+def test_counts_are_read() -> None:
+    assert [read_count(text) for text in ("5000", "5k", "1M", " 7 ", "007")] == [5000, 5000, 1_000_000, 7, 7]
+    assert read_count("0", least=0) == 0
+
+
+@pytest.mark.parametrize("text", ["abc", "", "k", "-5", "0", "1", "1.5k", "1_000", "5kk", "٣", "9" * 5000])
+def test_a_text_that_is_no_count_is_refused(text: str) -> None:
+    with pytest.raises(ArgumentTypeError, match="is not a whole number of at least 2, such as 500, 5k or 1m"):
+        read_count(text, least=2)

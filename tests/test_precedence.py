@@ -278,7 +278,7 @@ TYPED_HYDRA = {
     "hydra/sweeper=other": "hydra/sweeper: has no effect",
     "hydra/job_logging=default": "hydra/job_logging: has no effect",
     "~hydra.run": "hydra.run: has no effect",
-    "hydra.launcher.slots=2": "goes with slots; add hydra/launcher=local",
+    "hydra.launcher.slots=2": "needs slots; add hydra/launcher=local",
     "hydra.launcher.slos=2": "hydra.launcher.slos: unknown key; did you mean slots?",
     "hydra.launcher={slots:2}": "hydra.launcher: is a group of files",
     "hydra.launcher=local": "choose one with hydra/launcher=local",
@@ -299,8 +299,8 @@ def test_typed_settings_of_hydra_are_refused_beside_a_grid(refused_here: Callabl
 
 
 FLAGS = {
-    "--resolve": "--resolve: goes with --cfg job",
-    "--package opt": "--package: goes with --cfg job",
+    "--resolve": "--resolve: needs --cfg job",
+    "--package opt": "--package: needs --cfg job",
     "--package": "--package: needs a value",
     "--cfg": "--cfg: needs a value; such as --cfg job",
     "--cfg all": "--cfg: expects job or hydra, not 'all'",

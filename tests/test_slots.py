@@ -238,10 +238,10 @@ BAD = [
     ({"kind": "local", "cpus_per_job": 1.5}, ".cpus_per_job", "at least 1, not 1.5"),
     ({"kind": "local", "gpus_per_job": -1}, ".gpus_per_job", "at least 0, not -1"),
     ({"kind": "local", "jobs_per_gpu": None}, ".jobs_per_gpu", "at least 1, not None"),
-    ({"kind": "local", "gpus_per_job": 2, "jobs_per_gpu": 2}, ".jobs_per_gpu", "goes with one GPU a job"),
+    ({"kind": "local", "gpus_per_job": 2, "jobs_per_gpu": 2}, ".jobs_per_gpu", "needs one GPU a job"),
     ({"kind": "slurm"}, ".kind", "'slurm' is not one of inprocess, local"),
     ({"kind": "sge"}, ".kind", "'sge' is not one of inprocess, local"),
-    ({"kind": "inprocess", "slots": 2}, ".slots", "goes with slots; add hydra/launcher=local"),
+    ({"kind": "inprocess", "slots": 2}, ".slots", "needs slots; add hydra/launcher=local"),
 ]
 
 

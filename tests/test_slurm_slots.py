@@ -93,7 +93,7 @@ def test_jobs_that_never_begin_to_work_end_the_study(study: StudyFolder, capsys)
         assert wanted(slots, set()) == [1, 2, 3], death
         judge(slots, 1 + death % 3, "FAILED", "127:0", job=f"9_{death}")
     assert wanted(slots, set()) == []
-    assert f"{GIVE_UP} in a row never began to work, so none is submitted any more: see" in capsys.readouterr().out
+    assert f"{GIVE_UP} in a row never started, so none is submitted any more: see" in capsys.readouterr().out
 
 
 def test_a_job_is_judged_when_its_run_no_longer_looks_alive(study: StudyFolder) -> None:

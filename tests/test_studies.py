@@ -132,7 +132,7 @@ def test_a_disk_that_is_full_for_a_while_costs_no_trial(study, tmp_path: Path) -
         finally:
             toy.close()
         assert code == 0, said
-        assert "the disk is full" in said and "its runs wait, and another try comes in 2 s" in said, said
+        assert "the disk is full" in said and "its runs wait, and another worker starts in 2 s" in said, said
         assert toy.is_done(4)
         assert "Traceback" not in said + toy.folder.file("workers/0.log").read_text()
 

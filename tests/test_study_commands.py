@@ -159,12 +159,12 @@ def test_what_is_not_there_is_one_sentence(words: list[str], said: str, study: S
     assert not study.file("cancelled").exists()
 
 
-def test_other_folders_can_be_named(study: StudyFolder, sweep: Sweep, tmp_path: Path) -> None:
+def test_a_study_and_runs_elsewhere_are_named_by_their_paths(study: StudyFolder, sweep: Sweep, tmp_path: Path) -> None:
     shutil.move(tmp_path / "multirun", tmp_path / "studies")
     shutil.move(tmp_path / "outputs", tmp_path / "runs")
     assert sweep("status", "toy")[0] == 2
-    assert sweep("status", "toy", "--studies", "studies")[0] == 0
-    assert sweep("diff", "aaaa0000", "aaaa0001", "--studies", "none", "--runs", "runs")[0] == 0
+    assert sweep("status", "studies/toy")[0] == 0
+    assert sweep("diff", "runs/toy-aaaa0000", "runs/toy-aaaa0001")[0] == 0
 
 
 # to act
@@ -249,8 +249,8 @@ def test_a_folder_that_is_a_link_leads_to_the_runs_all_the_same(
     study = mixed_study(place)
     run = run_of(study, 0).path
     assert (study.file("runs") / run.name / "run.json").exists()
-    for studies in ("multirun", str((place / "multirun").resolve())):
-        assert "2 waiting, 1 completed, 1 crashed" in sweep("status", "toy", "--studies", studies)[1]
+    for name in ("toy", "multirun/toy", str((place / "multirun" / "toy").resolve())):
+        assert "2 waiting, 1 completed, 1 crashed" in sweep("status", name)[1]
     by_link = os.path.relpath(run, place / "multirun" / "toy")  # as studies behind a link once had it
     trial = json.loads((study.file("trials") / "0000.json").read_text())
     (study.file("trials") / "0000.json").write_text(json.dumps(trial | {"folder": by_link}))

@@ -91,10 +91,10 @@ def test_a_status_without_a_time_is_no_verdict(path: Path) -> None:
 
 def test_a_runs_end_is_printed_with_cause_remedy_and_trace(path: Path) -> None:
     trace = "Traceback:\n" + "".join(f"  line {n}\n" for n in range(8))
-    facts: dict[str, Any] = {"cause": "it broke", "remedy": "mend it", "traceback": trace}
+    facts: dict[str, Any] = {"cause": "it broke", "remedy": "correct it", "traceback": trace}
     run = make_run(path, "crashed", rows=epochs(train_loss=[2.0, 1.0], lr=[1e-3, 5e-4]), **facts)
     lines = why(run).splitlines()
-    assert lines[:4] == ["toy-00000001: crashed", "cause: it broke", "remedy: mend it", "health: healthy"]
+    assert lines[:4] == ["toy-00000001: crashed", "cause: it broke", "remedy: correct it", "health: healthy"]
     assert lines[4:7] == ["2 epochs, 20 steps", f"  {'train_loss':<12} █▁  2 → 1", f"  {'lr':<12} █▁  0.001 → 0.0005"]
     assert lines[7:] == [
         "traceback (the last lines; all of it is in log.txt):",
@@ -220,13 +220,13 @@ def test_a_run_that_never_began_is_compared_by_its_plan(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
-    """Return `multirun` and `outputs` with three runs, the last of which a study has, with one that never began."""
+def outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return `outputs` with three runs, the last of which a study in `multirun` has, with one that never began."""
     monkeypatch.chdir(tmp_path)
     runs = [make_run(tmp_path / "outputs" / name) for name in ("toy-aaaa0001", "toy-aaaa0002", "other[1]-bbbb0003")]
     waiting = RunFolder(tmp_path / "outputs" / "toy-cccc0004", "cccc0004")
     make_study(tmp_path / "multirun" / "study", [runs[2], waiting])
-    return Path("multirun"), Path("outputs")
+    return tmp_path / "outputs"
 
 
 @pytest.mark.parametrize(
@@ -242,12 +242,13 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]
         ("cccc", "toy-cccc0004", 1),
     ],
 )
-def test_a_run_is_found(name: str, found: str, number: int | None, places: tuple[Path, Path], tmp_path: Path) -> None:
-    run, trial = find_run(name, *places)
-    assert (run.path.resolve(), run.run_id) == (tmp_path / "outputs" / found, found[-8:])
+def test_a_run_is_found(name: str, found: str, number: int | None, outputs: Path) -> None:
+    run, trial = find_run(name)
+    assert (run.path.resolve(), run.run_id) == (outputs / found, found[-8:])
     assert (trial and trial.number) == number
 
 
+@pytest.mark.usefixtures("outputs")
 @pytest.mark.parametrize(
     ("name", "words"),
     [
@@ -258,16 +259,16 @@ def test_a_run_is_found(name: str, found: str, number: int | None, places: tuple
         ("aaaa", "aaaa: fits 2 runs"),
     ],
 )
-def test_a_name_of_no_run_or_of_several_is_refused(name: str, words: str, places: tuple[Path, Path]) -> None:
+def test_a_name_of_no_run_or_of_several_is_refused(name: str, words: str) -> None:
     with pytest.raises(FolderError) as refusal:
-        find_run(name, *places)
+        find_run(name)
     assert words in str(refusal.value)
 
 
-def test_a_damaged_record_still_has_a_name(places: tuple[Path, Path]) -> None:
-    (places[1] / "toy-aaaa0001" / "run.json").write_text("{")
-    assert find_run("outputs/toy-aaaa0001", *places)[0].path.name == "toy-aaaa0001"
-    assert find_run("aaaa0001", *places)[0].path.name == "toy-aaaa0001"
+def test_a_damaged_record_still_has_a_name(outputs: Path) -> None:
+    (outputs / "toy-aaaa0001" / "run.json").write_text("{")
+    assert find_run("outputs/toy-aaaa0001")[0].path.name == "toy-aaaa0001"
+    assert find_run("aaaa0001")[0].path.name == "toy-aaaa0001"
 
 
 def test_a_trials_end_is_printed_as_its_worker_saw_it(tmp_path: Path) -> None:

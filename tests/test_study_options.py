@@ -106,7 +106,7 @@ def test_all_faulty_options_are_reported_together() -> None:
 def test_options_need_a_study(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["opt.lr=1", "sweep.retry=true"]) == 2
     said = capsys.readouterr().err
-    assert said == "specvit: sweep.retry: goes with a study; name a study with sweeps=NAME, or add -m for a grid.\n"
+    assert said == "specvit: sweep.retry: needs a study; name a study with sweeps=NAME, or add -m for a grid.\n"
     assert [path.name for path in place.iterdir()] == ["sweeps"]
 
 
@@ -114,7 +114,7 @@ def test_options_need_a_study(place: Path, capsys: pytest.CaptureFixture[str]) -
 def test_what_only_a_search_takes_is_refused_for_a_grid(key: str) -> None:
     assert order("rates", f"sweep.{key}").options != SweepOptions()
     for name, grid in (("tokens", []), (None, ["opt.lr=1,2"])):
-        with pytest.raises(ConfigError, match="goes with a search, and this is a grid"):
+        with pytest.raises(ConfigError, match="needs a search, and this is a grid"):
             order(name, f"sweep.{key}", *grid)
 
 
@@ -143,7 +143,7 @@ def test_seeds_may_be_typed_anew(text: str, seeds: list[str]) -> None:
 BAD = [
     ("tokens", "opt.lr=1,2", "opt.lr: has several values; a study's axes are in its file"),
     ("rates", "train.seed=1,2", "train.seed: has several values"),
-    ("tokens", "opt.lr=interval(1,2)", "is an interval, which a grid cannot walk through"),
+    ("tokens", "opt.lr=interval(1,2)", "is an interval, from which a grid can take no values"),
     ("token", "opt.lr=1", "sweeps: has no study 'token'; did you mean tokens? there are "),
     (None, "opt.lr=shuffle(1,2)", "opt.lr: is in another order each time; list the values"),
     (None, "opt.lr=shuffle(range(1,3))", "opt.lr: is in another order each time; list the values"),
@@ -152,8 +152,8 @@ BAD = [
     ("tokens", "hydra/launcher=basic", "hydra/launcher: is not one of ours; use inprocess, local or slurm"),
     (None, "hydra/launcher=basic", "hydra/launcher: is not one of ours; use inprocess, local or slurm"),
     ("tokens", "hydra/launcher=locl", "hydra/launcher: has no option 'locl'; did you mean local?"),
-    ("tokens", "hydra.launcher.slots=2", "hydra.launcher.slots: goes with slots; add hydra/launcher=local"),
-    (None, "opt.lr=interval(1,2)", "opt.lr=interval(1,2): is an interval, which a grid cannot walk through"),
+    ("tokens", "hydra.launcher.slots=2", "hydra.launcher.slots: needs slots; add hydra/launcher=local"),
+    (None, "opt.lr=interval(1,2)", "opt.lr=interval(1,2): is an interval, from which a grid can take no values"),
     (None, "opt.lrr=1,2", "opt.lrr: unknown key; did you mean opt.lr?"),
     (None, "model/size=tiny,huge", "model/size: has no option 'huge'"),
     (None, "model/size=glob(x*)", "model/size=glob(x*): matches no option"),
@@ -246,7 +246,7 @@ def test_the_background_makes_a_single_run_a_study_and_a_command_there_stays_in_
         monkeypatch.setenv(IN_BACKGROUND, "1")
         there = study_asked_for({}, ["opt.lr=1", word], ())
         assert there and not there.detaches and IN_BACKGROUND not in os.environ, word
-    with pytest.raises(ConfigError, match=r"sweep\.detach: goes with a study"):
+    with pytest.raises(ConfigError, match=r"sweep\.detach: needs a study"):
         study_asked_for({}, ["opt.lr=1", "sweep.detach=false"], ())
 
 
@@ -254,6 +254,6 @@ def test_a_study_that_cannot_be_meant_is_refused() -> None:
     cases = [
         ((["--cfg", "job"], ["sweeps=tokens"]), "does not go with --cfg"),
         (([], ["sweeps="]), "needs a name"),
-        (([], ["sweep.retry=true"]), "goes with a study"),
+        (([], ["sweep.retry=true"]), "needs a study"),
     ]
     assert unlike(cases, lambda case: study_asked_for(*case, ())) == []

@@ -21,7 +21,8 @@ DEFINITIONS = {
     "rate": "finished of those that finished, learnt nothing or failed",
     "minutes": "mean wall clock of training and validation of finished runs",
     "mean": "over seeds; a run that has not learnt (plateau, diverged, oom, crashed) counts as R² 0; by other metrics "
-    "it has no value, and settings are sorted by the share that finished first; what is open or was stopped is out",
+    "it has no value, and settings are sorted by the share that finished first; "
+    "what is open or was stopped is left out",
     "sd": "standard deviation over seeds of the runs that finished",
     "escape": "first step off the plateau ({}), as far as epochs show; mean over the runs that have one",
     "gap": "train R² less val R² in the tested epoch; training rows as the loop saw them, with dropout and fresh noise",

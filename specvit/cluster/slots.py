@@ -57,9 +57,9 @@ def read_launcher(plain: dict[str, Any]) -> LauncherConfig:
     config: LauncherConfig = build(LauncherConfig, plain, "hydra.launcher.")
     if config.kind == "inprocess" and len(plain) > 1:
         where = f"hydra.launcher.{next(name for name in plain if name != 'kind')}"
-        raise ConfigError("goes with slots", where=where, remedy="add hydra/launcher=local")
+        raise ConfigError("needs slots", where=where, remedy="add hydra/launcher=local")
     if (config.gpus_per_job or 1) > 1 and config.jobs_per_gpu > 1:
-        raise ConfigError("goes with one GPU a job", where="hydra.launcher.jobs_per_gpu", remedy="set one of the two")
+        raise ConfigError("needs one GPU a job", where="hydra.launcher.jobs_per_gpu", remedy="set one of the two")
     return config
 
 

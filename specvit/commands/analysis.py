@@ -4,6 +4,7 @@ Each command imports what it needs, so that help and refusals load neither torch
 """
 
 import argparse
+import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 from specvit.commands.entry import Parser, user_facing
 from specvit.study.find import find_folder_of_runs, find_study
 from specvit.utils.errors import ConfigError, DataError, FolderError
-from specvit.utils.text import nearest
+from specvit.utils.text import nearest, read_count
 
 if TYPE_CHECKING:
     from specvit.analysis.grouping import TestSet
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 MOST_ROWS = 10_000
 """Default of `ceiling --rows`: more stars do not change a printed digit."""
+ROWS = functools.partial(read_count, least=2)
 
 
 @user_facing
@@ -45,7 +47,7 @@ def parser() -> Parser:
 
     ceiling = add(_ceiling, "R² by S/N under the Cramér-Rao and van Trees bounds")
     _add_label(ceiling, "snr")
-    ceiling.add_argument("--rows", type=_count, metavar="N", help="first test rows only (default: at most 10,000)")
+    ceiling.add_argument("--rows", type=ROWS, metavar="N", help="first test rows only (default: at most 10,000)")
     scaling = add(_scaling, "scores by training rows, with laws and crossovers")
     _add_label(scaling, "rows")
     written = "what `analysis ceiling` wrote (default: ceiling/ceiling.json in the folders named)"
@@ -58,7 +60,7 @@ def parser() -> Parser:
     attention = add(_attention, "where trained models look: attention and saliency by wavelength")
     _add_folders(attention)
     attention.add_argument("--label", default="log_g", help="a label that the runs predict (default: log_g)")
-    attention.add_argument("--rows", type=_count, default=500, metavar="N", help="first test rows (default: 500)")
+    attention.add_argument("--rows", type=ROWS, default=500, metavar="N", help="first test rows (default: 500)")
     attention.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     report = add(_report, "one page on a study: question, findings, figures, failures, cost")
     report.add_argument("study", help="a study's folder, or its name in multirun/")
@@ -83,17 +85,6 @@ def _add_label(parser: argparse.ArgumentParser, x: str) -> None:
     _add_folders(parser)
     parser.add_argument("--reference", type=Path, metavar="FILE", help=f"points to draw: CSV or JSON of name, {x}, r2")
     parser.add_argument("--label", default="log_g", help="a label that the runs predict (default: log_g)")
-
-
-def _count(text: str) -> int:
-    """Read 5000 or 5k."""
-    try:
-        number = int(text.removesuffix("k")) * (1000 if text.endswith("k") else 1)
-    except ValueError:
-        number = 0
-    if number < 2:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of 2 or more, such as 500 or 5k")
-    return number
 
 
 def _say(text: str) -> None:

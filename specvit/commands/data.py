@@ -10,7 +10,7 @@ from specvit.commands.entry import Parser, user_facing
 from specvit.convert.command import add_options, given_options, is_other_format
 from specvit.convert.command import convert as convert_other_format
 from specvit.utils.errors import DataError
-from specvit.utils.text import text_table
+from specvit.utils.text import read_count, text_table
 
 
 @user_facing
@@ -31,10 +31,12 @@ def parser() -> Parser:
     commands = parser.add_subparsers(dest="command", required=True)
     make = commands.add_parser("generate", help="make built-in spectra: train_<rows>_<i>, val_<rows>, test_<rows>")
     make.add_argument("--out", type=Path, required=True, help="folder for the shards; give it to data.root afterwards")
-    make.add_argument("--train", type=_count, default=5000, metavar="ROWS", help="training rows, such as 5000 or 200k")
-    make.add_argument("--val", type=_count, default=1000, metavar="ROWS", help="validation rows")
-    make.add_argument("--test", type=_count, default=2000, metavar="ROWS", help="test rows")
-    make.add_argument("--shard", type=_count, default=5000, metavar="ROWS", help="most rows a training file")
+    make.add_argument(
+        "--train", type=read_count, default=5000, metavar="ROWS", help="training rows, such as 5000 or 200k"
+    )
+    make.add_argument("--val", type=read_count, default=1000, metavar="ROWS", help="validation rows")
+    make.add_argument("--test", type=read_count, default=2000, metavar="ROWS", help="test rows")
+    make.add_argument("--shard", type=read_count, default=5000, metavar="ROWS", help="most rows a training file")
     make.add_argument("--seed", type=int, default=0, help="another seed makes other stars")
     moved = "redshifts are drawn up to this, either way: 0.001 is 300 km/s, the most there is (default: none)"
     make.add_argument("--max-redshift", type=_redshift, default=0.0, metavar="Z", help=moved)
@@ -138,15 +140,6 @@ def _report(split: str, done: int, total: int) -> None:
 
 def _report_bytes(target: Path, done: int, total: int) -> None:
     print(f"writing {target} {done / 1e9:.2f} of {total / 1e9:.2f} GB", flush=True)
-
-
-def _count(text: str) -> int:
-    """Read 5000, 200k or 1m."""
-    scale = {"k": 1000, "m": 1_000_000}.get(text[-1:].lower(), 1)
-    number = int(text[:-1] if scale > 1 else text) * scale
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number
 
 
 def _redshift(text: str) -> float:

@@ -13,7 +13,7 @@ from specvit.commands.entry import Parser, user_facing
 from specvit.run_folder.folder import ALIVE, hostname
 from specvit.run_folder.verdict import EXPLODED_CAUSE
 from specvit.study.diagnose import diagnosis_lines, diff_lines
-from specvit.study.find import RUNS, STUDIES, choose_trials, find_run, find_study
+from specvit.study.find import STUDIES, choose_trials, find_run, find_study
 from specvit.study.job_log import jobs_in_queue, jobs_of_trials, read_job_log, waiting_jobs
 from specvit.study.listing import study_list
 from specvit.study.status import refused_lines, status_lines
@@ -31,15 +31,14 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(sys.argv[1:] if arguments is None else arguments)
     if options.command == "work":
         return _work(StudyFolder(options.study_path), options)
-    studies, runs = options.studies, options.runs
     if options.command == "list":
-        return _print(study_list(studies))
+        return _print(study_list(STUDIES))
     if options.command == "why":
-        return _why(options.run_or_study, studies, runs)
+        return _why(options.run_or_study)
     if options.command == "diff":
-        left, right = (find_run(name, studies, runs) for name in (options.left, options.right))
+        left, right = (find_run(name) for name in (options.left, options.right))
         return _print(diff_lines(left, right))
-    study = find_study(options.study, studies)
+    study = find_study(options.study)
     if options.command == "status":
         return _status(study, watch=options.watch)
     if options.command == "table":
@@ -56,10 +55,7 @@ def parser() -> Parser:
     commands = parser.add_subparsers(dest="command", required=True)
 
     def command(name: str, purpose: str) -> Parser:
-        subparser = commands.add_parser(name, help=purpose, description=purpose)
-        subparser.add_argument("--studies", type=Path, default=STUDIES, help="folder of the studies")
-        subparser.add_argument("--runs", type=Path, default=RUNS, help="folder of the run folders")
-        return subparser
+        return commands.add_parser(name, help=purpose, description=purpose)
 
     command("list", "studies to run and studies begun: how many runs, how far they are, which question")
     status = command("status", "counts, running trials with their health, failures with their cause")
@@ -70,9 +66,7 @@ def parser() -> Parser:
     table.add_argument("--metric", help="test_r2, val_mae, train_seconds, escape_step, ...")
     table.add_argument("--by", help="group by these of the varied keys only, between commas")
     table.add_argument("--style", choices=("text", "csv", "markdown"), default="text")
-    why = command(
-        "why", "a run's cause, curves, gradient norms by part, and an override to try; of a study, each failure"
-    )
+    why = command("why", "a run's cause, remedy, curves and gradient norms by part; of a study, each failure")
     why.add_argument("run_or_study", metavar="run", help="a run's folder, name or hash, or a study")
     diff = command("diff", "keys and scores in which two runs differ")
     diff.add_argument("left", help="a run's folder, name or hash")
@@ -106,10 +100,10 @@ def _status(study: StudyFolder, *, watch: bool) -> int:
         print()
 
 
-def _why(name: str, studies: Path, runs: Path) -> int:
-    if not any((place / "study.json").exists() for place in (Path(name), studies / name)):
-        return _print(diagnosis_lines(*find_run(name, studies, runs)))
-    study = find_study(name, studies)
+def _why(name: str) -> int:
+    if not any((place / "study.json").exists() for place in (Path(name), STUDIES / name)):
+        return _print(diagnosis_lines(*find_run(name)))
+    study = find_study(name)
     states = [(trial, study.state(trial)) for trial in study.trials()]
     failed = [trial for trial, state in states if state in FAILED_STATES]
     if not failed:

@@ -47,7 +47,6 @@ def main(arguments: list[str] | None = None) -> int:
     from specvit.config.precedence import replaced_lines
     from specvit.run.run import run
     from specvit.run_folder.identity import without_effect
-    from specvit.tracking.mlflow_sync import WAIT_SECONDS
 
     replaced: list[Replaced] = []
     config = build_config(compose(overrides, replaced=replaced))
@@ -57,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
         kind, has = config.model.kind, "have" if len(idle) > 1 else "has"
         print(f"note: {', '.join(idle)} {has} no effect on the result of this run (model.kind={kind})", flush=True)
     result = run(config)
-    if result.mlflow_sync and (words := result.mlflow_sync.closing_note(patience=WAIT_SECONDS)):
+    if result.mlflow_sync and (words := result.mlflow_sync.closing_note()):
         print(f"specvit: {words}", file=sys.stderr)
     return result.exit_code
 
@@ -86,7 +85,7 @@ def study_asked_for(flags: dict[str, str], overrides: list[str], words: tuple[st
     if not (name or {*GRID} & {*flags} or runs_elsewhere(overrides) or detaches):
         if asked:
             remedy = "name a study with sweeps=NAME, or add -m for a grid"
-            raise ConfigError("goes with a study", where=asked[0].partition("=")[0], remedy=remedy)
+            raise ConfigError("needs a study", where=asked[0].partition("=")[0], remedy=remedy)
         return None
     from specvit.study.request import study_request
 
@@ -137,7 +136,7 @@ def _show(flags: dict[str, str], overrides: list[str]) -> int:
         print(_section_text(compose(others), flags.get("--package")), end="")
         return 0
     if alone := [name for name in flags if name in ("--resolve", "--package")]:
-        raise ConfigError("goes with --cfg job", where=alone[0], remedy="add that, or leave it out")
+        raise ConfigError("needs --cfg job", where=alone[0], remedy="add that, or leave it out")
     return _hydra([flag, flags[flag], *overrides])
 
 

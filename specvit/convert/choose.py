@@ -209,7 +209,7 @@ def check_shapes(contents: Contents, wave: Array | None, flux: Array, *others: A
     for array in (wave, flux, *others):
         if array is not None and not array.numeric:
             raise DataError(
-                f"is not all numbers{_culprit(array)}", where=f"{contents.path}:{array.name}", remedy="mend it"
+                f"is not all numbers{_culprit(array)}", where=f"{contents.path}:{array.name}", remedy="correct it"
             )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from specvit.convert.options import ERROR_KINDS, SPLITS, Options
+from specvit.utils.text import read_count
 
 LABEL = re.compile(r"[A-Za-z_]\w*")
 
@@ -50,9 +51,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     normalise = "median of the pixels to 0.5 (default; not for files in the layout)"
     add("--normalise", action=argparse.BooleanOptionalAction, default=None, help=normalise)
     add("--split", type=_shares, metavar="A,B,C", help="shares of train, val and test, such as 0.8,0.1,0.1")
-    add("--shard", type=_rows, metavar="ROWS", help=f"most spectra a file (default: {Options.shard})")
+    add("--shard", type=read_count, metavar="ROWS", help=f"most spectra a file (default: {Options.shard})")
     add("--skip-bad", action="store_true", default=None, help="leave out spectra that cannot be used, and list them")
-    add("--workers", type=_rows, metavar="N", help="processes (default: one a CPU)")
+    add("--workers", type=read_count, metavar="N", help="processes (default: one a CPU)")
 
 
 def given_options(parsed: argparse.Namespace) -> dict[str, Any]:
@@ -156,12 +157,3 @@ def _shares(text: str) -> tuple[float, float, float]:
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not three numbers between commas") from None
     return train, val, test
-
-
-def _rows(text: str) -> int:
-    """Read 5000, 200k or 1m."""
-    found = re.fullmatch(r"(\d+)([kKmM]?)", text.strip())
-    rows = int(found[1]) * {"": 1, "k": 1000, "m": 1_000_000}[found[2].lower()] if found else 0
-    if rows < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return rows

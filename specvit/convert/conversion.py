@@ -162,7 +162,7 @@ def _write_shard(plan: Plan, work: Work, shard: str, pieces: list[Piece]) -> Non
     kept = rows[np.concatenate(good)]
     if not len(kept):
         what = f"would hold no spectrum, since all {len(rows)} are bad; the first: {left_out[0]['why']}"
-        raise DataError(what, where=str(work.out / shard), remedy="mend the sources")
+        raise DataError(what, where=str(work.out / shard), remedy="correct the sources")
     labels = plan.labels.iloc[kept].reset_index(drop=True)
     noise = Noise(plan, kept)
     if noise.columns:

@@ -109,7 +109,7 @@ def faults(
             what = f"label {name} is {values_N[row]:g}"
             if np.isfinite(values_N[row]):
                 what = f"{what} {LABELS[name].unit}".rstrip() + ", which no star has"
-            remedy = "mend it, or leave bad spectra out by --skip-bad"
+            remedy = "correct it, or leave bad spectra out by --skip-bad"
             found.setdefault(row, DataError(what, where=where(row), remedy=remedy))
     return found
 

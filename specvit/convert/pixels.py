@@ -118,7 +118,7 @@ def _target(options: Options, resolution: float | None, notes: list[str]) -> Tar
         what = "needs a resolution to smooth to, which --wave FILE does not say"
         raise ConfigError(what, where="--resolution", remedy="give --to-resolution R")
     if resolution < wanted * (1 - 1e-6):
-        what = f"is {resolution:g}, below the {wanted:g} to come to; nothing makes spectra sharper"
+        what = f"is {resolution:g}, below the {wanted:g} to smooth to; nothing makes spectra sharper"
         raise ConfigError(what, where="--resolution", remedy="take spectra of a higher one")
     return Target(wave_P, smoothing(wave_P, resolution, wanted))
 

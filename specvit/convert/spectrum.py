@@ -129,7 +129,7 @@ def on_pixels(
     """
     if len(wave_X) < 2:
         raise DataError("has one point", where=where, remedy="leave it out")
-    if len(wave_X) > 1 and wave_X[0] > wave_X[-1]:
+    if wave_X[0] > wave_X[-1]:
         wave_X, flux_X = wave_X[::-1], flux_X[::-1]
         error_X = None if error_X is None else error_X[::-1]
     if recipe.keep and not is_same(wave_X, recipe.target):
@@ -202,7 +202,7 @@ def _check_values(where: str, wave_X: Values, flux_X: Values, error_X: Values | 
             if kind == "ivar" and np.isinf(values_X[at]):
                 what = f"inverse variance is 0 at {wave_X[at]:.2f} Å, a bad pixel"
             what += f", and {more} more pixels are bad" if more else ""
-            raise DataError(what, where=where, remedy="mend it, or leave bad spectra out by --skip-bad")
+            raise DataError(what, where=where, remedy="correct it, or leave bad spectra out by --skip-bad")
 
 
 def _check_light(where: str, flux: NDArray[np.float32], recipe: Recipe) -> None:

@@ -37,7 +37,7 @@ class Work:
     def claimed(self) -> Iterator[bool]:
         """Hold the folder, and say whether something is left to do; raises where it holds anything else.
 
-        `FolderError` if another process is at it, `DataError` if it is not of this plan.
+        `FolderError` if another process uses it, `DataError` if it is not of this plan.
         """
         self._check_place()
         if self._finished():

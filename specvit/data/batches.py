@@ -235,7 +235,7 @@ class EvalData:
         if not bool((sigma_BP > 0).all()):
             row = int(index_B[int((sigma_BP <= 0).expand_as(flux_BP).any(1).nonzero()[0])])
             where, what = self.store.spectra.describe_row(row), "has an error of 0, and templates are weighed by errors"
-            raise DataError(what, where=where, remedy="mend or remove that row")
+            raise DataError(what, where=where, remedy="correct or remove that row")
         return Batch(torch.stack((flux_BP, sigma_BP.expand_as(flux_BP)), dim=1), targets)
 
 

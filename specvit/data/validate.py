@@ -72,7 +72,7 @@ def _refuse_first(
     row = int(rows[0])
     where = spectra.describe_row(int(index_B[row]))
     file = shlex.quote(where.rsplit(" row ", 1)[0])
-    remedy = f"mend or remove that row; `specvit data inspect {file}` lists all"
+    remedy = f"correct or remove that row; `specvit data inspect {file}` lists all"
     if not np.isfinite(values_BP[row]).all():
         raise DataError(f"{name} is not finite", where=where, remedy=remedy)
     if values_BP[row].min() < lowest:

@@ -148,7 +148,7 @@ class Spectra:
         if len(bad):
             row, column = bad[0]
             what = f"label {names[column]} is {values_NK[row, column]}"
-            raise DataError(what, where=self.describe_row(int(row)), remedy="mend or remove that row")
+            raise DataError(what, where=self.describe_row(int(row)), remedy="correct or remove that row")
         return values_NK
 
     def gather(self, index_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Whether a run is healthy, why it ended, and how two runs differ: curves, gradient norms, an override to try."""
+"""Whether a run is healthy, why it ended, and how two runs differ: remedy, curves, gradient norms."""
 
 import math
 import time

@@ -260,7 +260,7 @@ def _conclude(study: StudyFolder, code: int) -> int:
         why = (
             stop_reason(study, study.about())
             or next(refused_lines(study), "")
-            or "its workers ended before it was through"
+            or "its workers ended before all runs did"
         )
         print(f"not finished: {why}; run the same command again to resume")
     return code or (1 if failed or left else 0)

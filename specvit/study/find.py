@@ -13,28 +13,28 @@ RUNS, STUDIES = Path("outputs"), Path("multirun")
 Found = tuple[RunFolder, Trial | None]
 
 
-def find_run(name: str, studies: Path = STUDIES, runs: Path = RUNS) -> Found:
+def find_run(name: str) -> Found:
     """Return a run by its folder, its name, its hash or a part of either, and its trial if a study has it.
 
     Raises `FolderError` if there is none, or more than one.
     """
     if not name:
-        raise FolderError("names no run", where="''", remedy=f"name a folder in {runs} or a run's hash")
+        raise FolderError("names no run", where="''", remedy=f"name a folder in {RUNS} or a run's hash")
     path = Path(name)
     if any((path / file).exists() for file in ("run.json", "config.yaml")):
         return _run_in(path if path.name not in ("", "..") else path.resolve()), None
-    fits = fitting(name, known_runs(studies, runs))
+    fits = fitting(name, known_runs())
     if not fits:
-        raise FolderError("is not a known run", where=name, remedy=f"name a folder in {runs} or a run's hash")
+        raise FolderError("is not a known run", where=name, remedy=f"name a folder in {RUNS} or a run's hash")
     if len(fits) > 1:
         raise FolderError(f"fits {len(fits)} runs", where=name, remedy=_some([run.path.name for run, _ in fits]))
     return fits[0]
 
 
-def find_study(name: str, studies: Path = STUDIES) -> StudyFolder:
+def find_study(name: str) -> StudyFolder:
     """Return a study by its folder or its name; raises `FolderError`."""
     named = Path(name)
-    study = StudyFolder((named if (named / "study.json").exists() else studies / name).absolute())
+    study = StudyFolder((named if (named / "study.json").exists() else STUDIES / name).absolute())
     study.about()  # raises where there is none, or one of another format
     return study
 
@@ -89,10 +89,10 @@ def fitting(name: str, runs: Iterable[Found]) -> list[Found]:
     return []
 
 
-def known_runs(studies: Path = STUDIES, runs: Path = RUNS) -> list[Found]:
-    """Return each run in a folder of runs and in the studies once, with its trial if a study has it."""
-    found: dict[str, Found] = {str(run.path.resolve()): (run, None) for run in runs_in(runs)}
-    for trial in (trial for study in studies_in(studies) for trial in study.trials()):
+def known_runs() -> list[Found]:
+    """Return each run in `RUNS` and in the studies of `STUDIES` once, with its trial if a study has it."""
+    found: dict[str, Found] = {str(run.path.resolve()): (run, None) for run in runs_in(RUNS)}
+    for trial in (trial for study in studies_in(STUDIES) for trial in study.trials()):
         path = os.path.realpath(trial.folder)
         found[path] = found[path][0] if path in found else trial.run, trial
     return list(found.values())
@@ -111,8 +111,7 @@ def runs_in(folder: Path) -> list[RunFolder]:
 
 def _run_in(path: Path) -> RunFolder:
     """Return a run folder, with its id from its record or, where that is damaged, from its name."""
-    about = read_json(path / "run.json", {})
-    known = about.get("run_id") if isinstance(about, dict) else None
+    known = read_json(path / "run.json", {}).get("run_id")
     return RunFolder(path, known if isinstance(known, str) else path.resolve().name[-8:])
 
 

@@ -58,7 +58,7 @@ def points_of(definition: Definition, typed: Settings | None = None) -> list[Poi
                     replaced = {key: value for key, value in varied.items() if key in typed}
                     points.setdefault(repr((name, settings)), Point(settings, factors, name, replaced))
     if not points:
-        raise ConfigError("has no runs: all are forbidden", where=definition.name, remedy="mend its `forbid`")
+        raise ConfigError("has no runs: all are forbidden", where=definition.name, remedy="correct its `forbid`")
     return list(points.values())
 
 

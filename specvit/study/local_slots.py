@@ -107,7 +107,7 @@ class LocalSlots:
         elif passing and not self.received:
             seconds = min(2.0**deaths, LONGEST_PAUSE_SECONDS)
             self.pause[slot.number] = time.monotonic() + seconds
-            print(f"slot {slot.number}: {how}; its runs wait, and another try comes in {seconds:.0f} s", flush=True)
+            print(f"slot {slot.number}: {how}; its runs wait, and another worker starts in {seconds:.0f} s", flush=True)
         elif not self.received and not self.study.is_cancelled:
             print(f"the worker in slot {slot.number} ended {how}; its run resumes  {log}", flush=True)
 

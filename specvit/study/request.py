@@ -88,7 +88,7 @@ def _refuse_search_options(options: SweepOptions) -> None:
     """Raise `ConfigError` for what only a search takes."""
     for name in ("trials", "storage"):
         if getattr(options, name) is not None:
-            raise ConfigError("goes with a search, and this is a grid", where=f"sweep.{name}", remedy="drop it")
+            raise ConfigError("needs a search, and this is a grid", where=f"sweep.{name}", remedy="drop it")
 
 
 def parse_sweep(overrides: Sequence[str]) -> tuple[list[str], dict[str, list[Any]]]:
@@ -110,7 +110,7 @@ def parse_sweep(overrides: Sequence[str]) -> tuple[list[str], dict[str, list[Any
             fixed = [pair for pair in fixed if pair[0] != key]
             axes[key] = choices_of(override)
         else:
-            what = "is an interval, which a grid cannot walk through"
+            what = "is an interval, from which a grid can take no values"
             raise ConfigError(what, where=text, remedy="list values, or write a study with a search (docs/sweeps.md)")
     return [text for _, text in fixed], axes
 

@@ -36,8 +36,7 @@ class Outcome:
 def outcome_of(run: RunFolder) -> Outcome:
     """Return the current content of a run folder; empty where there is none."""
     summary = read_json(run.file("summary.json"), {})
-    rows = read_json_lines(run.file("metrics.jsonl"))
-    return Outcome(summary if isinstance(summary, dict) else {}, rows, read_json_lines(run.file("timing.jsonl")))
+    return Outcome(summary, read_json_lines(run.file("metrics.jsonl")), read_json_lines(run.file("timing.jsonl")))
 
 
 def value_of(outcome: Outcome, metric: str, table: Table | None = None) -> float | None:

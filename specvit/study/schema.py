@@ -118,7 +118,7 @@ def read_definition(path: Path) -> Definition:
         plain = parsed(text)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         what = f"is not valid YAML ({' '.join(str(error).split())[:160]})"
-        raise ConfigError(what, where=str(path), remedy="mend the line that it names") from error
+        raise ConfigError(what, where=str(path), remedy="correct the line that it names") from error
     definition = definition_of({} if plain is None else plain, path.stem, where=str(path))
     lines = [line.lstrip("# ").rstrip() for line in text.splitlines() if line.startswith("# Question:")]
     question = lines[0].removeprefix("Question:").strip() if lines else ""
@@ -137,7 +137,7 @@ def definition_of(plain: Any, name: str, *, where: str) -> Definition:
         raise ConfigError("needs either grids or a search", where=where, remedy="write one of the two")
     if search and definition.seeds:
         remedy = "drop them, or put train.seed into search.space"
-        raise ConfigError("go with grids", where=f"{prefix}seeds", remedy=remedy)
+        raise ConfigError("need grids", where=f"{prefix}seeds", remedy=remedy)
     if table.metric == ESCAPED and (table.of is None or table.above is None):
         what, remedy = f"needs `of` and `above` for {ESCAPED}", "write, say, of: val_r2, above: 0.1"
         raise ConfigError(what, where=f"{prefix}table", remedy=remedy)

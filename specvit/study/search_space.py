@@ -163,7 +163,7 @@ def read_search(plain: Any, where: str) -> Search:
         remedy = "write, say, metrics: {val_r2: maximize}"
         raise ConfigError("needs a space and metrics", where=where, remedy=remedy)
     if len(search.metrics) > 1 and search.pruner != "none":
-        what, remedy = "goes with one metric only", "drop it, or all metrics but one"
+        what, remedy = "needs a search by one metric", "drop it, or all metrics but one"
         raise ConfigError(what, where=f"{where}.pruner", remedy=remedy)
     _check_start(search, where)
     return search

@@ -210,9 +210,7 @@ class SlurmSlots:
         if job.state == "COMPLETED" and trial is None:
             self.given_up.add(slot)  # a search's worker that found no trial to run
         elif self.never_started >= GIVE_UP:
-            print(
-                f"{job}; {GIVE_UP} in a row never began to work, so none is submitted any more: see {logs}", flush=True
-            )
+            print(f"{job}; {GIVE_UP} in a row never started, so none is submitted any more: see {logs}", flush=True)
         elif self.deaths[slot] >= GIVE_UP:
             self.given_up.add(slot)
             print(f"{job}; {GIVE_UP} in a row ended no run, so this one is left alone: see {logs}", flush=True)
@@ -240,7 +238,9 @@ class SlurmSlots:
         for job in jobs:
             if job.waits and any(word in job.reason.lower() for word in BLOCKED) and job.reason not in self.reported:
                 self.reported.add(job.reason)
-                print(f"{job}; it stays in the queue until that is mended (`scontrol show job {job.id}`)", flush=True)
+                print(
+                    f"{job}; it stays in the queue until that is corrected (`scontrol show job {job.id}`)", flush=True
+                )
 
     def _note_silence(self, words: str) -> None:
         """Print a problem with SLURM once; raises `ConfigError` when it lasts."""

@@ -4,6 +4,7 @@ A spreadsheet evaluates a cell that begins like a formula, a terminal obeys esca
 pipe, and a record must not hold a password or token.
 """
 
+import argparse
 import csv
 import difflib
 import io
@@ -101,6 +102,15 @@ def short_count(count: int) -> str:
         if count >= size and count % size == 0:
             return f"{count // size}{letter}"
     return str(count)
+
+
+def read_count(text: str, least: int = 1) -> int:
+    """Return 5000 for 5000 or 5k, 1000000 for 1m; raises `ArgumentTypeError` for less than `least` and other text."""
+    found = re.fullmatch(r"([0-9]{1,15})([km]?)", text.strip().lower())
+    count = int(found[1]) * {"": 1, "k": 1000, "m": 1_000_000}[found[2]] if found else -1
+    if count < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}, such as 500, 5k or 1m")
+    return count
 
 
 def short_value(value: Any) -> str:
