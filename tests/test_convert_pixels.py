@@ -26,7 +26,7 @@ LOW, HIGH = Target(PIXELS).needed
 
 
 def recipe(target: Target, **given: Any) -> Recipe:
-    return Recipe(Choice("flux"), target, "A", True, False, True, **{"normalise": False, **given})
+    return Recipe(Choice("flux"), target, "A", False, **{"normalise": False, **given})
 
 
 # wavelengths

@@ -1,9 +1,8 @@
 """What each factor of a study changes: counts of how runs ended, and scores over seeds; see `comparisons`, too."""
 
-import itertools
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from specvit.analysis.fit_verdict import fit_verdict, trees_of
 from specvit.analysis.records import Runs, mean_or_none, rows_of, scored
 from specvit.study.results import lower_is_better, rank
 from specvit.study.schema import ESCAPED
-from specvit.study.table import setting_text
+from specvit.study.table import factor_names, setting_text
 from specvit.study.trial_queue import GROUPS
 from specvit.utils.text import short_value
 
@@ -41,11 +40,6 @@ def tallies(runs: Runs) -> list[Tally]:
         ended = sum(counts[:3])  # by themselves: finished, learnt nothing or failed
         rows.append((factor, value, len(own), *counts, how, minutes, counts[0] / ended if ended else None))
     return rows_of(pd.DataFrame(rows, columns=list(TALLY), dtype=object))
-
-
-def factor_names(factors_of_all: Iterable[dict[str, Any]]) -> list[str]:
-    """Return all factors in the order of first appearance."""
-    return list(dict.fromkeys(itertools.chain.from_iterable(factors_of_all)))
 
 
 def _shown(runs: Runs, factor: str) -> list[str]:

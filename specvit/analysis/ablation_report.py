@@ -5,13 +5,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from specvit.analysis.ablation import Combination, Tally, best_first, combinations, factor_names, stuck, tallies
+from specvit.analysis.ablation import Combination, Tally, best_first, combinations, stuck, tallies
 from specvit.analysis.comparisons import LEVEL, Difference, differences, first_equals, sentence
 from specvit.analysis.fit_verdict import MILD, SHARE_OF_BOUND, STRONG
 from specvit.analysis.records import Runs
 from specvit.analysis.report import Row, bullets, table, with_spread, write_report
 from specvit.study.results import is_r2
 from specvit.study.schema import ESCAPED
+from specvit.study.table import factor_names
 from specvit.study.trial_queue import GROUPS
 from specvit.utils.text import short_value
 

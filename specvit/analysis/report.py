@@ -1,4 +1,4 @@
-"""The one writer of results: CSV, JSON, markdown, one HTML page, and the user's own page filled in."""
+"""How results are written: CSV, JSON, markdown, one HTML page, and the user's own page filled in."""
 
 import base64
 import math
@@ -9,7 +9,7 @@ from typing import Any
 
 from specvit import __version__
 from specvit.utils.errors import DataError
-from specvit.utils.files import write_json, write_text
+from specvit.utils.files import finite, write_json, write_text
 from specvit.utils.provenance import commit
 from specvit.utils.text import csv_text, markdown_table
 
@@ -71,15 +71,6 @@ def with_spread(value: float | None, spread: float | None, *, whole: bool = Fals
         return ""
     digits = ",.0f" if whole else ".3f"
     return f"{value:{digits}}" + (f" ± {spread:{digits}}" if spread is not None else "")
-
-
-def finite(value: Any) -> Any:
-    """Return a nested value with NaN and infinities as None, which JSON can hold."""
-    if isinstance(value, dict):
-        return {name: finite(inner) for name, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def as_page(title: str, text: str, figures: Path) -> str:

@@ -16,14 +16,14 @@ import numpy as np
 from specvit.analysis.bounds.report import SNR
 from specvit.analysis.grouping import Series, TestSet
 from specvit.analysis.records import Run
-from specvit.analysis.report import Row, bullets, finite, table, with_spread, write_report
+from specvit.analysis.report import Row, bullets, table, with_spread, write_report
 from specvit.analysis.scaling_law import Crossover, Law, crossover, fit_law, mean_over_seeds
 from specvit.metrics.intervals import SEED, percentile_interval, resampled
 from specvit.metrics.metrics import REGRESSION
 from specvit.metrics.scores import regression_scores
 from specvit.metrics.statistics import RegressionRows
 from specvit.study.results import NOT_LEARNT
-from specvit.utils.files import write_json
+from specvit.utils.files import finite, write_json
 from specvit.utils.quantities import unit_of
 from specvit.utils.seeding import numpy_rng
 from specvit.utils.text import short_count

@@ -16,9 +16,8 @@ from specvit.metrics.format import bin_lines, rest_line, row_line
 from specvit.run_folder.folder import RunFolder
 from specvit.study.find import find_run
 from specvit.tracking.console import Console
-from specvit.tracking.metric_files import finite_or_none
 from specvit.utils.errors import ConfigError, FolderError
-from specvit.utils.files import read_yaml, write_text
+from specvit.utils.files import finite, read_yaml, write_text
 from specvit.utils.text import csv_text
 
 if TYPE_CHECKING:
@@ -133,7 +132,7 @@ def _short(level: float) -> str:
 def _write_table(rows: "list[Row]", path: Path, console: Console) -> None:
     """Write one line a level and label."""
     path.parent.mkdir(exist_ok=True)
-    write_text(path, csv_text([finite_or_none(row) for row in rows]))
+    write_text(path, csv_text(finite(rows)))
     console.say(f"all levels: {path}")
 
 

@@ -10,14 +10,14 @@ from pathlib import Path
 
 from specvit.cluster import queue
 from specvit.commands.entry import Parser, user_facing
-from specvit.run_folder.folder import ALIVE, hostname
+from specvit.run_folder.folder import ALIVE, hostname, now
 from specvit.run_folder.verdict import EXPLODED_CAUSE
 from specvit.study.diagnose import diagnosis_lines, diff_lines
 from specvit.study.find import STUDIES, choose_trials, find_run, find_study
 from specvit.study.job_log import jobs_in_queue, jobs_of_trials, read_job_log, waiting_jobs
 from specvit.study.listing import study_list
 from specvit.study.status import refused_lines, status_lines
-from specvit.study.store import CANCELLED, WAITING, StudyFolder, Trial, command_of, now
+from specvit.study.store import CANCELLED, WAITING, StudyFolder, Trial, command_of
 from specvit.study.table import render, table_rows
 from specvit.study.trial_queue import FAILED_STATES, group_counts
 from specvit.utils.files import is_locked

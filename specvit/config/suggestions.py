@@ -18,7 +18,6 @@ OLDER_KEYS = {
     "data.test_size": "data.test_samples",
     "data.path": "data.root",
     "train_size": "data.num_samples",
-    "num_samples": "data.num_samples",
     "position_encoding": "model.pos_encoding_type",
     "model.position_encoding": "model.pos_encoding_type",
     "model.name": "model.kind",
@@ -32,20 +31,13 @@ OLDER_KEYS = {
     "learning_rate": "opt.lr",
     "opt.learning_rate": "opt.lr",
     "optimizer": "opt",
-    "optimizer.type": "opt.type",
-    "optimizer.lr": "opt.lr",
     "opt.name": "opt.type",
-    "lr": "opt.lr",
     "lr_scheduler": "opt.lr_sch",
     "opt.lr_scheduler": "opt.lr_sch",
     "noise.sigma": "noise.noise_level",
     "noise.level": "noise.noise_level",
     "noise.type": "noise.noise_type",
-    "noise_level": "noise.noise_level",
     "project": "tracking.experiment",
-    "seed": "train.seed",
-    "epochs": "train.epochs",
-    "batch_size": "train.batch_size",
 }
 COMMON_NAMES = ("experiment", "kind", "mode", "name", "type")
 """Keys of several sections, whose equal name in another section means nothing."""

@@ -50,9 +50,9 @@ def make_piece(recipe: Recipe, piece: Piece) -> None:
         try:
             made.add_file(path, here)
         except DataError as problem:  # of the whole file, or of a damaged part of it
-            for place in here if recipe.skip_bad and len(here) > 1 else ():
+            for place in here if recipe.options.skip_bad and len(here) > 1 else ():
                 made.add_row(path, place)
-            if not recipe.skip_bad or len(here) == 1:
+            if not recipe.options.skip_bad or len(here) == 1:
                 made.leave_out(here, problem)
     digests = {str(path): digest_of(path) for path in places} if recipe.digest else {}
     facts = {"why": np.array(json.dumps(made.why)), "digests": np.array(json.dumps(digests)), "good": made.good_B}
@@ -107,7 +107,7 @@ class _PieceArrays:
 
     def leave_out(self, here: list[int], problem: DataError) -> None:
         """Record why spectra are left out; raises `problem` without --skip-bad."""
-        if not self.recipe.skip_bad:
+        if not self.recipe.options.skip_bad:
             raise problem
         self.good_B[here] = False
         self.why |= {str(place): str(problem) for place in here}

@@ -54,16 +54,11 @@ def make_recipe(
         choice=choice,
         target=target or Target(np.empty(0)),
         unit=unit,
-        unit_is_given=options.unit is not None,
         air=medium == "air",
-        medium_is_given=options.medium is not None,
         log10=log10,
         keep=keep,
         normalise=not layout if options.normalise is None else options.normalise,
         with_error=_uses_errors(contents, choice, options, notes),
-        snr=options.snr,
-        magnitudes=options.magnitudes is not None,
-        skip_bad=options.skip_bad,
         digest=choice.spectra is None,
     )
     if choice.wave is None:

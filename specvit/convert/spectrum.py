@@ -16,6 +16,7 @@ from scipy import sparse
 from specvit.convert.choose import Choice, check_shapes
 from specvit.convert.contents import Array, Contents
 from specvit.convert.error_kinds import BAD_ERROR, WORDS, kind_of_errors, to_sigma
+from specvit.convert.options import Options
 from specvit.convert.resample import TOLERANCE, Target, edges, is_same, refined, weights
 from specvit.convert.wavelengths import read_unit, to_vacuum_angstrom
 from specvit.utils.errors import DataError
@@ -40,23 +41,22 @@ class Recipe:
     choice: Choice
     target: Target
     unit: str
-    unit_is_given: bool
-    """Else what a file's own header says goes first."""
+    """Of wavelengths; without --unit a file's own header goes first."""
     air: bool
-    medium_is_given: bool
+    """Wavelengths are of air; without --air and --vacuum a file's own header goes first."""
     log10: bool = False
     wave_X: Values | None = None
     """Wavelengths of all spectra, vacuum Angstrom, where they come from a file of their own."""
     keep: bool = False
     normalise: bool = True
     with_error: bool = True
-    snr: float | None = None
-    """Errors are made: the median flux over this."""
-    magnitudes: bool = False
-    """Errors are made: those of the instrument."""
-    skip_bad: bool = False
     digest: bool = False
     """Whether files are digested as they are read."""
+
+    @property
+    def options(self) -> Options:
+        """The options of the conversion."""
+        return self.choice.options
 
 
 def read_rows(contents: Contents, recipe: Recipe, rows: list[int]) -> tuple[Values, Values, Values | None]:
@@ -93,8 +93,8 @@ def read_rows(contents: Contents, recipe: Recipe, rows: list[int]) -> tuple[Valu
             what = f"has {flux.shape[-1]} values but there are {len(vacuum_BX)} wavelengths"
             raise DataError(what, where=str(contents.path), remedy="check --source-wave")
     else:
-        unit = recipe.unit if recipe.unit_is_given else (read_unit(wave.unit) or recipe.unit)
-        air = recipe.air if recipe.medium_is_given or not wave.medium else wave.medium == "air"
+        unit = recipe.options.unit or read_unit(wave.unit) or recipe.unit
+        air = recipe.air if recipe.options.medium or not wave.medium else wave.medium == "air"
         shared = wave.shape != flux.shape
         raw = np.asarray(wave.take(None), dtype=np.float64) if shared else taken(wave)
         vacuum_BX = to_vacuum_angstrom(raw, unit, log10=recipe.log10, air=air)
@@ -207,10 +207,11 @@ def _check_values(where: str, wave_X: Values, flux_X: Values, error_X: Values | 
 
 def _check_light(where: str, flux: NDArray[np.float32], recipe: Recipe) -> None:
     """Raise `DataError` for a flux (P,) of which the errors that were asked for cannot be made."""
-    if recipe.snr is not None and not np.median(flux) / np.float32(recipe.snr) > 0:
+    snr = recipe.options.snr
+    if snr is not None and not np.median(flux) / np.float32(snr) > 0:
         what = f"has a median flux of {np.median(flux):g}, of which --snr makes no error"
         raise DataError(what, where=where, remedy="leave it out, or use --magnitudes LOW HIGH")
-    if recipe.magnitudes and not flux.astype(np.float64) @ recipe.target.wave_P**2 > 0:
+    if recipe.options.magnitudes is not None and not flux.astype(np.float64) @ recipe.target.wave_P**2 > 0:
         raise DataError("has no light in all, and so no magnitude", where=where, remedy="leave it out")
 
 

@@ -13,9 +13,8 @@ from specvit.data.views import SpectraView
 from specvit.metrics.scores import Row, class_rows, confusion_matrix, flat_scores, label_rows, rows_by
 from specvit.run.predictor import Predictor, build_task
 from specvit.tracking.figures import attempt, draw_bins, draw_confusion, draw_predictions, draw_residuals
-from specvit.tracking.metric_files import finite_or_none
 from specvit.training.loop import predict
-from specvit.utils.files import write_atomic, write_json
+from specvit.utils.files import finite, write_atomic, write_json
 from specvit.utils.quantities import MAG_BIN_EDGES, SNR_BIN_EDGES, unit_of
 from specvit.utils.text import safe_cell
 
@@ -93,9 +92,9 @@ def write_scored(scored: Scored, folder: Path, *, split: str, summary: dict[str,
     """Write `predictions.csv` and `summary.json` into `folder`; what JSON cannot hold (NaN, open bins) is null."""
     write_atomic(folder / "predictions.csv", lambda stream: scored.predictions.to_csv(stream, index=False))
     facts = {**summary, "label": scored.label, "unit": unit_of(scored.label)}
-    facts |= finite_or_none({f"{split}_{name}": value for name, value in scored.scores.items()})
+    facts |= finite({f"{split}_{name}": value for name, value in scored.scores.items()})
     for name, rows in (("by_snr", scored.by_snr), ("by_mag", scored.by_mag)):
-        facts[f"{split}_{name}"] = [finite_or_none(row) for row in rows]
+        facts[f"{split}_{name}"] = finite(rows)
     if scored.classes and len(scored.classes.names) <= CONFUSION_CLASSES:
         facts |= {"classes": list(scored.classes.names), f"{split}_confusion": scored.classes.confusion_CC.tolist()}
     write_json(folder / "summary.json", facts)

@@ -34,7 +34,7 @@ from specvit.run_folder.folder import (
 from specvit.run_folder.identity import note_of_other_data
 from specvit.run_folder.verdict import EXPLODED_CAUSE, Verdict, verdict
 from specvit.tracking.console import Console
-from specvit.tracking.mlflow_sync import MlflowSync
+from specvit.tracking.mlflow_sync import SyncProcess
 from specvit.training.protocols import NoPruner, Pruner
 from specvit.training.signals import SignalStop
 from specvit.utils.errors import Diverged
@@ -58,7 +58,7 @@ class Result:
     exit_code: int
     signal: int | None = None
     """The signal received during the run, if any; a grid stops then."""
-    mlflow_sync: MlflowSync | None = None
+    mlflow_sync: SyncProcess | None = None
     """Synchronises the run to MLflow, and may not have finished."""
     fault: OSError | None = None
     """The temporary fault of a disk or file server that ended it."""
@@ -161,12 +161,12 @@ def _run_to_end(run: RunContext) -> Result:
     return Result(end.state, folder.path, summary, end.code, stop.received, mlflow_sync, end.fault)
 
 
-def _start_mlflow_sync(config: Config, folder: RunFolder, console: Console) -> MlflowSync | None:
+def _start_mlflow_sync(config: Config, folder: RunFolder, console: Console) -> SyncProcess | None:
     if not config.tracking.live:
         return None
     uri = resolve_uri(config.tracking.uri, folder.path)
     console.say(f"MLflow: {uri}, experiment {config.tracking.experiment}")
-    return MlflowSync(folder, uri)
+    return SyncProcess(folder, uri)
 
 
 def _train_and_test(run: RunContext) -> Verdict:

@@ -25,6 +25,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,7 @@ class RunFolder:
         before = self.status()
         of_state = ("cause", "remedy", "traceback", "passing")
         carried = {k: v for k, v in before.items() if k not in of_state or before.get("state") == state}
-        write_json(self.file("status.json"), {**carried, "state": state, "updated": _now(), **facts})
+        write_json(self.file("status.json"), {**carried, "state": state, "updated": now(), **facts})
 
     def note_progress(self, **facts: Any) -> None:
         """Write facts about a running run; errors are ignored, since these facts are for display only."""
@@ -120,7 +121,7 @@ class RunFolder:
 
     def record_attempt(self, **facts: Any) -> None:
         """Append one line to `attempts.jsonl`."""
-        append_line(self.file("attempts.jsonl"), {"time": _now(), "pid": os.getpid(), "host": hostname(), **facts})
+        append_line(self.file("attempts.jsonl"), {"time": now(), "pid": os.getpid(), "host": hostname(), **facts})
 
     def create(self, identity: dict[str, Any], config_yaml: str) -> None:
         """Write identity and configuration, which never change; raises `FolderError` for another run's folder."""
@@ -301,5 +302,14 @@ def _step_of(line: str) -> float:
         return float("inf")
 
 
-def _now() -> str:
+def now() -> str:
+    """Return the local time in ISO 8601, as written into records."""
     return time.strftime("%Y-%m-%dT%H:%M:%S%z")
+
+
+def moment(text: Any) -> float:
+    """Return a recorded time in seconds since 1970; 0 for anything else."""
+    try:
+        return datetime.fromisoformat(str(text)).timestamp()
+    except ValueError:
+        return 0.0

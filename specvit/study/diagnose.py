@@ -3,13 +3,12 @@
 import math
 import time
 from collections.abc import Iterator
-from datetime import datetime
 from typing import Any
 
 from specvit.cluster import queue
 from specvit.cluster.queue import ended_jobs
 from specvit.config.build import flatten
-from specvit.run_folder.folder import ALIVE, DONE, RunFolder, shown_state
+from specvit.run_folder.folder import ALIVE, DONE, RunFolder, moment, shown_state
 from specvit.run_folder.verdict import LEARNT, verdict
 from specvit.study.find import Found
 from specvit.study.results import Outcome, outcome_of
@@ -58,15 +57,8 @@ def _pace(run: RunFolder, outcome: Outcome, now: float) -> str:
     usual = sorted(times)[len(times) // 2]
     if times[-1] > SLOWER * usual:
         return f"the last epoch took {times[-1]:.1f} s, the usual one {usual:.1f} s"
-    since = now - _moment(run.status().get("updated"), now)
+    since = now - (moment(run.status().get("updated")) or now)
     return f"no epoch for {since:.0f} s, the usual one takes {usual:.1f} s" if since > LATE * usual + 10 else ""
-
-
-def _moment(text: Any, default: float) -> float:
-    try:
-        return datetime.strptime(str(text), "%Y-%m-%dT%H:%M:%S%z").timestamp()
-    except ValueError:
-        return default
 
 
 def diagnosis_lines(run: RunFolder, trial: Trial | None = None) -> Iterator[str]:

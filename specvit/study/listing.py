@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from specvit.config.build import flatten
-from specvit.run_folder.folder import RunFolder
+from specvit.run_folder.folder import RunFolder, moment
 from specvit.study.find import studies_in
 from specvit.study.options import study_files
 from specvit.study.results import Outcome, outcome_of, value_of
@@ -30,12 +30,12 @@ def run_list(runs: list[RunFolder]) -> list[str]:
     rows: list[tuple[float, list[str]]] = []
     for run, differing in zip(runs, _differing(settings), strict=True):
         status, outcome = run.status(), outcome_of(run)
-        moment = _moment(status.get("updated"))
-        when = f"{datetime.fromtimestamp(moment):%Y-%m-%d %H:%M}" if moment else "-"
+        updated = moment(status.get("updated"))
+        when = f"{datetime.fromtimestamp(updated):%Y-%m-%d %H:%M}" if updated else "-"
         scores = [_score(outcome, "val"), _score(outcome, "test")]
         name = run.path.name.removesuffix(f"-{run.run_id}")
         state = run.shown_state() or "-"
-        rows.append((moment, [run.run_id, state, *scores, when, name, " ".join(differing)]))
+        rows.append((updated, [run.run_id, state, *scores, when, name, " ".join(differing)]))
     head = ["hash", "state", "val R²", "test R²", "updated", "run", "differs in"]
     return list(text_table([head, *(row for _, row in sorted(rows, key=lambda row: row[0]))])) if rows else []
 
@@ -107,10 +107,3 @@ def _settings(identity: dict[str, Any]) -> dict[str, Any]:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
-
-
-def _moment(text: Any) -> float:
-    try:
-        return datetime.strptime(str(text), "%Y-%m-%dT%H:%M:%S%z").timestamp()
-    except ValueError:
-        return 0.0

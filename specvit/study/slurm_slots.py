@@ -16,13 +16,13 @@ from specvit.cluster import queue
 from specvit.cluster.queue import ClusterJob, ended_jobs, jobs_named
 from specvit.cluster.slurm_settings import SlurmConfig
 from specvit.cluster.submit import Call, submit
-from specvit.run_folder.folder import ALIVE
+from specvit.run_folder.folder import ALIVE, now
 from specvit.study.job_log import JOBS, JobLog, job_name, read_job_log
 from specvit.study.local_slots import SIGNALS
 from specvit.study.plan import code_folder, relative
 from specvit.study.request import StudyRequest
 from specvit.study.status import StudyMonitor
-from specvit.study.store import WAITING, StudyFolder, Trial, now
+from specvit.study.store import WAITING, StudyFolder, Trial
 from specvit.study.trial_queue import has_open_trials, stop_reason
 from specvit.training.signals import signal_handlers
 from specvit.utils.errors import ConfigError, FolderError, Interrupted

@@ -27,7 +27,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from specvit.run_folder.folder import ALIVE, DONE, FAILED, RunFolder, hostname
+from specvit.run_folder.folder import ALIVE, DONE, FAILED, RunFolder, hostname, now
 from specvit.utils.errors import FolderError
 from specvit.utils.files import append_line, is_locked, locked, read_json, read_json_lines, write_json
 from specvit.utils.processes import start_ticks
@@ -325,8 +325,3 @@ def stops_without_progress(run: RunFolder) -> int:
             count += step is None
             step = None
     return count
-
-
-def now() -> str:
-    """Return the local time in ISO 8601, as written into records."""
-    return time.strftime("%Y-%m-%dT%H:%M:%S%z")

@@ -3,7 +3,9 @@
 Read from run folders alone, without torch, mlflow or optuna.
 """
 
+import itertools
 import statistics
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,7 +48,7 @@ def table_rows(study: StudyFolder, metric: str | None = None, by: list[str] | No
     if metric == ESCAPED and table.of is None:
         raise ConfigError("needs a threshold", where=metric, remedy="write `of` and `above` into the study's table")
     trials = study.trials()
-    factors = factor_names(trials)
+    factors = factor_names(map(factors_of, trials))
     _check_factors(by or [], factors)
     rows: dict[str, Row] = {}
     finished, names = 0, set()
@@ -86,9 +88,9 @@ def setting_text(factors: dict[str, Any]) -> str:
     return ", ".join(f"{key}={short_value(value)}" for key, value in factors.items())
 
 
-def factor_names(trials: list[Trial]) -> list[str]:
-    """Return all factors of a study, in order of appearance."""
-    return list(dict.fromkeys(key for trial in trials for key in factors_of(trial)))
+def factor_names(factors_of_all: Iterable[dict[str, Any]]) -> list[str]:
+    """Return all factors in the order of first appearance."""
+    return list(dict.fromkeys(itertools.chain.from_iterable(factors_of_all)))
 
 
 def render(metric: str, rows: list[Row], style: str) -> str:

@@ -1,7 +1,6 @@
 """Metrics in the run folder: `metrics.jsonl` is the source of every table and of MLflow."""
 
 import json
-import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 
 from specvit.run_folder.folder import RunFolder
 from specvit.training.protocols import Tracker
-from specvit.utils.files import append_line
+from specvit.utils.files import append_line, finite
 
 
 class FileTracker:
@@ -22,12 +21,12 @@ class FileTracker:
     def metrics(self, row: dict[str, Any]) -> None:
         """Append one epoch's scores."""
         # Durable, so that no later checkpoint is on disk without this row.
-        append_line(self.folder / "metrics.jsonl", finite_or_none(row), durable=True)
+        append_line(self.folder / "metrics.jsonl", finite(row), durable=True)
 
     def timing(self, row: dict[str, Any]) -> None:
         """Append one epoch's wall-clock figures and the time of day, in seconds since 1970."""
         timed = {**row, "time": round(time.time(), 3)}
-        append_line(self.folder / "timing.jsonl", finite_or_none(timed), durable=True)
+        append_line(self.folder / "timing.jsonl", finite(timed), durable=True)
 
     def progress(self, step: int, loss: Callable[[], float]) -> None:
         """Write nothing between epochs."""
@@ -47,7 +46,7 @@ class StatusTracker:
         left = elapsed * (self.total_steps - step) / max(1, step - self.start_step)
         forecast = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(time.time() + left))
         facts = {"step": step, "epoch": row["epoch"], "val_loss": row["val_loss"], "forecast": forecast}
-        self.folder.note_progress(**finite_or_none(facts))
+        self.folder.note_progress(**finite(facts))
 
     def timing(self, row: dict[str, Any]) -> None:
         """Write nothing."""
@@ -83,8 +82,3 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """Return the rows of a run's `metrics.jsonl`."""
     path = folder / "metrics.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def finite_or_none(row: dict[str, Any]) -> dict[str, Any]:
-    """Return `row` with NaN and infinities as None, which JSON can hold."""
-    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}

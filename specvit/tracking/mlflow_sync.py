@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from specvit.run_folder.folder import ALIVE, RunFolder
+from specvit.run_folder.folder import ALIVE, RunFolder, now
 from specvit.tracking.mlflow import Server, explained
 from specvit.tracking.run_record import fingerprint_of
 from specvit.utils.errors import TrackingError, TrackingRefused
@@ -98,7 +98,7 @@ class SyncLoop(ABC):
     def report(self, name: str, problem: Exception) -> None:
         """Print why the record `name` was not sent."""
         with contextlib.suppress(OSError):  # the log may be on a full disk
-            print(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {name}: {problem}", flush=True)
+            print(f"{now()} {name}: {problem}", flush=True)
 
     def open(self, uri: str) -> Server:
         """Return the server of `uri`, opened once."""
@@ -195,7 +195,7 @@ def remove_if_empty(log: Path) -> None:
             log.unlink()
 
 
-class MlflowSync:
+class SyncProcess:
     """The sync process of one run, seen from the run's own process."""
 
     def __init__(self, folder: RunFolder, uri: str) -> None:

@@ -6,13 +6,12 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from specvit.config.build import flatten
 from specvit.config.tracking_uri import KEY_CHARACTERS
-from specvit.run_folder.folder import ALIVE, RunFolder
+from specvit.run_folder.folder import ALIVE, RunFolder, moment
 from specvit.utils.files import read_json, read_json_lines, read_yaml
 
 WATCHED = ("metrics.jsonl", "timing.jsonl", "status.json", "summary.json", "config.yaml")
@@ -220,9 +219,4 @@ def _latest(attempts: list[dict[str, Any]], name: str) -> Any:
 
 def milliseconds(*moments: str | None) -> int:
     """Return the first recorded moment in milliseconds since 1970; 0 if there is none."""
-    for candidate in moments:
-        try:
-            return int(1000 * datetime.fromisoformat(str(candidate)).timestamp())
-        except ValueError:
-            continue
-    return 0
+    return next((int(1000 * seconds) for seconds in map(moment, moments) if seconds), 0)

@@ -1,1 +1,1 @@
-"""Used by every package: errors, files, processes, text, seeds, units. Imports nothing else of specvit."""
+"""Used by every package: errors, files, processes, text, seeds, quantities. Imports nothing else of specvit."""

@@ -5,6 +5,7 @@ import errno
 import fcntl
 import itertools
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -54,6 +55,15 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically."""
     write_text(path, json.dumps(value, indent=2, sort_keys=False, default=str) + "\n")
+
+
+def finite(value: Any) -> Any:
+    """Return a nested value with NaN and infinities as None, which JSON can hold."""
+    if isinstance(value, dict):
+        return {name: finite(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_json(path: Path, default: Any = None) -> Any:
