@@ -282,7 +282,7 @@ OPTION_FAULTS: dict[str, Fault] = {
         ["--names: is for files of one spectrum each, but", "holds 5; leave it out"],
     ),
     "names and a table of labels": (spoilt(), [*PATTERN, *CSV], ["--names and --labels: both say what the labels are"]),
-    "resolution too low": (table(), ["--resolution", "2000"], ["--resolution: is 2000, below the 5000 to come to"]),
+    "resolution too low": (table(), ["--resolution", "2000"], ["--resolution: is 2000, below the 5000 to smooth to"]),
     "shares": (table(), ["--split", "0.8,0.1,0.2"], ["--split: are not three shares that add up to 1"]),
     "two shares": (table(), ["--split", "0.8,0.2"], ["'0.8,0.2' is not three numbers between commas"]),
     "an empty share": (table(), ["--split", "0.9,0.05,0.05"], ["--split: of 5 spectra leaves a set without any"]),
