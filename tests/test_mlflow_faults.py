@@ -13,6 +13,7 @@ from mlflow_records import only_run, points_of, runs_of, tracked
 from specvit.commands.track import main, runs_in
 from specvit.run_folder.folder import RunFolder
 from specvit.tracking.mlflow import Server
+from specvit.tracking.mlflow_sync import RunSync
 from specvit.utils.errors import TrackingError
 from specvit.utils.files import locked, read_json, read_json_lines, write_json
 from specvit.utils.processes import python_command, python_environment
@@ -37,6 +38,35 @@ def test_what_mlflow_will_never_take_is_tried_once(folder: RunFolder, server: Se
     assert done.returncode == 1
     (line,) = done.stdout.splitlines()
     assert "Invalid experiment name" in line
+
+
+def test_what_was_refused_is_tried_again_once_it_has_changed(
+    folder: RunFolder, server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loop = RunSync(folder, server.uri)
+    tracked(folder, experiment="", tags={})
+    assert [loop.round(), loop.round()] == [{"refused": 1}, {"left alone": 1}]
+    tracked(folder, experiment="", tags={"more": "1"})
+    assert loop.round() == {"left alone": 1}  # tried again, and refused for the same reason
+    assert len(capsys.readouterr().out.splitlines()) == 1
+    tracked(folder, experiment="fine", tags={})
+    assert loop.round() == {"sent": 1} and not loop.refused
+
+
+def test_a_database_that_is_out_of_date_takes_all_records_once_it_is_upgraded(
+    folder: RunFolder, server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert server.file
+    shutil.copy(server.file, tmp_path / "older.db")  # mlflow checks a database once in a process
+    loop = RunSync(folder, f"sqlite:///{tmp_path}/older.db")
+    with contextlib.closing(sqlite3.connect(tmp_path / "older.db", isolation_level=None)) as database:
+        (head,) = database.execute("SELECT version_num FROM alembic_version").fetchone()
+        database.execute("UPDATE alembic_version SET version_num = '451aebb31d03'")
+        assert [loop.round(), loop.round()] == [{"refused": 1}, {"left alone": 1}]
+        (line,) = capsys.readouterr().out.splitlines()
+        assert f"bring it up to date with `mlflow db upgrade {loop.uri}`" in line
+        database.execute("UPDATE alembic_version SET version_num = ?", (head,))
+    assert loop.round() == {"sent": 1} and not loop.refused
 
 
 @pytest.mark.parametrize("calls", [1, 2, 3])

@@ -48,7 +48,10 @@ class Change:
 
 
 class SyncLoop(ABC):
-    """Sends changes until nothing more is to come. What MLflow refuses for good is sent no second time."""
+    """Sends changes until nothing more is to come. What MLflow refuses for good waits until it changes.
+
+    A server that refuses to be opened, since its database is out of date, is tried again for all records.
+    """
 
     poll_seconds: ClassVar[float]
 
@@ -56,7 +59,8 @@ class SyncLoop(ABC):
         """Open no server yet: that imports mlflow."""
         self.servers: dict[str, Server] = {}
         self.sent: dict[str, str] = {}
-        self.refused: set[str] = set()
+        self.refused: dict[str, tuple[str, str]] = {}
+        """Records, by name, and servers, by URI, that were refused: the fingerprint then, and why."""
 
     @abstractmethod
     def exists(self) -> bool:
@@ -84,7 +88,8 @@ class SyncLoop(ABC):
                 break
             if failures and resting_since and time.monotonic() - resting_since > patience:
                 return 1
-            time.sleep(RETRY_SECONDS[min(failures, len(RETRY_SECONDS)) - 1] if failures else self.poll_seconds)
+            pause = RETRY_SECONDS[-1] if self.refused and not self.servers else self.poll_seconds
+            time.sleep(RETRY_SECONDS[min(failures, len(RETRY_SECONDS)) - 1] if failures else pause)
         return 1 if self.refused else 0
 
     def round(self) -> Counter[str]:
@@ -92,7 +97,7 @@ class SyncLoop(ABC):
 
         A server that does not open is not tried again in the same round.
         """
-        closed: set[str] = set()
+        closed: dict[str, str] = {}
         return Counter(self._send(change, closed) for change in self.changes())
 
     def report(self, name: str, problem: Exception) -> None:
@@ -106,8 +111,8 @@ class SyncLoop(ABC):
             self.servers[uri] = Server(uri)
         return self.servers[uri]
 
-    def _send(self, change: Change, closed: set[str]) -> str:
-        if change.name in self.refused:
+    def _send(self, change: Change, closed: dict[str, str]) -> str:
+        if change.fingerprint == self.refused.get(change.name, ("", ""))[0]:
             return "left alone"
         if self.sent.get(change.name) == change.fingerprint:
             return "up to date"
@@ -116,20 +121,33 @@ class SyncLoop(ABC):
             with explained(change.name):
                 uri = change.uri()
             if uri in closed:
-                return "failed"
-            closed.add(uri)  # until it has opened
+                return closed[uri]
+            closed[uri] = "failed"  # until it has opened
             server = self.open(uri)
-            closed.remove(uri)
+            del closed[uri]
+            self.refused.pop(uri, None)
             outcome = change.send(server)
         except (TrackingError, OSError) as problem:
             self.servers.pop(uri, None)  # the fault may be the record's or the server's: the next one opens it again
-            self.report(change.name, problem)
-            if isinstance(problem, TrackingRefused):
-                self.refused.add(change.name)
-                return "refused"
-            return "failed"
+            outcome = self._outcome_of(problem, change, uri if uri in closed else change.name)
+            if uri in closed:
+                closed[uri] = outcome
+            return outcome
+        self.refused.pop(change.name, None)
         self.sent[change.name] = change.fingerprint
         return outcome
+
+    def _outcome_of(self, problem: Exception, change: Change, culprit: str) -> str:
+        """Report a problem, unless the server or record `culprit` was refused for the same reason before."""
+        if not isinstance(problem, TrackingRefused):
+            self.report(change.name, problem)
+            return "failed"
+        _, before = self.refused.get(culprit, ("", ""))
+        self.refused[culprit] = change.fingerprint, str(problem)
+        if before == str(problem):
+            return "left alone"
+        self.report(change.name, problem)
+        return "refused"
 
 
 class RunSync(SyncLoop):
