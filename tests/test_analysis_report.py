@@ -124,7 +124,7 @@ def test_templates_that_cannot_be_filled(study: StudyFolder, capsys: pytest.Capt
 
 def test_what_is_no_study_is_refused(study: StudyFolder, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", "tyo"]) == 2
-    assert "tyo: is not a study; there are toy" in capsys.readouterr().err
+    assert "tyo: is not a study; did you mean toy? there are toy" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -42,6 +42,8 @@ COMMAND_LINES = {
         "model.tokenizer=sw": ["model/tokenizer=sw."],
         "model/tokenizer=sw model.proj_fn=C1D": ["model/tokenizer=sw means model.proj_fn=SW", "drop one"],
         "experiment=nothing": ["experiment: has no option 'nothing'", "demo"],
+        "experimnt=demo": ["experimnt: unknown key", "did you mean experiment?"],
+        "sweeps=sweeps/lr_small.yaml": ["sweeps: has no study", "write sweeps=lr_small"],
         "model=null": ["model: "],
         "opt=": ["opt: has no option ''"],
     },

@@ -248,6 +248,7 @@ def test_a_key_is_suggested_only_where_it_is_close() -> None:
         "train.patience": "train.early_stopping.patience",
         "training.label_norm": "data.label_norm",
         "data.noise_level": "noise.noise_level",
+        "trakcing.name": "tracking.name",
         "model.head_dim": "",
         "model.image_size": "",
         "data.source": "",

@@ -133,7 +133,7 @@ def test_diff_compares_two_runs(study: StudyFolder, sweep: Sweep) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["status", "to"], "/multirun/to: is not a study; there are toy."),
+        (["status", "to"], "/multirun/to: is not a study; did you mean toy? there are toy."),
         (["table", "toy", "--metric", "x"], "x: is a metric that no finished run has; there are "),
         (["table", "toy", "--style", "html"], "argument --style: invalid choice: 'html'"),
         (["why", "aaaa000"], "aaaa000: fits 4 runs; there are toy-aaaa0000, "),

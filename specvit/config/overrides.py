@@ -117,7 +117,7 @@ def check_override(override: Override, loader: ConfigLoaderImpl, *, of_run: bool
         groups = all_groups(loader)
         raise ConfigError("unknown group", where=name, remedy=f"{nearest(name, groups)}there are {', '.join(groups)}")
     elif not is_known(name):
-        raise ConfigError("unknown key", where=name, remedy=suggest(name))
+        raise ConfigError("unknown key", where=name, remedy=suggest(name, [*all_groups(loader), "sweeps"]))
 
 
 def choices_of(override: Override) -> list[Any]:

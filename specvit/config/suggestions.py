@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import typing
+from collections.abc import Iterable
 from functools import cache
 
 from specvit.config.fields import hints_of, spellings
@@ -75,18 +76,23 @@ def is_known(dotted: str) -> bool:
     return dotted in known_keys() or dotted.startswith("tracking.tags.")
 
 
-def suggest(dotted: str) -> str:
-    """Return the advice for an unknown key: its present name, or a known key that is truly close."""
+def suggest(dotted: str, groups: Iterable[str] = ()) -> str:
+    """Return the advice for an unknown key: its present name, or a known key or group that is truly close."""
     section, _, rest = dotted.partition(".")
     for right in (dotted, f"{OLDER_SECTIONS.get(section, '')}.{rest}"):
         right = OLDER_KEYS.get(right, right)
         if is_known(right):
             return f"it is called {right} here"
+    sections = difflib.get_close_matches(section, known_keys(), n=1, cutoff=0.75)
+    if sections and is_known(right := f"{sections[0]}.{rest}"):
+        return f"did you mean {right}?"
     parent, _, leaf = dotted.rpartition(".")
     same = [known for known in known_keys() if leaf == known.rpartition(".")[2] and leaf not in COMMON_NAMES]
     same = [known for known in same if known.startswith(f"{section}.")] or same
     if len(same) == 1:
         return f"did you mean {same[0]}?"
     beside = {known.rpartition(".")[2]: known for known in known_keys() if known.rpartition(".")[0] == parent}
+    if not parent:
+        beside |= {group: group for group in groups}
     near = difflib.get_close_matches(leaf, beside, n=1, cutoff=0.75)
     return f"did you mean {beside[near[0]]}?" if near else "`specvit train --cfg job` lists every key"

@@ -60,7 +60,8 @@ def find_study(name: str) -> Path:
     """Return the file of a study; raises `ConfigError` with the names that there are."""
     files = study_files()
     if name not in files:
-        remedy = f"{nearest(name, files)}there are {', '.join(sorted(files)) or 'none'}"
+        close = f"write sweeps={stem}; " if (stem := Path(name).stem) in files else nearest(name, files)
+        remedy = f"{close}there are {', '.join(sorted(files)) or 'none'}"
         raise ConfigError(f"has no study {name!r}", where="sweeps", remedy=remedy)
     return files[name]
 

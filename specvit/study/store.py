@@ -31,7 +31,7 @@ from specvit.run_folder.folder import ALIVE, DONE, FAILED, RunFolder, hostname, 
 from specvit.utils.errors import FolderError
 from specvit.utils.files import append_line, is_locked, locked, read_json, read_json_lines, write_json
 from specvit.utils.processes import start_ticks
-from specvit.utils.text import hide_secrets
+from specvit.utils.text import hide_secrets, nearest
 
 FORMAT = 1
 REFUSED = "refused"
@@ -101,7 +101,8 @@ class StudyFolder:
             what = f"has format {version}, this specvit reads {FORMAT}"
             raise FolderError(what, where=str(self.path), remedy="move it away, or use the specvit that made it")
         names = sorted(path.parent.name for path in self.path.parent.glob("*/study.json"))
-        remedy = f"there are {', '.join(names)}" if names else "start one with `specvit train sweeps=NAME`"
+        known = f"{nearest(self.name, names)}there are {', '.join(names)}"
+        remedy = known if names else "start one with `specvit train sweeps=NAME`"
         raise FolderError("is not a study", where=str(self.path), remedy=remedy)
 
     def make_folders(self) -> None:
