@@ -12,8 +12,9 @@ from mlflow_records import only_run, points_of, runs_of, tracked
 
 from specvit.commands.track import main, runs_in
 from specvit.run_folder.folder import RunFolder
-from specvit.tracking.mlflow import Server
+from specvit.tracking.mlflow import SYNCED_TAG, Server
 from specvit.tracking.mlflow_sync import RunSync
+from specvit.tracking.run_record import fingerprint_of
 from specvit.utils.errors import TrackingError
 from specvit.utils.files import locked, read_json, read_json_lines, write_json
 from specvit.utils.processes import python_command, python_environment
@@ -38,6 +39,24 @@ def test_what_mlflow_will_never_take_is_tried_once(folder: RunFolder, server: Se
     assert done.returncode == 1
     (line,) = done.stdout.splitlines()
     assert "Invalid experiment name" in line
+
+
+def test_what_a_run_writes_while_its_end_is_sent_is_sent_too(
+    folder: RunFolder, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync = Server.sync
+
+    def writing(server: Server, run: RunFolder, *others: dict[str, str]) -> str:
+        outcome = sync(server, run, *others)
+        if outcome == "sent" and "late line" not in run.file("log.txt").read_text():
+            with run.file("log.txt").open("a") as log:
+                log.write("late line\n")
+        return outcome
+
+    monkeypatch.setattr(Server, "sync", writing)
+    assert RunSync(folder, server.uri).run() == 0
+    (found,) = runs_of(server)
+    assert found.data.tags[SYNCED_TAG] == fingerprint_of(folder)
 
 
 def test_what_was_refused_is_tried_again_once_it_has_changed(

@@ -83,8 +83,9 @@ class SyncLoop(ABC):
         while self.exists():
             active = self.is_active()
             resting_since = 0.0 if active else resting_since or time.monotonic()
-            failures = failures + 1 if self.round()["failed"] else 0
-            if not failures and not active and not self.is_active():  # a round takes time
+            counts = self.round()
+            failures = failures + 1 if counts["failed"] else 0
+            if not (active or counts["failed"] or counts["sent"] or self.is_active()):  # sending takes time: look again
                 break
             if failures and resting_since and time.monotonic() - resting_since > patience:
                 return 1
