@@ -1,6 +1,7 @@
 """HDF5 files opened for reading; each failure becomes a `DataError` of one sentence."""
 
 import contextlib
+import importlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -80,13 +81,11 @@ def check_filters(dataset: h5py.Dataset, where: str) -> None:
     for number, _, _, name in map(plan.get_filter, range(plan.get_nfilters())):
         if not h5py.h5z.filter_avail(number):
             with contextlib.suppress(ImportError):
-                import hdf5plugin  # noqa: F401  # pyright: ignore[reportMissingImports]  # registers its filters on import
+                importlib.import_module("hdf5plugin")  # registers its filters
         if not h5py.h5z.filter_avail(number):
             called = name.decode(errors="replace") or "without a name"
-            what, remedy = (
-                f"is packed by the filter {called} ({number})",
-                "have it written with gzip or without a filter",
-            )
+            what = f"is packed by the filter {called} ({number})"
+            remedy = "have it written with gzip or without a filter"
             if number in OF_HDF5PLUGIN:
                 what, remedy = f"{what}, which `pip install hdf5plugin` brings", f"install it, or {remedy}"
             else:

@@ -105,7 +105,7 @@ def studies_in(folder: Path) -> list[StudyFolder]:
 
 
 def runs_in(folder: Path) -> list[RunFolder]:
-    """Return the run folders inside a folder, by name; none where there is no such folder."""
+    """Return the run folders inside a folder, by name; [] if the folder does not exist."""
     return [_run_in(file.parent) for file in sorted(folder.glob("*/run.json"))]
 
 
