@@ -50,7 +50,10 @@ def smooth_flux(labels_NL: np.ndarray, pixels: int = 300) -> np.ndarray:
 
 
 def test_packaged_spectra_are_those_of_the_synthesis() -> None:
-    """To one unit of the 16-bit integers: TiO stronger by 1 in 6000 gives 8. Such a change needs `make grid`."""
+    """To two units of the 16-bit integers: TiO stronger by 1 in 6000 gives 8. Such a change needs `make grid`.
+
+    Processors round differently: 1.01 units were seen.
+    """
     grid = packaged_grid()
     assert grid.axes == AXES
     labels_NL = labels_of(node_coordinates(AXES))
@@ -59,7 +62,7 @@ def test_packaged_spectra_are_those_of_the_synthesis() -> None:
     rows = np.concatenate([rng.choice(len(labels_NL), 3, replace=False), rng.choice(with_tio, 3, replace=False)])
     log_NQ = np.log([padded_flux(dict(zip(NAMES, row, strict=True))) for row in labels_NL[rows].tolist()])
     units_NK = project(log_NQ - grid.mean_Q, grid.basis_KQ) / grid.coefficient_NK.scale
-    assert np.abs(units_NK - grid.coefficient_NK.integers[rows]).max() < 1
+    assert np.abs(units_NK - grid.coefficient_NK.integers[rows]).max() < 2
     lost_NQ = grid.coefficient_NK.dequantized()[rows] @ grid.basis_KQ.dequantized() + grid.mean_Q - log_NQ
     assert np.sqrt(np.mean(lost_NQ**2, axis=1)).max() < 0.002  # 120 components hold all but this
 
