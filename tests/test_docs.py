@@ -137,9 +137,10 @@ def test_the_changes_shown_to_contributors_apply_to_this_source() -> None:
     diffs = re.findall(r"^```diff\n(.*?)^```", (TOP / "CONTRIBUTING.md").read_text(), re.MULTILINE | re.DOTALL)
     assert diffs
     for diff in diffs:
-        command = ["git", "apply", "--check", "-"]
+        command = ["git", "apply", "--check", "--verbose", "-"]
         checked = subprocess.run(command, cwd=TOP, input=diff, text=True, capture_output=True, check=False)
         assert checked.returncode == 0, checked.stderr
+        assert "offset" not in checked.stderr, checked.stderr
 
 
 def test_an_experiment_opens_with_its_question_cost_expectation_and_source() -> None:

@@ -35,18 +35,18 @@ class Call:
 
     def __call__(self) -> None:
         """Run until the end or a stop by a signal; raises `SystemExit` for a code other than 0."""
-        again = signal.getsignal(signal.SIGUSR2)  # submitit's handler, which requeues the job
+        requeue_job = signal.getsignal(signal.SIGUSR2)  # submitit's handler: `checkpoint`, then `scontrol requeue`
         signal.signal(signal.SIGTERM, _leave)
         if not self.requeue:
             signal.signal(signal.SIGUSR2, _leave)
         code = importlib.import_module(self.module).main(list(self.words))
-        if code == STOPPED and self.requeue and callable(again):
-            again(signal.SIGUSR2, None)
+        if code == STOPPED and self.requeue and callable(requeue_job):
+            requeue_job(signal.SIGUSR2, None)
         if code:
             sys.exit(code)
 
     def checkpoint(self) -> Any:
-        """Return what the requeued job runs: the same. submitit calls this just before it requeues."""
+        """Return what the requeued job runs: the same. submitit calls this just before its `scontrol requeue`."""
         from submitit.helpers import DelayedSubmission
 
         # The SIGTERM that a requeue sends would end `scontrol`, a child of this job, before it has reported success.

@@ -166,7 +166,7 @@ class OptConfig:
 
 @dataclass(frozen=True)
 class EarlyStoppingConfig:
-    """`train.early_stopping`: `monitor` also chooses the best checkpoint; patience null never stops early.
+    """`train.early_stopping`: `monitor` also chooses a network's best checkpoint; patience null never stops early.
 
     With `target` a run ends at the first epoch that reaches it.
     """

@@ -1,4 +1,4 @@
-"""Rules that span several keys, checked before anything is opened or written. Single keys: `config.build`."""
+"""Rules that span several keys, checked before anything is opened or written. Single keys: `config.fields`."""
 
 import itertools
 import re

@@ -60,7 +60,10 @@ class Estimator(ABC, Generic[Section]):
 
     @abstractmethod
     def fit(self, context: "FitContext") -> Fitted:
-        """Fit on the training rows, choose by the validation rows; raises `DataError`, `Diverged` or `Pruned`."""
+        """Fit on the training rows, choose by the validation rows; raises `DataError`, `Diverged` or `Pruned`.
+
+        `context.record` must be called for the step that `Fitted` names: its validation scores are the run's.
+        """
 
     @abstractmethod
     def load(self, parts: dict[str, Any], coder: TargetCoder, device: torch.device, where: str) -> nn.Module:

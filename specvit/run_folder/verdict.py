@@ -33,8 +33,8 @@ class Verdict:
 def verdict(state: str, rows: Sequence[Row]) -> Verdict:
     """Return how a run with these rows of `metrics.jsonl` ended; only a finished run is judged.
 
-    The best epoch decides, since its weights are tested: with validation R² above `LEARNT_R2` in any epoch, for any
-    label, the run has learnt. Otherwise it is `diverged` if it exploded, else `plateau`. Without R² (classes, or a
+    The epoch of the highest validation R² decides, which is not always the one that is tested: above `LEARNT_R2`, for
+    any label, the run has learnt. Otherwise it is `diverged` if it exploded, else `plateau`. Without R² (classes, or a
     label that is the same in all validation rows) it has learnt if its training loss fell at all, and is never
     `plateau`.
     """
