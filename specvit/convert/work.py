@@ -219,11 +219,13 @@ def check_manifest(path: Path) -> tuple[str, str]:
     """Return a line about a file that a manifest in a folder above names, and a fault; "" where there is none."""
     full = path.resolve()
     for folder in list(full.parents)[:2]:
-        outputs = read_json(folder / MANIFEST, {}).get("outputs", [])
+        manifest = read_json(folder / MANIFEST, {})
+        outputs = manifest.get("outputs", [])
         name = full.relative_to(folder).as_posix()
         entry = next((output for output in outputs if isinstance(output, dict) and output.get("file") == name), None)
         if entry is not None:
+            command = "fetch" if "library" in manifest else "convert"
             if digest_of(full).get("sha256") == entry.get("sha256"):
-                return f"{MANIFEST}: these bytes were written by `specvit data convert`", ""
+                return f"{MANIFEST}: these bytes were written by `specvit data {command}`", ""
             return "", f"it is not the file that {folder / MANIFEST} describes: it was changed or damaged since"
     return "", ""

@@ -15,6 +15,8 @@ WAVE = "spectrumdataset/wave"
 FLUX = "dataset/arrays/flux/value"
 ERROR = "dataset/arrays/error/value"
 PARAMS = "dataset/params"
+STAR_ID = "star_id"
+"""Column of the label table, beside the labels: which star a spectrum is of, a number or a name."""
 
 NUM_PIXELS = 4096
 """Pixels of the reference instrument (Subaru PFS, medium-resolution arm); files may have another number."""
