@@ -53,6 +53,7 @@ def value_of(section: Any, path: tuple[str, ...]) -> Any:
 
 USED_WITH = {
     "data.subset_seed": {"data.subset": "random"},
+    "data.fold": {"data.folds": 5},
     "data.builtin_seed": {"data.kind": "builtin"},
     "data.max_redshift": {"data.kind": "builtin"},
     "data.endless": {"data.kind": "synth"},
@@ -138,6 +139,7 @@ def test_keys_without_effect_beside_the_others_are_these() -> None:
         ("loss.huber_delta", 3.0, {}),
         ("loss.label_smoothing", 0.1, {}),
         ("data.subset_seed", 9, {}),
+        ("data.fold", 3, {}),
         ("data.builtin_seed", 9, {}),
         ("data.max_redshift", 0.001, {}),
         ("data.endless", True, {"data.kind": "builtin"}),

@@ -21,6 +21,7 @@ from specvit.study.yaml_schema import Settings, matches
 
 FILES = {path.stem: path for path in sorted((conf_dir().parent / "sweeps").glob("*.yaml"))}
 compose = Composer()
+ON_OBSERVED_STARS = {"miles_models"}
 
 
 @cache
@@ -68,7 +69,7 @@ def test_a_study_opens_with_its_question_cost_expectation_and_source() -> None:
 
 def test_a_study_has_a_full_form_on_the_reference_set_and_a_small_one_on_built_in_spectra() -> None:
     wrong = []
-    for name in FILES:
+    for name in FILES.keys() - ON_OBSERVED_STARS:
         full = name.removesuffix("_small")
         config = build(points_of(study(name))[0].settings if name in GRIDS else study(name).overrides)
         right = ("hdf5" if name == full else "builtin", ("log_g",), True)

@@ -106,9 +106,10 @@ def first_equals(epochs: Sequence[Sequence[dict[str, Any]]]) -> list[int]:
 
 
 def seed_spread(runs: Runs, metric: str) -> float | None:
-    """Return the standard deviation over seeds, pooled over all settings; of R² that of the runs that finished."""
+    """Return the standard deviation over seeds, pooled over settings and folds; of R² that of runs that finished."""
     known = runs[runs.ranked.notna() & (runs.finished | (metric == ESCAPED))]
-    several = [list(values) for _, values in known.ranked.groupby(known.setting, sort=False) if len(values) > 1]
+    places = [known.setting, known.config.map(lambda config: config.data.fold)]
+    several = [list(values) for _, values in known.ranked.groupby(places, sort=False) if len(values) > 1]
     freedom = sum(len(values) - 1 for values in several)
     squares = sum((len(values) - 1) * statistics.variance(values) for values in several)
     return (squares / freedom) ** 0.5 if freedom else None
@@ -119,7 +120,8 @@ def _matches(runs: Sequence[Run], factor: str) -> tuple[Any, list[_Match]]:
     levels = {repr(run.factors.get(factor)): run.factors.get(factor) for run in runs}
     sides: dict[str, dict[tuple[int, str], Run]] = {level: {} for level in levels}
     for run in runs:
-        rest = repr(sorted((k, repr(v)) for k, v in run.factors.items() if k != factor))
+        others = sorted((k, repr(v)) for k, v in run.factors.items() if k != factor)
+        rest = repr([*others, run.config.data.fold])
         sides[repr(run.factors.get(factor))][run.seed, rest] = run
     base, *others = levels
     matches = []

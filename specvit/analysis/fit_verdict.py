@@ -39,9 +39,13 @@ def fit_verdict(runs: Runs, trees: Mapping[str, float], bounds: Mapping[str, flo
 
 
 def trees_of(runs: Runs) -> dict[str, float]:
-    """Return the best test R² of finished LightGBM runs, by the rows that they were trained and tested on."""
+    """Return the best test R² of finished LightGBM runs, by the rows that they were trained and tested on.
+
+    In a cross-validation it is the mean over folds.
+    """
     trees = scored(runs[runs.finished & runs.config.map(lambda config: config.model.kind == "lightgbm")], TEST_R2)
-    return trees.dropna(subset="value").groupby(trees.config.map(data_key)).value.max().to_dict()
+    places = [trees.config.map(data_key), trees.config.map(lambda config: config.data.fold)]
+    return trees.dropna(subset="value").groupby(places).value.max().groupby(level=0).mean().to_dict()
 
 
 def bounds_of(folders: Sequence[Path], runs: Runs) -> dict[str, float]:
@@ -65,4 +69,5 @@ def data_key(config: Config) -> str:
     data = config.data
     where = (data.kind, data.root, data.file_path, data.val_path, data.test_path, data.builtin_seed, data.max_redshift)
     which = (data.num_samples, data.val_samples, data.test_samples, data.subset, data.subset_seed, data.endless)
+    which += (data.folds,)
     return repr((where, which, data.param[0], config.noise))

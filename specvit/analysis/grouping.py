@@ -179,8 +179,10 @@ def _described(run: Run) -> tuple[str, str]:
         text = f"built-in (version {test['builtin']}) test rows 0 to {test['rows'] - 1} of seed {test['seed']}{moved}"
         short = f"builtin-seed{test['seed']}-{test['rows']}" + (f"-z{test['max_redshift']:g}" if moved else "")
     else:
-        paths = [Path(name) for name in run.config.data.test_path or ()]
-        text = f"{len(run.true_N)} rows of {', '.join(map(str, paths))}"
+        data = run.config.data
+        paths = [Path(name) for name in (data.file_path if data.folds else data.test_path) or ()]
+        fold = f", fold {data.fold} of {data.folds}" if data.folds else ""
+        text = f"{len(run.true_N)} rows of {', '.join(map(str, paths))}{fold}"
         short = "-".join(dict.fromkeys(path.parent.name for path in paths if "*" not in path.parent.name)) or "files"
     homoscedastic = noise.noise_type == "homoscedastic"
     kind = ", one sigma a spectrum" if homoscedastic else ""

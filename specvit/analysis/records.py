@@ -29,12 +29,13 @@ from specvit.metrics.statistics import RegressionRows
 from specvit.run_folder.folder import DONE, RESUMABLE, RunFolder
 from specvit.run_folder.identity import identity_of
 from specvit.study.results import NOT_LEARNT, Outcome, escape_step, outcome_of, ranked_value, value_of
-from specvit.study.schema import ESCAPED, SEED, Definition, Table, definition_of
+from specvit.study.schema import ESCAPED, REPEATED, Definition, Table, definition_of
 from specvit.study.store import WAITING, StudyFolder
 from specvit.study.table import factors_of
 from specvit.study.trial_queue import group_of
 from specvit.utils.errors import ConfigError, FolderError, SpecvitError
 from specvit.utils.files import read_json, read_yaml
+from specvit.utils.quantities import STAR_ID
 from specvit.utils.text import nearest
 
 Array = np.ndarray
@@ -166,7 +167,7 @@ def _rows_of_study(study: StudyFolder) -> Iterator[dict[str, Any]]:
     about, trials = study.about(), study.trials()
     table = Table(**about.get("table") or {})
     escape = ESCAPE if table.of is None else table
-    factors = [{k: v for k, v in factors_of(trial).items() if k != SEED} for trial in trials]
+    factors = [{k: v for k, v in factors_of(trial).items() if k not in REPEATED} for trial in trials]
     if about.get("kind") == "grid":
         factors = _independent(factors)
     if about.get("definition"):
@@ -182,7 +183,8 @@ def with_predictions(runs: Runs, label: str, *, noiseless: bool = False) -> tupl
     """Return the finished runs that predict `label` with what they predicted, and a note on each kind left out.
 
     New columns: `identity` (what determines the run id), `rows` (of training), `true_N` and `predicted_N` in the
-    label's unit, `snr_N`, `mag_N`, `best_epoch`. Runs that were tested without noise are left out unless `noiseless`.
+    label's unit, `snr_N`, `mag_N`, `star_N` (None without ids), `best_epoch`. Runs that were tested without noise are
+    left out unless `noiseless`.
     Raises `FolderError` if no run is left, or a run that was named itself has not finished.
     """
     tested: list[dict[str, Any]] = []
@@ -225,6 +227,7 @@ def _predictions(folder: Path, label: str, noiseless: bool) -> dict[str, Any] | 
     if test.get("builtin", GENERATOR_VERSION) != GENERATOR_VERSION:
         return "its built-in spectra are those of another specvit"
     columns["true_N"], columns["predicted_N"] = (table[f"{kind}_{label}"].to_numpy(float) for kind in ("true", "pred"))
+    columns["star_N"] = table[STAR_ID].to_numpy() if STAR_ID in table else None
     best = (read_json(folder / "summary.json") or {}).get("best_epoch")
     return {**columns, "config": config, "identity": identity, "rows": rows, "best_epoch": best}
 
@@ -297,5 +300,5 @@ def _differing_settings(configs: Sequence[Config]) -> list[dict[str, Any]]:
         flatten(identity_of(config, {})["config"]) | {"data.num_samples": config.data.num_samples} for config in configs
     ]
     values: Any = pd.DataFrame(settings, dtype=object).map(repr).replace("nan", "None")
-    differing = [key for key in values.columns if key != SEED and values[key].nunique() > 1]
+    differing = [key for key in values.columns if key not in REPEATED and values[key].nunique() > 1]
     return [{key: own.get(key) for key in differing} for own in settings]

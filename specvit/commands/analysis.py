@@ -1,4 +1,4 @@
-"""`specvit analysis ceiling|scaling|ablation|curves|attention|report|archive ...`: tables and figures from runs.
+"""`specvit analysis ceiling|scaling|ablation|folds|curves|attention|report|archive ...`: tables and figures from runs.
 
 Each command imports what it needs, so that help and refusals load neither torch nor matplotlib.
 """
@@ -56,6 +56,7 @@ def parser() -> Parser:
     _add_folders(ablation)
     metric = "of a run's summary or tested epoch, or escape_step (default: that of the study's table, else test_r2)"
     ablation.add_argument("--metric", help=metric)
+    _add_folders(add(_folds, "scores of a cross-validation, all folds together, with intervals over stars"))
     _add_folders(add(_curves, "training curves of many runs in one figure"))
     attention = add(_attention, "where trained models look: attention and saliency by wavelength")
     _add_folders(attention)
@@ -202,6 +203,25 @@ def _ablation(options: argparse.Namespace) -> None:
     save_figures(out, {"ablation": lambda: draw_ablation(ablation)})
     counts = group_counts(runs.state)
     _say("\n".join([*notes, counts, *ablation.sentences, f"written: {out}"]))
+
+
+def _folds(options: argparse.Namespace) -> None:
+    """Pool the folds of each setting, score, compare and write."""
+    from specvit.analysis.folds import cross_validated, labels_of, settings_of, write_folds
+    from specvit.analysis.records import read_runs
+
+    runs, notes = read_runs(options.folder)
+    runs, settings = cross_validated(runs), []
+    for label in labels_of(runs):
+        found, more = settings_of(runs, label)
+        settings += found
+        notes += more
+    where, out = ", ".join(folder.name for folder in options.folder), _out(options)
+    if not settings:
+        remedy = "run the same training command again to complete the folds"
+        raise FolderError(f"has no setting with all folds: {'; '.join(notes)}", where=where, remedy=remedy)
+    sentences = write_folds(settings, where, out)
+    _say("\n".join([*dict.fromkeys(notes), *sentences, f"written: {out}"]))
 
 
 def _curves(options: argparse.Namespace) -> None:

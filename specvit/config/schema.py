@@ -103,6 +103,8 @@ class DataConfig:
     test_samples: int = key(-1, low=-1, high=100_000_000, identity=False)
     subset: str = key("first", choices=("first", "random"))
     subset_seed: int = key(0, low=0, high=2**63 - 1, used_if=lambda data: data.subset == "random")
+    folds: int = key(0, low=0, high=1_000, neutral=0)
+    fold: int = key(0, low=0, high=999, used_if=lambda data: data.folds > 0)
     param: tuple[str, ...] = key(("log_g",), commas=True)
     class_edges: tuple[float, ...] | None = key(None, commas=True)
     label_norm: str = key("standard", choices=("standard", "minmax", "none"))

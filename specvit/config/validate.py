@@ -21,6 +21,7 @@ def check_together(config: Config) -> None:
         check_fits(config.model, NUM_PIXELS)
     kind_of(config.model).check(config.model, config)
     _check_data(config.data)
+    _check_folds(config.data)
     _check_task(config)
     _check_made(config)
     if kind_of(config.model).is_network:
@@ -54,7 +55,7 @@ def _check_data(data: DataConfig) -> None:
         if getattr(data, name) == 0:
             raise ConfigError("is 0", where=f"data.{name}", remedy="give a number of rows, or -1 for all of them")
     if data.kind == "hdf5":
-        for name in ("file_path", "val_path", "test_path"):
+        for name in ("file_path",) if data.folds else ("file_path", "val_path", "test_path"):
             if getattr(data, name) is None:
                 what = "is not set, and data=hdf5 reads it"
                 remedy = f"set data.{name}=FILE, or use data=builtin for spectra made by specvit"
@@ -62,6 +63,28 @@ def _check_data(data: DataConfig) -> None:
     edges = data.class_edges or ()
     if any(right <= left for left, right in itertools.pairwise(edges)):
         raise ConfigError(f"must rise, not {list(edges)}", where="data.class_edges", remedy="sort them, each once")
+
+
+def _check_folds(data: DataConfig) -> None:
+    """Refuse a fold without folds, too few folds, and other places for the stars that folds take from one set."""
+    if not data.folds:
+        if data.fold:
+            what = f"is {data.fold}, but data.folds=0 means no cross-validation"
+            raise ConfigError(what, where="data.fold", remedy="set data.folds=5, or leave it out")
+        return
+    if data.makes:
+        what = f"is set, but data={data.kind} makes other stars for each split"
+        raise ConfigError(what, where="data.folds", remedy="use data=hdf5 for your own files, or set it to 0")
+    if data.folds < 3:
+        what = f"is {data.folds}, but training, validation and test take a fold each"
+        raise ConfigError(what, where="data.folds", remedy="set 3 or more, or 0 for no cross-validation")
+    if data.fold >= data.folds:
+        what = f"is {data.fold}, but data.folds={data.folds} are numbered from 0 to {data.folds - 1}"
+        raise ConfigError(what, where="data.fold", remedy="choose one of them")
+    for name in ("val_path", "test_path"):
+        if getattr(data, name) is not None:
+            what = f"is set, but data.folds={data.folds} takes all stars from data.file_path"
+            raise ConfigError(what, where=f"data.{name}", remedy="leave it out, or set data.folds=0")
 
 
 def _check_made(config: Config) -> None:

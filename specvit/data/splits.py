@@ -9,6 +9,7 @@ import numpy as np
 
 from specvit.config.schema import Config, DataConfig, NetworkConfig
 from specvit.config.validate import smaller_step
+from specvit.data.folds import open_fold
 from specvit.data.labels import ClassCoder, TargetCoder, fit_classes, fit_scaler
 from specvit.data.shards import find_files, same_wavelengths
 from specvit.data.synthetic import SyntheticSpectra, builtin_files, builtin_manifest
@@ -54,6 +55,9 @@ def open_split(data: DataConfig, split: str, report: Callable[[str, int, int], N
     if is_synthetic(data, split) and data.kind == "synth":
         _check_memory(rows, where, endless=data.endless)
         return SyntheticSpectra(np.arange(rows), **_synthetic_key(data, split), keep=split != "train")
+    if data.folds:
+        files = find_files(data.file_path or (), root=data.root, where="data.file_path")
+        return open_fold(files, data, split, rows, where)
     if is_synthetic(data, split):
         files = builtin_files(rows, **_synthetic_key(data, split), report=report)
     else:
@@ -100,7 +104,8 @@ def open_splits(config: Config, report: Callable[[str, int, int], None]) -> Spli
         coder.encode(view.label_values(data.param))
     if is_network:
         _check_monitor_is_defined(config, val)
-    _check_no_overlap(train, val, test)
+    if not data.folds:
+        _check_no_overlap(train, val, test)
     return Splits(train, val, test, coder)
 
 

@@ -15,7 +15,7 @@ from specvit.run.predictor import Predictor, build_task
 from specvit.tracking.figures import attempt, draw_bins, draw_confusion, draw_predictions, draw_residuals
 from specvit.training.loop import predict
 from specvit.utils.files import finite, write_atomic, write_json
-from specvit.utils.quantities import MAG_BIN_EDGES, SNR_BIN_EDGES, unit_of
+from specvit.utils.quantities import MAG_BIN_EDGES, SNR_BIN_EDGES, STAR_ID, unit_of
 from specvit.utils.text import safe_cell
 
 CONFUSION_CLASSES = 100
@@ -133,4 +133,6 @@ def _table(spectra: SpectraView, noise: Any) -> Any:
     table["snr"] = signal_to_noise(spectra, noise)
     labels = spectra.labels()
     table["mag"] = pd.to_numeric(labels["mag"], errors="coerce") if "mag" in labels else np.nan
+    if STAR_ID in labels:
+        table[STAR_ID] = [safe_cell(name) for name in labels[STAR_ID].tolist()]
     return table

@@ -43,6 +43,7 @@ def default_name(config: Config) -> str:
     count = "all" if data.num_samples < 0 else short_count(data.num_samples)
     label = "-".join(data.param) if len(data.param) < 3 else f"{len(data.param)}labels"
     parts = [label, "endless" if data.endless else data.kind, count]
+    parts += [f"f{data.fold}of{data.folds}"] if data.folds else []
     if kind_of(model).is_network or kind_of(model).uses_seed(config):
         parts.append(f"s{config.train.seed}")
     if isinstance(model, ViTConfig):

@@ -17,7 +17,9 @@ from specvit.study.search_space import Search, read_search, value_rows
 from specvit.study.yaml_schema import Settings, parsed, valued
 from specvit.utils.errors import ConfigError
 
-SEED, ESCAPED = "train.seed", "escape_step"
+SEED, FOLD, ESCAPED = "train.seed", "data.fold", "escape_step"
+REPEATED = (SEED, FOLD)
+"""Keys by which runs of one setting differ."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 from specvit.run_folder.folder import DONE
 from specvit.run_folder.verdict import LEARNT
 from specvit.study.results import NOT_LEARNT, is_r2, lower_is_better, outcome_of, rank, ranked_value, value_of
-from specvit.study.schema import ESCAPED, SEED, Table
+from specvit.study.schema import ESCAPED, REPEATED, Table
 from specvit.study.store import StudyFolder, Trial
 from specvit.utils.errors import ConfigError
 from specvit.utils.text import csv_lines, markdown_table, short_value, text_table
@@ -53,8 +53,8 @@ def table_rows(study: StudyFolder, metric: str | None = None, by: list[str] | No
     rows: dict[str, Row] = {}
     finished, names = 0, set()
     for trial in trials:
-        own = {key: value for key, value in factors_of(trial).items() if (key in by if by else key != SEED)}
-        row = rows.setdefault(repr(own), Row({key: own.get(key) for key in (by or factors) if key != SEED or by}))
+        own = {key: value for key, value in factors_of(trial).items() if (key in by if by else key not in REPEATED)}
+        row = rows.setdefault(repr(own), Row({key: own.get(key) for key in by or factors if by or key not in REPEATED}))
         if trial.run_id in row.run_ids:  # a study may ask for the same run twice
             continue
         state, outcome = study.state(trial), outcome_of(trial.run)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-STREAMS = ("init", "order", "noise", "dropout", "eval_noise", "subset", "builtin", "bootstrap", "sampler")
+STREAMS = ("init", "order", "noise", "dropout", "eval_noise", "subset", "fold", "builtin", "bootstrap", "sampler")
 
 
 def key(seed: int, stream: str, *index: int | str) -> int:

@@ -1,0 +1,211 @@
+"""Scores of a cross-validation: the predictions of all folds together, in which each star is tested once a seed.
+
+The interval of a score is over stars: 1,000 resamples of them, the same for all settings, each scored for every seed
+and averaged over seeds. It says nothing of other seeds or training stars; ± is the standard deviation over seeds.
+Several spectra of a star count once, by the mean of their predictions.
+
+Shape suffixes: N test rows of a run, S stars, R resamples.
+"""
+
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from specvit.analysis.records import Run, Runs, rows_of, with_predictions
+from specvit.analysis.report import Row, bullets, table, write_report
+from specvit.metrics.intervals import Interval, percentile_interval, resampled
+from specvit.metrics.metrics import REGRESSION
+from specvit.metrics.statistics import RegressionRows
+from specvit.study.table import factor_names, setting_text
+from specvit.utils.errors import FolderError
+from specvit.utils.quantities import STAR_ID, unit_of
+from specvit.utils.text import short_value
+
+Array = np.ndarray
+SCORES = ("r2", "mae", "rmse", "bias", "slope")
+WORST = 10
+"""Stars that a report lists, by the size of their error."""
+DEFINITIONS = {
+    "scores": "of the predictions of all folds together, mean over seeds; ±: standard deviation over seeds",
+    "[ ]": "95 % of 1,000 resamples of the stars, the same for all settings, of the mean over seeds",
+    "difference": "in R², between settings that differ in one factor, on the same resamples of the same stars",
+    "error": "of a star: predicted less true label, mean over seeds",
+}
+
+
+@dataclass(frozen=True)
+class Score:
+    """A score of one setting: mean and standard deviation over seeds, and the interval of the mean over stars."""
+
+    mean: float
+    sd: float | None
+    interval: Interval
+    mean_R: Array
+
+    def text(self, name: str) -> str:
+        """Return it with the digits of its metric."""
+        digits, ends = REGRESSION[name].formats
+        low, high = self.interval
+        spread = "" if self.sd is None else f" ± {self.sd:{ends}}"
+        return f"{self.mean:{digits}}{spread} [{low:{ends}}, {high:{ends}}]"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The pooled predictions of runs that differ in seed and fold alone."""
+
+    label: str
+    factors: dict[str, Any]
+    runs: tuple[Run, ...]
+    seeds: tuple[int, ...]
+    stars: Any
+    """DataFrame of S stars, by id: `true`, and `predicted`, the mean over seeds."""
+    scores: dict[str, Score]
+
+
+def settings_of(runs: Runs, label: str) -> tuple[list[Setting], list[str]]:
+    """Return the settings of cross-validated runs that predict a label, and a note on each seed without all folds."""
+    tested, notes = with_predictions(runs, label, noiseless=True)
+    files = [repr((config.data.folds, config.data.file_path)) for config in tested.config]
+    settings = []
+    for _, group in tested.groupby([tested.setting, files], sort=False):
+        pooled: dict[int, Any] = {}
+        for seed, of_seed in group.groupby("seed", sort=True):
+            folds, expected = sorted(config.data.fold for config in of_seed.config), of_seed.config.iloc[0].data.folds
+            if folds == list(range(expected)):
+                pooled[int(seed)] = _by_star(rows_of(of_seed))
+            else:
+                name = setting_text(group.factors.iloc[0]) or "all"
+                notes.append(f"note: {name}, seed {seed}: left out, {len(set(folds))} of {expected} folds are tested")
+        if pooled:
+            chosen = tuple(run for run in rows_of(group) if run.seed in pooled)
+            mean = pd.concat(list(pooled.values())).groupby(level=0).mean()
+            settings.append(Setting(label, group.factors.iloc[0], chosen, tuple(pooled), mean, _scores(pooled)))
+    return settings, notes
+
+
+def _by_star(runs: Sequence[Run]) -> Any:
+    """Return the predictions of all folds of a seed, averaged over each star's spectra, in order of the stars' ids."""
+    parts = [{"star": run.star_N, "true": run.true_N, "predicted": run.predicted_N} for run in runs]
+    return pd.concat(map(pd.DataFrame, parts)).groupby("star").mean()
+
+
+def _scores(pooled: dict[int, Any]) -> dict[str, Score]:
+    """Return the scores of one setting from its stars by seed."""
+    sets = [RegressionRows(stars.true.to_numpy(), stars.predicted.to_numpy()) for stars in pooled.values()]
+    resamples = resampled(sets, SCORES)
+    scores = {}
+    for name in SCORES:
+        values = [float(REGRESSION[name].function(of_seed)) for of_seed in sets]
+        mean_R = np.mean([of_seed[name] for of_seed in resamples], axis=0)
+        spread = statistics.stdev(values) if len(values) > 1 else None
+        scores[name] = Score(statistics.fmean(values), spread, percentile_interval(mean_R), mean_R)
+    return scores
+
+
+def difference_sentences(settings: Sequence[Setting]) -> Iterator[str]:
+    """Yield the difference in R² of each setting from the first one that differs from it in one factor alone."""
+    for factor in factor_names(one.factors for one in settings):
+        firsts: dict[str, Setting] = {}
+        for one in settings:
+            others = {key: value for key, value in one.factors.items() if key != factor}
+            first = firsts.setdefault(repr(sorted(others.items(), key=str)), one)
+            if first is one or not first.stars.true.equals(one.stars.true):
+                continue
+            low, high = percentile_interval(one.scores["r2"].mean_R - first.scores["r2"].mean_R)
+            size = one.scores["r2"].mean - first.scores["r2"].mean
+            values = (short_value(setting.factors.get(factor)) for setting in (one, first))
+            what = f"{factor}={' against '.join(values)}"
+            where = f" ({setting_text(others)})" if others else ""
+            yield f"{one.label}, {what}{where}: R² {size:+.3f} [{low:+.3f}, {high:+.3f}], {len(one.stars)} stars"
+
+
+def write_folds(settings: Sequence[Setting], where: str, out: Path) -> list[str]:
+    """Write folds.csv, .md and .json into `out`; return the sentences on differences."""
+    by_label = {label: [one for one in settings if one.label == label] for label in _labels(settings)}
+    sentences = [sentence for of_label in by_label.values() for sentence in difference_sentences(of_label)]
+    blocks, worst = [f"# {where}"], {}
+    for label, of_label in by_label.items():
+        worst[label] = _worst(of_label)
+        unit = f", {unit_of(label)}" if unit_of(label) else ""
+        blocks += [
+            f"## {label}{unit}",
+            table(_cells(of_label)),
+            _worst_title(of_label),
+            table(_star_cells(worst[label])),
+        ]
+    blocks += [bullets(sentences), bullets(f"{name}: {meaning}" for name, meaning in DEFINITIONS.items())]
+    rows = [_row(one) for one in settings]
+    facts = {"definitions": DEFINITIONS, "settings": rows, "differences": sentences, "worst": worst, "from": where}
+    write_report(out, "folds", rows=rows, facts=facts, blocks=blocks)
+    return sentences
+
+
+def cross_validated(runs: Runs) -> Runs:
+    """Return the runs with folds; raises `FolderError` if there is none."""
+    inside = [config.data.folds > 0 for config in runs.config]
+    if not any(inside):
+        where = ", ".join(dict.fromkeys(str(folder.parent) for folder in runs.folder))
+        raise FolderError("holds no run of a cross-validation", where=where, remedy="train with data.folds=5")
+    return runs[inside]
+
+
+def labels_of(runs: Runs) -> list[str]:
+    """Return the labels that runs predict, in order of first appearance."""
+    return list(dict.fromkeys(label for config in runs.config for label in config.data.param))
+
+
+def _labels(settings: Sequence[Setting]) -> list[str]:
+    return list(dict.fromkeys(one.label for one in settings))
+
+
+def _row(one: Setting) -> Row:
+    row: Row = {**one.factors, "label": one.label, "unit": unit_of(one.label), "stars": len(one.stars)}
+    for name, score in one.scores.items():
+        low, high = score.interval
+        row |= {name: score.mean, f"{name}_sd": score.sd, f"{name}_low": low, f"{name}_high": high}
+    ids = " ".join(run.run_id for run in one.runs)
+    return row | {"seeds": " ".join(map(str, one.seeds)), "run_ids": ids}
+
+
+def _cells(settings: Sequence[Setting]) -> list[list[str]]:
+    factors = factor_names(one.factors for one in settings)
+    cells = [[*factors, *(REGRESSION[name].title for name in SCORES), "stars", "seeds"]]
+    for one in settings:
+        values = [short_value(one.factors.get(name, "-")) for name in factors]
+        scores = [one.scores[name].text(name) for name in SCORES]
+        cells.append([*values, *scores, str(len(one.stars)), str(len(one.seeds))])
+    return cells
+
+
+def _best(settings: Sequence[Setting]) -> Setting:
+    return max(settings, key=lambda one: one.scores["r2"].mean)
+
+
+def _worst(settings: Sequence[Setting]) -> list[Row]:
+    """Return the stars with the largest errors in the best setting, each with its mean error in all settings."""
+    stars = _best(settings).stars
+    errors: Any = pd.concat([one.stars.predicted - one.stars.true for one in settings]).groupby(level=0).mean()
+    error_S = stars.predicted - stars.true
+    order = error_S.abs().sort_values(ascending=False).index[:WORST]
+    return [
+        {STAR_ID: star, "true": stars.true[star], "predicted": stars.predicted[star], "error": error_S[star]}
+        | {"error_in_all": errors[star]}
+        for star in order
+    ]
+
+
+def _worst_title(settings: Sequence[Setting]) -> str:
+    best = _best(settings)
+    return f"Largest errors of the setting with the highest R² ({setting_text(best.factors) or 'all'}):"
+
+
+def _star_cells(worst: Sequence[Row]) -> list[list[str]]:
+    numbers = ("true", "predicted", "error", "error_in_all")
+    body = [[str(row[STAR_ID]), *(f"{row[name]:.4g}" for name in numbers)] for row in worst]
+    return [[STAR_ID, "true", "predicted", "error", "mean error of all settings"], *body]

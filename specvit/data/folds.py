@@ -1,0 +1,57 @@
+"""Cross-validation over stars: a hash of a star's id chooses its fold, so that all its spectra are in one.
+
+Legend: N rows of all files, n rows of a split.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from specvit.config.schema import DataConfig
+from specvit.data.views import Spectra, open_spectra, select_rows
+from specvit.utils import seeding
+from specvit.utils.errors import DataError
+from specvit.utils.quantities import STAR_ID
+
+
+def open_fold(files: Sequence[Path], data: DataConfig, split: str, wanted: int, where: str) -> Spectra:
+    """Open a split of `data.fold`: that fold is tested, the next one validates, the others train.
+
+    `wanted` rows of the split are taken (-1: all), as `data.subset` says; raises `DataError`.
+    """
+    whole = open_spectra(files, -1)
+    ahead_N = (folds_of(whole, data.folds) - data.fold) % data.folds
+    inside_N = {"test": ahead_N == 0, "val": ahead_N == 1, "train": ahead_N > 1}[split]
+    rows_n = whole.rows_N[inside_N]
+    if not len(rows_n):
+        what = f"leaves no star for the {split} set of fold {data.fold}"
+        raise DataError(what, where="data.folds", remedy="take fewer folds, or files with more stars")
+    subset = data.subset if split == "train" else "first"
+    chosen = select_rows(len(rows_n), wanted, subset=subset, seed=data.subset_seed, where=where)
+    return Spectra(whole.shards, rows_n[chosen])
+
+
+def folds_of(spectra: Spectra, folds: int) -> np.ndarray:
+    """Return each row's fold (N,), from 0: a function of the star's id and the number of folds, whatever the file.
+
+    Raises `DataError` where the files do not say which star a spectrum is of.
+    """
+    labels = spectra.labels()
+    if STAR_ID not in labels:
+        what = f"has no column {STAR_ID}, by which data.folds keeps the spectra of a star together"
+        remedy = f"add one to every file, or rename one: `specvit data convert FILE NEW --columns {STAR_ID}=NAME`"
+        raise DataError(what, where=str(spectra.shards[0].path), remedy=remedy)
+    names = [_name_of(value) for value in labels[STAR_ID].tolist()]
+    if "" in names:
+        where = spectra.describe_row(names.index(""))
+        raise DataError(f"has no {STAR_ID}", where=where, remedy="give the star a number or a name")
+    return np.array([seeding.key(folds, "fold", name) % folds for name in names])
+
+
+def _name_of(value: Any) -> str:
+    """Return a star's id as text, the same for 12, 12.0 and "12"; "" for a missing one."""
+    if isinstance(value, float):
+        return "" if not np.isfinite(value) else f"{value:.0f}" if value.is_integer() else repr(value)
+    return str(value).strip()
