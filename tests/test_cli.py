@@ -140,7 +140,16 @@ def test_a_reader_that_goes_away_does_not_stop_the_run(tiny, tmp_path: Path) -> 
 
 HEAVY = {"torch", "pandas", "h5py", "numpy", "scipy", "matplotlib", "mlflow", "optuna", "hydra", "omegaconf"}
 HELPS = ["", *cli.COMMANDS, *(f"analysis {name}" for name in ("ceiling", "attention", "report"))]
-HELPS += ["data generate", "data convert", "data inspect", "data fetch", "analysis folds", "track sync", "sweep status", "sweep list"]
+HELPS += [
+    "data generate",
+    "data convert",
+    "data inspect",
+    "data fetch",
+    "analysis folds",
+    "track sync",
+    "sweep status",
+    "sweep list",
+]
 
 
 @pytest.mark.parametrize("words", HELPS)
