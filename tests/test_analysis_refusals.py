@@ -64,7 +64,7 @@ REFERENCES = [
     ("name,snr,r2\n", "holds no point"),
     ("", "holds no point"),
     ('[{"name": "Ridge", "snr": 8}]', "point 1: needs"),
-    ('{"name": "Ridge"}', "is not a list"),
+    ('{"name": "Ridge"}', "points name: is neither a number of rows such as 50k nor a model"),
     ("[1, 2", "is not JSON"),
     ("[1, 2]", "point 1: needs"),
 ]

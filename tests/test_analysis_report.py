@@ -1,5 +1,6 @@
 """`specvit analysis report` and `curves`: one page that needs no other file, and a page of the user's own."""
 
+import csv
 import json
 import re
 from html.parser import HTMLParser
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 from handmade import mixed_study
 
+from specvit.analysis.archive import unpack
 from specvit.commands.analysis import main
 from specvit.study.store import StudyFolder
 
@@ -120,6 +122,48 @@ def test_templates_that_cannot_be_filled(study: StudyFolder, capsys: pytest.Capt
         error = capsys.readouterr().err
         assert re.fullmatch(r"specvit: page\.md: [^\n]+\n", error) and complaint in error
         assert not Path("out/page.md").exists()
+
+
+HEADINGS = ["§1 Goal", "§2 Design", "§3 Figures", "§4 Key Insights", "§5 Conclusions", "§6 Appendix"]
+
+
+@pytest.mark.slow
+def test_the_record_in_chinese_of_a_study_that_failed_in_part(study: StudyFolder) -> None:
+    """A single size, no hypotheses, a hostile question: blanks, and epochs that were evaluated."""
+    study.create(**{**study.about(), "question": "![x](http://evil/x.png) <b> | c?"})
+    assert main(["report", "toy", "--out", "out", "--template", "owner_zh"]) == 0
+    text = Path("out/owner_zh.md").read_text()
+    assert re.findall(r"^## (.+)$", text, re.M) == HEADINGS
+    assert "还有 2 个运行没有结束" in text and "完成 1 个" in text and "失败 1 个" in text
+    assert "无法证明判据是在运行之前确定的" in text and "| H1 | 【**待填写**】 |" in text
+    assert "| 0.100 (1) | 0.400 (2) | 0.400 (2) | 0.400 (2) |" in text
+    assert "!\\[x](http://evil/x.png) \\<b> \\| c?" in text and "single.png" not in text
+    page = Page(Path("out/owner_zh.html").read_text())
+    assert page.asked and all(asked.startswith("data:image/png;base64,") for asked in page.asked)
+    assert 'lang="zh"' in Path("out/owner_zh.html").read_text() and "**" not in page.text
+
+
+@pytest.mark.slow
+def test_the_record_in_chinese_of_the_published_scaling_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    results = Path(__file__).parents[1] / "docs/results/scaling_small"
+    study = StudyFolder(unpack(results / "runs.tar.xz", tmp_path))
+    hypotheses = {"H1": {"claim": "ViT 优于 LightGBM", "criterion": "R² > .6 通过, < .5 调整"}}
+    study.create(**{**(about := study.about()), "definition": {**about["definition"], "hypotheses": hypotheses}})
+    assert main(["report", "scaling_small", "--out", "out", "--template", "owner_zh"]) == 0
+    text = Path("out/owner_zh.md").read_text()
+    assert "| H1 | ViT 优于 LightGBM | R² > .6 通过, \\< .5 调整 | 【**待填写**】 |" in text
+    with (results / "scaling.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    for row in rows:
+        score = f"{float(row['r2']):.3f} ± {float(row['r2_sd']):.3f}"
+        interval = f"[{float(row['r2_low']):.3f}, {float(row['r2_high']):.3f}]"
+        assert f"| {row['series']} | {int(row['rows']) // 1000}k | {score} | {interval} |" in text
+        assert all(f"| {run_id} |" in text for run_id in row["run_ids"].split())
+    assert len(rows) == 12 and text.count("在 2,000 到 20,000 条训练光谱的所有规模上") == 2
+    assert "反超点的 95% 区间为 [2,000 以下, 20,000 以上]" in text and text.count("按种子配对") == 3
+    assert Path("out/figures/single.png").exists() and "single.png" not in Path("out/report.md").read_text()
+    assert Page(Path("out/owner_zh.html").read_text()).tags.count("img") == 2
 
 
 def test_what_is_no_study_is_refused(study: StudyFolder, capsys: pytest.CaptureFixture[str]) -> None:

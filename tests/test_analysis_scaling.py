@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,10 @@ from sklearn.metrics import mean_absolute_error, r2_score
 from test_estimators import settings
 
 from specvit.analysis.fit_verdict import bounds_of
-from specvit.analysis.grouping import by_test_set, series_of
+from specvit.analysis.grouping import Series, TestSet, by_test_set, series_of
 from specvit.analysis.records import read_runs, with_predictions
+from specvit.analysis.scaling import Line, Point, Scaling, Score, pairs_of
+from specvit.analysis.single_panel import draw_single
 from specvit.commands.analysis import main
 from specvit.config.build import build_config
 from specvit.config.compose import compose
@@ -171,9 +174,79 @@ def test_published_points_and_ceilings_lie_under_the_figure(runs: Path, capsys: 
     assert Path("here/scaling.pdf").read_bytes()[:5] == b"%PDF-"
 
 
+def test_the_difference_of_slopes_is_in_all_files(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["scaling", str(runs), "--out", "here"]) == 0
+    shown, whole, text = capsys.readouterr().out, written(Path("here")), (Path("here") / "scaling.md").read_text()
+    sizes = {model["name"]: model["sizes"] for model in whole["models"]}
+    for pair in whole["overtaking"]:
+        found = pair["slopes"]
+        for line in ("ahead", "behind"):
+            two = [sizes[pair[line]][str(size)]["test_r2"] for size in pair["sizes"]]
+            assert found[line] == pytest.approx((two[1] - two[0]) / np.log10(2))
+        assert found["difference"] == pytest.approx(found["ahead"] - found["behind"])
+        assert found["low"] < found["difference"] < found["high"]
+        assert found["paired"] == ("ridge" not in pair.values()), "of which there are two seeds"
+        assert found["said"] in shown and found["said"] in text
+
+
+def scaling_with(means: dict[str, list[float]]) -> Scaling:
+    """Return three sizes of each kind of model, with R² as given."""
+    lines = []
+    for kind, values in means.items():
+        model = build_config(compose([f"model={kind}"])).model
+        run = SimpleNamespace(config=SimpleNamespace(model=model), seed=1, run_id=kind)
+        points = [
+            Point(
+                rows,
+                (run,),
+                {"r2": Score(mean, None, mean - 0.05, mean + 0.05)},
+                (1,),
+                np.full(9, mean),
+                {1: np.full(9, mean)},
+            )
+            for rows, mean in zip((50_000, 100_000, 200_000), values, strict=True)
+        ]
+        lines.append(Line(Series(kind, kind, {}), points, None, None))
+    return Scaling("log_g", TestSet("a test set", "test", ()), lines, pairs_of(lines), 1.0)
+
+
+def test_the_single_panel_has_its_form_hides_no_point_and_marks_a_crossing() -> None:
+    curves = {"ridge": [0.44, 0.47, 0.48], "vit": [-4.0, 0.6, 0.9], "lightgbm": [0.49, 0.55, 0.57]}
+    reference = [{"name": "ViT (published)", "rows": 5e5, "r2": 0.98}, {"name": "other", "rows": 1e6, "r2": 0.2}]
+    axis = draw_single(scaling_with(curves), reference).axes[0]
+    named = {line.get_label(): line for line in axis.lines if not line.get_label().startswith("_")}
+    assert list(named) == ["ViT (p64_h64_L3)", "LightGBM", "Ridge", "ViT (published)", "other"]
+    assert [line.get_color() for line in named.values()][:4] == ["#FFA500", "#2E8B57", "#4169E1", "#FFA500"]
+    assert [line.get_marker() for line in named.values()][:4] == ["o", "s", "^", "o"]
+    assert (axis.get_title(), axis.get_xscale()) == ("ViT vs Traditional ML Scaling Curve", "log")
+    assert [text.get_text() for text in axis.get_xticklabels()] == ["50k", "100k", "200k", "500k", "1M"]
+    low, high = axis.get_ylim()
+    assert low < -1.0 and high > 0.98 and axis.get_ylabel() == "Test R², ▼ below -1"
+    crossing = np.exp(np.interp(0, [-4.49, 0.05], np.log([50_000, 100_000])))
+    assert [text.get_text() for text in axis.texts] == [f"ViT > LGBM @{float(f'{crossing:.2g}') / 1000:g}k"]
+
+
+def test_the_single_panel_keeps_its_range_and_marks_nothing_without_a_crossing() -> None:
+    axis = draw_single(scaling_with({"vit": [0.5, 0.6, 0.65], "lightgbm": [0.4, 0.5, 0.6]}), []).axes[0]
+    assert axis.get_ylim() == (0.3, 0.75) and list(axis.texts) == [] and axis.get_ylabel() == "Test R²"
+    turned = draw_single(scaling_with({"vit": [0.5, 0.5, 0.5], "lightgbm": [0.4, 0.55, 0.6]}), []).axes[0]
+    assert [text.get_text()[:11] for text in turned.texts] == ["LGBM > ViT "]
+
+
+def test_the_command_draws_it_in_300_dpi_and_as_pdf(runs: Path) -> None:
+    assert main(["scaling", str(runs), "--out", "here", "--style", "single", "--reference", "published"]) == 0
+    from PIL import Image
+
+    with Image.open("here/scaling.png") as image:
+        assert round(image.info["dpi"][0]) == 300 and image.width > 1.2 * image.height
+    assert Path("here/scaling.pdf").read_bytes()[:5] == b"%PDF-"
+    assert len(written(Path("here"))["reference"]) == 19
+
+
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
+        (["outputs", "--style", "singel"], "invalid choice: 'singel'"),
         (["nowhere"], "nowhere: is not a folder"),
         (["outputs", "--label", "T_eff"], "no finished run that predicts T_eff"),
         (["outputs", "--reference", "empty.csv"], "holds no point"),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from specvit.analysis.scaling import file_of
-from specvit.analysis.scaling_law import crossover, fit_law, mean_over_seeds
+from specvit.analysis.scaling_law import crossover, fit_law, mean_over_seeds, slopes
 
 ROWS = np.array([1000.0, 2000.0, 5000.0, 10_000.0, 50_000.0])
 
@@ -79,3 +79,35 @@ def test_a_series_that_lists_many_settings_has_a_file_name_of_its_own() -> None:
     first, second = (file_of(f"vit ({'opt.lr=0.1, ' * 40}train.seed={seed})") for seed in (1, 2))
     assert first != second and max(len(first), len(second)) < 255
     assert file_of("vit c1d p8") == "scaling_vit_c1d_p8.json"
+
+
+def test_the_difference_of_slopes_is_the_slope_of_the_difference_and_pairs_seeds() -> None:
+    """Seeds shift both series alike: paired, their spread leaves the difference; unpaired it does not."""
+    rng = np.random.default_rng(0)
+    decades = np.log10(ROWS)
+    shifts = {seed: 0.05 * (seed - 2) * decades for seed in (1, 2, 3)}  # a seed's own slope
+    both = [
+        [
+            {seed: slope * at + shift[k] + rng.normal(0, 1e-4, 1000) for seed, shift in shifts.items()}
+            for k, at in enumerate(decades)
+        ]
+        for slope in (0.10, 0.04)
+    ]
+    means = np.array([0.10 * decades, 0.04 * decades])
+    paired = slopes(ROWS, means, both)
+    assert (paired.ahead, paired.behind, paired.difference) == pytest.approx((0.10, 0.04, 0.06))
+    assert paired.paired and 0.0595 < paired.low < 0.06 < paired.high < 0.0605
+    others = [both[0], [{seed + 10: value for seed, value in of_size.items()} for of_size in both[1]]]
+    unpaired = slopes(ROWS, means, others)
+    assert not unpaired.paired and unpaired.difference == pytest.approx(0.06)
+    # the mean of three seeds drawn again has a third of the variance of 0.05 (-1, 0, 1), in each of the two series
+    assert unpaired.high - unpaired.low == pytest.approx(2 * 1.96 * np.sqrt(2 / 3 * 0.05**2 * 2 / 3), rel=0.15)
+
+
+def test_slopes_are_those_of_a_line_through_the_means() -> None:
+    means = np.array([[0.1, 0.3, 0.35, 0.5, 0.55], [0.2, 0.2, 0.4, 0.4, 0.5]])
+    one_seed = [[{0: np.full(1000, value)} for value in row] for row in means]
+    found = slopes(ROWS, means, one_seed)
+    expected = [np.polyfit(np.log10(ROWS), row, 1)[0] for row in means]
+    assert (found.ahead, found.behind) == pytest.approx(expected)
+    assert (found.low, found.high) == pytest.approx((found.difference, found.difference))

@@ -72,6 +72,8 @@ BAD = [
     ("grids: [{}]\nbudget: {hour: 1}", "budget.hour", "did you mean hours?"),
     ("grids: [{}]\nbudget: {hours: a}", "budget.hours", "expects a number above 0, not 'a'"),
     ("grids: [{}]\nbudget: {hours: 0}", "budget.hours", "expects a number above 0, not 0"),
+    ("grids: [{}]\nhypotheses: {H1: {claim: a}}", "hypotheses.H1.criterion", "is not set"),
+    ("grids: [{}]\nhypotheses: {H1: a}", "hypotheses.H1", "expects keys with values"),
     ("grids: [{}]\nhealth_minutes: 0", "health_minutes", "expects a number above 0, not 0"),
     ("grids: [{}]\nbudget: {hours: .inf}", "budget.hours", "expects a number"),
     ("grids: [{}]\nbudget: {failures: 0}", "budget.failures", "at least 1"),
@@ -164,6 +166,7 @@ OTHER = [
     ("[c1d, sw]", "[sw, c1d]"),
     ("when: {model/tokenizer: sw}", "when: {model/tokenizer: c1d}"),
     ("[32, 64]", "[64]"),
+    ("seeds: [1, 2]", "seeds: [1, 2]\nhypotheses: {H1: {claim: sw leads, criterion: R2 +.02}}"),
 ]
 OTHER_SEARCH = [
     ("trials: 20", "trials: 20\n  seed: 3"),

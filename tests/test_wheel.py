@@ -24,8 +24,9 @@ def test_the_wheel_works_away_from_the_source_tree(tmp_path: Path) -> None:
         f"specvit/{path.relative_to(TOP)}" for path in (TOP / "conf").rglob("*.yaml") if path.name != "local.yaml"
     }
     assert bundled <= names
-    tables = ("pfs_mr_noise.csv", "grid.npz", "grid.json")
-    assert {"specvit/py.typed", *(f"specvit/physics/{name}" for name in tables)} <= names
+    tables = {f"specvit/physics/{name}" for name in ("pfs_mr_noise.csv", "grid.npz", "grid.json")}
+    tables |= {"specvit/analysis/published.csv", "specvit/analysis/templates/owner_zh.md"}
+    assert {"specvit/py.typed", *tables} <= names
     assert not any(name.startswith(("tests", "tools", "conf/", "outputs")) for name in names)
     # Composes from the bundled files, with the user's own laid over.
     (here / "conf" / "experiment").mkdir(parents=True)

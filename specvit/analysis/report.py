@@ -2,6 +2,7 @@
 
 import base64
 import math
+import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -24,10 +25,11 @@ table { border-collapse: collapse; font-size: .85rem; margin: .8rem 0; }
 th, td { padding: .25rem .6rem; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top; }
 td { font-variant-numeric: tabular-nums; white-space: nowrap; }
 td:last-child { white-space: normal; min-width: 12rem; } th { min-width: 3.5rem; }
+blockquote { margin: 1rem 0; padding: .1rem 1rem; border-left: .3rem solid #4169e1; background: #eef2fb; }
 code, pre { background: #f4f4f4; border-radius: 3px; } pre { padding: .6rem; overflow-x: auto; }
 @media (prefers-color-scheme: dark) {
   body { background: #181818; color: #ddd; } code, pre { background: #262626; } th, td { border-color: #444; }
-  img { background: white; }
+  blockquote { background: #20263a; } img { background: white; }
 }
 """
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -73,7 +75,7 @@ def with_spread(value: float | None, spread: float | None, *, whole: bool = Fals
     return f"{value:{digits}}" + (f" ± {spread:{digits}}" if spread is not None else "")
 
 
-def as_page(title: str, text: str, figures: Path) -> str:
+def as_page(title: str, text: str, figures: Path, language: str = "en") -> str:
     """Return markdown as an HTML page that contains its images, which are relative to `figures`.
 
     It loads nothing else: links and other images remain text.
@@ -96,7 +98,12 @@ def as_page(title: str, text: str, figures: Path) -> str:
     head = f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{POLICY}">'
     head += '<meta name="viewport" content="width=device-width, initial-scale=1">'
     head += f"<title>{escape(title)}</title><style>{STYLE}</style>"
-    return f"<!doctype html>\n<html>{head}\n<body>\n{body}</body></html>\n"
+    return f'<!doctype html>\n<html lang="{language}">{head}\n<body>\n{body}</body></html>\n'
+
+
+def inert(text: str) -> str:
+    """Return markdown in which names and questions cannot show an image or HTML."""
+    return re.sub(r"(<|(?<=!)\[)", r"\\\1", text)
 
 
 def fill(template: Path, values: dict[str, Any], out: Path, figures: dict[str, Path]) -> Path:
@@ -108,13 +115,14 @@ def fill(template: Path, values: dict[str, Any], out: Path, figures: dict[str, P
     from jinja2.sandbox import SandboxedEnvironment
 
     environment = SandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+    environment.filters["cell"] = lambda value: " ".join(inert(str(value)).replace("|", "\\|").split())
     remedy = f"there are {', '.join(values)} and figure(NAME, PATH) of {', '.join(figures)}"
     try:
         page = environment.from_string(template.read_text(encoding="utf-8"))
-        text = page.render(**values, figure=_copier(out, figures, template))
+        text = page.render(**values, figures=list(figures), figure=_copier(out, figures, template))
     except FileNotFoundError as problem:
         raise DataError(
-            "no such file", where=str(template), remedy="--template takes a page with {{ names }}"
+            "no such file", where=str(template), remedy="--template takes a page with {{ names }}, or owner_zh"
         ) from problem
     except UnicodeDecodeError as problem:
         raise DataError(
@@ -141,7 +149,8 @@ def _copier(out: Path, figures: dict[str, Path], template: Path) -> Callable[[st
         if not source.exists():
             raise DataError(f"no figure ends in {target.suffix!r}", where=str(template), remedy="use .png or .pdf")
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, target)
+        if target != source.resolve():
+            shutil.copyfile(source, target)
         return place
 
     return figure

@@ -1,4 +1,4 @@
-"""Scores against the number of training rows: points with intervals, laws with a limit, and crossovers.
+"""Scores against the number of training rows: points with intervals, laws with a limit, slopes and crossovers.
 
 Everything is computed from the predictions in run folders. R² is over a test set's rows; resamples draw test rows (the
 same ones for all runs of a test set) and seeds.
@@ -8,7 +8,7 @@ import hashlib
 import itertools
 import statistics
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from specvit.analysis.bounds.report import SNR
 from specvit.analysis.grouping import Series, TestSet
 from specvit.analysis.records import Run
 from specvit.analysis.report import Row, bullets, table, with_spread, write_report
-from specvit.analysis.scaling_law import Crossover, Law, crossover, fit_law, mean_over_seeds
+from specvit.analysis.scaling_law import Crossover, Law, Slopes, crossover, fit_law, mean_over_seeds, slopes
 from specvit.metrics.intervals import SEED, percentile_interval, resampled
 from specvit.metrics.metrics import REGRESSION
 from specvit.metrics.scores import regression_scores
@@ -36,6 +36,7 @@ DEFINITIONS = {
     "sd": "standard deviation over seeds",
     "interval": "95 % of 1,000 resamples of test rows (the same for all runs) and of seeds",
     "law": "R²(N) = limit - scale * N^-exponent, least squares through the means",
+    "slope": "R² gained for each decade of rows: least squares of the mean R² on log10 N over the sizes in common",
     "overtakes": "from this N on the mean R² is higher at all sizes in common; linear in log N between sizes",
 }
 COLUMNS = ("series", "rows", *(f"{name}{end}" for name in SCORES for end in ("", "_sd", "_low", "_high")))
@@ -54,13 +55,17 @@ class Score:
 
 @dataclass(frozen=True)
 class Point:
-    """The scores of a setting on a training set of one size; `r2_R` are resampled means over seeds."""
+    """The scores of a setting on a training set of one size.
+
+    `r2_R` are resampled means over seeds, `r2_of_seed` resampled R² of each run by its seed.
+    """
 
     rows: int
     runs: tuple[Run, ...]
     scores: dict[str, Score]
     best_epochs: tuple[int | None, ...]
     r2_R: np.ndarray
+    r2_of_seed: dict[int, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,7 @@ class Pair:
     behind: Line
     sizes: tuple[int, ...]
     crossover: Crossover
+    slopes: Slopes
 
 
 @dataclass(frozen=True)
@@ -115,7 +121,7 @@ def scaling_of(label: str, test_set: TestSet, series: list[Series], limit: float
     for one in series:
         points = [_point(one, size, replicates) for size in one.sizes]
         lines.append(Line(one, points, *_laws(points, limit)))
-    return Scaling(label, test_set, lines, _pairs(lines), limit)
+    return Scaling(label, test_set, lines, pairs_of(lines), limit)
 
 
 def _point(series: Series, rows: int, replicates: dict[str, dict[str, np.ndarray]]) -> Point:
@@ -129,7 +135,8 @@ def _point(series: Series, rows: int, replicates: dict[str, dict[str, np.ndarray
         spread = statistics.stdev(values) if len(values) > 1 else None
         scores[name] = Score(statistics.fmean(values), spread, *percentile_interval(mean_R))
         resampled_means[name] = mean_R
-    return Point(rows, runs, scores, tuple(run.best_epoch for run in runs), resampled_means["r2"])
+    of_seed = {run.seed: replicates[run.run_id]["r2"] for run in runs}
+    return Point(rows, runs, scores, tuple(run.best_epoch for run in runs), resampled_means["r2"], of_seed)
 
 
 def _laws(points: list[Point], limit: float) -> tuple[Law | None, Law | None]:
@@ -141,7 +148,7 @@ def _laws(points: list[Point], limit: float) -> tuple[Law | None, Law | None]:
     return fit_law(rows_K, mean_1K, limit), fit_law(rows_K, r2_RK, limit)
 
 
-def _pairs(lines: list[Line]) -> list[Pair]:
+def pairs_of(lines: list[Line]) -> list[Pair]:
     """Return every two lines with two or more common sizes, and where one overtakes the other."""
     pairs = []
     for both in itertools.combinations(lines, 2):
@@ -153,8 +160,11 @@ def _pairs(lines: list[Line]) -> list[Pair]:
         r2_2RK = np.array([[of[size].r2_R for size in sizes] for of in points]).transpose(0, 2, 1)
         ahead = int(mean_2K[1, -1] > mean_2K[0, -1])
         mean_K, difference_RK = mean_2K[ahead] - mean_2K[1 - ahead], r2_2RK[ahead] - r2_2RK[1 - ahead]
-        overtakes = crossover(np.array(sizes, np.float64), mean_K, difference_RK)
-        pairs.append(Pair(both[ahead], both[1 - ahead], tuple(sizes), overtakes))
+        rows_K, order = np.array(sizes, np.float64), [ahead, 1 - ahead]
+        overtakes = crossover(rows_K, mean_K, difference_RK)
+        of_seeds = [[points[line][size].r2_of_seed for size in sizes] for line in order]
+        gains = slopes(rows_K, mean_2K[order], of_seeds)
+        pairs.append(Pair(both[ahead], both[1 - ahead], tuple(sizes), overtakes, gains))
     return pairs
 
 
@@ -188,6 +198,14 @@ def _size(value: float, pair: Pair) -> str:
     return f"{float(f'{value:.2g}'):,.0f}"
 
 
+def slope_sentence(pair: Pair) -> str:
+    """Return what both lines gain for each decade of rows, and the difference with its interval."""
+    gains = pair.slopes
+    both = f"{pair.ahead.series.name} gains {gains.ahead:.3f} R² a decade of rows, {pair.behind.series.name}"
+    difference = f"the difference is {gains.difference:+.3f} [{gains.low:+.3f}, {gains.high:+.3f}]"
+    return f"{both} {gains.behind:.3f}: {difference}{', paired by seed' if gains.paired else ''}"
+
+
 def write_scaling(scaling: Scaling, reference: list[Row], out: Path) -> None:
     """Write scaling.csv, .md and .json into `out`, and the scores by size of each series into scaling_SERIES.json."""
     out.mkdir(parents=True, exist_ok=True)
@@ -200,7 +218,8 @@ def write_scaling(scaling: Scaling, reference: list[Row], out: Path) -> None:
     for pair in scaling.pairs:
         interval = {"rows": pair.crossover.rows, "low": pair.crossover.low, "high": pair.crossover.high}
         names = {"ahead": pair.ahead.series.name, "behind": pair.behind.series.name}
-        pairs.append({**interval, **names, "sizes": list(pair.sizes), "said": pair_sentence(pair)})
+        said = {"said": pair_sentence(pair), "slopes": {**asdict(pair.slopes), "said": slope_sentence(pair)}}
+        pairs.append({**interval, **names, "sizes": list(pair.sizes), **said})
     facts = {
         **scaling.test_set.facts(scaling.label),
         "unit": unit_of(scaling.label),
@@ -266,7 +285,7 @@ def _blocks(scaling: Scaling, reference: list[Row]) -> Iterator[str]:
         yield table(_score_cells(scaling, metric.name, title))
     if laws := [line for line in scaling.lines if line.law]:
         yield table([["law", "limit", "exponent"], *([line.series.name, *_law_cells(line)] for line in laws)])
-    yield bullets(map(pair_sentence, scaling.pairs))
+    yield bullets(itertools.chain(map(pair_sentence, scaling.pairs), map(slope_sentence, scaling.pairs)))
     if reference:
         points = ([point["name"], f"{point['rows']:,.0f}", f"{point['r2']:g}"] for point in reference)
         yield table([["published", "rows", "R²"], *points])
@@ -278,7 +297,8 @@ def _blocks(scaling: Scaling, reference: list[Row]) -> Iterator[str]:
     yield table(cells)
     r2, spread, interval = (DEFINITIONS[name] for name in ("r2", "sd", "interval"))
     law = f"Law: {DEFINITIONS['law']}; the limit is {scaling.limit:.3f} at most"
-    yield bullets([f"R²: {r2}; ±: {spread}; [ ]: {interval}", law, f"Overtakes: {DEFINITIONS['overtakes']}"])
+    more = [f"{name.capitalize()}: {DEFINITIONS[name]}" for name in ("overtakes", "slope")]
+    yield bullets([f"R²: {r2}; ±: {spread}; [ ]: {interval}", law, *more])
 
 
 def _score_cells(scaling: Scaling, name: str, title: str) -> list[list[str]]:

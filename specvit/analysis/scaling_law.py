@@ -1,14 +1,15 @@
-"""A power law of scores by training size with a limit, and the size at which one series overtakes another.
+"""Scores by training size: a power law with a limit, slopes, and where one series overtakes another.
 
 Shape suffixes: R resamples of test rows and seeds, K sizes of training sets, B exponents tried.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from specvit.metrics.intervals import LEVEL
+from specvit.metrics.intervals import LEVEL, SEED, percentile_interval
+from specvit.utils.seeding import numpy_rng
 
 Array = np.ndarray
 FEWEST_SIZES = 4
@@ -87,6 +88,45 @@ def _turns(rows_K: Array, difference_RK: Array) -> Array:
     log_K = np.log(rows_K)
     turns_R[between_R] = np.exp(log_K[upper_R - 1] + share_R * (log_K[upper_R] - log_K[upper_R - 1]))
     return turns_R
+
+
+@dataclass(frozen=True)
+class Slopes:
+    """Score gained for each decade of rows by two series, least squares through their means, and the difference."""
+
+    ahead: float
+    behind: float
+    difference: float
+    low: float
+    high: float
+    paired: bool
+    """Whether both have the same seeds at each size, so that a resample draws the same ones for both."""
+
+
+def slopes(rows_K: Array, mean_2K: Array, replicates: Sequence[Sequence[Mapping[int, Array]]]) -> Slopes:
+    """Return the slopes of two series and the interval of their difference, the first less the second.
+
+    `replicates` are the resampled scores (R,) by seed, of each series at each size. Seeds are drawn again: the same
+    ones at all sizes that have the same seeds, and for both series where both have the same.
+    """
+    decades_K = np.log10(rows_K) - np.log10(rows_K).mean()
+    weight_K = decades_K / (decades_K @ decades_K)
+    paired = [ahead.keys() == behind.keys() for ahead, behind in zip(*replicates, strict=True)]
+    mean_2KR = np.array(
+        [
+            [_drawn(of_seed, "" if same else side) for of_seed, same in zip(of_size, paired, strict=True)]
+            for side, of_size in zip(("ahead", "behind"), replicates, strict=True)
+        ]
+    )
+    ahead, behind = (mean_2K @ weight_K).tolist()
+    low, high = percentile_interval(weight_K @ (mean_2KR[0] - mean_2KR[1]))
+    return Slopes(ahead, behind, ahead - behind, low, high, all(paired))
+
+
+def _drawn(of_seed: Mapping[int, Array], side: str) -> Array:
+    """Return the mean over seeds drawn again, (R,): of the same seeds and `side` the same draw."""
+    seeds = sorted(of_seed)
+    return mean_over_seeds([of_seed[seed] for seed in seeds], numpy_rng(SEED, "bootstrap", "slopes", side, *seeds))
 
 
 def mean_over_seeds(replicates: Sequence[Array], rng: np.random.Generator) -> Array:

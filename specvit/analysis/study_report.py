@@ -14,8 +14,10 @@ from specvit.analysis.figures import draw_ablation, draw_curves, draw_scaling, s
 from specvit.analysis.fit_verdict import bounds_of
 from specvit.analysis.grouping import add_missing, by_test_set, series_of
 from specvit.analysis.records import Runs, directions_of, is_search, with_predictions
-from specvit.analysis.report import as_page, bullets, fill, joined, table
-from specvit.analysis.scaling import Scaling, pair_sentence, scaling_of
+from specvit.analysis.report import as_page, bullets, fill, inert, joined, table
+from specvit.analysis.scaling import Scaling, pair_sentence, scaling_of, slope_sentence
+from specvit.analysis.single_panel import draw_single
+from specvit.analysis.template_values import template_values
 from specvit.config.schema import effective_level
 from specvit.study.schema import ESCAPED
 from specvit.study.store import StudyFolder, command_of
@@ -26,6 +28,7 @@ from specvit.utils.provenance import commit
 from specvit.utils.text import short_value
 
 MOST_CAUSES = 30
+TEMPLATES = Path(__file__).with_name("templates")
 NUMBER = re.compile(r"[-+]?\d[\d.]*(e[-+]?\d+)?")
 Parts = dict[str, str]
 TITLES = {
@@ -41,9 +44,12 @@ TITLES = {
 
 
 def write_study_report(
-    study: StudyFolder, runs: Runs, metric: str, label: str, out: Path, template: Path | None
+    study: StudyFolder, runs: Runs, metric: str, label: str, out: Path, template: str | None
 ) -> tuple[str, list[Path]]:
-    """Write report.html, report.md, their figures and the filled template into `out`; return the status and pages."""
+    """Write report.html, report.md, their figures and the filled template into `out`; return the status and pages.
+
+    `template` is a file, or the name of a packaged one, which becomes an HTML page as well.
+    """
     bounds = bounds_of([study.path], runs)
     asked = directions_of([study.path])
     ablation = ablation_of(runs, metric, study.name, bounds, search=is_search([study.path]), asked=asked)
@@ -51,6 +57,8 @@ def write_study_report(
     figures = {"ablation": lambda: draw_ablation(ablation)}
     if scaling:
         figures = {"scaling": lambda: draw_scaling(scaling, [], allowed), **figures}
+    if scaling and template:
+        figures["single"] = lambda: draw_single(scaling, [])
     if any(outcome.rows for outcome in runs.outcome):
         figures["curves"] = lambda: draw_curves(runs)
     matters = ""
@@ -61,12 +69,18 @@ def write_study_report(
         figures = {**of_search, **figures}
     drawn = save_figures(out / "figures", figures)
     parts = study_parts(study, runs, ablation, scaling, matters)
-    text = whole(parts, {name: f"figures/{path.name}" for name, path in drawn.items()})
+    text = whole(parts, {name: f"figures/{path.name}" for name, path in drawn.items() if name != "single"})
     pages = [out / "report.html", out / "report.md"]
     write_text(pages[1], text)
     write_text(pages[0], as_page(study.name, text, out))
     if template:
-        pages.append(fill(template, dict(parts), out, drawn))
+        packaged = {path.stem: path for path in TEMPLATES.glob("*.md")}.get(template)
+        values = {**parts, **template_values(study, runs, ablation, scaling)}
+        pages.append(fill(packaged or Path(template), values, out, drawn))
+        if packaged:
+            text = pages[-1].read_text(encoding="utf-8")
+            pages.append(out / f"{template}.html")
+            write_text(pages[-1], as_page(study.name, text, out, language=template.rpartition("_")[2]))
     return parts["status"], pages
 
 
@@ -93,7 +107,7 @@ def study_parts(
     """Return the parts by name; each is markdown, and may be empty. `matters`: a finding on a search's keys."""
     about = study.about()
     sentences = [
-        *(map(pair_sentence, scaling.pairs) if scaling else ()),
+        *([*map(pair_sentence, scaling.pairs), *map(slope_sentence, scaling.pairs)] if scaling else ()),
         *ablation.sentences,
         *[matters] * bool(matters),
     ]
@@ -114,18 +128,13 @@ def study_parts(
 
 def whole(parts: Parts, figures: Mapping[str, str]) -> str:
     """Return the report as markdown; `figures` are paths by name, relative to it."""
-    parts = {name: text if name == "repeat" else _inert(text) for name, text in parts.items()}
+    parts = {name: text if name == "repeat" else inert(text) for name, text in parts.items()}
     blocks = [f"# {parts['name']}", f"**Question:** {parts['question']}", parts["status"]]
     for name, title in TITLES.items():
         blocks += [f"## {title}", parts[name]]
         if name == "findings":
             blocks += [f"![{key}]({path})" for key, path in figures.items()]
     return joined(blocks)
-
-
-def _inert(text: str) -> str:
-    """Return markdown in which names and questions cannot show an image or HTML."""
-    return re.sub(r"(<|(?<=!)\[)", r"\\\1", text)
 
 
 def _status(runs: Runs, tally: Tally) -> str:

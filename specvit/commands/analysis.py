@@ -52,6 +52,8 @@ def parser() -> Parser:
     _add_label(scaling, "rows")
     written = "what `analysis ceiling` wrote (default: ceiling/ceiling.json in the folders named)"
     scaling.add_argument("--ceilings", type=Path, metavar="FILE", help=written)
+    form = "full: R² and MAE with laws and bounds; single: R² alone, in the published study's form (default: full)"
+    scaling.add_argument("--style", choices=("full", "single"), default="full", help=form)
     ablation = add(_ablation, "what each factor of a study does, and how its runs ended")
     _add_folders(ablation)
     metric = "of a run's summary or tested epoch, or escape_step (default: that of the study's table, else test_r2)"
@@ -66,7 +68,8 @@ def parser() -> Parser:
     report = add(_report, "one page on a study: question, findings, figures, failures, cost")
     report.add_argument("study", help="a study's folder, or its name in multirun/")
     report.add_argument("--out", type=Path, metavar="DIR", help="folder to write into (default: report/ in the study)")
-    report.add_argument("--template", type=Path, metavar="FILE", help="your own page, whose {{ names }} are filled in")
+    page = "your own page, whose {{ names }} are filled in, or 'owner_zh': goal, design, figures, insights in Chinese"
+    report.add_argument("--template", metavar="FILE", help=page)
     report.add_argument("--metric", help=metric)
     report.add_argument("--label", default="log_g", help="the label of the scaling figure (default: log_g)")
     archive = add(_archive, "a study's records and predictions in one small file")
@@ -84,7 +87,8 @@ def _add_folders(parser: argparse.ArgumentParser) -> None:
 def _add_label(parser: argparse.ArgumentParser, x: str) -> None:
     """Add the options of the commands about a label; `x` is the abscissa of published points."""
     _add_folders(parser)
-    parser.add_argument("--reference", type=Path, metavar="FILE", help=f"points to draw: CSV or JSON of name, {x}, r2")
+    points = f"points to draw: 'published' (those of the reference set), or CSV or JSON of name, {x}, r2"
+    parser.add_argument("--reference", metavar="FILE", help=points)
     parser.add_argument("--label", default="log_g", help="a label that the runs predict (default: log_g)")
 
 
@@ -164,7 +168,8 @@ def _scaling(options: argparse.Namespace) -> None:
     from specvit.analysis.figures import draw_scaling, save_figures
     from specvit.analysis.grouping import add_missing, series_of
     from specvit.analysis.published_points import read_reference
-    from specvit.analysis.scaling import pair_sentence, scaling_of, write_scaling
+    from specvit.analysis.scaling import pair_sentence, scaling_of, slope_sentence, write_scaling
+    from specvit.analysis.single_panel import draw_single
 
     reference = read_reference(options.reference, "rows") if options.reference else []
     (runs, sets), out = _test_sets(options, noiseless=True), _out(options)
@@ -180,8 +185,12 @@ def _scaling(options: argparse.Namespace) -> None:
         scaling = scaling_of(options.label, test_set, series, bounds.get("van_trees", 1.0))
         place = out / test_set.short if len(sets) > 1 else out
         write_scaling(scaling, reference, place)
-        save_figures(place, {"scaling": lambda found=scaling, under=bounds: draw_scaling(found, reference, under)})
-        _say("\n".join([*map(pair_sentence, scaling.pairs), f"written: {place}"]))
+        draw = functools.partial(draw_scaling, scaling, reference, bounds)
+        if options.style == "single":
+            draw = functools.partial(draw_single, scaling, reference)
+        save_figures(place, {"scaling": draw})
+        sentences = [*map(pair_sentence, scaling.pairs), *map(slope_sentence, scaling.pairs)]
+        _say("\n".join([*sentences, f"written: {place}"]))
 
 
 def _ablation(options: argparse.Namespace) -> None:

@@ -115,6 +115,11 @@ def _runs_and_studies(current: str, seen: list[str]) -> list[str]:
     return _studies(current, []) + _runs(current, []) + folders
 
 
+def _packaged(name: str) -> Callable[[str, list[str]], list[str]]:
+    """Return what offers a packaged file by its name once that is begun; before, the shell lists its own files."""
+    return lambda current, seen: [name] if current else []
+
+
 VALUES: dict[str, Callable[[str, list[str]], list[str]]] = {
     "study": _studies,
     "run": _runs,
@@ -122,5 +127,7 @@ VALUES: dict[str, Callable[[str, list[str]], list[str]]] = {
     "right": _runs,
     "run_or_study": _runs_and_studies,
     "folder": _runs_and_studies,
+    "reference": _packaged("published"),
+    "template": _packaged("owner_zh"),
 }
 """By the name of an argument, its known values, from the word that is typed and the words before it."""

@@ -76,6 +76,14 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Hypothesis:
+    """What a study is to test, and the criterion by which it is judged, written before its first run."""
+
+    claim: str = key()
+    criterion: str = key()
+
+
+@dataclass(frozen=True)
 class Definition:
     """The complete definition of a study."""
 
@@ -86,6 +94,8 @@ class Definition:
     seeds: tuple[int, ...] = key((), low=0)
     budget: Budget = key(Budget)
     table: Table = key(Table)
+    hypotheses: dict[str, Hypothesis] = key(dict)
+    """By name, such as H1; for reports."""
     health_minutes: float | None = key(None, above=0)
     """From the start of a run to the first check of its health; None: the default."""
     question: str = ""
@@ -93,8 +103,13 @@ class Definition:
     """The content of the file, from which the workers of a search rebuild the definition."""
 
     def digest(self) -> str:
-        """Return a hash of what must not change when a study is resumed: all that decides its runs and its sampling."""
+        """Return a hash of what must not change when a study is resumed.
+
+        That is all that decides its runs and its sampling, and the hypotheses, whose criteria precede the results.
+        """
         parts = asdict(self)
+        if not self.hypotheses:  # studies of before have none
+            parts.pop("hypotheses")
         for name in ("name", "budget", "table", "health_minutes", "question", "source"):
             parts.pop(name)
         if parts["search"]:
