@@ -193,6 +193,20 @@ def test_stars_that_move_and_one_sigma_a_spectrum(runs: Path) -> None:
     assert 0.5 < of_all["van_trees_r2"] < 1 and 0.5 < of_all["crlb_median_r2"] < 1
 
 
+@pytest.mark.slow
+def test_stars_at_nodes_have_the_cramer_rao_bound_of_their_own_population(runs: Path) -> None:
+    """The van Trees bound integrates over a density, which labels at nodes do not have."""
+    at_nodes = trained(Path("nodes"), *BUILTIN, "data.label_prior=published")
+    assert main(["ceiling", str(at_nodes)]) == 0
+    whole = strict((at_nodes / "ceiling" / "ceiling.json").read_text())
+    assert "published distribution of labels" in whole["test_set"] and whole["stars_without_crlb"] == 0
+    assert all(row["van_trees"] is None for row in whole["ceilings"])
+    assert 0.5 < whole["ceilings"][0]["crlb_median_r2"] < 1
+    for row in whole["fixed_magnitudes"]:
+        assert row["label_variance"] == pytest.approx(16 / 12 + 0.8 * 0.5**2 / 6)
+    assert "no van Trees bound: it needs labels with a density" in (at_nodes / "ceiling" / "ceiling.md").read_text()
+
+
 def test_a_study_is_a_folder_of_runs(runs: Path) -> None:
     study = StudyFolder(Path("multirun/mine"))
     study.create()

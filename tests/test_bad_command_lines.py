@@ -112,6 +112,11 @@ COMMAND_LINES = {
         "data.param=logg": ["data.param: names 'logg'", "did you mean log_g?"],
         "data.max_redshift=0.002": ["data.max_redshift: expects a number from 0 to 0.001, not 0.002"],
         "data=bosz data.max_redshift=1e-4": ["data.max_redshift: is set, but spectra from files", "data=builtin"],
+        "data=bosz data.label_prior=published": [
+            "data.label_prior: is set, but spectra from files",
+            "data=builtin",
+        ],
+        "data.label_prior=publishd": ["data.label_prior", "did you mean published?"],
         "data.endless=true": ["data.endless: is set, but data.kind=builtin", "data=synth"],
         "data=synth data.num_samples=-1": ["data.num_samples: is -1", "an epoch", "data.endless=true"],
         "data=synth data.val_samples=-1": ["data.val_samples: is -1", "give a number of rows."],

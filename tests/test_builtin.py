@@ -107,6 +107,27 @@ def test_redshifted_sets_are_sets_of_their_own(tmp_path: Path, monkeypatch: pyte
     assert (redshifts[0.0] == 0).all() and (redshifts[0.001] != 0).all()
 
 
+def test_another_distribution_of_labels_is_a_set_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No shard is shared, in neither order of making; shards made before the key existed keep their place."""
+    monkeypatch.setenv("SPECVIT_CACHE", str(tmp_path))
+    monkeypatch.setattr(synthetic, "ROUND_UP", 1)
+    wish: dict[str, Any] = {"seed": 0, "split": "val"}
+    uniform = synthetic.builtin_manifest(3, **wish)
+    assert uniform == synthetic.builtin_manifest(3, **wish, label_prior="uniform")
+    assert synthetic.builtin_manifest(3, **wish, label_prior="published") == uniform | {"label_prior": "published"}
+    made = {p: synthetic.builtin_files(3, **wish, report=silent, label_prior=p) for p in ("published", "uniform")}
+    assert made["uniform"] == synthetic.builtin_files(3, **wish, report=silent)
+    assert len({path for (path,) in made.values()}) == 2
+    for prior, (path,) in made.items():
+        stars_NS = draw_stars(0, "val", np.arange(3), label_prior=prior)
+        flux_NP, error_NP, table_NK = read(path)
+        np.testing.assert_array_equal(
+            table_NK[:, list(LABELS).index("log_g")], stars_NS[:, STAR_COLUMNS.index("log_g")]
+        )
+        for found, expected in zip((flux_NP, error_NP), Simulator(False)(torch.from_numpy(stars_NS)), strict=True):
+            np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
     """Not more than some pieces are held at a time, although the disk may be slower than the making."""
@@ -133,9 +154,12 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
 
 def test_generate_takes_a_redshift(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["generate", "--out", str(tmp_path / "made"), "--train", "3", "--val", "2", "--test", "2"]
-    assert main([*words, "--max-redshift", "0.0005"]) == 0
+    assert main([*words, "--max-redshift", "0.0005", "--label-prior", "published"]) == 0
     redshifts = [read(path)[2][:, list(LABELS).index("redshift")] for path in (tmp_path / "made").rglob("dataset.h5")]
     assert len(redshifts) == 3 and np.abs(np.concatenate(redshifts)).max() <= 0.0005
+    (train,) = (tmp_path / "made").glob("train_*/dataset.h5")
+    stars_NS = draw_stars(0, "train", np.arange(3), label_prior="published")
+    np.testing.assert_array_equal(read(train)[2][:, list(LABELS).index("T_eff")], stars_NS[:, 0])
     assert (np.concatenate(redshifts) != 0).all()
     assert "making train 3 of 3" in capsys.readouterr().out
     for odd in ("0.0011", "-0.1", "fast"):

@@ -75,6 +75,18 @@ def test_more_unknowns_never_help_and_fainter_stars_are_harder() -> None:
     assert (3 * bright_N < faint_N).all()
 
 
+def test_information_at_the_walls_of_the_box_is_that_just_inside() -> None:
+    """Nodes of the published distribution are on the walls, where a clamp or the end of a spline may have no slope."""
+    at_nodes = stars(48, "data.label_prior=published")
+    assert ((at_nodes.place_NL < 1e-6) | (at_nodes.place_NL > 1 - 1e-6)).sum(0).min() > 0
+    inside_NL = at_nodes.place_NL.clamp(1e-5, 1 - 1e-5)
+    here_NL, near_NL = (
+        np.diagonal(information(at_nodes.observe, place_NL).flux_NLL, axis1=1, axis2=2)
+        for place_NL in (at_nodes.place_NL, inside_NL)
+    )
+    np.testing.assert_allclose(here_NL, near_NL, rtol=0.02)
+
+
 def linear(design_PL: Tensor, sigma_P: Tensor) -> Observe:
     """Return spectra that are linear in their coordinates."""
     return lambda place_BL, _: (1 + place_BL @ design_PL.T, sigma_P.expand(len(place_BL), -1))

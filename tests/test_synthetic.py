@@ -26,6 +26,7 @@ from specvit.data.labels import ClassCoder, LabelScaler
 from specvit.data.splits import is_synthetic, open_split, open_splits
 from specvit.data.synthetic import PIECE_ROWS, SyntheticSpectra
 from specvit.data.synthetic_batches import SyntheticTrainData
+from specvit.physics.population import draw_stars
 from specvit.run.run import run
 from specvit.tracking.run_record import read_record
 from specvit.training import checkpoint
@@ -66,9 +67,13 @@ def labels_seen(data: SyntheticTrainData, epochs: int) -> list[np.ndarray]:
 # the spectra
 
 
-@pytest.mark.parametrize(("split", "redshift"), [("train", 0.0), ("val", 0.001)])
-def test_made_spectra_are_those_of_the_built_in_set(split: str, redshift: float) -> None:
+@pytest.mark.parametrize(
+    ("split", "redshift", "prior"),
+    [("train", 0.0, "uniform"), ("val", 0.001, "uniform"), ("train", 0.0, "published"), ("val", 0.0, "published")],
+)
+def test_made_spectra_are_those_of_the_built_in_set(split: str, redshift: float, prior: str) -> None:
     settings = ["data.builtin_seed=5", f"data.max_redshift={redshift}", "data.val_samples=40"]
+    settings += [f"data.label_prior={prior}"]
     made, filed = (
         open_split(config_of(f"data={kind}", *settings).data, split, silent) for kind in ("synth", "builtin")
     )
@@ -81,6 +86,11 @@ def test_made_spectra_are_those_of_the_built_in_set(split: str, redshift: float)
     assert set(filed.labels().columns) - set(made.labels().columns) == {"snr"}
     pd.testing.assert_frame_equal(made.labels(), filed.labels()[list(made.labels().columns)])
     assert (np.ptp(made.label_values(["redshift"])) > 0) == bool(redshift)
+    on_nodes = np.isclose(made.label_values(["log_g"]) % 0.5, 0).mean()
+    assert (on_nodes > 0.5) == (prior == "published")
+    later = made.offset_by(1000)
+    expected_NS = draw_stars(5, split, made.rows_N + 1000, max_redshift=redshift, label_prior=prior)
+    np.testing.assert_array_equal(later.stars_NS, expected_NS)
 
 
 def test_spectra_that_are_kept_are_those_that_are_made_again() -> None:

@@ -67,7 +67,8 @@ def bounds_of(folders: Sequence[Path], runs: Runs) -> dict[str, float]:
 def data_key(config: Config) -> str:
     """Return a text that is the same for runs on the same rows, label and noise."""
     data = config.data
-    where = (data.kind, data.root, data.file_path, data.val_path, data.test_path, data.builtin_seed, data.max_redshift)
+    where = (data.kind, data.root, data.file_path, data.val_path, data.test_path)
+    stars = (data.builtin_seed, data.max_redshift, data.label_prior)
     which = (data.num_samples, data.val_samples, data.test_samples, data.subset, data.subset_seed, data.endless)
     which += (data.folds,)
-    return repr((where, which, data.param[0], config.noise))
+    return repr((where, stars, which, data.param[0], config.noise))

@@ -176,8 +176,12 @@ def _described(run: Run) -> tuple[str, str]:
     test, noise = run.identity["data"]["test"], run.config.noise
     if "builtin" in test:
         moved = f", redshifts up to {test['max_redshift']:g}" if test.get("max_redshift") else ""
-        text = f"built-in (version {test['builtin']}) test rows 0 to {test['rows'] - 1} of seed {test['seed']}{moved}"
+        prior = test.get("label_prior", "uniform")
+        drawn = f", {prior} distribution of labels" if prior != "uniform" else ""
+        rows = f"test rows 0 to {test['rows'] - 1} of seed {test['seed']}"
+        text = f"built-in (version {test['builtin']}) {rows}{moved}{drawn}"
         short = f"builtin-seed{test['seed']}-{test['rows']}" + (f"-z{test['max_redshift']:g}" if moved else "")
+        short += f"-{prior}" if drawn else ""
     else:
         data = run.config.data
         paths = [Path(name) for name in (data.file_path if data.folds else data.test_path) or ()]

@@ -43,6 +43,12 @@ def parser() -> Parser:
     make.add_argument("--seed", type=int, default=0, help="another seed makes other stars")
     moved = "redshifts are drawn up to this, either way: 0.001 is 300 km/s, the most there is (default: none)"
     make.add_argument("--max-redshift", type=_redshift, default=0.0, metavar="Z", help=moved)
+    make.add_argument(
+        "--label-prior",
+        choices=("uniform", "published"),
+        default="uniform",
+        help="published: as the reference set, all labels but one at nodes of the BOSZ grid",
+    )
     check = commands.add_parser(
         "inspect", help="print what files hold and find every fault; exit code 1 if there is one"
     )
@@ -81,7 +87,14 @@ def _generate(options: argparse.Namespace) -> int:
     if existing:
         raise DataError("already exists", where=str(existing[0]), remedy="choose another --out, or remove it first")
     for split, shards in splits.items():
-        make_shards(shards, seed=options.seed, split=split, report=_report, max_redshift=options.max_redshift)
+        make_shards(
+            shards,
+            seed=options.seed,
+            split=split,
+            report=_report,
+            max_redshift=options.max_redshift,
+            label_prior=options.label_prior,
+        )
     print(f"made {options.train + options.val + options.test:,} spectra in {time.perf_counter() - started:.0f} s")
     paths = [f"file_path='train_{size}_*/dataset.h5'"]
     paths += [f"{split}_path={next(iter(splits[split])).relative_to(options.out)}" for split in ("val", "test")]

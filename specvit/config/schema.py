@@ -112,6 +112,9 @@ class DataConfig:
     order: str = key("global", choices=("global", "block"))
     builtin_seed: int = key(0, low=0, high=2**63 - 1, used_if=lambda data: data.makes)
     max_redshift: float = key(0.0, low=0.0, high=0.001, neutral=0.0, used_if=lambda data: data.makes)
+    label_prior: str = key(
+        "uniform", choices=("uniform", "published"), neutral="uniform", used_if=lambda data: data.makes
+    )
     endless: bool = key(False, neutral=False, used_if=lambda data: data.kind == "synth")
     resident: str = key("auto", choices=("auto", "never"), identity=False)
     storage: str = key("float32", choices=("float32", "float16"))

@@ -23,6 +23,7 @@ def check_together(config: Config) -> None:
     _check_data(config.data)
     _check_folds(config.data)
     _check_task(config)
+    _check_drawn(config.data)
     _check_made(config)
     if kind_of(config.model).is_network:
         _check_training(config)
@@ -87,12 +88,19 @@ def _check_folds(data: DataConfig) -> None:
             raise ConfigError(what, where=f"data.{name}", remedy="leave it out, or set data.folds=0")
 
 
+def _check_drawn(data: DataConfig) -> None:
+    """Refuse how stars are drawn where they come from files."""
+    drawn = (("max_redshift", "redshifts", 0), ("label_prior", "labels", "uniform"))
+    for name, quantity, neutral in () if data.makes else drawn:
+        if getattr(data, name) != neutral:
+            what = f"is set, but spectra from files have the {quantity} that they have"
+            remedy = f"use data=builtin or data=synth, or set it to {neutral}"
+            raise ConfigError(what, where=f"data.{name}", remedy=remedy)
+
+
 def _check_made(config: Config) -> None:
     """Refuse what does not go with spectra that specvit makes, and their keys where it makes none."""
     data = config.data
-    if not data.makes and data.max_redshift:
-        what = "is set, but spectra from files have the redshifts that they have"
-        raise ConfigError(what, where="data.max_redshift", remedy="use data=builtin or data=synth, or set it to 0")
     if data.kind != "synth" and data.endless:
         what = f"is set, but data.kind={data.kind} has as many spectra as there are"
         moved = f" data.max_redshift={data.max_redshift:g}" if data.max_redshift else ""

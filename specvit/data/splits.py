@@ -45,7 +45,8 @@ def is_synthetic(data: DataConfig, split: str) -> bool:
 
 def _synthetic_key(data: DataConfig, split: str) -> dict[str, Any]:
     """Return what identifies the stars of a synthetic split, besides their number."""
-    return {"seed": data.builtin_seed, "split": split, "max_redshift": data.max_redshift}
+    star = {"max_redshift": data.max_redshift, "label_prior": data.label_prior}
+    return {"seed": data.builtin_seed, "split": split, **star}
 
 
 def open_split(data: DataConfig, split: str, report: Callable[[str, int, int], None]) -> SpectraView:

@@ -1,7 +1,8 @@
 """Synthetic spectra of the forward model: as cached shards (`builtin`), or in memory, made on demand (`synth`).
 
 For machines without the reference set; chosen by name, never a fall-back. A row is a function of (seed, split, row,
-max_redshift) alone: the first 5k rows are the same in every set, whatever the shard size and the number of threads.
+max_redshift, label_prior) alone: the first 5k rows are the same in every set, whatever the shard size and the number of
+threads.
 The bits of a matrix product depend on its shape and on the threads that share it, so rows are always computed in the
 same pieces, each by one thread. torch is imported only where spectra are made.
 
@@ -43,20 +44,26 @@ Piece = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Flux (B, P), error (B, P) and median S/N (B,)."""
 
 
-def builtin_manifest(rows: int, *, seed: int, split: str, max_redshift: float = 0.0) -> dict[str, Any]:
+def builtin_manifest(
+    rows: int, *, seed: int, split: str, max_redshift: float = 0.0, label_prior: str = "uniform"
+) -> dict[str, Any]:
     """Return what identifies a synthetic set; needs no file."""
     redshift = {"max_redshift": max_redshift} if max_redshift else {}
-    return {"builtin": GENERATOR_VERSION, "seed": seed, "split": split, "rows": rows, **redshift}
+    prior = {"label_prior": label_prior} if label_prior != "uniform" else {}
+    return {"builtin": GENERATOR_VERSION, "seed": seed, "split": split, "rows": rows, **redshift, **prior}
 
 
-def builtin_files(rows: int, *, seed: int, split: str, report: Report, max_redshift: float = 0.0) -> list[Path]:
+def builtin_files(
+    rows: int, *, seed: int, split: str, report: Report, max_redshift: float = 0.0, label_prior: str = "uniform"
+) -> list[Path]:
     """Return cached shards that hold at least rows 0..rows-1 of a split, making those that are missing.
 
     A short last shard has its row count in its name: a file that another run may have open is never replaced by a
     longer one. The cache is locked meanwhile, so several runs that start at once make each shard once.
     """
     redshift = f"-z{max_redshift!r}" if max_redshift else ""
-    folder = cache_dir() / f"builtin-v{GENERATOR_VERSION}-seed{seed}{redshift}"
+    prior = f"-{label_prior}" if label_prior != "uniform" else ""
+    folder = cache_dir() / f"builtin-v{GENERATOR_VERSION}-seed{seed}{redshift}{prior}"
     shards = {}
     for first in range(0, rows, SHARD_ROWS):
         count = min(SHARD_ROWS, -(-(rows - first) // ROUND_UP) * ROUND_UP)
@@ -67,13 +74,22 @@ def builtin_files(rows: int, *, seed: int, split: str, report: Report, max_redsh
             missing = {path: rows_of for path, rows_of in shards.items() if not _is_intact(path, rows_of)}
             for path in filter(Path.exists, missing):
                 print(f"note: {path} has changed since it was made and is made again", file=sys.stderr, flush=True)
-            make_shards(missing, seed=seed, split=split, report=report, max_redshift=max_redshift)
+            star: dict[str, Any] = {"max_redshift": max_redshift, "label_prior": label_prior}
+            make_shards(missing, seed=seed, split=split, report=report, **star)
             for path in missing:
                 write_json(path.with_name("made.json"), _size_and_mtime(path) | {"digest": _digest(path)})
     return list(shards)
 
 
-def make_shards(shards: dict[Path, range], *, seed: int, split: str, report: Report, max_redshift: float = 0.0) -> None:
+def make_shards(
+    shards: dict[Path, range],
+    *,
+    seed: int,
+    split: str,
+    report: Report,
+    max_redshift: float = 0.0,
+    label_prior: str = "uniform",
+) -> None:
     """Write each path with its rows, on every CPU this process may use; each file is whole or absent.
 
     Pieces are written as they are computed: memory does not grow with the rows.
@@ -86,14 +102,15 @@ def make_shards(shards: dict[Path, range], *, seed: int, split: str, report: Rep
         for path, rows in shards.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             remove_leftovers(path.parent)
-            labels = _label_table(draw_stars(seed, split, np.asarray(rows), max_redshift=max_redshift))
+            star: dict[str, Any] = {"max_redshift": max_redshift, "label_prior": label_prior}
+            labels = _label_table(draw_stars(seed, split, np.asarray(rows), **star))
 
             def fill(file: h5py.File, rows: range = rows, labels: Any = labels) -> None:
                 nonlocal done
                 shape = (len(rows), len(wavelength()))
                 flux, error = (file.create_dataset(name, shape, np.float32) for name in (FLUX, ERROR))
                 numbers = range(rows.start // PIECE_ROWS, -(-rows.stop // PIECE_ROWS))
-                for number, piece in zip(numbers, pieces(seed, split, numbers, max_redshift), strict=True):
+                for number, piece in zip(numbers, pieces(seed, split, numbers, max_redshift, label_prior), strict=True):
                     in_piece, in_shard = _overlap(number, rows)
                     flux[in_shard], error[in_shard] = piece[0][in_piece], piece[1][in_piece]
                     labels.iloc[in_shard, labels.columns.get_loc("snr")] = piece[2][in_piece]
@@ -103,7 +120,7 @@ def make_shards(shards: dict[Path, range], *, seed: int, split: str, report: Rep
             fill_shard(path, fill, wave_P=wavelength(), labels=labels)
 
 
-def make_piece(seed: int, split: str, number: int, max_redshift: float) -> Piece:
+def make_piece(seed: int, split: str, number: int, max_redshift: float, label_prior: str = "uniform") -> Piece:
     """Return the spectra of a whole piece."""
     import torch
 
@@ -111,7 +128,7 @@ def make_piece(seed: int, split: str, number: int, max_redshift: float) -> Piece
     from specvit.physics.simulator import host_simulator
 
     rows = np.arange(number * PIECE_ROWS, (number + 1) * PIECE_ROWS)
-    stars_BS = draw_stars(seed, split, rows, max_redshift=max_redshift)
+    stars_BS = draw_stars(seed, split, rows, max_redshift=max_redshift, label_prior=label_prior)
     with torch.inference_mode():
         flux_BP, error_BP = (x.numpy() for x in host_simulator(max_redshift > 0)(torch.from_numpy(stars_BS)))
     return flux_BP, error_BP, np.median(flux_BP / error_BP, axis=1)
@@ -120,9 +137,19 @@ def make_piece(seed: int, split: str, number: int, max_redshift: float) -> Piece
 class SyntheticSpectra:
     """A `SpectraView` without files: stars are drawn at once, their spectra computed on the host when gathered."""
 
-    def __init__(self, rows_N: np.ndarray, *, seed: int, split: str, max_redshift: float, keep: bool = False) -> None:
+    def __init__(
+        self,
+        rows_N: np.ndarray,
+        *,
+        seed: int,
+        split: str,
+        max_redshift: float,
+        label_prior: str = "uniform",
+        keep: bool = False,
+    ) -> None:
         """`rows_N` are int64 row numbers of the split; `keep` caches its spectra, up to `KEPT_BYTES`."""
-        self.rows_N, self.seed, self.split, self.max_redshift = rows_N, seed, split, max_redshift
+        self.rows_N, self.seed, self.split = rows_N, seed, split
+        self.max_redshift, self.label_prior = max_redshift, label_prior
         self.keep = keep and self.num_bytes <= KEPT_BYTES
         self._latest: tuple[int, tuple[np.ndarray, np.ndarray]] | None = None
 
@@ -162,7 +189,8 @@ class SyntheticSpectra:
         """The stars (N, S) in float64, columns as in `STAR_COLUMNS`."""
         from specvit.physics.population import draw_stars
 
-        return draw_stars(self.seed, self.split, self.rows_N, max_redshift=self.max_redshift)
+        star: dict[str, Any] = {"max_redshift": self.max_redshift, "label_prior": self.label_prior}
+        return draw_stars(self.seed, self.split, self.rows_N, **star)
 
     def labels(self) -> Any:
         """Return the label table as a DataFrame (N rows), without `snr`: that would need every spectrum."""
@@ -188,8 +216,8 @@ class SyntheticSpectra:
 
     def offset_by(self, rows: int) -> "SyntheticSpectra":
         """Return the view of as many stars that begins `rows` rows later."""
-        star = {"seed": self.seed, "split": self.split, "max_redshift": self.max_redshift}
-        return SyntheticSpectra(self.rows_N + rows, **star)
+        star: dict[str, Any] = {"max_redshift": self.max_redshift, "label_prior": self.label_prior}
+        return SyntheticSpectra(self.rows_N + rows, seed=self.seed, split=self.split, **star)
 
     def describe_row(self, index: int) -> str:
         """Return which star a view row is, for messages."""
@@ -222,7 +250,7 @@ class SyntheticSpectra:
     def _piece(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Return a whole piece; the latest one is kept, since readers in row order need its other rows next."""
         if self._latest is None or self._latest[0] != number:
-            flux_BP, error_BP, _ = make_piece(self.seed, self.split, number, self.max_redshift)
+            flux_BP, error_BP, _ = make_piece(self.seed, self.split, number, self.max_redshift, self.label_prior)
             self._latest = number, (flux_BP, error_BP)
         return self._latest[1]
 
@@ -241,7 +269,7 @@ def _one_thread() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _piece_threads() -> Iterator[Callable[[int, str, range, float], Iterator[Piece]]]:
+def _piece_threads() -> Iterator[Callable[[int, str, range, float, str], Iterator[Piece]]]:
     """Give a function that yields pieces in order and computes the next ones on threads, one thread a piece.
 
     Threads and not processes: a process would spend 2 s on importing torch, in which 40,000 spectra are made.
@@ -249,10 +277,10 @@ def _piece_threads() -> Iterator[Callable[[int, str, range, float], Iterator[Pie
     workers = len(os.sched_getaffinity(0))
     pool = ThreadPoolExecutor(workers, "synthetic")
 
-    def pieces(seed: int, split: str, numbers: range, max_redshift: float) -> Iterator[Piece]:
+    def pieces(seed: int, split: str, numbers: range, max_redshift: float, label_prior: str) -> Iterator[Piece]:
         pending: deque[Future[Piece]] = deque()
         for number in numbers:
-            pending.append(pool.submit(make_piece, seed, split, number, max_redshift))
+            pending.append(pool.submit(make_piece, seed, split, number, max_redshift, label_prior))
             if len(pending) > 2 * workers:
                 yield pending.popleft().result()
         while pending:

@@ -20,12 +20,14 @@ from specvit.data.views import SpectraView
 from specvit.physics.fisher import Observe
 from specvit.physics.forward import LABEL_COLUMNS, ForwardModel, check_labels
 from specvit.physics.instrument import MAX_REDSHIFT, wavelength
-from specvit.physics.population import RANGES, STAR_COLUMNS, draw_stars
+from specvit.physics.population import RANGES, STAR_COLUMNS, draw_stars, label_variance
 from specvit.physics.simulator import Simulator
 from specvit.utils.errors import DataError
 
 MAG = STAR_COLUMNS.index("mag")
 CHUNK = 256
+FROM_WALLS = 5e-7
+"""Least distance from the walls of the box, where a node may be and derivatives end."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +45,23 @@ class Stars:
     pixels: Observe
     """Takes labels (B, L) in their units and the stars' numbers (B,); returns flux and error (B, P)."""
     drawn: NDArray[np.float64] | None
-    """All columns of the stars (N, S) if specvit drew them, uniformly over the box; None for those of a file."""
+    """All columns of the stars (N, S) if specvit drew them; None for those of a file."""
+    label_prior: str | None
+    """`data.label_prior` of drawn stars."""
 
     def __len__(self) -> int:
         """Number of stars."""
         return len(self.place_NL)
+
+    @property
+    def uniform(self) -> bool:
+        """Whether the stars are drawn uniformly over the box, as the van Trees bound takes them."""
+        return self.label_prior == "uniform"
+
+    def population_variance(self, name: str) -> float:
+        """Return the variance of a label over the population that drawn stars come from."""
+        assert self.label_prior is not None
+        return label_variance(name, float(self.span_L[self.names.index(name)]), self.label_prior)
 
     def labels_of(self, name: str) -> NDArray[np.float64]:
         """Return the true values (N,) of a label in its unit."""
@@ -95,13 +109,14 @@ def open_stars(config: Config, rows: int | None) -> Stars:
 def synthetic_stars(config: Config, rows: int, *, split: str = "test") -> Stars:
     """Return built-in stars with the noise of `config`, float64."""
     data = config.data
-    drawn_NS = draw_stars(data.builtin_seed, split, np.arange(rows), max_redshift=data.max_redshift)
+    rows_N, redshift, prior = np.arange(rows), data.max_redshift, data.label_prior
+    drawn_NS = draw_stars(data.builtin_seed, split, rows_N, max_redshift=redshift, label_prior=prior)
     names = LABEL_COLUMNS if data.max_redshift > 0 else LABEL_COLUMNS[:-1]
     ends = {**RANGES, "redshift": (-data.max_redshift, data.max_redshift)}
     low_L, span_L = _box(names, ends)
-    place_NL = (torch.from_numpy(drawn_NS[:, : len(names)]) - low_L) / span_L
+    place_NL = ((torch.from_numpy(drawn_NS[:, : len(names)]) - low_L) / span_L).clamp(FROM_WALLS, 1 - FROM_WALLS)
     pixels = _simulated_pixels(drawn_NS, names)
-    return Stars(names, low_L, span_L, place_NL, drawn_NS[:, MAG], config.noise, pixels, drawn_NS)
+    return Stars(names, low_L, span_L, place_NL, drawn_NS[:, MAG], config.noise, pixels, drawn_NS, prior)
 
 
 def _simulated_pixels(drawn_NS: NDArray[np.float64], names: tuple[str, ...]) -> Observe:
@@ -137,7 +152,7 @@ def _file_stars(view: SpectraView, rows: int | None, noise: NoiseConfig) -> Star
     low_L, span_L = _box(names, {**RANGES, "redshift": (-MAX_REDSHIFT, MAX_REDSHIFT)})
     mag_N = labels["mag"].to_numpy(np.float64) if "mag" in labels else np.full(len(index_N), np.nan)
     place_NL = (torch.tensor(labels_NL) - low_L) / span_L
-    return Stars(names, low_L, span_L, place_NL, mag_N, noise, _file_pixels(view, model), None)
+    return Stars(names, low_L, span_L, place_NL, mag_N, noise, _file_pixels(view, model), None, None)
 
 
 def _file_pixels(view: SpectraView, model: ForwardModel) -> Observe:

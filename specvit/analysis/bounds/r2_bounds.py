@@ -29,6 +29,10 @@ begins to outweigh oxygen, spectra change within hundredths of a dex, and a fiel
 carbon says little about the other labels, so revealing it to the estimator costs some .001 in R²."""
 LEAST = 30
 """Fewest rows of a bin with a van Trees bound, which is a ratio of two means."""
+NO_VAN_TREES = {
+    "file": "a file does not say how its stars were drawn, nor how their noise follows the labels",
+    "nodes": "it needs labels with a density, and of data.label_prior=published most are at nodes",
+}
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,8 @@ class Bounds:
     rows: list[Row]
     fixed: list[Row]
     """At fixed magnitudes; none for a file's stars, whose errors hold at their own magnitude only."""
+    no_van_trees: str
+    """Why there is no van Trees bound, or ""."""
     without_bound: int
     """Stars whose Fisher matrix is singular: their Cramér-Rao variance is infinite."""
     seconds: float
@@ -51,7 +57,7 @@ def r2_bounds(stars: Stars, label: str, snr_N: Array, say: Callable[[str], None]
     here = information(stars.observe, stars.place_NL)
     span = float(stars.span_L[column])
     variance_N = cramer_rao(here.free_amplitude(), column) * span**2
-    van_trees = _van_trees(stars, here, column, say) if stars.drawn is not None else None
+    van_trees = _van_trees(stars, here, column, say) if stars.uniform else None
     snr_N = snr_N if van_trees is None else van_trees.snr_N
     label_N, rows = stars.labels_of(label), []
     for place, window in _bins(stars.mag_N, snr_N, len(stars.names), van_trees):
@@ -60,7 +66,8 @@ def r2_bounds(stars: Stars, label: str, snr_N: Array, say: Callable[[str], None]
         row |= cramer_rao_row(variance_N[inside_N], float(label_N[inside_N].var()))
         rows.append(row | _van_trees_row(van_trees, window, row["label_variance"], span))
     fixed = _fixed(stars.first(FIXED_STARS), column, span, say) if stars.drawn is not None else []
-    return Bounds(rows, fixed, int(np.isinf(variance_N).sum()), time.perf_counter() - started)
+    why = "" if stars.uniform else NO_VAN_TREES["file" if stars.drawn is None else "nodes"]
+    return Bounds(rows, fixed, why, int(np.isinf(variance_N).sum()), time.perf_counter() - started)
 
 
 def cramer_rao_row(variance_n: Array, label_variance: float) -> Row:
@@ -123,13 +130,13 @@ def _van_trees_row(van_trees: _VanTrees | None, window: Window, label_variance: 
 
 
 def _fixed(stars: Stars, column: int, span: float, say: Callable[[str], None]) -> list[Row]:
-    """Return the Cramér-Rao bounds of the stars at fixed magnitudes, against the variance of the whole box."""
+    """Return the Cramér-Rao bounds of the stars at fixed magnitudes, against the variance of their population."""
     say(f"{len(stars):,} of the stars at magnitudes {', '.join(f'{mag:g}' for mag in FIXED_MAGNITUDES)}")
-    rows = []
+    rows, label_variance = [], stars.population_variance(stars.names[column])
     for mag in FIXED_MAGNITUDES:
         placed = stars.at_magnitude(mag)
         matrix_NLL = information(placed.observe, placed.place_NL).free_amplitude()
-        row = cramer_rao_row(cramer_rao(matrix_NLL, column) * span**2, span**2 / 12)
+        row = cramer_rao_row(cramer_rao(matrix_NLL, column) * span**2, label_variance)
         snr = float(np.median(placed.signal_to_noise()))
         rows.append({"by": "fixed mag", "low": mag, "high": mag, "snr": snr, **row})
     return rows

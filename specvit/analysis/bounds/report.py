@@ -29,11 +29,8 @@ DEFINITIONS = {
     "labels nor the amplitude",
     "crlb_mean": "mean over stars of the same; a biased estimator may be above it",
     "snr": SNR,
-    "fixed mag": "the same stars all at one magnitude, over the variance of a uniform box",
+    "fixed mag": "the same stars all at one magnitude, over the variance of the population that they are drawn from",
 }
-NO_VAN_TREES = (
-    "no van Trees bound: a file does not say how its stars were drawn, nor how their noise follows the labels"
-)
 SPREAD = {"model": "standard deviation over seeds", "ceiling": "sampling error of the bound"}
 COLUMNS = ("kind", "name", "by", "low", "high", "rows", "snr", "r2", "spread", "bound", "label_variance", "seeds")
 COLUMNS += ("run_ids", "label", "noise_level", "noise_type", "test_set", "snr_definition")
@@ -163,8 +160,8 @@ def _blocks(report: BoundsReport) -> Iterator[str]:
     names = {**CEILINGS, "r2": "R²", "snr": "S/N"}
     notes = [f"{names.get(name, name)}: {meaning}" for name, meaning in DEFINITIONS.items()]
     notes.append("±: of runs the standard deviation over seeds, of the van Trees bound its sampling error")
-    if all(row["van_trees"] is None for row in report.rows):
-        notes.append(NO_VAN_TREES)
+    if report.bounds.no_van_trees:
+        notes.append(f"no van Trees bound: {report.bounds.no_van_trees}")
     if report.bounds.without_bound:
         notes.append(
             f"{report.bounds.without_bound} stars have a singular Fisher matrix; their Cramér-Rao variance is infinite"
