@@ -1,10 +1,9 @@
 """The `specvit` command: `specvit train|evaluate|data ...`, each also as `python -m specvit.train` and so on."""
 
-import importlib
 import sys
 
 from specvit import __version__
-from specvit.commands import COMMANDS
+from specvit.commands import COMMANDS, module_of
 from specvit.commands.entry import user_facing
 from specvit.utils.errors import ConfigError
 
@@ -29,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
         remedy = f"{nearest(name, COMMANDS)}there are {', '.join(COMMANDS)}"
         raise ConfigError(f"no command {name!r}", remedy=remedy)
     sys.argv = [f"specvit {name}", *rest]
-    return importlib.import_module(f"specvit.commands.{name}").main(rest)
+    return module_of(name).main(rest)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ COMMAND_LINES = {
     "keys that are not there": {
         "bananas=1": ["bananas: unknown key"],
         "model.patchsize=8": ["model.patchsize: unknown key", "did you mean model.patch_size?"],
-        "train.monitor=val_r2": ["did you mean train.early_stopping.monitor?"],
+        "train.monitor=val_r2": ["it is called train.early_stopping.monitor here"],
         "+typo=1": ["typo: unknown key"],
         "++opt.typo=1": ["opt.typo: unknown key"],
         "+opt.lr=1e-3": ["+opt.lr", "without the plus sign"],
@@ -28,7 +28,7 @@ COMMAND_LINES = {
         "training.epochs=3": ["it is called train.epochs here"],
         "train_size=100": ["it is called data.num_samples here"],
         "position_encoding=rope": ["it is called model.pos_encoding_type here"],
-        "optimizer=adam": ["it is called opt here"],
+        "optimizer=adam": ["it is called opt.type here"],
         "optimizer.lr=1e-3": ["it is called opt.lr here"],
         "lr_scheduler=cosine": ["it is called opt.lr_sch here"],
         "noise.sigma=1": ["it is called noise.noise_level here"],

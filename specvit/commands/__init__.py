@@ -1,5 +1,8 @@
 """The commands: each module parses its command line, calls the package that does the work, and prints."""
 
+import importlib
+from types import ModuleType
+
 COMMANDS = {
     "train": "one run: spectra -> trained model -> test score; with sweeps=NAME a study, with -m a plain grid",
     "runs": "the runs in a folder: state, scores, and the settings in which they differ",
@@ -9,6 +12,12 @@ COMMANDS = {
     "track": "send MLflow the records that it lacks from run folders",
     "doctor": "--cluster: can jobs be submitted, see a GPU, write, lock and save in time",
     "data": "generate built-in spectra, inspect files, convert other formats",
+    "import": "configurations of other programs and W&B sweeps, as experiments and studies",
     "completion": 'completion for bash, zsh or fish: eval "$(specvit completion bash)"',
 }
 """Each is `main` of the module of its name here."""
+
+
+def module_of(command: str) -> ModuleType:
+    """Return the module of a command; `import` is a word of Python's own."""
+    return importlib.import_module(f"{__name__}.{'import_' if command == 'import' else command}")

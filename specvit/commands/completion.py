@@ -4,12 +4,11 @@ The scripts hand the typed line to `specvit completion --line LINE`, which print
 """
 
 import contextlib
-import importlib
 import re
 import sys
 from collections.abc import Callable
 
-from specvit.commands import COMMANDS
+from specvit.commands import COMMANDS, module_of
 from specvit.commands.entry import Parser, user_facing
 from specvit.study.find import RUNS, STUDIES, runs_in, studies_in
 
@@ -79,7 +78,7 @@ def _offers(words: list[str], current: str) -> list[str]:
     if not words:
         return [*COMMANDS, "--help", "--version"]
     name, *rest = words
-    module = importlib.import_module(f"specvit.commands.{name}") if name in COMMANDS else None
+    module = module_of(name) if name in COMMANDS else None
     if name in ("train", "doctor"):
         flags = getattr(module, "FLAGS", ("--cluster", "--help"))
         return list(flags) if current.startswith("-") else _overrides(current)

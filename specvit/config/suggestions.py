@@ -1,4 +1,4 @@
-"""Known keys, near misses, and the names of older configuration files."""
+"""Known keys, near misses, and the names of other configuration files."""
 
 import dataclasses
 import difflib
@@ -7,43 +7,13 @@ from collections.abc import Iterable
 from functools import cache
 
 from specvit.config.fields import hints_of, spellings
+from specvit.config.foreign_keys import entry_of, own_spelling
 from specvit.config.model_kinds import MODEL_KINDS
 from specvit.config.schema import Config, ModelConfig
 
-OLDER_KEYS = {
-    "train.ep": "train.epochs",
-    "train.lr": "opt.lr",
-    "train.batch": "train.batch_size",
-    "data.train_size": "data.num_samples",
-    "data.val_size": "data.val_samples",
-    "data.test_size": "data.test_samples",
-    "data.path": "data.root",
-    "train_size": "data.num_samples",
-    "position_encoding": "model.pos_encoding_type",
-    "model.position_encoding": "model.pos_encoding_type",
-    "model.name": "model.kind",
-    "model.type": "model.kind",
-    "model.num_layers": "model.num_hidden_layers",
-    "model.num_heads": "model.num_attention_heads",
-    "train.optimizer": "opt.type",
-    "train.lr_scheduler": "opt.lr_sch",
-    "train.loss": "loss.name",
-    "loss.type": "loss.name",
-    "learning_rate": "opt.lr",
-    "opt.learning_rate": "opt.lr",
-    "optimizer": "opt",
-    "opt.name": "opt.type",
-    "lr_scheduler": "opt.lr_sch",
-    "opt.lr_scheduler": "opt.lr_sch",
-    "noise.sigma": "noise.noise_level",
-    "noise.level": "noise.noise_level",
-    "noise.type": "noise.noise_type",
-    "project": "tracking.experiment",
-}
 COMMON_NAMES = ("experiment", "kind", "mode", "name", "type")
 """Keys of several sections, whose equal name in another section means nothing."""
 OLDER_OPTIONS = {"loss": {"l2": "mse", "mae": "l1"}, "model/tokenizer": {"C1D": "c1d", "CNN": "c1d", "SW": "sw"}}
-OLDER_SECTIONS = {"training": "train", "optimizer": "opt", "viz": "tracking", "mlflow": "tracking", "wandb": "tracking"}
 
 
 @cache
@@ -79,10 +49,11 @@ def is_known(dotted: str) -> bool:
 def suggest(dotted: str, groups: Iterable[str] = ()) -> str:
     """Return the advice for an unknown key: its present name, or a known key or group that is truly close."""
     section, _, rest = dotted.partition(".")
-    for right in (dotted, f"{OLDER_SECTIONS.get(section, '')}.{rest}"):
-        right = OLDER_KEYS.get(right, right)
-        if is_known(right):
-            return f"it is called {right} here"
+    entry = entry_of(dotted)
+    if entry and entry.why:
+        return entry.why if entry.special else f"leave it out: {entry.why}"
+    if is_known(right := entry.key if entry else own_spelling(dotted)):
+        return f"it is called {right} here"
     sections = difflib.get_close_matches(section, known_keys(), n=1, cutoff=0.75)
     if sections and is_known(right := f"{sections[0]}.{rest}"):
         return f"did you mean {right}?"

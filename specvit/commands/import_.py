@@ -1,0 +1,48 @@
+"""`specvit import FILE`: another program's configuration, sweep file or table of runs, in our words."""
+
+import re
+import sys
+from pathlib import Path
+
+from specvit.commands.entry import Parser, user_facing
+from specvit.utils.errors import ConfigError
+
+
+@user_facing
+def main(arguments: list[str] | None = None) -> int:
+    """Import a configuration (YAML, JSON) as an experiment, a W&B sweep as a study.
+
+    Each key is taken over, dropped with the reason, or asked for. The exit code is 1 if the file has keys that are not
+    known here.
+    """
+    options = parser().parse_args(sys.argv[1:] if arguments is None else arguments)
+    if options.out is not None and options.out.is_dir():
+        raise ConfigError("is a folder", where=str(options.out), remedy="name a file in it")
+    return _import_configuration(options.file, options.out)
+
+
+def parser() -> Parser:
+    """Return the parser of the command."""
+    own = Parser(prog="specvit import", description=main.__doc__)
+    own.add_argument("file", type=Path, metavar="FILE", help="YAML or JSON of another program or an older version")
+    where = "file to write (default: conf/experiment/NAME.yaml, of a sweep sweeps/NAME.yaml)"
+    own.add_argument("--out", type=Path, metavar="FILE", help=where)
+    return own
+
+
+def _import_configuration(file: Path, out: Path | None) -> int:
+    from specvit.importing.experiment import import_configuration
+    from specvit.importing.read_file import read_file
+    from specvit.importing.sweep_file import import_sweep, is_sweep
+    from specvit.importing.translation import UNKNOWN
+
+    plain = read_file(file)
+    convert, folder = (import_sweep, "sweeps") if is_sweep(plain) else (import_configuration, "conf/experiment")
+    name = re.sub(r"[^A-Za-z0-9_-]+", "_", file.stem)
+    target = out or Path(folder) / f"{name}.yaml"
+    if target.suffix != ".yaml" or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", target.stem):
+        what = f"cannot be the file of {'a study' if convert is import_sweep else 'an experiment'}"
+        remedy = f"write, say, --out {folder}/mine.yaml"
+        raise ConfigError(what, where=str(target), remedy=remedy)
+    found = convert(plain, file.name, target, lambda text: print(text, flush=True))
+    return 1 if found.lines[UNKNOWN] else 0

@@ -1,0 +1,148 @@
+"""An imported configuration as an experiment: the file, its check, and the command that runs it."""
+
+import contextlib
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from specvit.config.build import build_config, flatten
+from specvit.config.compose import compose
+from specvit.config.schema import Config
+from specvit.importing.read_file import flat, resolved
+from specvit.importing.translate import FILES, translate
+from specvit.importing.translation import ASKED, TAKEN, VERDICTS, Translation
+from specvit.run_folder.identity import identity_of
+from specvit.study.grid import as_overrides, as_text
+from specvit.utils.errors import DataError
+from specvit.utils.files import write_text
+from specvit.utils.text import printable
+
+GROUPS = {"data": "data", "model": "model.kind"}
+"""Groups that an experiment chooses, with the key that says which."""
+VARIABLE = re.compile(r"\$\{oc\.env:(\w+)\}")
+NO_FILE = "FILE"
+"""Stands for a path that nothing states, in a command and while a configuration is checked."""
+
+
+def import_configuration(plain: dict[str, Any], source: str, out: Path, say: Callable[[str], None]) -> Translation:
+    """Write a file's settings as the experiment `out`, and `say` what became of its names and how to run it.
+
+    Raises `ConfigError` for contradictions and for what could not run; nothing is written then.
+    """
+    found = translate(resolved(flat(plain)))
+    missing = choose_groups(found)
+    say("\n".join([f"{source}: {found.counts()}", *found.messages()]))
+    found.faults.report()
+    config = checked_config({**found.settings, **dict.fromkeys(missing, NO_FILE)})
+    if text := not_stated(config, found.settings):
+        say(text)
+    head = header(found, source)
+    write_new(out, f"# @package _global_\n{head}{_body(found.settings)}", say)
+    base = f"experiment={out.stem}"
+    if found.several:
+        axes = [f"{key}={','.join(map(as_text, values))}" for key, values in found.several.items()]
+        say(f"all values:  {command_at(out, ['-m', base, *axes])}")
+    say(f"run it:  {command_at(out, [base, *(f'{key}={NO_FILE}' for key in missing)])}")
+    return found
+
+
+def choose_groups(found: Translation) -> list[str]:
+    """Choose the group `data` where only its keys are stated; ask for what is missing, and return the missing paths."""
+    settings = found.settings
+
+    def ask(whose: str, text: str) -> None:
+        found.lines[ASKED].append((whose, text))
+
+    paths = [key for key in ("data.root", *FILES) if settings.get(key) is not None]
+    if "data" not in settings and (kind := settings.get("data.kind") or ("hdf5" if paths else None)):
+        settings["data"] = kind
+    if "data" not in settings:
+        ask(
+            "(no data)",
+            "which spectra? specvit's own until you type data=bosz data.root=FOLDER, or data=hdf5 (docs/data.md)",
+        )
+    missing = [key for key in FILES if settings.get(key) is None] if settings.get("data") == "hdf5" else []
+    if missing:
+        ask("(not stated)", f"which files? type {', '.join(f'{key}={NO_FILE}' for key in missing)}")
+    for variable in _unset(settings):
+        ask(f"${variable}", "is not set here: set it where the run starts")
+    return missing
+
+
+def _unset(settings: Mapping[str, Any]) -> list[str]:
+    """Return the environment variables that settings name and this process lacks."""
+    return [name for name in dict.fromkeys(VARIABLE.findall(str(list(settings.values())))) if name not in os.environ]
+
+
+@contextlib.contextmanager
+def _as_if_set(variables: list[str]) -> Iterator[None]:
+    os.environ.update(dict.fromkeys(variables, "not-set"))
+    try:
+        yield
+    finally:
+        for variable in variables:
+            del os.environ[variable]
+
+
+def checked_config(settings: Mapping[str, Any]) -> Config:
+    """Return the configuration of a run with these settings; raises `ConfigError`."""
+    groups = {group: settings[key] for group, key in GROUPS.items() if key in settings}
+    keys = {f"{'+' * key.startswith('tracking.tags.')}{key}": value for key, value in settings.items() if "." in key}
+    with _as_if_set(_unset(settings)):
+        return build_config(compose(as_overrides({**groups, **keys})))
+
+
+def not_stated(config: Config, settings: Mapping[str, Any]) -> str:
+    """Return a sentence on the values that are specvit's and not those of the reference network and its training."""
+    own, reference = (flatten(identity_of(one, {})["config"]) for one in (config, Config()))
+    other = [f"{key}={value}" for key, value in own.items() if key not in settings and value != reference.get(key)]
+    return f"what is not stated is as in specvit's default run: {', '.join(other)}" if other else ""
+
+
+def header(found: Translation, source: str) -> str:
+    """Return the comments at the top of a file: its question and source, and what was not taken over."""
+    question = str(found.settings.get("tracking.notes") or f"not stated in {source}; write it here.")
+    lines = [f"Question: {question}", "Cost: not known yet.", "Expected: not stated."]
+    lines += [f"Source: {source}, by `specvit import`.", *found.messages([one for one in VERDICTS if one != TAKEN])]
+    return "".join(f"# {printable(' '.join(line.split(chr(10))))}".rstrip() + "\n" for line in lines)
+
+
+def _body(settings: Mapping[str, Any]) -> str:
+    """Return groups and keys as YAML."""
+    nested: dict[str, Any] = {}
+    chosen = [{f"override /{group}": settings[key]} for group, key in GROUPS.items() if key in settings]
+    if chosen:
+        nested["defaults"] = chosen
+    for key, value in settings.items():
+        *sections, leaf = key.split(".")
+        inner = nested
+        for section in sections:
+            inner = inner.setdefault(section, {})
+        if sections:
+            inner[leaf] = value
+    return as_yaml(nested)
+
+
+def as_yaml(plain: dict[str, Any]) -> str:
+    """Return a dict as YAML, its innermost lists on one line."""
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
+
+
+def write_new(out: Path, text: str, say: Callable[[str], None]) -> None:
+    """Write a file that is not there yet, or is the same; raises `DataError` for another one."""
+    if out.exists() and out.read_text(encoding="utf-8", errors="replace") != text:
+        raise DataError("already exists", where=str(out), remedy="choose another --out, or remove it first")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_text(out, text)
+    say(f"written: {out}")
+
+
+def command_at(out: Path, words: list[str]) -> str:
+    """Return a `specvit train` command, with the change to the folder whose conf/ or sweeps/ has the file."""
+    folder = out.absolute().parents[2 if out.absolute().parent.name == "experiment" else 1]
+    change = "" if folder == Path.cwd() else f"cd {folder} && "
+    return f"{change}specvit train {' '.join(words)}"

@@ -1,0 +1,106 @@
+"""Configuration files of other programs as flat dicts: dotted names, variables in our spelling, or one sentence."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from specvit.config.fields import mapping
+from specvit.study.yaml_schema import parsed, valued
+from specvit.utils.errors import DataError
+
+MOST_BYTES = 2_000_000
+"""Of a configuration; larger files are data."""
+SECRET = re.compile(r"passw|secret|api_?key|access_?key|credential|(^|_)token$", re.IGNORECASE)
+VARIABLE = re.compile(r"\$(?:\{(?:oc\.env:|env:)?(\w+)(?::-|,)?((?<=[-,])[^}]*)?\}|([A-Z_]{2,})\b)")
+"""${NAME}, ${env:NAME}, ${NAME:-default}, $NAME."""
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """Return the content of a YAML or JSON file with its keys; raises `DataError` naming the file."""
+    where = str(path)
+    if path.is_dir():
+        raise DataError("is a folder", where=where, remedy="name a file in it")
+    if path.stat().st_size > MOST_BYTES:
+        what = f"has {path.stat().st_size / 1e6:,.0f} MB, and a configuration has a few kB"
+        raise DataError(what, where=where, remedy="name a YAML or JSON file; `specvit data convert` takes spectra")
+    content = path.read_bytes()
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as problem:
+        raise DataError("is not UTF-8 text", where=where, remedy="name a YAML or JSON file") from problem
+    if "\0" in text:
+        raise DataError("is not text", where=where, remedy="name a YAML or JSON file")
+    try:
+        plain = valued(parsed(text))
+    except yaml.YAMLError as problem:
+        tab = " (a tab, where YAML wants spaces)" * ("'\\t'" in str(problem))
+        what = f"is not valid YAML{tab}: {' '.join(str(problem).split())[:200]}"
+        raise DataError(what, where=where, remedy="correct the line that it names") from problem
+    if not plain:
+        raise DataError("is empty", where=where, remedy="name a file with keys and values")
+    if not isinstance(plain, dict):
+        kind = "a list" if isinstance(plain, list) else "a single value"
+        raise DataError(f"is {kind}, not keys with values", where=where, remedy="name a configuration")
+    return _unwrapped(mapping(plain, where))
+
+
+def _unwrapped(plain: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of a W&B run's config.yaml, where each is within `value`."""
+    wrapped = {name: inner for name, inner in plain.items() if isinstance(inner, dict) and "value" in inner}
+    if not wrapped or not all(set(inner) <= {"value", "desc"} for inner in wrapped.values()):
+        return plain
+    return {name: inner["value"] if name in wrapped else inner for name, inner in plain.items()}
+
+
+def flat(plain: Any, prefix: str = "") -> dict[str, Any]:
+    """Return all values by dotted names; those of a list of sections are numbered: `plots[0].type`."""
+    if isinstance(plain, dict) and plain:
+        pairs = [(f"{prefix}.{name}" if prefix else str(name), value) for name, value in plain.items()]
+    elif isinstance(plain, list) and prefix != "defaults" and any(isinstance(value, dict) for value in plain):
+        pairs = [(f"{prefix}[{number}]", value) for number, value in enumerate(plain)]
+    else:
+        return {prefix: plain}
+    return {name: value for start, inner in pairs for name, value in flat(inner, start).items()}
+
+
+def resolved(values: dict[str, Any]) -> dict[str, Any]:
+    """Return flat values in which `${a.b}` is that value of the same file, and `${NAME}` is `${oc.env:NAME}`."""
+
+    def text_of(text: str, name: str, depth: int) -> Any:
+        own = re.compile(r"\$\{(\.*[\w.]+)\}")
+        if (whole := own.fullmatch(text)) and (target := _target(whole[1], name)) in values and depth < 9:
+            return value_of(values[target], target, depth + 1)
+
+        def replaced(found: re.Match[str]) -> str:
+            target = _target(found[1], name)
+            return str(value_of(values[target], target, depth + 1)) if target in values and depth < 9 else found[0]
+
+        text = own.sub(replaced, text)
+        return VARIABLE.sub(lambda found: f"${{oc.env:{found[1] or found[3]}{f',{found[2]}' * bool(found[2])}}}", text)
+
+    def value_of(value: Any, name: str, depth: int = 0) -> Any:
+        if isinstance(value, list):
+            return [value_of(one, name, depth) for one in value]
+        return text_of(value, name, depth) if isinstance(value, str) and "$" in value else value
+
+    return {name: value_of(value, name) for name, value in values.items()}
+
+
+def _target(reference: str, name: str) -> str:
+    """Return the dotted name that `.a`, `..a` or `a.b` refers to in the value of `name`."""
+    dots = len(reference) - len(reference.lstrip("."))
+    section = name.split(".")[:-dots] if dots else []
+    return ".".join([*section, reference.lstrip(".")])
+
+
+def shown(name: str, value: Any) -> str:
+    """Return a value on one line for people, without what must not be shown."""
+    if SECRET.search(name.rpartition(".")[2]):
+        return "***"
+    text = (
+        {True: "true", False: "false", None: "null"}[value] if value is None or isinstance(value, bool) else str(value)
+    )
+    text = " ".join(text.split())
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,0 +1,178 @@
+"""Names of other files whose meaning takes other keys to tell, or that are no setting of a run."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from specvit.config.foreign_keys import Entry
+from specvit.importing.translation import ASKED, DROPPED, PATIENCE, UNKNOWN, Translation
+from specvit.importing.values import is_number
+from specvit.utils.errors import ConfigError
+
+WIDTH, HEADS, PRECISION = "model.hidden_size", "model.num_attention_heads", "train.precision"
+GROUPS = ("builtin", "synth", "bosz", "hdf5", "velocity")
+
+
+def apply(found: Translation, entry: Entry, name: str, raw: Any) -> None:
+    """Add what a special name means to a translation that has all ordinary ones; if it stays open, what to set."""
+    next(handler for names, handler in HANDLERS.items() if entry.special in names.split())
+    if not HANDLERS[entry.special](found, name, raw):
+        found.note(ASKED, name, raw, entry.why)
+
+
+def _head_dim(found: Translation, name: str, raw: Any) -> bool:
+    width, heads = found.settings.get(WIDTH), found.settings.get(HEADS)
+    if not is_number(raw) or raw <= 0 or not (width or heads):
+        return False
+    if width and heads and width != raw * heads:
+        what = f"is {raw}, but {found.said[WIDTH]} and {found.said[HEADS]} make {width / heads:g}"
+        found.faults.append(ConfigError(what, where=name, remedy="correct or remove one of them"))
+    elif width and heads:
+        found.note(DROPPED, name, raw, f"it is {WIDTH} / {HEADS}")
+    elif width:
+        found.take(name, raw, HEADS, width // raw or 1)
+    else:
+        found.take(name, raw, WIDTH, int(raw * heads))
+    return True
+
+
+def _mlp_ratio(found: Translation, name: str, raw: Any) -> bool:
+    width = found.settings.get(WIDTH)
+    if width and is_number(raw):
+        found.take(name, raw, "model.intermediate_size", round(width * raw))
+    return bool(width and is_number(raw))
+
+
+def _overlap(found: Translation, name: str, raw: Any) -> bool:
+    patch = found.settings.get("model.patch_size")
+    if raw and patch and is_number(raw):
+        share = isinstance(raw, float) and raw < 1
+        found.take(name, raw, "model.stride_size", round(patch * (1 - raw)) if share else int(patch - raw))
+    elif not raw:
+        found.note(DROPPED, name, raw, "patches are separate unless model.stride_size is less than model.patch_size")
+    return bool(not raw or (patch and is_number(raw)))
+
+
+def _steps_per_epoch(found: Translation) -> float | None:
+    rows, batch = (found.settings.get(key) for key in ("data.num_samples", "train.batch_size"))
+    step = (batch or 0) * found.settings.get("train.accumulate", 1)
+    return rows // step if rows and step and rows >= step else None
+
+
+def _warmup_steps(found: Translation, name: str, raw: Any) -> bool:
+    steps = _steps_per_epoch(found)
+    if is_number(raw) and (steps or raw == 0):
+        found.take(name, raw, "opt.warmup_epochs", round(raw / (steps or 1), 4))
+        return True
+    return False
+
+
+def _warmup(found: Translation, name: str, raw: Any) -> bool:
+    """Take a share of the epochs, or none; a larger number may be of epochs or steps."""
+    epochs, share = found.settings.get("train.epochs", 0), raw or 0
+    if not is_number(share) or share >= 1 or (share and not epochs):
+        return False
+    found.take(name, raw, "opt.warmup_epochs", round(share * epochs, 4))
+    return True
+
+
+def _max_steps(found: Translation, name: str, raw: Any) -> bool:
+    steps = _steps_per_epoch(found)
+    if raw in (None, -1):
+        found.note(DROPPED, name, raw, "a run is as long as train.epochs")
+    elif steps and is_number(raw) and "train.epochs" not in found.settings:
+        found.take(name, raw, "train.epochs", math.ceil(raw / steps))
+    else:
+        return False
+    return True
+
+
+def _beta(found: Translation, name: str, raw: Any) -> bool:
+    betas = list(found.settings.get("opt.betas", (0.9, 0.999)))
+    betas[int(name.endswith("2"))] = raw
+    found.take(name, raw, "opt.betas", betas, wins=True)
+    return True
+
+
+def _half(found: Translation, name: str, raw: Any) -> bool:
+    if raw:
+        found.take(name, raw, PRECISION, "bf16-mixed" if name.endswith("bf16") else "16-mixed")
+    elif PRECISION in found.settings:
+        found.note(DROPPED, name, raw, f"{found.said[PRECISION]} says the precision")
+    else:
+        found.take(name, raw, PRECISION, "32")
+    return True
+
+
+def _stopping(found: Translation, name: str, raw: Any) -> bool:
+    if raw in (None, False, 0):
+        found.take(name, raw, PATIENCE, None, wins=True, why="never")
+    elif is_number(raw):
+        found.take(name, raw, PATIENCE, raw)
+    elif PATIENCE in found.settings:
+        found.note(DROPPED, name, raw, f"{found.said[PATIENCE]} says so")
+    else:
+        return False
+    return True
+
+
+def _noise(found: Translation, name: str, raw: Any) -> bool:
+    if raw:
+        found.note(DROPPED, name, raw, "noise.noise_level says how much")
+    else:
+        found.take(name, raw, "noise.noise_type", "none", wins=True)
+    return True
+
+
+def _source(found: Translation, name: str, raw: Any) -> bool:
+    text = str(raw).lower()
+    group = "bosz" if "bosz" in text else next((one for one in GROUPS if one == text), None)
+    if group:
+        found.take(name, raw, "data", group, why="train_200k_*, val_1k, test_10k" if group == "bosz" else "")
+    else:
+        found.note(DROPPED, name, raw, "data.file_path names the spectra")
+    return True
+
+
+def _gpus(found: Translation, name: str, raw: Any) -> bool:
+    gpus = ",".join(map(str, raw)) if isinstance(raw, list) else raw
+    found.note(DROPPED, name, raw, f"type CUDA_VISIBLE_DEVICES={gpus} before the command, and hydra/launcher=local")
+    return True
+
+
+def _gpus_per_job(found: Translation, name: str, raw: Any) -> bool:
+    found.note(DROPPED, name, raw, "a run uses one GPU; hydra/launcher=local gives each its own")
+    return True
+
+
+def _search(found: Translation, name: str, raw: Any) -> bool:
+    if not raw:
+        found.note(DROPPED, name, raw, "this file is one run")
+    return not raw
+
+
+def _defaults(found: Translation, name: str, raw: Any) -> bool:
+    others = [one for one in (raw if isinstance(raw, list) else [raw]) if one != "_self_"]
+    text = "names other files, which are not read; import the composed configuration instead"
+    found.note(UNKNOWN if others else DROPPED, name, raw, text if others else "it names no other file")
+    return True
+
+
+Handler = Callable[[Translation, str, Any], bool]
+HANDLERS: dict[str, Handler] = {
+    "head_dim": _head_dim,
+    "mlp_ratio": _mlp_ratio,
+    "overlap": _overlap,
+    "warmup_steps": _warmup_steps,
+    "warmup": _warmup,
+    "max_steps": _max_steps,
+    "betas": _beta,
+    "half": _half,
+    "stopping": _stopping,
+    "noise": _noise,
+    "source": _source,
+    "gpus": _gpus,
+    "gpus_per_job": _gpus_per_job,
+    "search": _search,
+    "defaults": _defaults,
+}

@@ -1,0 +1,259 @@
+"""A sweep file of Weights & Biases as a study: grids, or a search by Optuna."""
+
+import math
+import typing
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from specvit.importing.experiment import (
+    as_yaml,
+    checked_config,
+    choose_groups,
+    command_at,
+    header,
+    not_stated,
+    write_new,
+)
+from specvit.importing.read_file import flat, resolved, shown
+from specvit.importing.translate import find_entry, suggestion, translate
+from specvit.importing.translation import ASKED, CHANGES, DROPPED, TAKEN, UNKNOWN, VERDICTS, Translation
+from specvit.importing.values import is_number, metric_name, rules_of
+from specvit.metrics.metrics import better_direction
+from specvit.study.grid import Point, points_of
+from specvit.study.schema import SEED, Definition, definition_of
+from specvit.utils.errors import ConfigError
+
+SPEC = {"value", "values", "min", "max", "distribution", "mu", "sigma", "q", "probabilities"}
+"""Keys of a W&B parameter."""
+SAMPLERS = {"random": "random", "bayes": "gp"}
+"""By W&B's method; its `bayes` models the metric by a Gaussian process, as gp does."""
+GROUP_OF: dict[str, str] = {"model.kind": "model", "data.kind": "data"}
+TRIALS = 20
+MOST_POINTS = 2000
+"""Of a grid, that are checked one by one."""
+
+
+def is_sweep(plain: dict[str, Any]) -> bool:
+    """Return True for a W&B sweep file."""
+    parameters = plain.get("parameters")
+    specs = parameters.values() if isinstance(parameters, dict) else ()
+    return ("method" in plain and bool(specs)) or any(isinstance(one, dict) and SPEC & set(one) for one in specs)
+
+
+def import_sweep(plain: dict[str, Any], source: str, out: Path, say: Callable[[str], None]) -> Translation:
+    """Write a sweep as the study `out`, and `say` what became of its names and how to run it; raises `ConfigError`."""
+    specs = _specs(plain["parameters"])
+    constants = {name: spec["value"] for name, spec in specs.items() if "value" in spec}
+    about = {name: plain[name] for name in ("project", "description") if name in plain}
+    found = translate(resolved(constants | _arguments(plain.get("command")) | about))
+    space = _space(found, {name: spec for name, spec in specs.items() if "value" not in spec})
+    study = _study(found, plain, space)
+    choose_groups(found)
+    say("\n".join([f"{source}: {found.counts()}", *found.messages()]))
+    found.faults.report()
+    study = {"overrides": _overrides(found), **study}
+    definition = definition_of(yaml.safe_load(as_yaml(study)), out.stem, where=source)
+    points = points_of(definition) if definition.grids else [Point(_example(definition), {})]
+    if rules := _impossible(points[:MOST_POINTS]):
+        study["grids"][0]["forbid"] = rules
+        say(f"points that cannot be runs, forbidden: {'; '.join(map(str, rules))}")
+    if text := not_stated(checked_config(_keyed(points[-1].settings)), {**found.settings, **points[-1].settings}):
+        say(text)
+    write_new(out, header(found, source) + as_yaml(study), say)
+    say(f"look at it:  {command_at(out, [f'sweeps={out.stem}', 'sweep.dry_run=true'])}")
+    return found
+
+
+def _specs(parameters: dict[str, Any], prefix: str = "") -> dict[str, dict[str, Any]]:
+    """Return W&B's parameters by dotted names; nested ones have their own `parameters`, constants a bare value."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, spec in parameters.items():
+        dotted = f"{prefix}{str(name).lstrip('+')}"
+        if isinstance(spec, dict) and isinstance(spec.get("parameters"), dict):
+            found |= _specs(spec["parameters"], f"{dotted}.")
+        elif isinstance(spec, dict) and SPEC & set(spec):
+            one = spec.get("values")
+            found[dotted] = {"value": one[0]} if isinstance(one, list) and len(one) == 1 else spec
+        else:
+            found |= {inner: {"value": value} for inner, value in flat(spec, dotted).items()}
+    return found
+
+
+def _arguments(command: Any) -> dict[str, Any]:
+    """Return the constants that a sweep's command line sets: `--epochs=5`, `train.epochs=5`."""
+    words = [str(word).lstrip("-+") for word in command] if isinstance(command, list) else []
+    return {name: yaml.safe_load(value) for name, _, value in (word.partition("=") for word in words) if value}
+
+
+def _space(found: Translation, varied: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return what varies by our keys; a key that is set twice is a fault."""
+    keys = {entry.key for name in varied if (entry := find_entry(name))}
+    space: dict[str, Any] = {}
+    by_key: dict[str, str] = dict(found.said)
+    for name, spec in varied.items():
+        for dimension, values in _dimension(found, name, spec, keys).items():
+            for key in dimension.split(", "):
+                if key in by_key:
+                    what = f"sets {key}, which {by_key[key]} sets, too"
+                    found.faults.append(ConfigError(what, where=name, remedy="remove it from one of the two"))
+                by_key[key] = name
+            space[dimension] = values
+    return space
+
+
+def _dimension(found: Translation, name: str, spec: dict[str, Any], varied: set[str]) -> dict[str, Any]:
+    """Return a parameter that varies as an axis, or a range of a search, by our key; {} with a line if it cannot be."""
+    if isinstance(spec.get("values"), list):
+        if spec.get("probabilities"):
+            found.note(CHANGES, f"{name}.probabilities", spec["probabilities"], "all values are equally likely here")
+        return _axis(found, name, spec["values"], varied)
+    entry, kind = find_entry(name), str(spec.get("distribution", ""))
+    key = entry.key if entry else ""
+    if not key or not {int, float} & {rules_of(key)[0], *typing.get_args(rules_of(key)[0])}:
+        text = f"{key} is not a number" if key else suggestion(name)
+        found.note(UNKNOWN, name, spec, text)
+        return {}
+    if not all(is_number(spec.get(end)) for end in ("min", "max")) or "normal" in kind or "beta" in kind:
+        found.note(UNKNOWN, name, kind or spec, f"is not a range here; write {key}: {{low: A, high: B, log: true}}")
+        return {}
+    return {key: _range(found, name, key, spec)}
+
+
+def _range(found: Translation, name: str, key: str, spec: dict[str, Any]) -> dict[str, Any]:
+    """Return the range of a search between two numbers."""
+    low, high, kind = spec["min"], spec["max"], str(spec.get("distribution", ""))
+    log, step = "log_uniform" in kind, spec.get("q")
+    if log and not kind.endswith("values"):
+        low, high = (float(f"{math.exp(power):.6g}") for power in sorted((low, high)))
+    whole = rules_of(key)[0] is int
+    dimension: dict[str, Any] = {"low": low, "high": high}
+    if log:
+        dimension["log"] = True
+        if step is not None:
+            found.note(CHANGES, f"{name}.q", step, "a logarithmic range has no steps here")
+    elif step is not None:
+        dimension["step"] = step
+    if whole:
+        dimension |= {"whole": True, "low": round(low), "high": round(high)}
+    found.lines[TAKEN].append((name, f"{key} from {low:g} to {high:g}{', logarithmic' * log}"))
+    return dimension
+
+
+def _axis(found: Translation, name: str, values: list[Any], varied: set[str]) -> dict[str, Any]:
+    """Return the values of a parameter by our key, or by several that it sets together."""
+    rows = []
+    for value in values:
+        one = translate(resolved({name: value}))
+        if not one.said or one.lines[UNKNOWN]:
+            for verdict in VERDICTS:
+                found.lines[verdict] += one.lines[verdict]
+            return {}
+        rows.append({k: v for k, v in one.settings.items() if k in one.said or k not in varied | set(found.settings)})
+    keys: list[str] = list(rows[0])
+    if any(list(row) != keys for row in rows):
+        found.note(UNKNOWN, name, values, "its values set different keys here")
+        return {}
+    found.lines[TAKEN].append((f"{name}={shown(name, values)}", ", ".join(keys)))
+    own = ", ".join(GROUP_OF.get(key, key) for key in keys)
+    return {own: [list(row.values()) if len(keys) > 1 else row[keys[0]] for row in rows]}
+
+
+def _study(found: Translation, plain: dict[str, Any], space: dict[str, Any]) -> dict[str, Any]:
+    """Return grids or a search over a space, and note what becomes of the other keys of the file."""
+    method = plain.get("method", "grid")
+    for name in plain:
+        if name not in ("method", "metric", "parameters", "early_terminate", "run_cap", "project", "description"):
+            found.note(DROPPED, name, plain[name], "`specvit train sweeps=NAME` runs a study, named by its file")
+    if not space:
+        raise ConfigError("has no parameter that varies here", where="parameters", remedy="import the file of one run")
+    if method != "grid":
+        if method not in SAMPLERS:
+            raise ConfigError(f"{method!r} is not one of grid, random, bayes", where="method", remedy="correct it")
+        return {"search": _search(found, plain, space, SAMPLERS[method])}
+    if ranges := [key for key, values in space.items() if isinstance(values, dict)]:
+        raise ConfigError("has a range, from which a grid takes no values", where=ranges[0], remedy="list values")
+    for name in ("metric", "early_terminate", "run_cap"):
+        if name in plain:
+            verdict = DROPPED if name == "metric" else CHANGES
+            found.note(
+                verdict, name, plain[name], "a grid runs every point to its end; `specvit sweep table` ranks them"
+            )
+    seeds = {"seeds": space.pop(SEED)} if SEED in space else {}
+    return {"grids": [{"axes": space}], **seeds}
+
+
+def _search(found: Translation, plain: dict[str, Any], space: dict[str, Any], sampler: str) -> dict[str, Any]:
+    metric = plain.get("metric") if isinstance(plain.get("metric"), dict) else {}
+    assert isinstance(metric, dict)
+    name = (metric_name(str(metric.get("name", ""))) or "").removeprefix("best_")
+    own = f"val_{name.partition('_')[2]}" if name else "val_r2"
+    if not name:
+        found.note(ASKED, "metric.name", metric.get("name"), f"is not a metric here; {own} is written")
+    elif own != name:
+        found.note(CHANGES, "metric.name", metric.get("name"), f"settings are chosen by validation: {own}")
+    better = "minimize" if better_direction(own.removeprefix("val_")) == "lower" else "maximize"
+    goal = metric.get("goal", better) if name else better
+    if goal != better:
+        found.note(ASKED, "metric.goal", goal, f"a better {own} is the other way; it is written as it is in the file")
+    for key in metric:
+        if key not in ("name", "goal"):
+            found.note(CHANGES, f"metric.{key}", metric[key], "a search runs all its trials")
+    trials = plain.get("run_cap")
+    if not isinstance(trials, int):
+        trials = TRIALS
+        found.lines[ASKED].append(
+            ("(not stated)", f"how many trials? {TRIALS} are written (`wandb agent --count` has the number)")
+        )
+    search = {"space": space, "metrics": {own: goal}, "trials": trials, "sampler": sampler}
+    return search | _pruner(found, plain.get("early_terminate"))
+
+
+def _pruner(found: Translation, rule: Any) -> dict[str, Any]:
+    if not isinstance(rule, dict):
+        return {}
+    eta: Any = rule.get("eta", 3)
+    least: Any = rule.get("min_iter")
+    if least is None and is_number(rule.get("max_iter")) and is_number(eta):
+        least = max(1, int(rule["max_iter"] // eta ** rule.get("s", 2)))
+    if rule.get("type") != "hyperband" or not (isinstance(least, int) and isinstance(eta, int | float)):
+        found.note(UNKNOWN, "early_terminate", rule, "write search.pruner (docs/sweeps.md)")
+        return {}
+    found.note(TAKEN, "early_terminate", rule, "search.pruner hyperband, which counts epochs, not logged values")
+    return {"pruner": {"name": "hyperband", "min_resource": least, "reduction_factor": int(eta)}}
+
+
+def _overrides(found: Translation) -> dict[str, Any]:
+    """Return the settings of all runs, groups first."""
+    settings = dict(found.settings)
+    groups = {"data": settings.pop("data")} if "data" in settings else {}
+    groups |= {"model": settings["model.kind"]} if "model.kind" in settings else {}
+    return groups | {key: value for key, value in settings.items() if key not in ("model.kind", "data.kind")}
+
+
+def _example(definition: Definition) -> dict[str, Any]:
+    """Return the settings of a search's trial, from the first choices and the lower ends."""
+    settings = dict(definition.overrides)
+    for dimension in definition.search.space if definition.search else ():
+        settings |= dimension.settings(dimension.examples()[0])
+    return settings
+
+
+def _keyed(settings: dict[str, Any]) -> dict[str, Any]:
+    return {"model.kind" if key == "model" else key: value for key, value in settings.items()}
+
+
+def _impossible(points: Sequence[Point]) -> list[dict[str, Any]]:
+    """Return rules that forbid the points of a grid that cannot be runs, such as heads that do not divide the width."""
+    rules: list[dict[str, Any]] = []
+    for point in points:
+        try:
+            checked_config(_keyed(point.settings))
+        except ConfigError as fault:
+            rule = {key: value for key, value in point.factors.items() if key in str(fault) and key != SEED}
+            if not rule:
+                raise
+            rules += [rule] if rule not in rules else []
+    return rules

@@ -1,0 +1,157 @@
+"""A value of another file as the value of one of our keys: numbers that are text, 50k, other names of choices."""
+
+import dataclasses
+import re
+import types
+import typing
+from functools import cache
+from typing import Any
+
+from specvit.config.fields import checked, hints_of, spellings
+from specvit.config.fields import key as declared
+from specvit.config.model_kinds import MODEL_KINDS
+from specvit.config.schema import Config, ModelConfig
+from specvit.metrics.metrics import CLASSIFICATION, REGRESSION
+from specvit.utils.errors import ConfigError
+
+CHOICES = {
+    "model.kind": "vit: vit1d visiontransformer specvit spectralvit vitmodel; cnn: cnn1d convnet; ridge: "
+    "ridgeregression; "
+    "lightgbm: lgbm lgb gbdt lgbmregressor",
+    "model.task_type": "reg: regression; cls: classification singlelabelclassification",
+    "model.proj_fn": "C1D: cnn conv conv1d; SW: slidingwindow unfold window; linear: lin",
+    "model.pos_encoding_type": "learned: learnable absolute trainable; sinusoidal: sincos sin sine; rope: rotary; "
+    "none: false null no",
+    "model.pool": "cls: token clstoken; mean: avg average gap; attention: attn",
+    "data.label_norm": "standard: zscore standardize standardise standardscaler std meanstd true; "
+    "minmax: minmaxscaler; none: false null no",
+    "noise.noise_type": "heteroscedastic: hetero heteroskedastic; homoscedastic: homo homoskedastic; none: false "
+    "null no",
+    "loss.name": "mse: l2 mseloss l2loss meansquarederror; l1: mae l1loss maeloss meanabsoluteerror; "
+    "huber: huberloss smoothl1 smoothl1loss; ce: crossentropy crossentropyloss celoss",
+    "opt.lr_sch": "cosine: cosineannealing cosineannealinglr cosinewithwarmup cos cosinedecay cosineschedule; "
+    "plateau: reducelronplateau reduceonplateau reducelr; onecycle: onecyclelr; step: steplr; "
+    "constant: none null false fixed constantlr constantwithwarmup no",
+    "train.precision": "32: 32true fp32 float32 float full no false null highest; "
+    "16-mixed: 16 fp16 float16 half amp true 16mixed fp16mixed; bf16-mixed: bf16 bfloat16 bf16mixed",
+    "train.early_stopping.mode": "min: minimize minimise lower; max: maximize maximise higher",
+}
+"""Other names of choices: lower case, without signs between letters, and the last part of a Python class."""
+LABEL_NAMES = {"logg": "log_g", "teff": "T_eff", "mh": "M_H", "feh": "M_H", "am": "a_M", "alpham": "a_M", "cm": "C_M"}
+SPLITS = {"valid": "val", "validation": "val", "eval": "val", "dev": "val", "training": "train", "testing": "test"}
+METRIC_NAMES = {"rsquared": "r2", "r2score": "r2", "acc": "accuracy", "meanabsoluteerror": "mae", "l1": "mae"}
+UNITS = {"": 1, "k": 1000, "m": 1_000_000}
+
+
+@cache
+def rules_of(key: str) -> tuple[Any, Any]:
+    """Return the type of one of our keys, and what `config.fields.key` says of it; `Any` for a free mapping's."""
+    if key == "model.kind":
+        return str, declared(choices=tuple(MODEL_KINDS)).metadata
+    *sections, leaf = key.split(".")
+    classes: list[Any] = [Config]
+    for name in sections:
+        kinds = [hints_of(cls).get(name) for cls in classes]
+        models = [model.config for model in MODEL_KINDS.values() if ModelConfig in kinds]
+        classes = [cls for cls in (*kinds, *models) if isinstance(cls, type) and dataclasses.is_dataclass(cls)]
+    for cls in [*[cls for cls in classes if cls is not ModelConfig], *classes]:
+        if leaf in getattr(cls, "__dataclass_fields__", {}):
+            return hints_of(cls)[leaf], cls.__dataclass_fields__[leaf].metadata
+    return Any, {}
+
+
+def value_of(key: str, raw: Any) -> Any:
+    """Return a foreign value as one of `key`, in plain types; raises `ConfigError` without a place."""
+    kind, rules = rules_of(key)
+    kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    listed = [one for one in kinds if typing.get_origin(one) is tuple]
+    if listed and isinstance(raw, list | tuple):
+        inner = typing.get_args(listed[0])[0]
+        value: Any = [_scalar(key, one, (inner,), rules) for one in raw]
+    elif key == "data.param" and isinstance(raw, str):
+        value = [_scalar(key, one.strip(), (str,), rules) for one in raw.strip("[]").split(",")]
+        value = value[0] if len(value) == 1 else value
+    else:
+        value = _scalar(key, raw, tuple(typing.get_args(listed[0])[:1]) if listed else kinds, rules)
+    if isinstance(value, str) and "${" in value:
+        return value
+    built = checked(value, kind, rules, "")
+    return list(built) if isinstance(built, tuple) and isinstance(value, list) else value if listed else built
+
+
+def _scalar(key: str, raw: Any, kinds: tuple[Any, ...], rules: Any) -> Any:
+    """Return a single foreign value, not yet checked."""
+    if rules.get("choices"):
+        return _choice(key, raw, rules)
+    text = raw.strip() if isinstance(raw, str) else raw
+    if key == "train.early_stopping.monitor":
+        return metric_name(str(raw)) or raw
+    if key == "data.param":
+        return LABEL_NAMES.get(plain(str(raw)), raw)
+    if types.NoneType in kinds and (text is False or str(text).lower() in ("none", "null", "")):
+        return None
+    if key == "train.gradient_clip" and raw in (0, 0.0, "0"):
+        return None
+    if bool in kinds and isinstance(text, str | int):
+        return {
+            "true": True,
+            "yes": True,
+            "on": True,
+            "1": True,
+            "false": False,
+            "no": False,
+            "off": False,
+            "0": False,
+        }.get(str(text).lower(), raw)
+    if {int, float} & set(kinds) and isinstance(text, str | float):
+        return _number(text, whole=float not in kinds)
+    return raw
+
+
+def _number(text: str | float, *, whole: bool) -> Any:
+    """Return 50k, 1_000, "2e-05" and 200.0 as numbers; anything else unchanged."""
+    found = re.fullmatch(r"([-+]?[\d._,]*\d\.?(?:e[-+]?\d+)?)\s*([km]?)", str(text).strip().lower())
+    try:
+        number = float(found[1].replace("_", "").replace(",", "")) * UNITS[found[2]] if found else None
+    except ValueError:
+        return text
+    return text if number is None else int(number) if number == int(number) and whole else number
+
+
+def plain(text: str) -> str:
+    """Return the last part of a name in lower case, without signs: `torch.optim.AdamW` is adamw."""
+    return re.sub(r"[^a-z0-9]", "", text.rpartition(".")[2].lower() if not re.fullmatch(r"[\d.]+", text) else text)
+
+
+def _choice(key: str, raw: Any, rules: Any) -> Any:
+    known = {plain(name): choice for name, choice in spellings(rules).items()}
+    for names in CHOICES.get(key, "").split("; ") if key in CHOICES else []:
+        choice, _, others = names.partition(": ")
+        known |= {other: choice for other in others.split()}
+    return known.get(plain("null" if raw is None else str(raw)), raw)
+
+
+def metric_name(text: str) -> str | None:
+    """Return our name of a metric in another's words, `val/R2`, `best_valid_mae`; None for one that is not ours."""
+    parts = [part for part in re.split(r"[^a-z0-9]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", text).lower()) if part]
+    best, parts = ("best_" if parts[:1] == ["best"] else ""), parts[parts[:1] == ["best"] :]
+    if len(parts) > 1 and SPLITS.get(parts[-1], parts[-1]) in ("train", "val", "test"):
+        parts = [parts[-1], *parts[:-1]]
+    if len(parts) < 2 or (split := SPLITS.get(parts[0], parts[0])) not in ("train", "val", "test"):
+        return None
+    rest = METRIC_NAMES.get("".join(parts[1:]), "_".join(parts[1:]))
+    return f"{best}{split}_{rest}" if rest in {"loss", *REGRESSION, *CLASSIFICATION} else None
+
+
+def is_number(value: Any) -> bool:
+    """Return True for a number, which a flag is not."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def problem_with(key: str, raw: Any) -> str:
+    """Return why a value cannot be one of `key`, "" if it can."""
+    try:
+        value_of(key, raw)
+    except ConfigError as problem:
+        return f"{problem.what}{f'; {problem.remedy}' if problem.remedy else ''}"
+    return ""

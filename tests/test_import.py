@@ -1,0 +1,625 @@
+"""`specvit import`: each key of another file is taken over, dropped with the reason, or asked for, in one message."""
+
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from specvit.cli import main
+from specvit.config.build import build_config
+from specvit.config.compose import compose
+from specvit.config.foreign_keys import ENTRIES, SPECIAL, TAKEN
+from specvit.config.schema import Config
+from specvit.config.suggestions import is_known
+from specvit.importing.read_file import flat
+from specvit.importing.special import HANDLERS
+from specvit.importing.translate import translate
+from specvit.importing.translation import ASKED, CHANGES, DROPPED, UNKNOWN
+from specvit.importing.translation import TAKEN as TAKEN_OVER
+from specvit.importing.values import metric_name, value_of
+from specvit.run.run import run
+from specvit.study.schema import read_definition
+from specvit.utils.files import read_json_lines
+
+CAUTIOUS = """
+model: {proj_fn: SW}
+opt: {lr: 0.00015}
+train: {precision: 32, gradient_clip: 0.5}
+"""
+MILLION = """
+project: 'vit-1m-scaling'
+model:
+  task_type: reg
+  image_size: 4096
+  patch_size: 16
+  hidden_size: 256
+  num_hidden_layers: 6
+  num_attention_heads: 8
+  proj_fn: 'C1D'
+  pos_encoding_type: 'learned'
+train: {batch_size: 256, ep: 200, precision: '16-mixed'}
+loss: {name: 'mse'}
+opt: {type: 'AdamW', lr: 0.0003, weight_decay: 0.01, lr_sch: 'cosine', eta_min: 0.00001}
+data:
+  file_path: "train_200k_0/dataset.h5"
+  val_path: "val_1k/dataset.h5"
+  test_path: "test_10k/dataset.h5"
+  param: log_g
+  label_norm: 'standard'
+noise: {noise_level: 1.0}
+"""
+SCALING = """
+experiment_id: "EXP-20251227-vit-scaling-curve-01-50k"
+data:
+  source: "BOSZ"
+  path: "/data/bosz50000/z0/mag205_225_lowT_1M/"
+  train_shards: ["train_200k_0"]
+  train_size: 50000
+  val_size: 1000
+  test_size: 10000
+  noise_level: 1.0
+  noise_type: "heteroscedastic"
+  apply_noise_to: "train"
+model:
+  type: "ViT"
+  image_size: 4096
+  patch_size: 16
+  hidden_size: 256
+  num_hidden_layers: 6
+  num_attention_heads: 8
+  intermediate_size: 1024
+  proj_fn: "C1D"
+  position_encoding: "learned"
+  head_dim: 32
+  dropout: 0.1
+training:
+  loss: "MSE"
+  label_norm: "standard"
+  optimizer: "AdamW"
+  lr: 0.0003
+  weight_decay: 0.0001
+  lr_scheduler: "cosine"
+  eta_min: 1e-5
+  epochs: 200
+  batch_size: 256
+  gradient_clip: 0.5
+  precision: "16-mixed"
+  seed: 42
+  early_stopping: {monitor: "val_r2", mode: "max", patience: 20}
+"""
+CURVE = """
+experiment_id: "EXP-20251227-vit-scaling-curve-01"
+repo_path: "~/repo"
+data:
+  source: "BOSZ 50000, mag205_225_lowT_1M"
+  path: "/data/bosz50000/z0/mag205_225_lowT_1M/"
+  sizes: [50k, 100k, 200k, 500k]
+  val_size: 1000
+  test_size: 10000
+noise: {sigma: 1.0, type: "heteroscedastic", apply_to: "train"}
+model:
+  type: "ViT"
+  architecture: "p16_h256_L6_a8"
+  patch_size: 16
+  hidden_size: 256
+  num_layers: 6
+  num_heads: 8
+  proj_fn: "C1D"
+training:
+  epochs: 200
+  batch_size: 256
+  lr: 3e-4
+  optimizer: "AdamW"
+  lr_scheduler: "cosine"
+  loss: "MSE"
+  label_norm: "standard"
+  seed: 42
+plots:
+  - type: scaling_curve
+    save: "logg/vit/exp/img/vit_scaling_curve.png"
+    compare_with: ["Ridge", "LightGBM"]
+"""
+PRUNING = """
+trainer_settings:
+  dl_settings:
+    epochs: 1
+    batch_size: 12
+    optimizers:
+      token_merger: {lr: "2e-05"}
+      layer_pruners: {lr: "2e-05"}
+      discriminator: {lr: "5e-04"}
+method_settings:
+  merger_type: "simple"
+  merge_ratio: 0.5
+  target_merge_tokens: 288
+  merge_sparsity_weight: 1e-4
+  pruning_layers: [10, 20, 31]
+  pruner_d_internal: 512
+  pruner_num_heads: 4
+  pruner_type: "cross_attention"
+  temperature: 1.0
+  temperature_min: 0.1
+  temperature_anneal_rate: 0.5
+  adv_loss_weight: 1.0
+  task_loss_weight: 25.0
+  disc_reinit_prob: 0.1
+manager_settings: {mode: "optuna", available_gpus: [0, 1, 2, 3], gpus_per_subtask: 2}
+search_settings: {enable: true, n_trials: 50}
+"""
+FILES: dict[str, tuple[str, dict[str, str], dict[str, Any]]] = {
+    "cautious": (
+        CAUTIOUS,
+        {},
+        {"model.proj_fn": "SW", "opt.lr": 1.5e-4, "train.precision": "32", "train.gradient_clip": 0.5},
+    ),
+    "million": (
+        MILLION,
+        {
+            "project": "tracking.experiment=vit-1m-scaling",
+            "model.image_size": f"{DROPPED}: a spectrum has the pixels",
+            "train.ep": "train.epochs=200",
+        },
+        {
+            **{"model.hidden_size": 256, "model.intermediate_size": 1024, "model.stride_size": 16, "train.epochs": 200},
+            **{"opt.eta_min": 1e-5, "data.kind": "hdf5", "data.val_path": ("val_1k/dataset.h5",)},
+        },
+    ),
+    "scaling": (
+        SCALING,
+        {
+            "experiment_id": "tracking.name=EXP-20251227-vit-scaling-curve-01-50k",
+            "data.source": "data=bosz",
+            "data.path": "data.root=/data/bosz50000/z0/mag205_225_lowT_1M/",
+            "data.train_shards": "data.file_path=['train_200k_0/dataset.h5']",
+            "data.train_size": "data.num_samples=50000",
+            "data.val_size": "data.val_samples=1000",
+            "data.test_size": "data.test_samples=10000",
+            "data.noise_level": "noise.noise_level=1.0",
+            "data.noise_type": "noise.noise_type=heteroscedastic",
+            "data.apply_noise_to": f"{CHANGES}: validation and test spectra have noise, too",
+            "model.type": "model.kind=vit",
+            "model.image_size": f"{DROPPED}: a spectrum has the pixels",
+            "model.position_encoding": "model.pos_encoding_type=learned",
+            "model.head_dim": f"{DROPPED}: it is model.hidden_size / model.num_attention_heads",
+            "training.loss": "loss.name=mse",
+            "training.label_norm": "data.label_norm=standard",
+            "training.optimizer": "opt.type=AdamW",
+            "training.lr": "opt.lr=0.0003",
+            "training.weight_decay": "opt.weight_decay=0.0001",
+            "training.lr_scheduler": "opt.lr_sch=cosine",
+            "training.eta_min": "opt.eta_min=1e-05",
+            "training.epochs": "train.epochs=200",
+            "training.batch_size": "train.batch_size=256",
+            "training.gradient_clip": "train.gradient_clip=0.5",
+            "training.precision": "train.precision=16-mixed",
+            "training.seed": "train.seed=42",
+            "training.early_stopping.monitor": "train.early_stopping.monitor=val_r2",
+            "training.early_stopping.mode": "train.early_stopping.mode=max",
+            "training.early_stopping.patience": "train.early_stopping.patience=20",
+        },
+        {"data.num_samples": 50000, "data.test_path": ("test_10k/dataset.h5",), "train.early_stopping.patience": 20},
+    ),
+    "curve": (
+        CURVE,
+        {
+            "experiment_id": "tracking.name=EXP-20251227-vit-scaling-curve-01",
+            "repo_path": f"{DROPPED}: it says where the file was used",
+            "data.source": "data=bosz",
+            "data.path": "data.root=",
+            "data.sizes": f"{ASKED}: 4 values make 4 runs",
+            "data.val_size": "data.val_samples=1000",
+            "data.test_size": "data.test_samples=10000",
+            "noise.sigma": "noise.noise_level=1.0",
+            "noise.type": "noise.noise_type=heteroscedastic",
+            "noise.apply_to": f"{CHANGES}: validation and test",
+            "model.type": "model.kind=vit",
+            "model.architecture": "model.num_attention_heads=8",
+            "model.num_layers": "model.num_hidden_layers=6",
+            "model.num_heads": "model.num_attention_heads=8",
+            "training.epochs": "train.epochs=200",
+            "training.batch_size": "train.batch_size=256",
+            "training.lr": "opt.lr=0.0003",
+            "training.optimizer": "opt.type=AdamW",
+            "training.lr_scheduler": "opt.lr_sch=cosine",
+            "training.loss": "loss.name=mse",
+            "training.label_norm": "data.label_norm=standard",
+            "training.seed": "train.seed=42",
+            "plots[0].type": f"{DROPPED}: every run draws",
+            "plots[0].save": f"{DROPPED}: every run draws",
+            "plots[0].compare_with": f"{DROPPED}: baselines are runs",
+        },
+        {"data.num_samples": 50000, "model.patch_size": 16, "opt.lr": 3e-4},
+    ),
+    "pruning": (
+        PRUNING,
+        {
+            "trainer_settings.dl_settings.epochs": "train.epochs=1",
+            "trainer_settings.dl_settings.batch_size": "train.batch_size=12",
+            **{
+                f"trainer_settings.dl_settings.optimizers.{part}.lr": f"{CHANGES}: one optimizer"
+                for part in ("token_merger", "layer_pruners", "discriminator")
+            },
+            **{
+                f"method_settings.{name}": f"{CHANGES}: specvit neither merges nor prunes"
+                for name in yaml.safe_load(PRUNING)["method_settings"]
+            },
+            "manager_settings.mode": f"{ASKED}: this file is one run",
+            "manager_settings.available_gpus": f"{DROPPED}: type CUDA_VISIBLE_DEVICES=0,1,2,3",
+            "manager_settings.gpus_per_subtask": f"{DROPPED}: a run uses one GPU",
+            "search_settings.enable": f"{ASKED}: this file is one run",
+            "search_settings.n_trials": f"{ASKED}: this file is one run",
+        },
+        {"train.epochs": 1, "train.batch_size": 12},
+    ),
+}
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("TRAIN_DIR", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def imported(place: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+    """Return a function that imports a text, and returns the exit code and all that was said."""
+
+    def run_import(text: str | bytes, name: str = "old.yaml", *words: str) -> tuple[int, str]:
+        (place / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+        code = main(["import", name, *words])
+        heard = capsys.readouterr()
+        return code, heard.out + heard.err
+
+    return run_import
+
+
+def answers(message: str, name: str, wanted: str) -> bool:
+    """Return whether a message answers a name with "VERDICT: words", or with words alone."""
+    verdict, _, words = wanted.partition(": ")
+    current, found = "", False
+    for line in message.splitlines():
+        if line.endswith(":") and not line.startswith(" "):
+            current = line.rstrip(":")
+        elif line.startswith("  ") and re.search(rf"(^  |, ){re.escape(name)}=", line):
+            found |= (current == verdict and words in line) or (not words and verdict in line)
+    return found
+
+
+def composed(*overrides: str) -> Config:
+    return build_config(compose(overrides))
+
+
+def value(config: Config, key: str) -> Any:
+    found: Any = config
+    for name in key.split("."):
+        found = getattr(found, name)
+    return found
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_key_of_the_owners_files_is_answered_and_the_file_composes(name: str, imported: Any) -> None:
+    text, expected, values = FILES[name]
+    code, message = imported(text, f"{name}.yaml")
+    assert code == 0, message
+    for key in flat(yaml.safe_load(text)):
+        wanted = expected.get(key, f"{key}=")
+        assert answers(message, key, wanted), (key, wanted, message)
+    config = composed(f"experiment={name}")
+    assert {key: value(config, key) for key in values} == values
+    assert message.splitlines()[-1].startswith(f"run it:  specvit train experiment={name}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FILES)
+def test_an_imported_file_trains_two_steps(name: str, imported: Any, toy_sets: Path) -> None:
+    imported(FILES[name][0], f"{name}.yaml")
+    data = [f"data.root={toy_sets}", "data.file_path=train_*/dataset.h5"]
+    data += ["data.val_path=val/dataset.h5", "data.test_path=test/dataset.h5"]
+    small = ["data.num_samples=64", "data.val_samples=-1", "data.test_samples=-1", "train.batch_size=32"]
+    small += ["train.epochs=1", "train.precision=32", "tracking.live=false", "tracking.progress=lines"]
+    result = run(composed(f"experiment={name}", "data=hdf5", *data, *small))
+    [epoch] = read_json_lines(result.folder / "metrics.jsonl")  # two steps, after which the verdict means nothing
+    assert epoch["step"] == 2 and math.isfinite(epoch["val_loss"])
+
+
+SPELLINGS = {
+    "viz.enable: true": f"{DROPPED}: every run draws its own figures",
+    "plotting.dpi: 300": f"{DROPPED}: every run draws its own figures",
+    "warmup.preprocessor: 5": f"{CHANGES}: specvit has no preprocessor",
+    "noise.sigma: 0.5": f"{TAKEN_OVER}: noise.noise_level=0.5",
+    "data.file_path: ${TRAIN_DIR}": f"{TAKEN_OVER}: data.file_path=${{oc.env:TRAIN_DIR}}",
+    "data.train_dir: $TRAIN_DIR/": f"{TAKEN_OVER}: data.file_path=${{oc.env:TRAIN_DIR}}/dataset.h5",
+    "data.val_path: '${VAL_DIR:-/data}/v.h5'": f"{TAKEN_OVER}: data.val_path=${{oc.env:VAL_DIR,/data}}/v.h5",
+    "data.test_path: '${oc.env:TEST_DIR}/t.h5'": f"{TAKEN_OVER}: data.test_path=${{oc.env:TEST_DIR}}/t.h5",
+    "loss: MSE": f"{TAKEN_OVER}: loss.name=mse",
+    "loss.name: L1": f"{TAKEN_OVER}: loss.name=l1",
+    "training.loss: mae": f"{TAKEN_OVER}: loss.name=l1",
+    "criterion: l2": f"{TAKEN_OVER}: loss.name=mse",
+    "loss._target_: torch.nn.SmoothL1Loss": f"{TAKEN_OVER}: loss.name=huber",
+    "model.proj_fn: CNN": f"{TAKEN_OVER}: model.proj_fn=C1D",
+    "opt.type: adamw": f"{TAKEN_OVER}: opt.type=AdamW",
+    "optimizer.class_path: torch.optim.AdamW": f"{TAKEN_OVER}: opt.type=AdamW",
+    "optimizer.init_args.lr: '2e-05'": f"{TAKEN_OVER}: opt.lr=2e-05",
+    "optimizer.params.betas: [0.9, 0.95]": f"{TAKEN_OVER}: opt.betas=[0.9, 0.95]",
+    "lr_scheduler._target_: torch.optim.lr_scheduler.CosineAnnealingLR": f"{TAKEN_OVER}: opt.lr_sch=cosine",
+    "lr_scheduler.patience: 5": f"{TAKEN_OVER}: opt.plateau_patience=5",
+    "scheduler: linear": f"{UNKNOWN}: opt.lr_sch 'linear' is not one of",
+    "scheduler.name: CosineAnnealingWarmRestarts": f"{UNKNOWN}: opt.lr_sch",
+    "trainer.max_epochs: 30": f"{TAKEN_OVER}: train.epochs=30",
+    "trainer.gradient_clip_val: 1.0": f"{TAKEN_OVER}: train.gradient_clip=1.0",
+    "trainer.accumulate_grad_batches: 2": f"{TAKEN_OVER}: train.accumulate=2",
+    "trainer.precision: bf16": f"{TAKEN_OVER}: train.precision=bf16-mixed",
+    "trainer.devices: 4": f"{CHANGES}: one process trains on one device; if the batch size",
+    "trainer.devices: 1": f"{DROPPED}: as here: one process",
+    "trainer.accelerator: gpu": f"{DROPPED}: train.device=auto",
+    "seed_everything: 7": f"{TAKEN_OVER}: train.seed=7",
+    "num_train_epochs: 3": f"{TAKEN_OVER}: train.epochs=3",
+    "per_device_train_batch_size: 64": f"{TAKEN_OVER}: train.batch_size=64",
+    "max_grad_norm: 0": f"{TAKEN_OVER}: train.gradient_clip=null",
+    "fp16: true": f"{TAKEN_OVER}: train.precision=16-mixed",
+    "fp16: false": f"{TAKEN_OVER}: train.precision=32",
+    "metric_for_best_model: eval_mae": f"{TAKEN_OVER}: train.early_stopping.monitor=val_mae",
+    "hidden_act: gelu": f"{DROPPED}: as here: the activation is GELU",
+    "hidden_act: relu": f"{CHANGES}: the activation is GELU",
+    "attention_probs_dropout_prob: 0.1": f"{CHANGES}: attention weights are not dropped out",
+    "hidden_dropout_prob: 0.1": f"{TAKEN_OVER}: model.dropout=0.1",
+    "model.name: vit_small_patch16_224": f"{TAKEN_OVER}: model.num_attention_heads=6",
+    "embedDim: 128": f"{TAKEN_OVER}: model.hidden_size=128",
+    "data.num-workers: 8": f"{DROPPED}: batches are made on the device",
+    "train_size: 50k": f"{TAKEN_OVER}: data.num_samples=50000",
+    "train_size: 0.8": f"{UNKNOWN}: data.num_samples expects a whole number",
+    "data.target: logg": f"{TAKEN_OVER}: data.param=log_g",
+    "data.label_norm: z-score": f"{TAKEN_OVER}: data.label_norm=standard",
+    "early_stopping: false": f"{TAKEN_OVER}: train.early_stopping.patience=null",
+    "early_stopping.min_delta: 0.001": f"{CHANGES}: any better epoch counts",
+    "train.precision: 64": f"{UNKNOWN}: train.precision 64 is not one of",
+    "model.head_dim: 32": f"{ASKED}: it is model.hidden_size / model.num_attention_heads",
+    "wandb.api_key: abcdefgh": f"{DROPPED}: records go to MLflow",
+    "decoder.depth: 2": f"{UNKNOWN}: did you mean",
+    "banana: 1": f"{UNKNOWN}: no key here has a name like it",
+    "hydra.run.dir: out": f"{DROPPED}: Hydra composes",
+    "defaults: [model: vit]": f"{UNKNOWN}: names other files",
+    "model.decoder.hidden_size: 64": f"{UNKNOWN}: did you mean model.hidden_size?",
+}
+
+
+def nested(dotted: str, raw: Any) -> dict[str, Any]:
+    first, _, rest = dotted.partition(".")
+    return {first: nested(rest, raw) if rest else raw}
+
+
+@pytest.mark.parametrize("line", SPELLINGS)
+def test_a_spelling_is_answered(line: str, imported: Any) -> None:
+    name, _, raw = line.partition(": ")
+    code, message = imported(yaml.safe_dump(nested(name, yaml.safe_load(raw))))
+    own = next(iter(flat(nested(name, yaml.safe_load(raw)))))
+    assert answers(message, own, SPELLINGS[line]), message
+    assert code == (1 if SPELLINGS[line].startswith(UNKNOWN) else 0)
+    assert "abcdefgh" not in message
+
+
+def test_every_name_of_the_tables_leads_to_a_key_or_a_handler() -> None:
+    assert all(is_known(key) for key in TAKEN)
+    assert {handler for handler, _ in SPECIAL.values()} == set(HANDLERS)
+    assert len(ENTRIES) > 300
+
+
+COMBINED: dict[str, dict[str, Any]] = {
+    "{hidden_size: 256, head_dim: 32}": {"model.num_attention_heads": 8},
+    "{hidden_size: 128, mlp_ratio: 2}": {"model.intermediate_size": 256},
+    "{patch_size: 32, overlap: 0.5}": {"model.stride_size": 16},
+    "{train_size: 10k, batch_size: 100, warmup_steps: 150}": {"opt.warmup_epochs": 1.5},
+    "{epochs: 50, warmup_ratio: 0.1}": {"opt.warmup_epochs": 5.0},
+    "{train_size: 10k, batch_size: 100, max_steps: 1000}": {"train.epochs": 10},
+    "{adam_beta1: 0.8, adam_beta2: 0.95}": {"opt.betas": (0.8, 0.95)},
+    "{fp16: false, bf16: true}": {"train.precision": "bf16-mixed"},
+    "{early_stopping: {enabled: false, patience: 9}}": {"train.early_stopping.patience": None},
+    "{early_stopping: {monitor: val/loss, patience: 9}}": {
+        "train.early_stopping.monitor": "val_loss",
+        "train.early_stopping.mode": "min",
+    },
+    "{noise: {enabled: false, type: heteroscedastic}}": {"noise.noise_type": "none"},
+    "{model: {type: Ridge, hidden_size: 256}}": {"model.kind": "ridge"},
+    "{lr: {value: 0.01, desc: null}, _wandb: {value: {cli_version: 1}}}": {"opt.lr": 0.01},
+    "{size: 128, model: {hidden_size: '${size}', d_model: '${.hidden_size}'}}": {"model.hidden_size": 128},
+}
+
+
+@pytest.mark.parametrize("text", COMBINED)
+def test_names_that_depend_on_others(text: str, imported: Any) -> None:
+    message = imported(text)[1]
+    config = composed("experiment=old")
+    assert {key: value(config, key) for key in COMBINED[text]} == COMBINED[text], message
+
+
+CONTRADICTIONS = {
+    "{model: {architecture: p32_h256, patch_size: 16}}": "model.patch_size: is 16, but model.architecture=p32_h256",
+    "{model: {hidden_size: 256, num_heads: 8, head_dim: 64}}": "model.head_dim: is 64, but model.hidden_size=256 and",
+    "{noise: {sigma: 1.0}, data: {noise_level: 0.5}}": "data.noise_level: is 0.5, but noise.sigma=1.0 says",
+    "{lr: 1e-3, optimizer: {lr: 1e-4}}": "optimizer.lr: is 0.0001, but lr=0.001 says opt.lr=0.001",
+    "{epochs: 2, opt: {warmup_epochs: 5}}": "opt.warmup_epochs: is 5, not less than train.epochs=2",
+    "{model: {hidden_size: 100, num_heads: 8}}": "does not divide model.hidden_size=100",
+}
+
+
+@pytest.mark.parametrize("text", CONTRADICTIONS)
+def test_a_contradiction_is_refused_and_nothing_is_written(text: str, imported: Any, place: Path) -> None:
+    code, message = imported(text)
+    assert code == 2 and CONTRADICTIONS[text] in message and not (place / "conf").exists()
+
+
+DAMAGED: dict[str, bytes] = {
+    "is empty": b"# nothing\n",
+    "is a list, not keys with values": b"- 1\n- 2\n",
+    "is a single value": b"vit\n",
+    "is given twice": b"lr: 1\nlr: 2\n",
+    "a tab, where YAML wants spaces": b"model:\n\tlr: 1\n",
+    "is not valid YAML": b"model: [1, 2\n",
+    "is not UTF-8 text": b"\x89HDF\r\n\x1a\n\xff\xfe",
+    "is not text": b"a: 1\0\n",
+    "has 50 MB": b"#" * 50_000_000,
+}
+
+
+@pytest.mark.parametrize("words", DAMAGED)
+def test_a_damaged_file_is_one_sentence(words: str, imported: Any) -> None:
+    code, message = imported(DAMAGED[words])
+    assert code == 2 and message.count("\n") == 1 and message.startswith("specvit: old.yaml: ") and words in message
+
+
+def test_a_missing_file_and_a_folder_are_one_sentence(place: Path, capsys: Any) -> None:
+    (place / "folder").mkdir()
+    for name, words in (("none.yaml", "no such file"), ("folder", "is a folder")):
+        assert main(["import", name]) == 2
+        assert words in capsys.readouterr().err
+
+
+def test_another_file_is_not_overwritten(imported: Any, place: Path) -> None:
+    assert imported("lr: 1e-3")[0] == 0
+    written = (place / "conf/experiment/old.yaml").read_text()
+    assert imported("lr: 1e-3")[0] == 0  # the same again
+    code, message = imported("lr: 1e-4")
+    assert code == 2 and "conf/experiment/old.yaml: already exists; choose another --out" in message
+    assert (place / "conf/experiment/old.yaml").read_text() == written
+    assert imported("lr: 1e-4", "old.yaml", "--out", "conf/experiment/other.yaml")[0] == 0
+    assert composed("experiment=other").opt.lr == 1e-4
+
+
+def test_the_file_says_where_it_comes_from_and_what_it_lacks(imported: Any, place: Path) -> None:
+    imported("{notes: 'does it learn?', image_size: 4096, lr: 1e-3, foo: 2}")
+    lines = (place / "conf/experiment/old.yaml").read_text().splitlines()
+    assert lines[:2] == ["# @package _global_", "# Question: does it learn?"]
+    assert any(line.startswith("# Source: old.yaml") for line in lines)
+    assert any("image_size=4096" in line for line in lines) and any("foo=2" in line for line in lines)
+
+
+def test_data_that_are_not_here_are_asked_for_at_run_time(imported: Any, capsys: Any) -> None:
+    code, message = imported("data: {file_path: '${TRAIN_DIR}/a.h5'}\n")
+    assert code == 0 and "$TRAIN_DIR: is not set here" in message
+    assert message.rstrip().endswith("experiment=old data.val_path=FILE data.test_path=FILE")
+    assert main(["train", "experiment=old"]) == 2
+    assert "TRAIN_DIR" in capsys.readouterr().err
+
+
+def test_metrics_have_our_names() -> None:
+    names = {"val/R2": "val_r2", "best_valid_mae": "best_val_mae", "test-loss": "test_loss", "eval_rmse": "val_rmse"}
+    assert {name: metric_name(name) for name in names} == names
+    assert [metric_name(name) for name in ("val_size", "loss", "test_path", "lr")] == [None] * 4
+
+
+def test_numbers_are_read_from_text() -> None:
+    cases = [("opt.lr", "2e-05", 2e-5), ("data.num_samples", "50k", 50_000), ("data.num_samples", "1M", 1_000_000)]
+    cases += [("train.epochs", 200.0, 200), ("train.epochs", "1_000", 1000), ("train.compile", "yes", True)]
+    assert [value_of(key, raw) for key, raw, _ in cases] == [own for _, _, own in cases]
+
+
+def test_translation_is_idempotent_on_our_own_configuration() -> None:
+    plain = yaml.safe_load(yaml.safe_dump(compose(())))
+    found = translate(flat(plain))
+    assert not found.lines[UNKNOWN] and not found.faults
+    assert {key: found.settings[key] for key in ("opt.lr", "model.patch_size")} == {
+        "opt.lr": 3e-4,
+        "model.patch_size": 64,
+    }
+
+
+GRID = """
+program: train.py
+method: grid
+project: vit
+description: which tokenizer?
+metric: {name: val/r2, goal: maximize}
+parameters:
+  proj_fn: {values: [CNN, SW]}
+  hidden_size: {values: [64, 96]}
+  num_heads: {values: [4, 6]}
+  lr: {values: ["1e-4", 3e-4]}
+  seed: {values: [1, 2, 3]}
+  epochs: {value: 2}
+  batch_size: 64
+"""
+BAYES = """
+method: bayes
+metric: {name: test_mae, goal: minimize, target: 0.3}
+early_terminate: {type: hyperband, max_iter: 27, s: 2, eta: 3}
+run_cap: 30
+command: ["${env}", python, train.py, "--epochs=5", "${args}"]
+parameters:
+  optimizer:
+    parameters:
+      lr: {distribution: log_uniform_values, min: 1e-5, max: 1e-2}
+      weight_decay: {distribution: log_uniform, min: -9.2103403, max: -2.3025851}
+  dropout: {distribution: q_uniform, min: 0, max: 0.3, q: 0.1}
+  num_layers: {min: 2, max: 8}
+  architecture: {values: [p16_h64_a4, p32_h128_a4]}
+  loss: {values: [mse, L1], probabilities: [0.3, 0.7]}
+"""
+
+
+def test_a_wandb_grid_becomes_a_grid(imported: Any) -> None:
+    code, message = imported(GRID, "grid.yaml")
+    assert code == 0, message
+    study = read_definition(Path("sweeps/grid.yaml"))
+    assert study.question == "which tokenizer?" and study.seeds == (1, 2, 3)
+    named = {"tracking.experiment": "vit", "tracking.notes": "which tokenizer?"}
+    assert study.overrides == {"train.epochs": 2, "train.batch_size": 64, **named}
+    [grid] = study.grids
+    assert {axis.keys: axis.values for axis in grid.axes} == {
+        ("model.proj_fn",): (("C1D",), ("SW",)),
+        ("model.hidden_size", "model.intermediate_size"): ((64, 256), (96, 384)),
+        ("model.num_attention_heads",): ((4,), (6,)),
+        ("opt.lr",): ((1e-4,), (3e-4,)),
+    }
+    assert grid.forbid == ({"model.hidden_size": 64, "model.num_attention_heads": 6},)
+    assert "points that cannot be runs, forbidden: {'model.hidden_size': 64" in message
+    assert main(["train", "sweeps=grid", "sweep.dry_run=true"]) == 0
+
+
+def test_a_wandb_search_becomes_a_search(imported: Any) -> None:
+    code, message = imported(BAYES, "bayes.yaml")
+    assert code == 0, message
+    study = read_definition(Path("sweeps/bayes.yaml"))
+    search = study.search
+    assert search is not None and study.overrides == {"train.epochs": 5}
+    assert (search.trials, search.sampler, search.metrics) == (30, "gp", {"val_mae": "minimize"})
+    assert (search.pruner, search.pruner_options) == ("hyperband", {"min_resource": 3, "reduction_factor": 3})
+    space = {dimension.key: dimension for dimension in search.space}
+    lr, decay, layers = (space[key] for key in ("opt.lr", "opt.weight_decay", "model.num_hidden_layers"))
+    assert (lr.low, lr.high, lr.log, space["model.dropout"].step) == (1e-5, 1e-2, True, 0.1)
+    assert (decay.low, decay.high, decay.log) == (1e-4, 0.1, True)
+    assert (layers.low, layers.high, layers.whole) == (2, 8, True)
+    tied = "model.patch_size, model.hidden_size, model.num_attention_heads, model.intermediate_size"
+    assert space[tied].choices == ([16, 64, 4, 256], [32, 128, 4, 512]) and space["loss.name"].choices == ("mse", "l1")
+    for name, wanted in {
+        "loss.probabilities": f"{CHANGES}: all values are equally likely",
+        "metric.name": f"{CHANGES}: settings are chosen by validation: val_mae",
+        "metric.target": f"{CHANGES}: a search runs all its trials",
+    }.items():
+        assert answers(message, name, wanted), (name, message)
+    assert main(["train", "sweeps=bayes", "sweep.dry_run=true"]) == 0
+
+
+def test_what_a_wandb_sweep_has_and_a_study_lacks_is_named(imported: Any) -> None:
+    random = "{method: random, parameters: {lr: {min: 1e-5, max: 1e-3}, foo: {values: [1, 2]}, "
+    random += "dropout: {distribution: normal, mu: 0.1, sigma: 0.1}}}"
+    code, message = imported(random)
+    assert code == 1 and "how many trials? 20 are written" in message
+    assert answers(message, "foo", f"{UNKNOWN}: no key") and answers(
+        message, "dropout", f"{UNKNOWN}: is not a range here"
+    )
+    refused = {
+        "{method: grid, parameters: {lr: {min: 1e-5, max: 1e-3}}}": "opt.lr: has a range, from which a grid takes no",
+        "{method: sobol, parameters: {lr: {min: 1e-5, max: 1e-3}}}": "'sobol' is not one of grid, random, bayes",
+        "{method: random, parameters: {lr: {min: 1, max: 1}}}": "needs low < high",
+        "{method: random, parameters: {lr: 1e-3}}": "has no parameter that varies",
+        "{method: random, parameters: {lr: {values: [1, 2]}, learning_rate: {values: [3, 4]}}}": "which lr sets, too",
+    }
+    for text, words in refused.items():
+        code, message = imported(text, "refused.yaml")
+        assert code == 2 and words in message and not Path("sweeps/refused.yaml").exists(), message
