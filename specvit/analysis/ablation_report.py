@@ -38,6 +38,11 @@ DEFINITIONS = {
 }
 
 
+NOT_COMPARED = (
+    "\n\nRuns of another program: their rows, noise and code may differ, so none is compared with those above."
+)
+
+
 @dataclass(frozen=True)
 class Ablation:
     """The results on a study; the settings of a `search` are sampled, so they are ranked and not paired."""
@@ -106,8 +111,8 @@ def twin_sentences(combined: Sequence[Combination]) -> list[str]:
     return [f"{len(twins)} of {len(runs)} runs equal another to the last digit and count once ({own} and {first})"]
 
 
-def write_ablation(ablation: Ablation, out: Path) -> None:
-    """Write ablation.csv, .md and .json into `out`."""
+def write_ablation(ablation: Ablation, out: Path, others: Sequence[Ablation] = ()) -> None:
+    """Write ablation.csv, .md and .json into `out`; runs of other programs, in `others`, below and by themselves."""
     rows = [_row(one, ablation.metric) for one in ablation.combinations]
     compared = [{**asdict(one), "said": sentence(one, ablation.metric, ablation.asked)} for one in ablation.differences]
     facts: Row = {
@@ -118,14 +123,25 @@ def write_ablation(ablation: Ablation, out: Path) -> None:
         "differences": compared,
         "from": ablation.where,
     }
+    for other in others:
+        own = [{"table": other.where, **_row(one, other.metric)} for one in other.combinations]
+        counts = [tally._asdict() for tally in other.tallies]
+        facts.setdefault("tables", []).append(
+            {"from": other.where, "metric": other.metric, "tallies": counts, "settings": own}
+        )
+        rows = rows + own
     blocks = [
-        f"# {ablation.where}",
-        table(tally_table(ablation.tallies)),
-        table(setting_table(ablation.combinations, ablation.metric)),
-        bullets(ablation.sentences),
+        *_blocks(ablation, f"# {ablation.where}"),
+        *(block for other in others for block in _blocks(other, f"## {other.where}{NOT_COMPARED}")),
         bullets(f"{name}: {meaning}" for name, meaning in ablation.definitions.items()),
     ]
     write_report(out, "ablation", rows=rows, facts=facts, blocks=blocks)
+
+
+def _blocks(ablation: Ablation, heading: str) -> list[str]:
+    """Return a heading, the counts, the settings and the findings in words."""
+    settings = table(setting_table(ablation.combinations, ablation.metric))
+    return [heading, table(tally_table(ablation.tallies)), settings, bullets(ablation.sentences)]
 
 
 def _row(one: Combination, metric: str) -> Row:

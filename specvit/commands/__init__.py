@@ -12,7 +12,7 @@ COMMANDS = {
     "track": "send MLflow the records that it lacks from run folders",
     "doctor": "--cluster: can jobs be submitted, see a GPU, write, lock and save in time",
     "data": "generate built-in spectra, inspect files, convert other formats",
-    "import": "configurations of other programs and W&B sweeps, as experiments and studies",
+    "import": "configurations, W&B sweeps and tables of runs of other programs, in our words",
     "completion": 'completion for bash, zsh or fish: eval "$(specvit completion bash)"',
 }
 """Each is `main` of the module of its name here."""

@@ -58,6 +58,8 @@ def parser() -> Parser:
     _add_folders(ablation)
     metric = "of a run's summary or tested epoch, or escape_step (default: that of the study's table, else test_r2)"
     ablation.add_argument("--metric", help=metric)
+    others = "runs of another program beside them: a CSV table of W&B or MLflow (may be repeated)"
+    ablation.add_argument("--table", type=Path, action="append", default=[], metavar="FILE", help=others)
     _add_folders(add(_folds, "scores of a cross-validation, all folds together, with intervals over stars"))
     _add_folders(add(_curves, "training curves of many runs in one figure"))
     attention = add(_attention, "where trained models look: attention and saliency by wavelength")
@@ -198,20 +200,23 @@ def _ablation(options: argparse.Namespace) -> None:
     from specvit.analysis.ablation_report import ablation_of, write_ablation
     from specvit.analysis.figures import draw_ablation, save_figures
     from specvit.analysis.fit_verdict import bounds_of
+    from specvit.analysis.other_runs import read_other_runs
     from specvit.analysis.records import check_metric, directions_of, is_search, metric_of, read_runs
     from specvit.study.trial_queue import group_counts
 
     runs, notes = read_runs(options.folder)
     metric = options.metric or metric_of(options.folder)
     check_metric(runs, metric)
+    others = [read_other_runs(file, metric) for file in options.table]
     where, out = ", ".join(folder.name for folder in options.folder), _out(options)
     bounds = bounds_of(options.folder, runs)
     asked = directions_of(options.folder)
     ablation = ablation_of(runs, metric, where, bounds, search=is_search(options.folder), asked=asked)
-    write_ablation(ablation, out)
+    write_ablation(ablation, out, [other for other, _ in others])
     save_figures(out, {"ablation": lambda: draw_ablation(ablation)})
     counts = group_counts(runs.state)
-    _say("\n".join([*notes, counts, *ablation.sentences, f"written: {out}"]))
+    beside = [line for other, lines in others for line in (*lines, *other.sentences)]
+    _say("\n".join([*notes, counts, *ablation.sentences, *beside, f"written: {out}"]))
 
 
 def _folds(options: argparse.Namespace) -> None:

@@ -10,7 +10,7 @@ from specvit.utils.errors import ConfigError
 
 @user_facing
 def main(arguments: list[str] | None = None) -> int:
-    """Import a configuration (YAML, JSON) as an experiment, a W&B sweep as a study.
+    """Import a configuration (YAML, JSON) as an experiment, a W&B sweep as a study, a CSV table of runs for `ablation`.
 
     Each key is taken over, dropped with the reason, or asked for. The exit code is 1 if the file has keys that are not
     known here.
@@ -18,14 +18,16 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(sys.argv[1:] if arguments is None else arguments)
     if options.out is not None and options.out.is_dir():
         raise ConfigError("is a folder", where=str(options.out), remedy="name a file in it")
+    if options.file.suffix.lower() in (".csv", ".tsv"):
+        return _import_table(options.file, options.out)
     return _import_configuration(options.file, options.out)
 
 
 def parser() -> Parser:
     """Return the parser of the command."""
     own = Parser(prog="specvit import", description=main.__doc__)
-    own.add_argument("file", type=Path, metavar="FILE", help="YAML or JSON of another program or an older version")
-    where = "file to write (default: conf/experiment/NAME.yaml, of a sweep sweeps/NAME.yaml)"
+    own.add_argument("file", type=Path, metavar="FILE", help="YAML, JSON or CSV of another program or an older version")
+    where = "file to write (default: conf/experiment/NAME.yaml, of a sweep sweeps/NAME.yaml, of a table none)"
     own.add_argument("--out", type=Path, metavar="FILE", help=where)
     return own
 
@@ -46,3 +48,15 @@ def _import_configuration(file: Path, out: Path | None) -> int:
         raise ConfigError(what, where=str(target), remedy=remedy)
     found = convert(plain, file.name, target, lambda text: print(text, flush=True))
     return 1 if found.lines[UNKNOWN] else 0
+
+
+def _import_table(file: Path, out: Path | None) -> int:
+    from specvit.importing.experiment import write_new
+    from specvit.importing.run_table import as_csv, read_run_table, summary
+
+    table = read_run_table(file)
+    print("\n".join([f"{file}: {summary(table)}", *table.notes]))
+    if out is not None:
+        write_new(out, as_csv(table), print)
+    print(f"beside your runs:  specvit analysis ablation outputs --table {out or file}")
+    return 0
