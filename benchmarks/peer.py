@@ -18,6 +18,7 @@ from transformers import ViTModel
 
 from specvit.config.schema import ViTConfig
 from specvit.models import ViT
+from specvit.models.foreign_weights import place_of
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -71,26 +72,10 @@ def matching(source: ViT, target: Peer, read: Callable[[Tensor], Tensor]) -> Ite
 
     `source` has C1D, learned positions and a CLS token.
     """
-
-    def same(theirs: nn.Module, ours: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
-        yield read(theirs.weight), read(ours.weight)
-        yield read(theirs.bias), read(ours.bias)
-
-    embeddings = target.vit.embeddings
-    yield read(embeddings.cls_token), read(source.cls_token)
-    yield read(embeddings.position_embeddings), read(source.positions.weight)
-    yield from same(embeddings.patch_embeddings.projection, source.tokenizer.proj)
-    for theirs, ours in zip(target.vit.layers, source.blocks, strict=True):
-        thirds = (theirs.attention.q_proj, theirs.attention.k_proj, theirs.attention.v_proj)
-        yield from zip((read(layer.weight) for layer in thirds), read(ours.attention.qkv.weight).chunk(3), strict=True)
-        yield from zip((read(layer.bias) for layer in thirds), read(ours.attention.qkv.bias).chunk(3), strict=True)
-        yield from same(theirs.attention.o_proj, ours.attention.out)
-        yield from same(theirs.layernorm_before, ours.norm_attention)
-        yield from same(theirs.layernorm_after, ours.norm_feed_forward)
-        yield from same(theirs.mlp.fc1, ours.feed_forward.up)
-        yield from same(theirs.mlp.fc2, ours.feed_forward.down)
-    yield from same(target.vit.layernorm, source.norm)
-    yield from same(target.head, source.head)
+    ours = dict(source.named_parameters())
+    for name, theirs in target.named_parameters():
+        own, third = place_of(name)
+        yield read(theirs), read(ours[own]) if third is None else read(ours[own]).chunk(3)[third]
 
 
 def copy_weights(source: ViT, target: Peer) -> None:

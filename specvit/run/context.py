@@ -66,10 +66,12 @@ def _initial_weights(config: Config) -> tuple[Any, dict[str, Any] | None]:
     if config.train.init_from is None:
         return None, None
     from specvit.run import train_network
+    from specvit.training.checkpoint import AGAIN
 
     try:
-        weights, digest = train_network.read_weights(config.train.init_from)
+        weights = train_network.read_weights(config.train.init_from)
     except CheckpointError as problem:
-        remedy = "name a run folder with a best.ckpt, or a .ckpt file"
+        remedy = "name a run folder with a best.ckpt, or a file of weights"
+        remedy = remedy if problem.remedy == AGAIN else problem.remedy
         raise ConfigError(f"{problem.where} {problem.what}", where="train.init_from", remedy=remedy) from problem
-    return weights, {"init_from": digest}
+    return weights, {"init_from": weights.digest}

@@ -128,9 +128,8 @@ def _check_model(config: Config, splits: Splits, weights: Any) -> list[str]:
     if not isinstance(config.model, NetworkConfig):
         return [build_estimator(config).describe(splits)]
     check_fits(config.model, splits.train.num_pixels)
-    if weights:
-        train_network.check_weights(config, splits, weights)
-    return train_network.describe_model(config, splits)
+    notes = train_network.check_weights(config, splits, weights) if weights else []
+    return [*train_network.describe_model(config, splits), *notes]
 
 
 def _check_rows(config: Config, splits: Splits) -> None:

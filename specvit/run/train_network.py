@@ -5,13 +5,15 @@ Imports torch; `run.py` imports this module only if there is something to comput
 
 import contextlib
 import hashlib
+import importlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from specvit.config.build import to_plain
-from specvit.config.schema import Config, NetworkConfig
+from specvit.config.schema import Config, NetworkConfig, ViTConfig
 from specvit.data.batches import SpectraStore, TrainData, encoded, eval_data
 from specvit.data.labels import coder_to_dict
 from specvit.data.noise import FluxNorm, fit_flux_norm
@@ -19,6 +21,7 @@ from specvit.data.splits import Splits, file_mtimes, is_synthetic, note_of_chang
 from specvit.data.synthetic import SyntheticSpectra
 from specvit.data.validate import check_view
 from specvit.models import Network, ViT, build_model
+from specvit.models.foreign_weights import in_own_names, named, start_from
 from specvit.run.context import RunContext
 from specvit.run.predictor import Weights, build_task, load_weights
 from specvit.tracking.console import ProgressTracker
@@ -147,24 +150,84 @@ def _train_data(
     )
 
 
-def read_weights(name: str) -> tuple[Weights, str]:
-    """Return the weights of a run (its best) or a file, and their digest; raises `CheckpointError`."""
+@dataclass(frozen=True)
+class InitialWeights:
+    """Weights to start from, by specvit's names."""
+
+    values: Weights
+    foreign: bool
+    """Whether no specvit run saved them: tokenizer and encoder must fit, other parts may be missing."""
+
+    @property
+    def digest(self) -> str:
+        """Their part of the run's identity."""
+        digest = hashlib.sha256()
+        for parameter, value in sorted(self.values.items()):
+            digest.update(parameter.encode() + value.contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+
+def read_weights(name: str) -> InitialWeights:
+    """Return the weights of a run (its best), a checkpoint or a state dict; raises `CheckpointError`."""
     path = Path(name).expanduser()
-    content = checkpoint.load(path / "best.ckpt" if path.is_dir() else path)
-    checkpoint.check_parts(content, {"model": dict}, str(path))
-    weights: Weights = content["model"]
-    if not weights or not all(isinstance(value, torch.Tensor) for value in weights.values()):
-        remedy = "name a run of model=vit or model=cnn"
+    path = path / "best.ckpt" if path.is_dir() else path
+    content = _read_safetensors(path) if path.suffix == ".safetensors" else checkpoint.read(path)
+    foreign = not isinstance(content, dict) or "format" not in content
+    weights = _state_dict(content) if foreign else checkpoint.check_format(content, path).get("model")
+    if not isinstance(weights, dict) or not weights or not all(isinstance(v, torch.Tensor) for v in weights.values()):
+        remedy = "name a run of model=vit or model=cnn, or a state dict"
         raise CheckpointError("holds no network's weights", where=str(path), remedy=remedy)
-    digest = hashlib.sha256()
-    for parameter, value in sorted(weights.items()):
-        digest.update(parameter.encode() + value.contiguous().numpy().tobytes())
-    return weights, digest.hexdigest()[:16]
+    weights = in_own_names(weights, str(path)) if foreign else weights
+    if infinite := [parameter for parameter, value in weights.items() if not checkpoint.is_finite(value)]:
+        what = f"{named(infinite)} {'is' if len(infinite) == 1 else 'are'} not finite"
+        raise CheckpointError(what, where=str(path), remedy="name weights of a run that did not diverge")
+    return InitialWeights(weights, foreign)
 
 
-def check_weights(config: Config, splits: Splits, weights: Weights) -> None:
-    """Raise `CheckpointError` if `weights` do not fit the configured model."""
-    load_weights(_new_model(config, splits), weights, str(config.train.init_from))
+def _read_safetensors(path: Path) -> Any:
+    try:
+        library: Any = importlib.import_module("safetensors.torch")
+    except ImportError as problem:
+        raise CheckpointError(
+            "needs the package safetensors", where=str(path), remedy="pip install safetensors"
+        ) from problem
+    try:
+        return library.load_file(path)
+    except FileNotFoundError as problem:
+        raise CheckpointError("is not there", where=str(path), remedy="name a file of weights") from problem
+    except Exception as problem:  # of the library's own kind
+        what = f"cannot be read as safetensors ({problem})"
+        raise CheckpointError(what, where=str(path), remedy="name a whole file") from problem
+
+
+def _state_dict(content: Any) -> Any:
+    """Return the tensors by name in what another program saved: bare, or beside an optimizer and other records."""
+    for key in ("state_dict", "model_state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict):
+        return None
+    return {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, torch.Tensor)}
+
+
+def check_weights(config: Config, splits: Splits, weights: InitialWeights) -> list[str]:
+    """Raise `CheckpointError` if `weights` do not fit the configured model; return notes on what was not taken."""
+    return _start_from(_new_model(config, splits), config, weights)
+
+
+def _start_from(model: Network, config: Config, weights: InitialWeights) -> list[str]:
+    """Put the initial weights into a model; return a note on those of other programs."""
+    where = f"train.init_from={config.train.init_from}"
+    if not weights.foreign:
+        load_weights(model, weights.values, where)
+        return []
+    lacking, over = start_from(model, weights.values, where)
+    parts = ["weights without a record of their model"]
+    if isinstance(config.model, ViTConfig):
+        parts.append(f"model.num_attention_heads={config.model.num_attention_heads} must be theirs")
+    parts += [f"as model.init makes them: {named(lacking)}"] if lacking else []
+    parts += [f"left out: {named(over)}"] if over else []
+    return [f"note: {where}: {'; '.join(parts)}"]
 
 
 def _build(
@@ -182,7 +245,7 @@ def _build(
     if isinstance(model, ViT):
         model.checkpoint_blocks = config.train.checkpoint_blocks
     if weights and not saved:
-        load_weights(model, weights, str(config.train.init_from))
+        _start_from(model, config, weights)
     model.to(device)
     parts = {name: parameters for name, parameters in model.parts().items() if parameters}
     task = build_task(config, splits.coder)

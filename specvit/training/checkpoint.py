@@ -4,6 +4,7 @@ During training they are copied between two steps and written by a thread, so th
 """
 
 import errno
+import re
 import zipfile
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,6 +26,7 @@ Parts = dict[str, type | tuple[type, ...]]
 CONSTANTS: Parts = {"run_id": str, "coder": dict, "flux_mean_P": Tensor, "flux_scale": (float, int), "wave_P": Tensor}
 BEST: Parts = {**CONSTANTS, "epoch": int, "model": dict}
 """What a trained model is restored from."""
+AGAIN = "remove it, or train again from the beginning with train.rerun=true"
 MAX_PENDING = 2
 """Copies in the queue to be written (an epoch's best and last); with a slower disk the training waits."""
 
@@ -43,29 +45,41 @@ def save(path: Path, content: dict[str, Any], *, keep: Path | None = None) -> No
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU; raises `CheckpointError` if it is missing, damaged or of another format.
+    """Read a checkpoint of specvit as `read` does; raises `CheckpointError` for one of another format, too."""
+    return check_format(read(path), path)
 
-    Raises `OSError` or `MemoryError` where the fault is not the file's.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if broken := archive.testzip():
-                raise zipfile.BadZipFile(broken)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as problem:
-        raise CheckpointError("is not there", where=str(path), remedy="name a run folder or a .ckpt file") from problem
-    except Exception as problem:  # damaged files give RuntimeError, UnpicklingError, EOFError, KeyError, ...
-        if is_out_of_memory(problem) or _is_access_error(problem):
-            raise
-        what = f"cannot be read as a checkpoint ({type(problem).__name__})"
-        raise CheckpointError(
-            what, where=str(path), remedy="remove it, or train again from the beginning with train.rerun=true"
-        ) from problem
+
+def check_format(content: Any, path: Path) -> dict[str, Any]:
+    """Return the content of a checkpoint of specvit; raises `CheckpointError` for anything else."""
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(
             "is not a specvit checkpoint of this format", where=str(path), remedy="use the specvit that made it"
         )
     return content
+
+
+def read(path: Path) -> Any:
+    """Read what `torch.save` wrote onto the CPU, without running code in it.
+
+    Raises `CheckpointError` if it is missing, damaged, or holds Python objects; `OSError` or `MemoryError` where the
+    fault is not the file's.
+    """
+    try:
+        if zipfile.is_zipfile(path):  # before version 1.6 torch wrote no archive
+            with zipfile.ZipFile(path) as archive:
+                if broken := archive.testzip():
+                    raise zipfile.BadZipFile(broken)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as problem:
+        raise CheckpointError("is not there", where=str(path), remedy="name a run folder or a .ckpt file") from problem
+    except Exception as problem:  # damaged files give RuntimeError, UnpicklingError, EOFError, KeyError, ...
+        if is_out_of_memory(problem) or _is_access_error(problem):
+            raise
+        what, remedy = f"cannot be read as a checkpoint ({type(problem).__name__})", AGAIN
+        if found := re.search(r"(?:GLOBAL|class) ([A-Za-z_][\w.]*)", str(problem)):
+            what = f"holds Python objects ({found[1]}), which may run code when they are read"
+            remedy = "save its weights alone, with torch.save(model.state_dict(), FILE)"
+        raise CheckpointError(what, where=str(path), remedy=remedy) from problem
 
 
 def check_parts(content: dict[str, Any], parts: Parts, where: str = "") -> None:
