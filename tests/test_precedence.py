@@ -249,6 +249,8 @@ FILES = {
     "hydra: 1": "hydra: has no effect in specvit",
     "defaults: [override /hydra/job_logging: default]": "hydra/job_logging: has no effect in specvit",
     "defaults: [override /hydra/sweeper: basic]": "hydra/sweeper: has no effect in specvit; type the values after -m",
+    "defaults: [override /hydra/sweeper: optuna]": "hydra/sweeper=optuna: has no effect in specvit; specvit searches",
+    "defaults: [override /hydra/launcher: submitit_slurm]": "hydra/launcher: submitit_slurm is Hydra's",
 }
 
 
@@ -276,6 +278,14 @@ TYPED_HYDRA = {
     "hydra.help.app_name=x": "hydra.help.app_name: has no effect",
     "hydra.callbacks={}": "hydra.callbacks: has no effect",
     "hydra/sweeper=other": "hydra/sweeper: has no effect",
+    "hydra/sweeper=optuna": "hydra/sweeper=optuna: has no effect in specvit; specvit searches by Optuna",
+    "hydra.sweeper.n_trials=20": "type sweep.trials=N",
+    "hydra.sweeper.sampler.seed=1": "write a study with `search:`",
+    "hydra/launcher=submitit_slurm": "submitit_slurm is Hydra's, which can neither resume runs nor record how they "
+    "end; use hydra/launcher=slurm",
+    "hydra/launcher=submitit_local": "use hydra/launcher=local",
+    "hydra/launcher=joblib": "use hydra/launcher=local",
+    "hydra/launcher=basic": "use hydra/launcher=inprocess",
     "hydra/job_logging=default": "hydra/job_logging: has no effect",
     "~hydra.run": "hydra.run: has no effect",
     "hydra.launcher.slots=2": "needs slots; add hydra/launcher=local",

@@ -58,6 +58,10 @@ def test_a_sites_own_file_lies_over_ours(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 BAD: list[tuple[dict[str, Any], str]] = [
+    ({"timeout_min": 60}, "timeout_min: unknown key; write hydra.launcher.time="),
+    ({"mem_gb": 16}, "mem_gb: unknown key; write hydra.launcher.memory=16G"),
+    ({"submitit_folder": "x"}, "submitit_folder: unknown key; leave it out"),
+    ({"n_jobs": 2}, "n_jobs: unknown key; "),
     ({"partitoin": "gpu"}, "partitoin: unknown key; did you mean partition?"),
     ({"time": 14400}, "time: '14400' is not [days-]hours:minutes:seconds; write \"4:00:00\""),
     ({"time": "0:01:00"}, "time: is 0:01:00, no longer than the 120 seconds that a job has to save"),

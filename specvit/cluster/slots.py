@@ -5,7 +5,8 @@ from collections.abc import Set
 from dataclasses import dataclass
 from typing import Any
 
-from specvit.config.fields import build, key
+from specvit.cluster.launcher_keys import build
+from specvit.config.fields import key
 from specvit.training.gpus import visible_gpus
 from specvit.utils.errors import ConfigError
 from specvit.utils.memory import JOBS_PER_GPU

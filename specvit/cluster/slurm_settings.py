@@ -4,7 +4,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from specvit.config.fields import build, key
+from specvit.cluster.launcher_keys import build
+from specvit.config.fields import key
 from specvit.utils.errors import ConfigError
 
 TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<hours>\d+)(?::(?P<minutes>[0-5]?\d))?(?::(?P<seconds>[0-5]?\d))?")

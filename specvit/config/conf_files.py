@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from specvit.config.build import flatten
 from specvit.config.folders import conf_dir, conf_folders
+from specvit.config.suggestions import OLDER_OPTIONS
 from specvit.utils.errors import ConfigError
 from specvit.utils.files import check_aliases
 
@@ -27,11 +28,21 @@ os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # without it Hydra prints a trac
 
 VERSION_BASE = "1.3"
 CONFIG_NAME = "config"
+SEARCH = "specvit searches by Optuna itself: write a study with `search:` (docs/sweeps.md) and type sweeps=NAME"
+SWEEPERS = ("optuna", "ax", "nevergrad")
 HYDRA_REMEDIES = {
     "hydra.run": "set tracking.folder=FOLDER",
     "hydra.output_subdir": "set tracking.folder=FOLDER",
     "hydra.sweep": "set sweep.folder=FOLDER, or tracking.folder=FOLDER for the runs",
     "hydra.mode": "add -m to the command, or name a study with sweeps=NAME",
+    **dict.fromkeys(
+        ("hydra.sweeper.n_trials", "hydra.sweeper.max_batch_size"),
+        "write a study with a search, and type sweep.trials=N",
+    ),
+    "hydra.sweeper.n_jobs": "type hydra/launcher=local hydra.launcher.slots=N",
+    "hydra.sweeper.storage": "write a study with a search, and type sweep.storage=URL",
+    "hydra.sweeper.study_name": "write a study with a search, and type sweep.name=NAME",
+    **dict.fromkeys(("hydra.sweeper.sampler", "hydra.sweeper.direction", "hydra.sweeper.search_space"), SEARCH),
     "hydra.sweeper": "type the values after -m, or write a study (docs/sweeps.md)",
     "hydra/sweeper": "type the values after -m, or write a study (docs/sweeps.md)",
     "hydra.searchpath": "put your files into ./conf",
@@ -156,12 +167,29 @@ def without_settings() -> Iterator[None]:
         _without_settings.pop()
 
 
-def refuse_hydra(name: str, where: str = "") -> None:
-    """Raise `ConfigError` for a setting of Hydra that has no effect here; `where` is the file that holds it."""
+def refuse_launcher(choice: str, where: str = "") -> None:
+    """Raise `ConfigError` for a launcher of Hydra's or of a plugin of its; `where` is the file that chooses it."""
+    if right := OLDER_OPTIONS["hydra/launcher"].get(choice):
+        what = f"{choice} is Hydra's, which can neither resume runs nor record how they end"
+        name = f"{where}: hydra/launcher" if where else "hydra/launcher"
+        raise ConfigError(
+            what,
+            where=name,
+            remedy=f"use hydra/launcher={right} (docs/slurm.md)" if right == "slurm" else f"use hydra/launcher={right}",
+        )
+
+
+def refuse_hydra(name: str, where: str = "", choice: str = "") -> None:
+    """Raise `ConfigError` for a setting of Hydra that has no effect here, or the `choice` of a group.
+
+    `where` is the file that holds it.
+    """
     if name in ("hydra/launcher", "hydra.launcher") or name.startswith("hydra.launcher."):
         return
     start = next((start for start in HYDRA_REMEDIES if re.match(rf"{re.escape(start)}\b", name)), "")
     remedy = HYDRA_REMEDIES.get(start, "leave it out; of Hydra's settings only hydra/launcher has an effect")
+    if name == "hydra/sweeper" and choice in SWEEPERS:
+        name, remedy = f"{name}={choice}", SEARCH
     raise ConfigError("has no effect in specvit", where=f"{where}: {name}" if where else name, remedy=remedy)
 
 
@@ -179,5 +207,8 @@ def _check_hydra_settings(result: ConfigResult, file: str) -> None:
     for entry in defaults if isinstance(defaults, list) else []:
         for choice in entry if isinstance(entry, dict) else [entry]:
             group = str(choice).rpartition(" ")[2].partition("@")[0].lstrip("/")
+            option = str(entry[choice]) if isinstance(entry, dict) else ""
+            if group == "hydra/launcher":
+                refuse_launcher(option, file)
             if group.startswith("hydra"):
-                refuse_hydra(group, file)
+                refuse_hydra(group, file, option)

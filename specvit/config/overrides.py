@@ -16,7 +16,7 @@ from hydra.core.override_parser.types import Override, OverrideType, Transformer
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from specvit.config.conf_files import all_groups, hydra_loader, refuse_hydra
+from specvit.config.conf_files import all_groups, hydra_loader, refuse_hydra, refuse_launcher
 from specvit.config.model_kinds import refuse_foreign
 from specvit.config.suggestions import OLDER_OPTIONS, is_known, known_keys, suggest
 from specvit.utils.errors import ConfigError, Faults
@@ -90,7 +90,7 @@ def check_override(override: Override, loader: ConfigLoaderImpl, *, of_run: bool
     """Raise `ConfigError` for an override of an unknown key or option and, if it is `of_run`, of the launcher."""
     name = override.key_or_group
     if re.match(r"hydra\b", name):
-        refuse_hydra(name)
+        _check_hydra(override)
         if of_run:
             remedy = "type it on the command line, or choose it in an experiment"
             raise ConfigError("sets where runs execute, not what a run is", where=name, remedy=remedy)
@@ -118,6 +118,14 @@ def check_override(override: Override, loader: ConfigLoaderImpl, *, of_run: bool
         raise ConfigError("unknown group", where=name, remedy=f"{nearest(name, groups)}there are {', '.join(groups)}")
     elif not is_known(name):
         raise ConfigError("unknown key", where=name, remedy=suggest(name, [*all_groups(loader), "sweeps"]))
+
+
+def _check_hydra(override: Override) -> None:
+    """Raise `ConfigError` for a setting of Hydra without effect, or a launcher or sweeper of its own, by name."""
+    choice = "" if override.is_sweep_override() or override.type == OverrideType.DEL else str(override.value())
+    if override.key_or_group == "hydra/launcher":
+        refuse_launcher(choice)
+    refuse_hydra(override.key_or_group, choice=choice)
 
 
 def choices_of(override: Override) -> list[Any]:

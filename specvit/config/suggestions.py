@@ -13,7 +13,14 @@ from specvit.config.schema import Config, ModelConfig
 
 COMMON_NAMES = ("experiment", "kind", "mode", "name", "type")
 """Keys of several sections, whose equal name in another section means nothing."""
-OLDER_OPTIONS = {"loss": {"l2": "mse", "mae": "l1"}, "model/tokenizer": {"C1D": "c1d", "CNN": "c1d", "SW": "sw"}}
+OLDER_OPTIONS = {
+    "loss": {"l2": "mse", "mae": "l1"},
+    "model/tokenizer": {"C1D": "c1d", "CNN": "c1d", "SW": "sw"},
+    "hydra/launcher": {
+        **{"submitit_slurm": "slurm", "submitit_local": "local", "joblib": "local", "ray": "local", "rq": "local"},
+        "basic": "inprocess",
+    },
+}
 
 
 @cache
