@@ -134,7 +134,7 @@ def test_the_record_in_chinese_of_a_study_that_failed_in_part(study: StudyFolder
     assert main(["report", "toy", "--out", "out", "--template", "owner_zh"]) == 0
     text = Path("out/owner_zh.md").read_text()
     assert re.findall(r"^## (.+)$", text, re.M) == HEADINGS
-    assert "还有 2 个运行没有结束" in text and "完成 1 个" in text and "失败 1 个" in text
+    assert "还有 2 次运行没有结束" in text and "完成 1 次" in text and "失败 1 次" in text
     assert "无法证明判据是在运行之前确定的" in text and "| H1 | 【**待填写**】 |" in text
     assert "| 0.100 (1) | 0.400 (2) | 0.400 (2) | 0.400 (2) |" in text
     assert "!\\[x](http://evil/x.png) \\<b> \\| c?" in text and "single.png" not in text

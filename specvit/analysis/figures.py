@@ -37,8 +37,8 @@ STYLES: dict[str, dict[str, Any]] = {
     "crlb_mean": {"ls": "--", "color": "black", "lw": 1.2},
 }
 MARKERS = "os^vPX*<>p"
-PUBLISHED = "hd8H1"
-"""No diamonds, which mark where a line overtakes another."""
+PUBLISHED = "os^v<>"
+"""Hollow and grey; no diamonds, which mark where a line overtakes another."""
 STROKES = ("-", (0, (5, 4)), (0, (2, 3)), (0, (7, 3, 1, 3)))
 """Later curves have gaps, so that curves on top of each other are all visible."""
 OUTLIER = 5.0
