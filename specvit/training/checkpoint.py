@@ -77,7 +77,7 @@ def read(path: Path) -> Any:
             raise
         what, remedy = f"cannot be read as a checkpoint ({type(problem).__name__})", AGAIN
         if found := re.search(r"(?:GLOBAL|class) ([A-Za-z_][\w.]*)", str(problem)):
-            what = f"holds Python objects ({found[1]}), which may run code when they are read"
+            what = f"holds Python objects ({found[1]}) that may run code"
             remedy = "save its weights alone, with torch.save(model.state_dict(), FILE)"
         raise CheckpointError(what, where=str(path), remedy=remedy) from problem
 
