@@ -41,8 +41,7 @@ TAKEN = {
     "num_encoder_layers",
     "model.num_attention_heads": "num_attention_heads num_heads n_heads n_head nhead nheads heads attention_heads",
     "model.intermediate_size": "intermediate_size mlp_dim ffn_dim dim_feedforward d_ff ff_dim feedforward_dim mlp_size",
-    "model.dropout": "dropout dropout_rate drop_rate hidden_dropout_prob hidden_dropout resid_pdrop model.drop "
-    "dropout_p",
+    "model.dropout": "dropout dropout_rate drop_rate hidden_dropout_prob hidden_dropout resid_pdrop drop dropout_p",
     "model.proj_fn": "proj_fn projection tokenizer patch_proj patch_embedding embedding_type",
     "model.pos_encoding_type": "pos_encoding_type position_encoding positional_encoding pos_encoding pos_embed "
     "pos_embedding pos_emb pos_emb_type pos_embed_type position_embedding_type positional_encoding_type",
@@ -66,12 +65,12 @@ TAKEN = {
     "loss.name": "loss loss_fn loss_function loss_type loss_name criterion objective loss.type loss.fn loss._target_ "
     "loss.class_path",
     "loss.huber_delta": "huber_delta loss.delta loss.beta",
-    "loss.label_smoothing": "label_smoothing loss.smoothing",
+    "loss.label_smoothing": "label_smoothing smoothing loss.smoothing",
     "opt.type": "optimizer optim optimiser opt optimizer_name optimizer_type opt_type opt.name opt.optimizer "
     "opt._target_ opt.class_path",
     "opt.lr": "lr learning_rate base_lr init_lr lr_init initial_lr max_lr peak_lr lr0 sched.max_lr",
     "opt.weight_decay": "weight_decay wd opt.decay",
-    "opt.betas": "betas adam_betas",
+    "opt.betas": "betas adam_betas opt_betas",
     "opt.momentum": "momentum",
     "opt.lr_sch": "lr_sch lr_scheduler scheduler lr_schedule lr_scheduler_type lr_policy schedule sched scheduler_type "
     "scheduler_name opt.scheduler sched.name sched.type sched._target_ sched.class_path",
@@ -79,7 +78,7 @@ TAKEN = {
     "opt.warmup_epochs": "warmup_epochs warmup_epoch num_warmup_epochs n_warmup_epochs warmup.epochs "
     "sched.warmup_epochs",
     "opt.step_epochs": "step_epochs lr_step lr_step_size decay_epochs sched.step_size",
-    "opt.factor": "lr_factor lr_gamma gamma sched.gamma sched.factor",
+    "opt.factor": "lr_factor lr_gamma gamma decay_rate sched.gamma sched.factor",
     "opt.plateau_patience": "plateau_patience lr_patience sched.patience",
     "train.epochs": "epochs ep epoch num_epochs n_epochs nepochs max_epochs total_epochs num_train_epochs",
     "train.batch_size": "batch_size batch bs batchsize train_batch_size per_device_train_batch_size",
@@ -94,9 +93,9 @@ TAKEN = {
     "train.compile": "compile torch_compile use_compile",
     "train.early_stopping.patience": "patience early_stopping_patience early_stop_patience es_patience",
     "train.early_stopping.monitor": "monitor early_stopping_monitor metric_for_best_model monitor_metric stop.metric",
-    "train.early_stopping.mode": "monitor_mode early_stopping_mode",
+    "train.early_stopping.mode": "monitor_mode early_stopping_mode train.mode greater_is_better",
     "tracking.experiment": "project project_name wandb_project experiment_name log.project log.experiment_name",
-    "tracking.name": "experiment_id exp_name exp_id run_name log.run_name",
+    "tracking.name": "experiment_id exp_name exp_id run_name log.run_name log.name",
     "tracking.notes": "notes description comment",
     "tracking.uri": "tracking_uri mlflow_uri log.tracking_uri",
 }
@@ -118,9 +117,9 @@ FIXED: tuple[tuple[str, tuple[object, ...], str], ...] = (
     ),
     ("norm_first pre_norm pre_ln", (True,), "norms precede attention and feed-forward layers (pre-LN)"),
     ("bias use_bias", (True,), "linear layers have biases; model.qkv_bias=false removes those of q, k and v"),
-    ("eps adam_eps adam_epsilon", (1e-8,), "the optimizer adds 1e-8"),
+    ("eps adam_eps adam_epsilon opt_eps", (1e-8,), "the optimizer adds 1e-8"),
     ("amsgrad nesterov", (False,), "the optimizer does without"),
-    ("gradient_clip_algorithm", ("norm",), "gradients are clipped by their norm"),
+    ("gradient_clip_algorithm clip_mode", ("norm",), "gradients are clipped by their norm"),
     ("shuffle", (True,), "training rows are shuffled each epoch"),
     ("drop_last", (True,), "rows of an epoch that fill no step wait for the next shuffle"),
     (
@@ -134,23 +133,33 @@ FIXED: tuple[tuple[str, tuple[object, ...], str], ...] = (
         (1, "auto", (0,), 0),
         "one process trains on one device; if the batch size was that of each device, multiply it",
     ),
+    (
+        "check_val_every_n_epoch val_check_interval eval_every eval_steps eval_strategy evaluation_strategy val_every",
+        (1, "epoch", "steps"),
+        "every epoch is validated, and patience counts epochs",
+    ),
+    ("tf32 allow_tf32", (False,), "float32 is float32"),
+    ("load_best_model_at_end save_best", (True,), "the best epoch is tested"),
+    ("warmup_lr warmup_start_lr sched.warmup_lr", (0,), "warm-up starts at 0"),
+    ("cooldown_epochs sched.cooldown", (0,), "the schedule ends with the last epoch"),
+    ("fast_dev_run overfit_batches limit_train_batches limit_val_batches", (False, 1), "every row is used"),
     ("strategy", ("auto", "none"), "one process trains on one device"),
     ("min_delta stop.min_delta early_stopping_min_delta", (0,), "any better epoch counts"),
-    ("ema use_ema ema_decay swa use_swa", (False, 0), "weights are not averaged over steps"),
+    ("ema use_ema ema_decay model_ema swa use_swa", (False, 0), "weights are not averaged over steps"),
     (
-        "augment augmentation augmentations mixup mixup_alpha cutmix",
+        "augment augmentation augmentations aa auto_augment mixup mixup_alpha cutmix",
         (False, 0, "none"),
         "noise is the only augmentation",
     ),
     (
-        "pretrained model.pretrained",
+        "pretrained pretrained_path load_from",
         (False,),
-        "weights of other programs are not read; a run's own: train.init_from=RUN",
+        "train.init_from=FILE starts from the weights of a run, or from those of transformers' ViTModel",
     ),
     (
-        "resume resume_from resume_from_checkpoint ckpt_path checkpoint load_from pretrained_path",
+        "resume resume_from resume_from_checkpoint ckpt_path checkpoint",
         (False,),
-        "checkpoints of other programs are not read; a run of specvit resumes by itself",
+        "a run of specvit resumes by itself; train.init_from=FILE starts from the weights of another",
     ),
 )
 """Names of what is not a choice here: values that mean the same, and what holds for every run."""
@@ -158,25 +167,22 @@ DROPPED = {
     "image_size img_size input_size input_dim input_length seq_len sequence_length num_pixels n_pixels "
     "spectrum_length": ("a spectrum has the pixels that its file has"),
     "num_labels num_classes num_outputs n_outputs output_dim out_dim": "it follows from data.param",
-    "num_workers workers pin_memory persistent_workers prefetch_factor non_blocking": "batches are made on the device",
+    "num_workers workers dataloader_num_workers dataloader_pin_memory pin_memory persistent_workers prefetch_factor "
+    "non_blocking": "batches are made on the device",
     "accelerator device cuda use_gpu use_cuda gpu gpu_id no_cuda": "train.device=auto takes the GPU, if there is one",
     "output_dir save_dir log_dir ckpt_dir checkpoint_dir save_path out_dir exp_dir results_dir default_root_dir": (
         "runs are in outputs/NAME-HASH; tracking.folder=FOLDER puts them elsewhere"
     ),
-    "save_every save_freq save_interval save_steps save_strategy save_total_limit save_top_k save_best save_last "
+    "save_every save_freq save_interval save_steps save_strategy save_total_limit save_top_k save_last "
     "enable_checkpointing save_model checkpoint_every": "every epoch is saved, and the best one kept",
-    "log_every log_every_n_steps log_interval logging_steps print_freq report_to eval_every eval_steps eval_strategy "
-    "evaluation_strategy check_val_every_n_epoch val_check_interval enable_progress_bar verbose debug "
+    "log_every log_every_n_steps log_interval logging_steps print_freq report_to enable_progress_bar verbose debug "
     "num_sanity_val_steps log_level": "every epoch is validated and recorded",
     "eval_batch_size val_batch_size test_batch_size per_device_eval_batch_size": "scores are computed in batches of "
     "256",
-    "benchmark cudnn_benchmark tf32 allow_tf32": "runs are deterministic, in float32 where precision is 32",
-    "repo_path repo git_commit version author date user host wandb_version _wandb framework transformers_version": (
-        "it says where the file was used"
-    ),
-    "sched.t_max t_max total_steps sched.total_steps sched.epochs sched.steps_per_epoch": (
-        "the schedule is as long as train.epochs"
-    ),
+    "benchmark cudnn_benchmark": "runs are deterministic",
+    "repo_path repo git_commit version author date user host wandb_version _wandb framework transformers_version "
+    "architectures train.class_path train._target_ data.class_path data._target_": ("it says where the file was used"),
+    "pooler_act pooler_output_size encoder_stride": "model.pool says what the head reads",
     "view.compare_with": "baselines are runs of their own: model=ridge, model=lightgbm",
     "entity tags log.job_type log.mode log.entity log.tags log.group log.enabled use_wandb wandb_entity log_wandb": (
         "records go to MLflow; tags are typed as +tracking.tags.NAME=VALUE"
@@ -196,6 +202,8 @@ NAMED = {
         True,
     ),
     "optimizers": ("one optimizer trains the whole network: set opt.lr and the like", True),
+    "id2label": ("it follows from data.param", False),
+    "label2id": ("it follows from data.param", False),
     "preprocessor": ("specvit has no preprocessor before the tokenizer", True),
 }
 """The same for names of any depth that begin so, in the sections as they are called here."""
@@ -212,6 +220,7 @@ SPECIAL = {
         "set opt.warmup_epochs, in epochs",
     ),
     "max_steps num_train_steps": ("max_steps", "set train.epochs to steps / (training rows / rows of a step)"),
+    "t_max sched.t_max sched.epochs": ("length", "a schedule is as long as train.epochs"),
     "adam_beta1 adam_beta2 beta1 beta2": ("betas", "set opt.betas=[A,B]"),
     "fp16 bf16 amp use_amp": ("half", "set train.precision"),
     "early_stopping early_stop use_early_stopping stop.enabled stop.enable stop.use": (

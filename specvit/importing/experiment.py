@@ -88,12 +88,12 @@ def _as_if_set(variables: list[str]) -> Iterator[None]:
             del os.environ[variable]
 
 
-def checked_config(settings: Mapping[str, Any]) -> Config:
-    """Return the configuration of a run with these settings; raises `ConfigError`."""
+def checked_config(settings: Mapping[str, Any], composer: Callable[[list[str]], dict[str, Any]] = compose) -> Config:
+    """Return the configuration of a run with these settings; raises `ConfigError`. A `Composer` is faster for many."""
     groups = {group: settings[key] for group, key in GROUPS.items() if key in settings}
     keys = {f"{'+' * key.startswith('tracking.tags.')}{key}": value for key, value in settings.items() if "." in key}
     with _as_if_set(_unset(settings)):
-        return build_config(compose(as_overrides({**groups, **keys})))
+        return build_config(composer(as_overrides({**groups, **keys})))
 
 
 def not_stated(config: Config, settings: Mapping[str, Any]) -> str:

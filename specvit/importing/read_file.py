@@ -43,10 +43,10 @@ def read_file(path: Path) -> dict[str, Any]:
     if not isinstance(plain, dict):
         kind = "a list" if isinstance(plain, list) else "a single value"
         raise DataError(f"is {kind}, not keys with values", where=where, remedy="name a configuration")
-    return _unwrapped(mapping(plain, where))
+    return unwrapped(mapping(plain, where))
 
 
-def _unwrapped(plain: dict[str, Any]) -> dict[str, Any]:
+def unwrapped(plain: dict[str, Any]) -> dict[str, Any]:
     """Return the values of a W&B run's config.yaml, where each is within `value`."""
     wrapped = {name: inner for name, inner in plain.items() if isinstance(inner, dict) and "value" in inner}
     if not wrapped or not all(set(inner) <= {"value", "desc"} for inner in wrapped.values()):

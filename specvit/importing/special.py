@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from specvit.config.foreign_keys import Entry
-from specvit.importing.translation import ASKED, DROPPED, PATIENCE, UNKNOWN, Translation
+from specvit.importing.translation import ASKED, CHANGES, DROPPED, PATIENCE, UNKNOWN, Translation
 from specvit.importing.values import is_number
 from specvit.utils.errors import ConfigError
 
@@ -84,6 +84,12 @@ def _max_steps(found: Translation, name: str, raw: Any) -> bool:
         found.take(name, raw, "train.epochs", math.ceil(raw / steps))
     else:
         return False
+    return True
+
+
+def _length(found: Translation, name: str, raw: Any) -> bool:
+    verdict = DROPPED if raw == found.settings.get("train.epochs") else CHANGES
+    found.note(verdict, name, raw, "a schedule is as long as train.epochs")
     return True
 
 
@@ -166,6 +172,7 @@ HANDLERS: dict[str, Handler] = {
     "warmup_steps": _warmup_steps,
     "warmup": _warmup,
     "max_steps": _max_steps,
+    "length": _length,
     "betas": _beta,
     "half": _half,
     "stopping": _stopping,

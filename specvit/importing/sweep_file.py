@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from specvit.config.compose import Composer
 from specvit.importing.experiment import (
     as_yaml,
     checked_config,
@@ -248,9 +249,10 @@ def _keyed(settings: dict[str, Any]) -> dict[str, Any]:
 def _impossible(points: Sequence[Point]) -> list[dict[str, Any]]:
     """Return rules that forbid the points of a grid that cannot be runs, such as heads that do not divide the width."""
     rules: list[dict[str, Any]] = []
+    composer = Composer()
     for point in points:
         try:
-            checked_config(_keyed(point.settings))
+            checked_config(_keyed(point.settings), composer)
         except ConfigError as fault:
             rule = {key: value for key, value in point.factors.items() if key in str(fault) and key != SEED}
             if not rule:

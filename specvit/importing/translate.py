@@ -10,6 +10,7 @@ from specvit.config.model_kinds import kinds_with
 from specvit.config.suggestions import is_known, known_keys, suggest
 from specvit.importing.special import apply
 from specvit.importing.translation import CHANGES, DROPPED, MODE, MONITOR, UNKNOWN, Translation
+from specvit.importing.values import problem_with
 from specvit.metrics.metrics import better_direction
 
 FILES = ("data.file_path", "data.val_path", "data.test_path")
@@ -33,8 +34,8 @@ def translate(values: Mapping[str, Any]) -> Translation:
     special = [name for name, entry in entries.items() if entry and entry.special]
     for name in [name for name in values if name not in special]:
         entry, raw = entries[name], values[name]
-        if raw == {}:
-            found.note(DROPPED, name, raw, "it holds nothing")
+        if raw == {} or (raw is None and not (entry and entry.key and not problem_with(entry.key, None))):
+            found.note(DROPPED, name, raw, "it is not set")
         elif entry is None or isinstance(raw, dict):
             found.note(UNKNOWN, name, raw, suggestion(name))
         elif entry.key:
@@ -131,6 +132,8 @@ def _complete(found: Translation) -> None:
     if monitor and MODE not in settings:
         lower = better_direction(monitor.removeprefix("val_")) == "lower"
         found.imply(MODE, "min" if lower else "max", f"the better side of {monitor}")
+    if settings.get("opt.type") in ("SGD", "RMSprop") and "opt.momentum" not in settings:
+        found.imply("opt.momentum", 0.0, "as torch has it; specvit's own is 0.9")
     for key in [key for key in settings if (owners := kinds_with(key)) and (kind or "vit") not in owners]:
         found.lines[DROPPED].append((found.said.get(key, f"(implied) {key}"), f"model={kind} has no such key"))
         del settings[key]

@@ -34,9 +34,10 @@ CHOICES = {
     "constant: none null false fixed constantlr constantwithwarmup no",
     "train.precision": "32: 32true fp32 float32 float full no false null highest; "
     "16-mixed: 16 fp16 float16 half amp true 16mixed fp16mixed; bf16-mixed: bf16 bfloat16 bf16mixed",
-    "train.early_stopping.mode": "min: minimize minimise lower; max: maximize maximise higher",
+    "train.early_stopping.mode": "min: minimize minimise lower false; max: maximize maximise higher true",
 }
 """Other names of choices: lower case, without signs between letters, and the last part of a Python class."""
+CLASS_NAMES = {"vit": "vit", "transformer": "vit", "cnn": "cnn", "ridge": "ridge", "lgbm": "lightgbm"}
 LABEL_NAMES = {"logg": "log_g", "teff": "T_eff", "mh": "M_H", "feh": "M_H", "am": "a_M", "alpham": "a_M", "cm": "C_M"}
 SPLITS = {"valid": "val", "validation": "val", "eval": "val", "dev": "val", "training": "train", "testing": "test"}
 METRIC_NAMES = {"rsquared": "r2", "r2score": "r2", "acc": "accuracy", "meanabsoluteerror": "mae", "l1": "mae"}
@@ -128,7 +129,10 @@ def _choice(key: str, raw: Any, rules: Any) -> Any:
     for names in CHOICES.get(key, "").split("; ") if key in CHOICES else []:
         choice, _, others = names.partition(": ")
         known |= {other: choice for other in others.split()}
-    return known.get(plain("null" if raw is None else str(raw)), raw)
+    text = plain("null" if raw is None else str(raw))
+    if key == "model.kind" and text not in known:  # the name of a class, such as SpectralViT
+        return next((kind for part, kind in CLASS_NAMES.items() if part in text), raw)
+    return known.get(text, raw)
 
 
 def metric_name(text: str) -> str | None:
