@@ -233,6 +233,17 @@ def test_the_single_panel_keeps_its_range_and_marks_nothing_without_a_crossing()
     assert [text.get_text()[:11] for text in turned.texts] == ["LGBM > ViT "]
 
 
+def test_published_scores_under_runs_at_another_noise_get_a_note(
+    runs: Path, tiny: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    quieter = ["data.num_samples=48", "noise.noise_level=0.2", "tracking.folder=quieter", "tracking.progress=none"]
+    run(build_config(compose(settings(tiny, "ridge", *quieter))))
+    note = "note: the published scores are those at noise level 1\n"
+    for folder, noted in (("quieter", True), (str(runs), False)):
+        assert main(["scaling", folder, "--out", "here", "--reference", "published"]) == 0
+        assert (note in capsys.readouterr().out) == noted
+
+
 def test_the_command_draws_it_in_300_dpi_and_as_pdf(runs: Path) -> None:
     assert main(["scaling", str(runs), "--out", "here", "--style", "single", "--reference", "published"]) == 0
     from PIL import Image
@@ -247,6 +258,7 @@ def test_the_command_draws_it_in_300_dpi_and_as_pdf(runs: Path) -> None:
     ("words", "complaint"),
     [
         (["outputs", "--style", "singel"], "invalid choice: 'singel'"),
+        (["outputs", "--label", "T_eff", "--reference", "published"], "has scores of log_g, not of T_eff"),
         (["nowhere"], "nowhere: is not a folder"),
         (["outputs", "--label", "T_eff"], "no finished run that predicts T_eff"),
         (["outputs", "--reference", "empty.csv"], "holds no point"),

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from specvit.analysis.published_points import PUBLISHED, Point, read_reference
 from specvit.commands.entry import Parser, user_facing
 from specvit.study.find import find_folder_of_runs, find_study
 from specvit.utils.errors import ConfigError, DataError, FolderError
@@ -17,7 +18,6 @@ from specvit.utils.text import nearest, read_count
 
 if TYPE_CHECKING:
     from specvit.analysis.grouping import TestSet
-    from specvit.analysis.published_points import Point
     from specvit.analysis.records import Runs
 
 MOST_ROWS = 10_000
@@ -111,20 +111,30 @@ def _test_sets(options: argparse.Namespace, *, noiseless: bool = False) -> "tupl
     runs, notes = read_runs(options.folder)
     tested, omitted = with_predictions(runs, options.label, noiseless=noiseless)
     sets = by_test_set(tested)
-    _say("\n".join(notes + omitted + [f"test set: {one.description}, {len(one.runs)} run(s)" for one in sets]))
+    notes += [*omitted, *(f"test set: {one.description}, {len(one.runs)} run(s)" for one in sets)]
+    if options.reference == PUBLISHED and any(one.facts(options.label)["noise_level"] != 1 for one in sets):
+        notes.append("note: the published scores are those at noise level 1")
+    _say("\n".join(notes))
     return runs, sets
+
+
+def _reference(options: argparse.Namespace, x: str) -> list[Point]:
+    """Return the points of `--reference`; raises `ConfigError` for published ones under another label."""
+    if options.reference == PUBLISHED and options.label != "log_g":
+        what = f"has scores of log_g, not of {options.label}"
+        raise ConfigError(what, where=f"--reference {PUBLISHED}", remedy="leave it out, or name a file of your own")
+    return read_reference(options.reference, x) if options.reference else []
 
 
 def _ceiling(options: argparse.Namespace) -> None:
     """Compute, write and draw the bounds of each test set."""
-    from specvit.analysis.published_points import read_reference
     from specvit.physics.population import STAR_COLUMNS
 
     labels = STAR_COLUMNS[:6]  # those that the built-in model turns into a spectrum
     if options.label not in labels:
         remedy = f"{nearest(options.label, labels)}there are {', '.join(labels)}"
         raise ConfigError(f"no ceilings for {options.label!r}", where="--label", remedy=remedy)
-    reference = read_reference(options.reference, "snr") if options.reference else []
+    reference = _reference(options, "snr")
     (_, sets), out = _test_sets(options), _out(options)
     if len(sets) > 1:
         _say(f"ceilings differ between test sets and noise, so each of the {len(sets)} has its own folder in {out}")
@@ -139,7 +149,7 @@ def _ceiling(options: argparse.Namespace) -> None:
             _say(f"note: no ceilings for {test_set.description}: {problem}")
 
 
-def _ceiling_of(test_set: "TestSet", options: argparse.Namespace, reference: "list[Point]", out: Path) -> None:
+def _ceiling_of(test_set: "TestSet", options: argparse.Namespace, reference: list[Point], out: Path) -> None:
     from specvit.analysis.bounds.inputs import open_stars
     from specvit.analysis.bounds.r2_bounds import check_labels_agree, r2_bounds
     from specvit.analysis.bounds.report import BoundsReport, model_rows, write_bounds
@@ -169,11 +179,10 @@ def _scaling(options: argparse.Namespace) -> None:
     from specvit.analysis.bounds.report import read_bounds
     from specvit.analysis.figures import draw_scaling, save_figures
     from specvit.analysis.grouping import add_missing, series_of
-    from specvit.analysis.published_points import read_reference
     from specvit.analysis.scaling import pair_sentence, scaling_of, slope_sentence, write_scaling
     from specvit.analysis.single_panel import draw_single
 
-    reference = read_reference(options.reference, "rows") if options.reference else []
+    reference = _reference(options, "rows")
     (runs, sets), out = _test_sets(options, noiseless=True), _out(options)
     if len(sets) > 1:
         _say(f"scores on different test sets are not compared: each of the {len(sets)} has its own folder in {out}")
