@@ -335,6 +335,10 @@ SPELLINGS = {
     "warmup.preprocessor: 5": f"{CHANGES}: specvit has no preprocessor",
     "noise.sigma: 0.5": f"{TAKEN_OVER}: noise.noise_level=0.5",
     "data.file_path: ${TRAIN_DIR}": f"{TAKEN_OVER}: data.file_path=${{oc.env:TRAIN_DIR}}",
+    "opt.lr: ${LR}": f"{UNKNOWN}: opt.lr is not text, which a variable gives",
+    "hidden_size: ${nope.x}": f"{UNKNOWN}: model.hidden_size refers to what this file does not have",
+    "name: my run": f"{TAKEN_OVER}: tracking.name=my-run",
+    "model.list: []": f"{DROPPED}: it is not set",
     "foo: null": f"{DROPPED}: it is not set",
     "model.class_path: mine.SpectralViT": f"{TAKEN_OVER}: model.kind=vit",
     "trainer.check_val_every_n_epoch: 5": f"{CHANGES}: every epoch is validated",
@@ -509,6 +513,20 @@ def test_another_file_is_not_overwritten(imported: Any, place: Path) -> None:
     assert composed("experiment=other").opt.lr == 1e-4
 
 
+def test_what_specvits_own_spectra_do_not_allow_is_said(imported: Any) -> None:
+    code, message = imported("{train: {batch_size: 8192}, model: {type: ViT, channels: [8, 16]}}")
+    assert (
+        code == 0 and "cannot run, since train.batch_size: one step takes 8192 spectra but data.num_samples" in message
+    )
+    assert message.rstrip().endswith(
+        "experiment=old data=hdf5 data.file_path=FILE data.val_path=FILE data.test_path=FILE"
+    )
+    assert answers(message, "model.channels", f"{DROPPED}: model=vit has no") and message.count("channels") == 1
+    assert imported("lr: 1", "elsewhere.yaml", "--out", "elsewhere.yaml2.yaml")[0] == 2
+    message = imported("lr: 1e-3", "old.yaml", "--out", "here.yaml")[1]
+    assert "mkdir -p conf/experiment && cp here.yaml conf/experiment/ && specvit train experiment=here" in message
+
+
 def test_the_file_says_where_it_comes_from_and_what_it_lacks(imported: Any, place: Path) -> None:
     imported("{notes: 'does it learn?', image_size: 4096, lr: 1e-3, foo: 2}")
     lines = (place / "conf/experiment/old.yaml").read_text().splitlines()
@@ -519,7 +537,7 @@ def test_the_file_says_where_it_comes_from_and_what_it_lacks(imported: Any, plac
 
 def test_data_that_are_not_here_are_asked_for_at_run_time(imported: Any, capsys: Any) -> None:
     code, message = imported("data: {file_path: '${TRAIN_DIR}/a.h5'}\n")
-    assert code == 0 and "$TRAIN_DIR: is not set here" in message
+    assert code == 0 and "$TRAIN_DIR: not set here" in message
     assert message.rstrip().endswith("experiment=old data.val_path=FILE data.test_path=FILE")
     assert main(["train", "experiment=old"]) == 2
     assert "TRAIN_DIR" in capsys.readouterr().err
@@ -580,6 +598,7 @@ parameters:
 """
 
 
+@pytest.mark.slow
 def test_a_wandb_grid_becomes_a_grid(imported: Any) -> None:
     code, message = imported(GRID, "grid.yaml")
     assert code == 0, message
@@ -599,6 +618,7 @@ def test_a_wandb_grid_becomes_a_grid(imported: Any) -> None:
     assert main(["train", "sweeps=grid", "sweep.dry_run=true"]) == 0
 
 
+@pytest.mark.slow
 def test_a_wandb_search_becomes_a_search(imported: Any) -> None:
     code, message = imported(BAYES, "bayes.yaml")
     assert code == 0, message

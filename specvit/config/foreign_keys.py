@@ -95,8 +95,8 @@ TAKEN = {
     "train.early_stopping.monitor": "monitor early_stopping_monitor metric_for_best_model monitor_metric stop.metric",
     "train.early_stopping.mode": "monitor_mode early_stopping_mode train.mode greater_is_better",
     "tracking.experiment": "project project_name wandb_project experiment_name log.project log.experiment_name",
-    "tracking.name": "experiment_id exp_name exp_id run_name log.run_name log.name",
-    "tracking.notes": "notes description comment",
+    "tracking.name": "experiment_id exp_name exp_id run_name name log.run_name log.name",
+    "tracking.notes": "notes note description comment",
     "tracking.uri": "tracking_uri mlflow_uri log.tracking_uri",
 }
 """Our keys, each with its names in other files."""

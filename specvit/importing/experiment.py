@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from specvit.importing.translate import FILES, translate
 from specvit.importing.translation import ASKED, TAKEN, VERDICTS, Translation
 from specvit.run_folder.identity import identity_of
 from specvit.study.grid import as_overrides, as_text
-from specvit.utils.errors import DataError
+from specvit.utils.errors import ConfigError, DataError
 from specvit.utils.files import write_text
 from specvit.utils.text import printable
 
@@ -37,7 +38,10 @@ def import_configuration(plain: dict[str, Any], source: str, out: Path, say: Cal
     missing = choose_groups(found)
     say("\n".join([f"{source}: {found.counts()}", *found.messages()]))
     found.faults.report()
-    config = checked_config({**found.settings, **dict.fromkeys(missing, NO_FILE)})
+    config, fault = _checked_on_some_data(found.settings, missing)
+    if fault:
+        missing = ["data=hdf5", *FILES]
+        say(f"with specvit's own spectra it cannot run, since {fault}")
     if text := not_stated(config, found.settings):
         say(text)
     head = header(found, source)
@@ -46,8 +50,22 @@ def import_configuration(plain: dict[str, Any], source: str, out: Path, say: Cal
     if found.several:
         axes = [f"{key}={','.join(map(as_text, values))}" for key, values in found.several.items()]
         say(f"all values:  {command_at(out, ['-m', base, *axes])}")
-    say(f"run it:  {command_at(out, [base, *(f'{key}={NO_FILE}' for key in missing)])}")
+    say(f"run it:  {command_at(out, [base, *(key if '=' in key else f'{key}={NO_FILE}' for key in missing)])}")
     return found
+
+
+def _checked_on_some_data(settings: dict[str, Any], missing: list[str]) -> tuple[Config, str]:
+    """Return the configuration, and why it cannot run on specvit's spectra, if it states no others; else "".
+
+    Raises `ConfigError` for what could not run on any.
+    """
+    try:
+        return checked_config({**settings, **dict.fromkeys(missing, NO_FILE)}), ""
+    except ConfigError as fault:
+        if "data" in settings:
+            raise
+        config = checked_config({**settings, "data": "hdf5", **dict.fromkeys(FILES, NO_FILE)})
+        return config, str(fault)
 
 
 def choose_groups(found: Translation) -> list[str]:
@@ -69,7 +87,7 @@ def choose_groups(found: Translation) -> list[str]:
     if missing:
         ask("(not stated)", f"which files? type {', '.join(f'{key}={NO_FILE}' for key in missing)}")
     for variable in _unset(settings):
-        ask(f"${variable}", "is not set here: set it where the run starts")
+        ask(f"${variable}", "not set here; set it where the run starts")
     return missing
 
 
@@ -143,6 +161,9 @@ def write_new(out: Path, text: str, say: Callable[[str], None]) -> None:
 
 def command_at(out: Path, words: list[str]) -> str:
     """Return a `specvit train` command, with the change to the folder whose conf/ or sweeps/ has the file."""
-    folder = out.absolute().parents[2 if out.absolute().parent.name == "experiment" else 1]
-    change = "" if folder == Path.cwd() else f"cd {folder} && "
+    place = "sweeps" if words[0].startswith("sweeps=") else "conf/experiment"
+    if not out.absolute().parent.as_posix().endswith(f"/{place}"):
+        return f"mkdir -p {place} && cp {shlex.quote(str(out))} {place}/ && specvit train {' '.join(words)}"
+    folder = out.absolute().parents[1 if place == "sweeps" else 2]
+    change = "" if folder == Path.cwd() else f"cd {shlex.quote(str(folder))} && "
     return f"{change}specvit train {' '.join(words)}"

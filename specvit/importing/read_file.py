@@ -13,7 +13,7 @@ from specvit.utils.errors import DataError
 MOST_BYTES = 2_000_000
 """Of a configuration; larger files are data."""
 SECRET = re.compile(r"passw|secret|api_?key|access_?key|credential|(^|_)token$", re.IGNORECASE)
-VARIABLE = re.compile(r"\$(?:\{(?:oc\.env:|env:)?(\w+)(?::-|,)?((?<=[-,])[^}]*)?\}|([A-Z_]{2,})\b)")
+VARIABLE = re.compile(r"\$(?:\{((?:oc\.env:|env:)\w+|[A-Z_][A-Z0-9_]*)(?::-|,)?((?<=[-,])[^}]*)?\}|([A-Z_]{2,})\b)")
 """${NAME}, ${env:NAME}, ${NAME:-default}, $NAME."""
 
 
@@ -78,7 +78,10 @@ def resolved(values: dict[str, Any]) -> dict[str, Any]:
             return str(value_of(values[target], target, depth + 1)) if target in values and depth < 9 else found[0]
 
         text = own.sub(replaced, text)
-        return VARIABLE.sub(lambda found: f"${{oc.env:{found[1] or found[3]}{f',{found[2]}' * bool(found[2])}}}", text)
+        return VARIABLE.sub(
+            lambda found: f"${{oc.env:{(found[1] or found[3]).rpartition(':')[2]}{f',{found[2]}' * bool(found[2])}}}",
+            text,
+        )
 
     def value_of(value: Any, name: str, depth: int = 0) -> Any:
         if isinstance(value, list):

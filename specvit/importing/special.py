@@ -31,7 +31,7 @@ def _head_dim(found: Translation, name: str, raw: Any) -> bool:
         found.note(DROPPED, name, raw, f"it is {WIDTH} / {HEADS}")
     elif width:
         found.take(name, raw, HEADS, width // raw or 1)
-    else:
+    elif heads:
         found.take(name, raw, WIDTH, int(raw * heads))
     return True
 

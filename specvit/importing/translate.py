@@ -9,8 +9,8 @@ from specvit.config.foreign_keys import Entry, entry_of, own_spelling
 from specvit.config.model_kinds import kinds_with
 from specvit.config.suggestions import is_known, known_keys, suggest
 from specvit.importing.special import apply
-from specvit.importing.translation import CHANGES, DROPPED, MODE, MONITOR, UNKNOWN, Translation
-from specvit.importing.values import problem_with
+from specvit.importing.translation import CHANGES, DROPPED, MODE, MONITOR, TAKEN, UNKNOWN, Translation
+from specvit.importing.values import is_number, problem_with
 from specvit.metrics.metrics import better_direction
 
 FILES = ("data.file_path", "data.val_path", "data.test_path")
@@ -34,7 +34,7 @@ def translate(values: Mapping[str, Any]) -> Translation:
     special = [name for name, entry in entries.items() if entry and entry.special]
     for name in [name for name in values if name not in special]:
         entry, raw = entries[name], values[name]
-        if raw == {} or (raw is None and not (entry and entry.key and not problem_with(entry.key, None))):
+        if raw == {} or (raw in (None, []) and not (entry and entry.key and not problem_with(entry.key, raw))):
             found.note(DROPPED, name, raw, "it is not set")
         elif entry is None or isinstance(raw, dict):
             found.note(UNKNOWN, name, raw, suggestion(name))
@@ -127,7 +127,7 @@ def _complete(found: Translation) -> None:
     """Add what the file's own keys imply, and drop keys of other kinds of model."""
     settings = found.settings
     width, monitor, kind = (settings.get(key) for key in ("model.hidden_size", MONITOR, "model.kind"))
-    if width and "model.intermediate_size" not in settings:
+    if is_number(width) and "model.intermediate_size" not in settings:
         found.imply("model.intermediate_size", 4 * width, "4 times the width, as is usual")
     if monitor and MODE not in settings:
         lower = better_direction(monitor.removeprefix("val_")) == "lower"
@@ -135,5 +135,7 @@ def _complete(found: Translation) -> None:
     if settings.get("opt.type") in ("SGD", "RMSprop") and "opt.momentum" not in settings:
         found.imply("opt.momentum", 0.0, "as torch has it; specvit's own is 0.9")
     for key in [key for key in settings if (owners := kinds_with(key)) and (kind or "vit") not in owners]:
+        taken = found.lines[TAKEN]
+        taken[:] = [line for line in taken if not line[1].startswith(f"{key}=")]
         found.lines[DROPPED].append((found.said.get(key, f"(implied) {key}"), f"model={kind} has no such key"))
         del settings[key]

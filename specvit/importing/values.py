@@ -74,7 +74,11 @@ def value_of(key: str, raw: Any) -> Any:
         value = value[0] if len(value) == 1 else value
     else:
         value = _scalar(key, raw, tuple(typing.get_args(listed[0])[:1]) if listed else kinds, rules)
-    if isinstance(value, str) and "${" in value:
+    if "${" in str(value):
+        if re.search(r"\$\{(?!oc\.env:)", str(value)):
+            raise ConfigError("refers to what this file does not have", where="")
+        if str not in (*kinds, *(typing.get_args(listed[0]) if listed else ())):
+            raise ConfigError("is not text, which a variable gives", where="", remedy=f"type {key}=VALUE")
         return value
     built = checked(value, kind, rules, "")
     return list(built) if isinstance(built, tuple) and isinstance(value, list) else value if listed else built
@@ -147,7 +151,7 @@ def metric_name(text: str) -> str | None:
     return f"{best}{split}_{rest}" if rest in {"loss", *REGRESSION, *CLASSIFICATION} else None
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> typing.TypeGuard[int | float]:
     """Return True for a number, which a flag is not."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
