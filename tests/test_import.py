@@ -598,6 +598,11 @@ parameters:
 """
 
 
+def imported_study(imported: Any, text: str) -> str:
+    assert imported(text, "study.yaml")[0] == 0
+    return Path("sweeps/study.yaml").read_text()
+
+
 @pytest.mark.slow
 def test_a_wandb_grid_becomes_a_grid(imported: Any) -> None:
     code, message = imported(GRID, "grid.yaml")
@@ -648,6 +653,11 @@ def test_what_a_wandb_sweep_has_and_a_study_lacks_is_named(imported: Any) -> Non
     random += "dropout: {distribution: normal, mu: 0.1, sigma: 0.1}}}"
     code, message = imported(random)
     assert code == 1 and "how many trials? 20 are written" in message
+    random = (
+        "{method: random, metric: val_loss, parameters: {optimizer: {values: [adam, sgd]}, lr: {min: 0.1, max: 1.0}}}"
+    )
+    assert "metrics: {val_loss: minimize}" in imported_study(imported, random)
+    assert "opt.type: [Adam, SGD]" in imported_study(imported, random)
     assert answers(message, "foo", f"{UNKNOWN}: no key") and answers(
         message, "dropout", f"{UNKNOWN}: is not a range here"
     )

@@ -152,7 +152,10 @@ def _axis(found: Translation, name: str, values: list[Any], varied: set[str]) ->
             for verdict in VERDICTS:
                 found.lines[verdict] += one.lines[verdict]
             return {}
-        rows.append({k: v for k, v in one.settings.items() if k in one.said or k not in varied | set(found.settings)})
+        if "opt.momentum" in one.settings and "opt.momentum" not in one.said:
+            found.note(CHANGES, name, value, "set opt.momentum: it is 0.9 here and 0 in torch")
+        kept = {*one.said, *({"model.intermediate_size"} - varied - set(found.settings))}
+        rows.append({key: own for key, own in one.settings.items() if key in kept})
     keys: list[str] = list(rows[0])
     if any(list(row) != keys for row in rows):
         found.note(UNKNOWN, name, values, "its values set different keys here")
@@ -187,8 +190,8 @@ def _study(found: Translation, plain: dict[str, Any], space: dict[str, Any]) -> 
 
 
 def _search(found: Translation, plain: dict[str, Any], space: dict[str, Any], sampler: str) -> dict[str, Any]:
-    metric = plain.get("metric") if isinstance(plain.get("metric"), dict) else {}
-    assert isinstance(metric, dict)
+    metric: Any = plain.get("metric") or {}
+    metric = metric if isinstance(metric, dict) else {"name": metric}
     name = (metric_name(str(metric.get("name", ""))) or "").removeprefix("best_")
     own = f"val_{name.partition('_')[2]}" if name else "val_r2"
     if not name:
