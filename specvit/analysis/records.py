@@ -183,8 +183,8 @@ def with_predictions(runs: Runs, label: str, *, noiseless: bool = False) -> tupl
     """Return the finished runs that predict `label` with what they predicted, and a note on each kind left out.
 
     New columns: `identity` (what determines the run id), `rows` (of training), `true_N` and `predicted_N` in the
-    label's unit, `snr_N`, `mag_N`, `star_N` (None without ids), `best_epoch`. Runs that were tested without noise are
-    left out unless `noiseless`.
+    label's unit, `snr_N`, `mag_N`, `star_N` (None without ids), `best_epoch`. Runs that were tested without noise or on
+    built-in spectra of another generator version, have no ceiling; they are left out unless `noiseless`.
     Raises `FolderError` if no run is left, or a run that was named itself has not finished.
     """
     tested: list[dict[str, Any]] = []
@@ -224,7 +224,7 @@ def _predictions(folder: Path, label: str, noiseless: bool) -> dict[str, Any] | 
         return f"it does not predict {label}"
     if effective_level(config.noise) == 0 and not noiseless:
         return "it was tested without noise, where no ceiling is below 1"
-    if test.get("builtin", GENERATOR_VERSION) != GENERATOR_VERSION:
+    if not noiseless and test.get("builtin", GENERATOR_VERSION) != GENERATOR_VERSION:
         return "its built-in spectra are those of another specvit"
     columns["true_N"], columns["predicted_N"] = (table[f"{kind}_{label}"].to_numpy(float) for kind in ("true", "pred"))
     columns["star_N"] = table[STAR_ID].to_numpy() if STAR_ID in table else None
