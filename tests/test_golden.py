@@ -40,6 +40,9 @@ RUNS: dict[str, dict[str, Any]] = EXPECTED["runs"]
 FINISHED = [name for name, facts in RUNS.items() if facts["state"] in DONE and name != "exploded"]
 """A run that exploded was a plateau then, and is judged again: it is diverged."""
 DIGESTS: dict[str, dict[str, Any]] = EXPECTED["digests"]
+GENERATOR_VERSION = 3
+"""That of the corpus' built-in spectra, which are not made any more."""
+BUILTIN = {"builtin", "synth"}
 QUICK = {"c1d 32", "sw_overlap BF16", "cnn FP16", "ridge 32", "lightgbm 32"}
 """One of each kind of model, and each precision, is fast; the others are slow."""
 
@@ -56,7 +59,8 @@ def unpacked(name: str, place: Path, under: str = "") -> None:
 
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Work in a folder with the spectra."""
+    """Work in a folder with the spectra; built-in ones have the version that names the corpus' runs."""
+    monkeypatch.setattr("specvit.data.synthetic.GENERATOR_VERSION", GENERATOR_VERSION)
     unpacked("runs", tmp_path, "data")
     monkeypatch.chdir(tmp_path)
 
@@ -139,7 +143,7 @@ def test_finished_runs_are_finished_already(runs: None, capsys: pytest.CaptureFi
 
 
 def test_trained_models_predict_what_they_did(runs: None) -> None:
-    for name in FINISHED:
+    for name in sorted(set(FINISHED) - BUILTIN):
         folder = folder_of(name)
         config = build_config(yaml.safe_load(folder.file("config.yaml").read_text()))
         trained = load_predictor(folder.file("best.ckpt"), config, torch.device("cpu"), folder.run_id)

@@ -28,7 +28,7 @@ from specvit.data.shards import Shard, fill_shard
 from specvit.utils.files import cache_dir, locked, read_json, remove_leftovers, write_json
 from specvit.utils.quantities import ERROR, FLUX, LABELS
 
-GENERATOR_VERSION = 3
+GENERATOR_VERSION = 4
 """Part of a run's identity and of the cache's path; raised when any synthetic row changes."""
 SHARD_ROWS = 5000
 ROUND_UP = 1000

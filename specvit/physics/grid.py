@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
 
 AXIS_NAMES = ("T_eff", "log_g", "M_H", "a_M", "C_O")
-CROSSING = 0.26
+CROSSING = 0.27
 """[C/M] - [alpha/M] at which there are as many carbon as oxygen atoms: log_eps of O less that of C in the synthesis."""
 WIDTH = 0.01
 """Dex from the crossing at which C_O turns from linear to logarithmic; the best of .01, .02 and .04."""

@@ -5,8 +5,10 @@ Shape suffixes: J layers (outside in), E elements, W wavelengths in Angstrom. Ot
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
+from scipy.interpolate import CubicSpline
 
 from tools.spectral_grid.chemistry import (
     Molecules,
@@ -32,11 +34,54 @@ from tools.spectral_grid.continuum import (
 
 LOG_TAU_J = np.linspace(-6.0, 1.4, 38)
 """log10 of the Rosseland optical depth of the continuum, five layers a decade."""
-COOLING_DEPTH = 0.01
-COOLING = ((3750.0, 6000.0), (0.06, 0.20))
-"""T_eff [K] and a, the fraction by which line blanketing cools the surface: T (1 - a exp(-tau / 0.01)). Ours: the hot
-end gives the Sun's Ca II 8542 its observed core and width, the cool end the bands of BT-Settl's M0 stars, whose
-molecules warm the surface again."""
+TEMPERATURE_NODES = (-6.0, -5.0, -4.5, -4.0, -3.5, -3.0, -2.5, -2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.4)
+MARCS = {
+    "metal-rich": (
+        0.609,
+        0.664,
+        0.692,
+        0.719,
+        0.746,
+        0.771,
+        0.796,
+        0.821,
+        0.850,
+        0.894,
+        0.969,
+        1.099,
+        1.325,
+        1.653,
+        1.80,
+    ),
+    "metal-poor": (
+        0.646,
+        0.704,
+        0.734,
+        0.761,
+        0.784,
+        0.801,
+        0.815,
+        0.830,
+        0.851,
+        0.891,
+        0.966,
+        1.098,
+        1.294,
+        1.437,
+        1.55,
+    ),
+    "hot": (0.616, 0.656, 0.676, 0.699, 0.725, 0.751, 0.779, 0.807, 0.838, 0.879, 0.948, 1.077, 1.340, 1.518, 1.63),
+}
+"""T / T_eff at those log10 tau in three MARCS models (Gustafsson et al. 2008, A&A 486, 951): 4500 K, log g 2.5, [M/H] 0
+and -2; 6000 K, log g 1, [M/H] -0.5. Lines cool their surfaces and warm the layers below. Both ends are extrapolated."""
+COOLER = ((-5.5, -4.0, -3.0, -2.0, -1.0), (-0.09, -0.07, 0.0, -0.015, 0.0))
+"""log10 tau, and the relative change of those temperatures that BOSZ spectra of giants ask for, above all the cores of
+their Ca II triplet."""
+MARCS_T_EFF, MARCS_M_H = (4500.0, 4500.0, 6000.0), (0.0, -2.0, -0.5)
+COOLING, COOLING_DEPTH = 0.06, 0.01
+"""Stars of 3750 K are grey with a surface cooled by T (1 - a exp(-tau / depth)), which gives them the bands of
+BT-Settl's M0 stars; up to 4500 K the two laws are mixed, smoothly."""
+COOLED_T_EFF = 3750.0
 FIXED_POINT_STEPS = 32
 """Enough for 1e-6 in the pressures of the hottest, most metal-poor stars, 1e-9 in most others."""
 
@@ -85,16 +130,30 @@ class Pressures:
     """Rosseland mean of the opacity times k T, dyn/cm3."""
 
 
-def surface_cooling(t_eff: float) -> float:
-    """Return the fraction a of `COOLING`."""
-    return float(np.interp(t_eff, *COOLING))
+@lru_cache(maxsize=1)
+def _marcs() -> CubicSpline:
+    """Return T / T_eff as a function of log10 tau, shape (3,): a constant, the slope per [M/H], the slope per K."""
+    rich, poor, hot = (np.array(values) for values in MARCS.values())
+    per_m_h = (rich - poor) / (MARCS_M_H[0] - MARCS_M_H[1])
+    per_kelvin = (hot - rich - MARCS_M_H[2] * per_m_h) / (MARCS_T_EFF[2] - MARCS_T_EFF[0])
+    return CubicSpline(TEMPERATURE_NODES, np.stack([rich, per_m_h, per_kelvin], axis=1), bc_type="natural")
 
 
-def temperature(t_eff: float, log_tau_J: Array, cooling: float) -> Array:
-    """Return T_J: the grey law with a fitted Hopf function (Mihalas 1978), its surface cooled."""
+def cooled_grey(t_eff: float, log_tau_J: Array, cooling: float) -> Array:
+    """Return T_J of a grey atmosphere with a fitted Hopf function (Mihalas 1978), its surface cooled."""
     tau_J = 10**log_tau_J
     hopf_J = 0.7104 - 0.1331 * np.exp(-3.4488 * tau_J)
     return t_eff * (0.75 * (tau_J + hopf_J)) ** 0.25 * (1 - cooling * np.exp(-tau_J / COOLING_DEPTH))
+
+
+def temperature(t_eff: float, m_h: float, log_tau_J: Array) -> Array:
+    """Return T_J: linear in T_eff and [M/H] through three MARCS models, mixed with a cooled grey law below 4500 K."""
+    constant_J, per_m_h_J, per_kelvin_J = _marcs()(np.clip(log_tau_J, TEMPERATURE_NODES[0], TEMPERATURE_NODES[-1])).T
+    marcs_J = t_eff * (constant_J + per_m_h_J * m_h + per_kelvin_J * (t_eff - MARCS_T_EFF[0]))
+    way = np.clip((t_eff - COOLED_T_EFF) / (MARCS_T_EFF[0] - COOLED_T_EFF), 0.0, 1.0)
+    share = way**2 * (3 - 2 * way)
+    marcs_J *= 1 + np.interp(log_tau_J, *COOLER)
+    return share * marcs_J + (1 - share) * cooled_grey(t_eff, log_tau_J, COOLING)
 
 
 def hydrogen_balance(pressure_J: Array, ions_J: Array, k_h2_J: Array, rest: float) -> tuple[Array, Array]:
@@ -153,11 +212,13 @@ def atmosphere(
 ) -> Atmosphere:
     """Return the layers of a star with `T_eff` [K], `log_g` [cgs], `M_H`, `a_M`, `C_M` [dex].
 
-    `cooling` replaces the result of `surface_cooling`; 0 is a grey atmosphere.
+    With `cooling` the temperature is that of `cooled_grey`, with 0 that of a grey atmosphere.
     """
     names = elements().names
-    cooling = surface_cooling(labels["T_eff"]) if cooling is None else cooling
-    temperature_J = temperature(labels["T_eff"], log_tau_J, cooling)
+    if cooling is None:
+        temperature_J = temperature(labels["T_eff"], labels["M_H"], log_tau_J)
+    else:
+        temperature_J = cooled_grey(labels["T_eff"], log_tau_J, cooling)
     eps_E = abundances(labels["M_H"], labels["a_M"], labels["C_M"])
     pressures = hydrostatic(log_tau_J, temperature_J, labels["log_g"], eps_E)
     kt_J = BOLTZMANN * temperature_J

@@ -16,8 +16,8 @@ WATER_MEAN = np.array([0.0, 0.0, 3e-23, 1e-21, 6e-21, 6e-21])
 
 Without them a dwarf of 3800 K has three times as much gas above tau = 0.3, sodium lines three times as wide as
 BT-Settl's, and so much TiO that its bands have to be weakened tenfold."""
-PASCHEN_LIMIT, PASCHEN_20 = 8205.8, 8394.7
-"""Vacuum Angstrom: the limit of the Paschen series and its line from n = 20."""
+PASCHEN_LIMIT, PASCHEN_28 = 8205.8, 8301.1
+"""Vacuum Angstrom: the limit of the Paschen series and its line from n = 28."""
 THOMSON = 6.652e-25  # cm^2 per electron
 
 H_MINUS_BF = (152.519, 49.534, -118.858, 92.536, -34.194, 4.982)
@@ -58,13 +58,13 @@ def h_minus(wave: Array | float, temperature: Array | float) -> Array:
 def neutral_hydrogen(wave: Array | float, temperature: Array | float) -> Array:
     """Return H I bound-free from n = 3 and 4, cm^2 per H atom (Kramers, Gaunt factor 1); arguments broadcast.
 
-    The Paschen edge lies inside the band; the lines above P20, which are not in the line table, merge there,
-    so the edge is a slope from P20 to the limit of the series.
+    The Paschen edge lies inside the band; the lines above P28, which are not in the line table, merge there,
+    so the edge is a slope from P28 to the limit of the series.
     """
     wave = np.asarray(wave, dtype=np.float64)
     frequency = 2.99792458e18 / wave
     kt = BOLTZMANN_EV * np.asarray(temperature)
-    shares = ((3, np.clip((PASCHEN_20 - wave) / (PASCHEN_20 - PASCHEN_LIMIT), 0, 1)), (4, 1.0))
+    shares = ((3, np.clip((PASCHEN_28 - wave) / (PASCHEN_28 - PASCHEN_LIMIT), 0, 1)), (4, 1.0))
     bound_free = sum(2.815e29 * n**-3.0 / frequency**3 * np.exp(-13.598 * (1 - n**-2.0) / kt) * s for n, s in shares)
     return bound_free * -np.expm1(-EV_ANGSTROM / (wave * kt))
 

@@ -23,6 +23,7 @@ from tools.spectral_grid.constants import (
     SECOND_RADIATION,
     Array,
 )
+from tools.spectral_grid.continuum import PASCHEN_LIMIT
 from tools.spectral_grid.fine_grid import FINE_STEP, fine_index, fine_wavelength, windows
 
 MICROTURBULENCE = 2.0
@@ -34,8 +35,9 @@ WING_OPACITY = 0.003
 MAX_WING, HYDROGEN_WING = 2500.0, 800.0  # km/s
 TYPICAL_DAMPING, TYPICAL_DOPPLER = 0.1, 2.3
 """Damping, in Doppler widths, and Doppler width [km/s] of a line in a cool dwarf: they set how far a wing matters."""
-HOLTSMARK = 6.0e-10
-"""Half width of a Paschen line, cm^-1 per (cm^-3)^(2/3): linear Stark broadening as a Lorentz profile. Ours, rough."""
+HOLTSMARK = 1.68e-11
+"""Half width of a Paschen line over n^2, cm^-1 per (cm^-3)^(2/3): linear Stark broadening as a Lorentz profile, which
+moves the levels of n by n^2 times the field. Fitted to BOSZ spectra of giants."""
 CN_MASS = 26.018
 LOG_DAMPING = np.linspace(-4.0, 1.5, 111)
 OFFSET = np.linspace(0.0, 8.0, 321)
@@ -67,12 +69,12 @@ class Lines:
 
 @lru_cache(maxsize=1)
 def lines() -> Lines:
-    """Return the line table; `lines.csv` names the sources and units."""
+    """Return the line table; `lines.csv` names the units and the source of each line."""
     text = Path(__file__).with_name("lines.csv").read_text(encoding="utf-8")
     rows = [line.split(",") for line in text.splitlines() if not line.startswith("#")][1:]
     species = tuple((row[1], int(row[2])) for row in rows)
     wave_L = np.array([float(row[0]) for row in rows])
-    table = np.array([[float(value) for value in row[3:]] for row in rows]).T
+    table = np.array([[float(value) for value in row[3:10]] for row in rows]).T
     mass = dict(zip(elements().names, elements().mass_E, strict=True)) | {"CN": CN_MASS}
     hydrogen_L = np.array([name == "H" for name, _ in species])
     return Lines(
@@ -142,8 +144,9 @@ def damping_rate(model: Atmosphere) -> Array:
         + table.vdw_L * perturbers_J1 * hot_J1**table.vdw_exponent_L
     )
     paschen_L = np.array([name == "H" for name, _ in table.species])
-    holtsmark_J1 = 4 * np.pi * LIGHT * 1e5 * HOLTSMARK * electrons_J1 ** (2 / 3)
-    return np.where(paschen_L, holtsmark_J1, rate_JL)
+    square_L = 9 / np.where(paschen_L, 1 - PASCHEN_LIMIT / table.wave_L, 1)  # n^2 of the upper level
+    holtsmark_JL = 4 * np.pi * LIGHT * 1e5 * HOLTSMARK * square_L * electrons_J1 ** (2 / 3)
+    return np.where(paschen_L, holtsmark_JL, rate_JL)
 
 
 def line_opacity(model: Atmosphere, unit_J: Array) -> NDArray[np.float32]:

@@ -13,12 +13,12 @@ from scipy.special import roots_jacobi
 from specvit.physics.instrument import PAD
 from tools.spectral_grid.atmosphere import Atmosphere, atmosphere
 from tools.spectral_grid.constants import Array
-from tools.spectral_grid.continuum import PASCHEN_20, PASCHEN_LIMIT, planck
+from tools.spectral_grid.continuum import PASCHEN_28, PASCHEN_LIMIT, planck
 from tools.spectral_grid.fine_grid import fine_wavelength, instrument_profile
 from tools.spectral_grid.lines import line_opacity
 from tools.spectral_grid.titanium_oxide import tio_opacity
 
-NODE_WAVE = np.array([7070.0, 7300.0, 7530.0, 7760.0, 7990.0, PASCHEN_LIMIT, 8300.0, PASCHEN_20, 8630.0, 8880.0])
+NODE_WAVE = np.array([7070.0, 7300.0, 7530.0, 7760.0, 7990.0, PASCHEN_LIMIT, PASCHEN_28, 8400.0, 8630.0, 8880.0])
 """Vacuum Angstrom where continuum and Planck function are computed, with linear interpolation between them."""
 DIRECTIONS = 3
 """Angles of Gauss's rule for the flux: accurate to 0.2 % of the flux from any one depth."""
@@ -81,7 +81,7 @@ def padded_flux(labels: Mapping[str, float], *, cooling: float | None = None) ->
     """Return the clean flux per unit wavelength of a star at rest on the padded pixels, shape (Q,).
 
     `labels` holds T_eff [K], log_g [cgs], M_H, a_M and C_M [dex]; the median of the inner P pixels is `MEDIAN_FLUX`.
-    `cooling` replaces the surface cooling of `atmosphere`; 0 is a grey atmosphere.
+    `cooling` is that of `atmosphere`; 0 is a grey one.
     """
     model = atmosphere(labels, cooling=cooling)
     flux_Q = instrument_profile() @ emergent_flux(model)
