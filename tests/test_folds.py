@@ -184,7 +184,8 @@ def test_scores_are_those_of_all_folds_together_over_stars(validated: Path, tmp_
         assert (float(row["r2"]), float(row["mae"])) == pytest.approx(tuple(np.mean(scores, axis=0)), rel=1e-9)
         assert float(row["r2_low"]) < float(row["r2"]) < float(row["r2_high"])
         assert (row["r2_sd"] != "") == (len(scores) > 1)
-    assert re.search(r"log_g, noise.noise_level=\S+ against \S+: R² [+-]0.\d+ \[.*\], 60 stars\n", said)
+    pattern = r"log_g, noise.noise_level=\S+ against \S+: R² [+-]0.\d+ \[.*\], 60 stars; seeds 1( 2)? against 1( 2)?\n"
+    assert re.search(pattern, said)
     facts = json.loads((made / "folds.json").read_text())
     worst = facts["worst"]["log_g"]
     errors = [abs(star["error"]) for star in worst]
@@ -192,6 +193,31 @@ def test_scores_are_those_of_all_folds_together_over_stars(validated: Path, tmp_
     for star in worst[:2]:
         assert star["predicted"] - star["true"] == pytest.approx(star["error"])
     assert "| star_id | true | predicted |" in (made / "folds.md").read_text()
+
+
+@pytest.mark.slow
+def test_stars_that_a_table_reader_would_take_for_one_are_two(write_stars, words, tmp_path: Path) -> None:
+    """Also those named like a missing number; a setting on other stars is not compared, and the report says so."""
+    ids = ["007", "7", "1e1", "10", "NA", "null", *(f"HD {n}" for n in range(54))]
+    outputs = f"tracking.folder={tmp_path / 'outputs'}"
+    for (name, level), fold in itertools.product((("a", 0.2), ("b", 1.0)), range(FOLDS)):
+        path = tmp_path / name / "dataset.h5"
+        path = path if path.exists() else write_stars(ids if name == "a" else ids[6:], name)
+        more = [f"noise.noise_level={level}", f"data.fold={fold}", "train.seed=1", outputs]
+        run(build_config(compose(settings(words(path), "ridge", *more))))
+    assert analysis(["folds", str(tmp_path / "outputs"), "--out", str(tmp_path)]) == 0
+    with (tmp_path / "folds.csv").open(newline="") as stream:
+        assert sorted(row["stars"] for row in csv.DictReader(stream)) == ["54", "60"]
+    assert "not compared, since their stars or labels differ" in (tmp_path / "folds.md").read_text()
+
+
+@pytest.mark.slow
+def test_folds_of_one_seed_are_not_independent(validated: Path, tmp_path: Path) -> None:
+    """They share training stars: an interval over them would be too narrow."""
+    runs = [str(path) for path in validated.glob("ridge-*-s1-*")]
+    assert len(runs) == 2 * FOLDS and analysis(["ablation", *runs, "--out", str(tmp_path)]) == 0
+    (difference,) = json.loads((tmp_path / "ablation.json").read_text())["differences"]
+    assert (difference["pairs"], difference["seeds"], difference["low"]) == (FOLDS, 1, None)
 
 
 @pytest.mark.slow

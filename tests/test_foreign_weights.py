@@ -67,7 +67,16 @@ def under_their_names(state: dict[str, Tensor], *, new: bool, prefix: str = "") 
 
 
 @pytest.mark.parametrize("tokenizer", ["C1D", "SW", "linear"])
-@pytest.mark.parametrize(("new", "prefix"), [(False, ""), (True, "model.vit."), (False, "module._orig_mod.vit.")])
+@pytest.mark.parametrize(
+    ("new", "prefix"),
+    [
+        (False, ""),
+        (True, "model.vit."),
+        (False, "module._orig_mod.vit."),
+        (True, "net.backbone.vit."),
+        (False, "encoder."),
+    ],
+)
 def test_the_same_predictions(tokenizer: str, new: bool, prefix: str) -> None:
     source, target = vit(1), vit(2, proj_fn=tokenizer)
     flux_BP = torch.randn(3, PIXELS, generator=torch.Generator().manual_seed(3))
@@ -145,6 +154,24 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "biasless.pt": (saved(weights(qkv_bias=False)), "model.qkv_bias=false"),
     "other.pt": (saved({"conv.weight": torch.ones(3)}), "name the weights of a ViT"),
     "nan.pt": (saved({**weights(), "norm.bias": torch.full((16,), torch.nan)}), "norm.bias is not finite"),
+    "quantized.pt": (
+        saved({name: (50 * value).to(torch.int8) for name, value in weights().items()}),
+        "as int8; save the weights in floating point",
+    ),
+    "sparse.pt": (saved({**weights(), "norm.bias": torch.ones(16).to_sparse()}), "holds norm.bias as sparse_coo"),
+    "flat.pt": (saved({**weights(), "tokenizer.proj.weight": torch.ones(16)}), "tokenizer.proj.weight is (16,) there"),
+    "number.pt": (
+        saved({**weights(), "tokenizer.proj.weight": torch.tensor(1.0)}),
+        "tokenizer.proj.weight is () there",
+    ),
+    "scaled.pt": (
+        saved({**weights(), "layers.0.layer_scale1.lambda1": torch.ones(16)}),
+        "layers.0.layer_scale1.lambda1 is (16,) there and missing here",
+    ),
+    "two.pt": (
+        saved({f"{which}.{name}": value for which in ("student", "teacher") for name, value in weights().items()}),
+        "name the weights of a ViT",
+    ),
     "twice.pt": (saved({**weights(), "model.norm.bias": torch.ones(16)}), "holds norm.bias twice"),
     "thirds.pt": (saved({**weights(), "layers.0.attention.q_proj.bias": torch.ones(16)}), "twice"),
     "third.pt": (

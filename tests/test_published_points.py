@@ -52,7 +52,9 @@ def test_scores_by_size_are_points_with_the_files_name_or_the_models() -> None:
 
 
 def test_sizes_may_be_short_in_every_form() -> None:
-    table = read_reference(written("# remark\n# another\nname,rows,r2\nViT,50k,0.4\nViT,1M,0.7\nViT,2e5,0.6\n"), "rows")
+    table = read_reference(
+        written("# remark\n# another\nname, rows, r2\nViT, 50k, 0.4\nViT,1M,0.7\nViT,2e5,0.6\n"), "rows"
+    )
     listed = read_reference(written([{"name": "ViT", "rows": size, "r2": 0.4} for size in ("50k", "1m", 2e5)]), "rows")
     assert [p["rows"] for p in table] == [p["rows"] for p in listed] == [50_000, 1_000_000, 200_000]
 
@@ -73,6 +75,11 @@ def test_sizes_may_be_short_in_every_form() -> None:
         ({"ViT": {"50k": {"r2": 0.4}}}, "points.json ViT, 50k: has no test_r2"),
         ({"ViT": 0.4}, "points.json ViT: is neither a number of rows such as 50k nor a model"),
         ({}, "holds no point"),
+        ("[" * 100_000, "is not JSON (maximum recursion depth"),
+        ([{"name": "ViT", "rows": 10**400, "r2": 0.4}], "points.json point 1: rows or r2 is not a number"),
+        ("name,rows,r2\nViT,50k,0,43\n", "points.json line 2: has more cells than the 3 columns"),
+        ("name,rows,r2,r2\nViT,50k,0.4,0.5\n", "has 'r2' twice"),
+        (f"name,rows,r2\n{'V' * 200_000},50k,0.4\n", "is not CSV (field larger"),
     ],
 )
 def test_faults_name_their_place(content: Any, complaint: str) -> None:

@@ -24,15 +24,15 @@ DEFINITIONS = {
     "mean": "over seeds; a run that has not learnt (plateau, diverged, oom, crashed) counts as R² 0; by other metrics "
     "it has no value, and settings are sorted by the share that finished first; "
     "what is open or was stopped is left out",
-    "sd": "standard deviation over seeds of the runs that finished",
+    "sd": "standard deviation over seeds, and folds of a cross-validation, of the runs that finished",
     "escape": "first step off the plateau ({}), as far as epochs show; mean over the runs that have one",
     "gap": "train R² less val R² in the tested epoch; training rows as the loop saw them, with dropout and fresh noise",
     "verdict": f"of the runs that finished: strongly overfit from a gap of {STRONG:.2f} on, mildly from {MILD:.2f} on; "
     "else underfit if test R² is below that of a LightGBM run here on the same rows, or below "
     f"{SHARE_OF_BOUND} of the test set's van Trees bound, where either is known; else balanced",
     "difference": "between runs equal in all else and in the seed, mean over the pairs of a seed, then over seeds; "
-    f"[ ] is {LEVEL:.0%} for that comparison alone, by Student's t over its seeds; with one seed over its pairs; equal "
-    "runs once",
+    f"[ ] is {LEVEL:.0%} for that comparison alone, by Student's t over its seeds; with one seed over its settings; "
+    "equal runs once",
     "better, worse": f"an interval without 0, and Holm's p of {1 - LEVEL:.2f} or less among all comparisons here, by "
     "the variance that a factor's values share; where runs never left the plateau, by an exact log-rank test",
 }

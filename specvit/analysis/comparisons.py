@@ -5,7 +5,7 @@ of rows, so that only seeds are independent: pairs are averaged within their see
 digit (C1D and SW where windows do not overlap) are one run. A run that has not learnt counts as R² 0; of other metrics
 it has no value, and no verdict is given. A run that has not ended is not compared.
 
-The interval of a difference is Student's over its own seeds (of one seed only: over its pairs), 95 % for that
+The interval of a difference is Student's over its own seeds (of one seed only: over its settings), 95 % for that
 comparison alone. The words better and worse are for the whole table, of which 5 % may name one wrongly. They need an
 interval without 0, and Holm's p of .05 or less by the variance that all values of the factor have in common: the
 residual of settings by seeds (randomised blocks; Montgomery, Design and Analysis of Experiments, ch. 4). Where the runs
@@ -207,6 +207,15 @@ def _seed_means(match: _Match) -> dict[int, float]:
     return {seed: statistics.fmean(values) for seed, values in known.items() if values}
 
 
+def _setting_means(match: _Match) -> list[float]:
+    """Return the mean difference of each setting's pairs: folds share most of their training stars."""
+    known: dict[str, list[float]] = {}
+    for pair in match.pairs:
+        if (value := _difference(pair)) is not None:
+            known.setdefault(repr(pair[0].factors), []).append(value)
+    return [statistics.fmean(values) for values in known.values()]
+
+
 def _rounding_error(match: _Match, metric: str) -> float:
     """Return the standard error of a step that is known to the nearest look only (Sheppard); 0 for other metrics."""
     return max(map(resolution, itertools.chain(*match.pairs))) / 12**0.5 if metric == ESCAPED else 0.0
@@ -223,7 +232,7 @@ def _own_difference(difference: Difference, match: _Match, metric: str) -> Teste
         return difference, None, None
     difference = replace(difference, mean=statistics.fmean(values))
     if difference.seeds == 1:
-        values = [value for pair in match.pairs if (value := _difference(pair)) is not None]
+        values = _setting_means(match)
     spread = statistics.stdev(values) if len(values) > 1 else 0.0
     spread = max(spread, 2**0.5 * _rounding_error(match, metric)) if len(values) > 1 else spread
     if spread <= 1e-12 * max(map(abs, values)) or (difference.failures and not is_r2(metric)):

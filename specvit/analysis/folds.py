@@ -80,8 +80,9 @@ def settings_of(runs: Runs, label: str) -> tuple[list[Setting], list[str]]:
             if folds == list(range(expected)):
                 pooled[int(seed)] = _by_star(rows_of(of_seed))
             else:
-                name = setting_text(group.factors.iloc[0]) or "all"
-                notes.append(f"note: {name}, seed {seed}: left out, {len(set(folds))} of {expected} folds are tested")
+                name, known = setting_text(group.factors.iloc[0]) or "all", len(set(folds))
+                twice = ", some of them twice" if known < len(folds) else ""
+                notes.append(f"note: {name}, seed {seed}: left out, {known} of {expected} folds are tested{twice}")
         if pooled:
             chosen = tuple(run for run in rows_of(group) if run.seed in pooled)
             mean = pd.concat(list(pooled.values())).groupby(level=0).mean()
@@ -115,14 +116,19 @@ def difference_sentences(settings: Sequence[Setting]) -> Iterator[str]:
         for one in settings:
             others = {key: value for key, value in one.factors.items() if key != factor}
             first = firsts.setdefault(repr(sorted(others.items(), key=str)), one)
-            if first is one or not first.stars.true.equals(one.stars.true):
+            if first is one:
+                continue
+            values = (short_value(setting.factors.get(factor)) for setting in (one, first))
+            what = f"{one.label}, {factor}={' against '.join(values)}"
+            what += f" ({setting_text(others)})" if others else ""
+            if not first.stars.true.equals(one.stars.true):
+                yield f"{what}: not compared, since their stars or labels differ"
                 continue
             low, high = percentile_interval(one.scores["r2"].mean_R - first.scores["r2"].mean_R)
             size = one.scores["r2"].mean - first.scores["r2"].mean
-            values = (short_value(setting.factors.get(factor)) for setting in (one, first))
-            what = f"{factor}={' against '.join(values)}"
-            where = f" ({setting_text(others)})" if others else ""
-            yield f"{one.label}, {what}{where}: R² {size:+.3f} [{low:+.3f}, {high:+.3f}], {len(one.stars)} stars"
+            seeds = " against ".join(" ".join(map(str, setting.seeds)) for setting in (one, first))
+            unequal = f"; seeds {seeds}" if one.seeds != first.seeds else ""
+            yield f"{what}: R² {size:+.3f} [{low:+.3f}, {high:+.3f}], {len(one.stars)} stars{unequal}"
 
 
 def write_folds(settings: Sequence[Setting], where: str, out: Path) -> list[str]:

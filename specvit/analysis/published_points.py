@@ -56,7 +56,7 @@ def _rows(name: str, text: str, form: str) -> Iterator[tuple[str, Any]]:
     if text.lstrip().startswith(("[", "{")):
         try:
             content = json.loads(text, object_pairs_hook=functools.partial(_unique, name))
-        except ValueError as problem:
+        except (ValueError, RecursionError) as problem:
             raise DataError(f"is not JSON ({problem})", where=name, remedy="correct it") from problem
         if isinstance(content, dict):
             yield from _by_rows(content, name)
@@ -65,12 +65,23 @@ def _rows(name: str, text: str, form: str) -> Iterator[tuple[str, Any]]:
         return
     lines = text.splitlines()
     remarks = next((number for number, line in enumerate(lines) if not line.startswith("#")), len(lines))
-    reader = csv.DictReader(lines[remarks:])
-    yield from ((f"line {remarks + reader.line_num}", row) for row in reader)
+    reader = csv.DictReader(lines[remarks:], skipinitialspace=True)
+    try:
+        _unique(name, [(column, None) for column in reader.fieldnames or ()])
+        for row in reader:
+            where = f"line {remarks + reader.line_num}"
+            if None in row:  # 0,43 would be 0
+                what = f"has more cells than the {len(row) - 1} columns of the header"
+                raise DataError(
+                    what, where=f"{name} {where}", remedy="write decimals with a point, cells with a comma in quotes"
+                )
+            yield where, row
+    except csv.Error as problem:
+        raise DataError(f"is not CSV ({problem})", where=name, remedy="correct it") from problem
 
 
 def _unique(name: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a JSON object; raises `DataError` for a key that it has twice, of which Python takes the last."""
+    """Return an object of pairs; raises `DataError` for a key that it has twice, of which Python takes the last."""
     content = dict(pairs)
     if len(content) < len(pairs):
         keys = [key for key, _ in pairs]
@@ -119,10 +130,10 @@ def _point(row: Any, x: str, where: str, form: str) -> Point:
         raise DataError(f"needs name, {x}, r2", where=where, remedy=form)
     try:
         value, r2 = _number(row[x]), _number(row["r2"])
-    except (TypeError, ValueError) as problem:
+    except (TypeError, ValueError, OverflowError) as problem:
         remedy = "write them like 8.2 and 0.75; rows also like 50k and 1M"
         raise DataError(f"{x} or r2 is not a number", where=where, remedy=remedy) from problem
     if not (math.isfinite(value) and value > 0 and math.isfinite(r2) and r2 <= 1):
         what = f"{x} {value:g} with r2 {r2:g} is impossible"
         raise DataError(what, where=where, remedy=f"{x} is above 0, r2 1 at most")
-    return {**{k: v for k, v in row.items() if k is not None}, "name": str(row["name"]), x: value, "r2": r2}
+    return {**row, "name": str(row["name"]), x: value, "r2": r2}

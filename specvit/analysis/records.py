@@ -213,7 +213,8 @@ def _predictions(folder: Path, label: str, noiseless: bool) -> dict[str, Any] | 
     """Return the columns of a finished run's test, or why it is left out."""
     try:
         config = build_config(read_yaml(folder / "config.yaml"))
-        table = pd.read_csv(folder / "predictions.csv")
+        text: Any = {"dtype": {STAR_ID: str}, "keep_default_na": False, "na_values": [""]}  # NA and 007 are names
+        table = pd.read_csv(folder / "predictions.csv", **text)
         identity = read_json(folder / "run.json")["identity"]
         train, test = identity["data"]["train"], identity["data"]["test"]
         columns = {f"{name}_N": table[name].to_numpy(np.float64) for name in ("snr", "mag")}

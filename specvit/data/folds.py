@@ -43,15 +43,19 @@ def folds_of(spectra: Spectra, folds: int) -> np.ndarray:
         what = f"has no column {STAR_ID}, by which data.folds keeps the spectra of a star together"
         remedy = f"add one to every file, or rename one: `specvit data convert FILE NEW --columns {STAR_ID}=NAME`"
         raise DataError(what, where=str(spectra.shards[0].path), remedy=remedy)
-    names = [_name_of(value) for value in labels[STAR_ID].tolist()]
+    names = star_names(labels)
     if "" in names:
         where = spectra.describe_row(names.index(""))
         raise DataError(f"has no {STAR_ID}", where=where, remedy="give the star a number or a name")
     return np.array([seeding.key(folds, "fold", name) % folds for name in names])
 
 
+def star_names(labels: Any) -> list[str]:
+    """Return the ids of a label table's rows as text, the same for 12, 12.0 and "12"; "" for a missing one."""
+    return [_name_of(value) for value in labels[STAR_ID].tolist()]
+
+
 def _name_of(value: Any) -> str:
-    """Return a star's id as text, the same for 12, 12.0 and "12"; "" for a missing one."""
     if isinstance(value, float):
         return "" if not np.isfinite(value) else f"{value:.0f}" if value.is_integer() else repr(value)
-    return str(value).strip()
+    return "" if value is None else str(value).strip()

@@ -3,8 +3,9 @@
 Their attention has three linear layers, query, key and value, where specvit has one. D width, p patch.
 """
 
+import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +35,8 @@ OPTIONAL = ("head.", "positions.", "cls_token", "pool.")
 """Beginnings of the names that may be missing or of another shape; all others are the tokenizer and the encoder."""
 ENCODER = ("tokenizer.", "blocks.", "norm.")
 TOKENIZER = "tokenizer.proj.weight"
+_TOKENIZER = r"((?:.+\.)?)(?:embeddings\.patch_embeddings\.(?:projection|proj|linear)|tokenizer\.proj)\.weight"
+"""Its name in any program; the group is the modules around the network."""
 
 
 def place_of(name: str) -> tuple[str, int | None]:
@@ -47,10 +50,15 @@ def place_of(name: str) -> tuple[str, int | None]:
 
 
 def in_own_names(weights: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
-    """Return weights under specvit's names, in float32; raises `CheckpointError` naming one twice or in part."""
+    """Return weights under specvit's names, in float32, whatever module of a wrapper they are in.
+
+    Raises `CheckpointError` naming one that is there twice or in part, or is not of floating point.
+    """
     parts: dict[str, dict[int | None, Tensor]] = {}
+    outer = _outer(weights)
     for name, value in weights.items():
-        own, third = place_of(name)
+        own, third = place_of(functools.reduce(str.removeprefix, outer, name))
+        _check_numbers(name, value, where, known=own.startswith((*ENCODER, *OPTIONAL)))
         held = parts.setdefault(own, {})
         if third in held or (held and None in (third, *held)):
             raise CheckpointError(f"holds {own} twice, once as {name}", where=where, remedy="save one network alone")
@@ -62,6 +70,21 @@ def in_own_names(weights: Mapping[str, Tensor], where: str) -> dict[str, Tensor]
             raise CheckpointError(what, where=where, remedy="save the whole network")
         found[own] = held[None] if None in held else torch.cat([held[third] for third in range(3)])
     return found
+
+
+def _outer(names: Iterable[str]) -> list[str]:
+    """Return the modules around the network, such as net. and vit., if it holds just one tokenizer."""
+    found = {match[1] for name in names if (match := re.fullmatch(_TOKENIZER, name))}
+    return [f"{part}." for part in found.pop().split(".")[:-1]] if len(found) == 1 else []
+
+
+def _check_numbers(name: str, value: Tensor, where: str, *, known: bool) -> None:
+    """Raise `CheckpointError` for a tensor without values here, or a weight in other numbers, as of quantization."""
+    dense = value.layout == torch.strided and not value.is_quantized and not value.is_meta
+    if not dense or (known and not value.is_floating_point()):
+        kind = str(value.dtype if dense or value.is_quantized else "meta" if value.is_meta else value.layout)
+        what = f"holds {name} as {kind.removeprefix('torch.')}"
+        raise CheckpointError(what, where=where, remedy="save the weights in floating point, as float32 or float16")
 
 
 def start_from(model: nn.Module, weights: Mapping[str, Tensor], where: str) -> tuple[list[str], list[str]]:
@@ -79,7 +102,7 @@ def start_from(model: nn.Module, weights: Mapping[str, Tensor], where: str) -> t
     lacking = [name for name in own if name not in fitting]
     over = [name for name in weights if name not in fitting]
     faults = [_fault(name, weights, own) for name in lacking if not name.startswith(OPTIONAL)]
-    faults += [_fault(name, weights, own) for name in over if name.startswith(ENCODER) and name not in own]
+    faults += [_fault(name, weights, own) for name in over if _of_encoder(name) and name not in own]
     if faults:
         what = f"does not fit the configured model ({named(faults, 2)})"
         raise CheckpointError(what, where=where, remedy=_remedy(weights))
@@ -93,10 +116,17 @@ def named(names: Sequence[str], most: int = 6) -> str:
     return ", ".join(names[:most]) + more
 
 
+def _of_encoder(name: str) -> bool:
+    """Return whether a weight belongs to tokenizer or encoder, also one of another program that has no place here."""
+    return name.startswith(ENCODER) or re.match(_BLOCK, name) is not None
+
+
 def _shape(name: str, value: Tensor) -> tuple[int, ...]:
     """Return a weight's shape; of the tokenizer's without the axes of its one channel."""
     shape = tuple(value.shape)
-    return (shape[0], *(size for size in shape[1:-1] if size != 1), shape[-1]) if name == TOKENIZER else shape
+    if name != TOKENIZER or len(shape) < 2:
+        return shape
+    return (shape[0], *(size for size in shape[1:-1] if size != 1), shape[-1])
 
 
 def _fault(name: str, weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from specvit.data.batches import eval_data, signal_to_noise
+from specvit.data.folds import star_names
 from specvit.data.labels import LabelScaler
 from specvit.data.views import SpectraView
 from specvit.metrics.scores import Row, class_rows, confusion_matrix, flat_scores, label_rows, rows_by
@@ -134,5 +135,5 @@ def _table(spectra: SpectraView, noise: Any) -> Any:
     labels = spectra.labels()
     table["mag"] = pd.to_numeric(labels["mag"], errors="coerce") if "mag" in labels else np.nan
     if STAR_ID in labels:
-        table[STAR_ID] = [safe_cell(name) for name in labels[STAR_ID].tolist()]
+        table[STAR_ID] = [safe_cell(name) for name in star_names(labels)]
     return table
