@@ -1,9 +1,9 @@
 """What each value of a factor changes against the first one, and which of the changes are more than chance.
 
-Runs are paired that are equal in all but one factor, seed by seed. The pairs of one seed share its start and its order
-of rows, so that only seeds are independent: pairs are averaged within their seed first. Runs that are equal to the last
-digit (C1D and SW where windows do not overlap) are one run. A run that has not learnt counts as R² 0; of other metrics
-it has no value, and no verdict is given. A run that has not ended is not compared.
+Runs are paired that are equal in all but one factor, seed by seed and fold by fold. The pairs of one seed share its
+start and its order of rows, so that only seeds are independent: pairs are averaged within their seed first. Runs that
+are equal to the last digit (C1D and SW where windows do not overlap) are one run. A run that has not learnt counts as
+R² 0; of other metrics it has no value, and no verdict is given. A run that has not ended is not compared.
 
 The interval of a difference is Student's over its own seeds (of one seed only: over its settings), 95 % for that
 comparison alone. The words better and worse are for the whole table, of which 5 % may name one wrongly. They need an

@@ -20,7 +20,7 @@ SHARE_OF_BOUND = 0.5
 
 
 def fit_verdict(runs: Runs, trees: Mapping[str, float], bounds: Mapping[str, float]) -> str:
-    """Return the verdict on runs that differ by their seed alone, "" where none learnt or nothing is known.
+    """Return the verdict on runs that differ by seed and fold alone, "" where none learnt or nothing is known.
 
     `trees` is test R² of trees by `data_key`, `bounds` the greatest possible test R² by run id; where neither is known
     nothing is called underfit.
