@@ -23,9 +23,10 @@ Tally = Any
 """How the runs with one `value` of a `factor` ended, with the names in `TALLY`: how many, by group; `how` those ended
 that did not finish (counts by state); mean `minutes` of those that finished; `rate` of these among those that ended."""
 Combination = Any
-"""`records` that differ in seed and fold alone: `factors`, `name`, `label` (the name with numbers in short); `values` of
-the metric of runs that finished, seed by seed, with `mean` and `sd`; `ranked`, the same with R² 0 for each run that has
-not learnt, and the mean of these, `score`; `escapes`, `gap`, `verdict`; how many `finished`, and ended `unlearnt`."""
+"""`records` that differ in seed and fold alone: `factors`, `name`, `label` (the name with numbers in short); `values`
+of the metric of runs that finished, seed by seed, with `mean` and `sd`; `ranked`, the same with R² 0 for each run that
+has not learnt, and the mean of these, `score`; `escapes`, `gap`, `verdict`; how many `finished`, and ended
+`unlearnt`."""
 
 
 def tallies(runs: Runs) -> list[Tally]:
