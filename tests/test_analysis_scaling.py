@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -231,6 +232,11 @@ def test_the_single_panel_keeps_its_range_and_marks_nothing_without_a_crossing()
     assert axis.get_ylim() == (0.3, 0.75) and list(axis.texts) == [] and axis.get_ylabel() == "Test R²"
     turned = draw_single(scaling_with({"vit": [0.5, 0.5, 0.5], "lightgbm": [0.4, 0.55, 0.6]}), []).axes[0]
     assert [text.get_text()[:11] for text in turned.texts] == ["LGBM > ViT "]
+    scaling = scaling_with({"vit": [0.5, 0.5, 0.6], "lightgbm": [0.4, 0.55, 0.59]})
+    (pair,) = scaling.pairs
+    unsure = replace(pair, crossover=replace(pair.crossover, high=np.inf))
+    (mark,) = draw_single(replace(scaling, pairs=[unsure]), []).axes[0].texts
+    assert mark.get_text().startswith("ViT > LGBM @") and mark.get_text().endswith("k, not certain")
 
 
 def test_published_scores_under_runs_at_another_noise_get_a_note(

@@ -16,6 +16,7 @@ from sklearn.metrics import mean_absolute_error, r2_score
 from test_estimators import settings
 
 from specvit.commands.analysis import main as analysis
+from specvit.commands.evaluate import main as evaluate
 from specvit.commands.sweep import main as sweep
 from specvit.commands.train import main as train
 from specvit.config.build import build_config
@@ -253,6 +254,12 @@ def test_a_network_is_cross_validated_by_a_study_whose_table_has_a_row_a_setting
     assert all(re.search(r" [0-4]/4", row) for row in rows)
     assert analysis(["folds", "toy"]) == 0
     assert "log_g, model/tokenizer=sw against c1d: R²" in capsys.readouterr().out
+    (first, *_) = sorted((tmp_path / "multirun" / "toy").glob("**/*f0of4*/best.ckpt"))
+    assert evaluate([str(first.parent), "--data", str(path)]) == 0
+    tested = len(pd.read_csv(first.with_name("predictions.csv")))
+    assert f"note: {60 - tested} of 60 spectra are of stars that this fold trained" in capsys.readouterr().out
+    assert evaluate([str(first.parent)]) == 0
+    assert "of stars that this fold" not in capsys.readouterr().out
 
 
 @pytest.mark.slow

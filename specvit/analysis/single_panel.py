@@ -106,8 +106,9 @@ def _mark(axis: Any, pair: Pair, number: int) -> None:
     sizes, mean_K = pair.ahead.rows_K, [point.scores["r2"].mean for point in pair.ahead.points]
     height = float(np.interp(np.log(pair.crossover.rows), np.log(sizes), mean_K))
     ahead, behind = (KINDS[_kind(line)][1] for line in (pair.ahead, pair.behind))
+    doubt = ", not certain" if np.isinf(pair.crossover.high) else ""
     axis.annotate(
-        f"{ahead} > {behind} @{_size(float(f'{pair.crossover.rows:.2g}'))}",
+        f"{ahead} > {behind} @{_size(float(f'{pair.crossover.rows:.2g}'))}{doubt}",
         (pair.crossover.rows, max(height, FLOOR)),
         (0.04, 0.93 - 0.09 * number),
         textcoords="axes fraction",

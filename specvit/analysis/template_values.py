@@ -28,7 +28,8 @@ def template_values(study: StudyFolder, runs: Runs, ablation: Ablation, scaling:
     """Return the facts of a study, its scores and its records by name; what is not known is empty."""
     about, first = study.about(), runs.config.iloc[0]
     definition = about.get("definition") or {}
-    label = scaling.label if scaling else first.data.param[0]
+    label = scaling.label if scaling else ", ".join(dict.fromkeys(config.data.param[0] for config in runs.config))
+    levels = dict.fromkeys(f"{effective_level(config.noise):g}" for config in runs.config)
     counts = Counter(runs.group)
     tests = dict.fromkeys(outcome.summary.get("test_rows") for outcome in runs.outcome if outcome.summary)
     records = [_record(run) for run in rows_of(runs)]
@@ -37,8 +38,13 @@ def template_values(study: StudyFolder, runs: Runs, ablation: Ablation, scaling:
         "hypotheses": definition.get("hypotheses") or {},
         "started": about.get("started") or "",
         "groups": {"total": len(runs), **{name.replace(" ", "_"): counts[name] for name in GROUPS}},
-        **{"makes": first.data.makes, "label": label, "unit": unit_of(label), "test_rows": list(tests)},
-        "noise_level": f"{effective_level(first.noise):g}",
+        **{
+            "makes": first.data.makes,
+            "label": label,
+            "unit": unit_of(label),
+            "test_rows": [rows for rows in tests if rows],
+        },
+        "noise_level": ", ".join(levels),
         "seeds": sorted(set(runs.seed)),
         "varied": _varied(runs),
         "fixed": {**(definition.get("overrides") or {}), **(about.get("typed") or {})},

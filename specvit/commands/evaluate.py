@@ -84,8 +84,9 @@ def _evaluate(config: Config, run: RunFolder, file: str | None, levels: list[flo
 
     A row's unit noise is that of the run's test rows, keyed by the row's number: the same at every level.
     """
+    from specvit.data.folds import of_known_stars
     from specvit.data.splits import open_split
-    from specvit.data.views import open_spectra
+    from specvit.data.views import Spectra, open_spectra
     from specvit.run import evaluation
     from specvit.run.predictor import load_predictor
     from specvit.training.device import resolve_device, set_up_torch
@@ -100,6 +101,9 @@ def _evaluate(config: Config, run: RunFolder, file: str | None, levels: list[flo
     )
     trained = load_predictor(folder / "best.ckpt", config, device, run.run_id)
     trained.check_pixels(spectra)
+    if file and isinstance(spectra, Spectra) and (known := of_known_stars(spectra, config.data)):
+        what = f"{known:,} of {len(spectra):,} spectra are of stars that this fold trained or validated on"
+        console.say(f"note: {what}; without --data its own test stars are scored")
     name = "evaluate-test" if file is None else f"evaluate-{Path(file).resolve().parent.name}-{Path(file).stem}"
     table = []
     for level in levels or [None]:

@@ -22,7 +22,7 @@ def open_fold(files: Sequence[Path], data: DataConfig, split: str, wanted: int, 
     `wanted` rows of the split are taken (-1: all), as `data.subset` says; raises `DataError`.
     """
     whole = open_spectra(files, -1)
-    ahead_N = (folds_of(whole, data.folds) - data.fold) % data.folds
+    ahead_N = _ahead(whole, data)
     inside_N = {"test": ahead_N == 0, "val": ahead_N == 1, "train": ahead_N > 1}[split]
     rows_n = whole.rows_N[inside_N]
     if not len(rows_n):
@@ -31,6 +31,16 @@ def open_fold(files: Sequence[Path], data: DataConfig, split: str, wanted: int, 
     subset = data.subset if split == "train" else "first"
     chosen = select_rows(len(rows_n), wanted, subset=subset, seed=data.subset_seed, where=where)
     return Spectra(whole.shards, rows_n[chosen])
+
+
+def of_known_stars(spectra: Spectra, data: DataConfig) -> int:
+    """Return how many spectra are of stars on which `data.fold` trains or validates; 0 where stars have no ids."""
+    return int((_ahead(spectra, data) > 0).sum()) if data.folds and STAR_ID in spectra.labels() else 0
+
+
+def _ahead(spectra: Spectra, data: DataConfig) -> np.ndarray:
+    """Return the distance (N,) of each row's fold from `data.fold`: 0 is tested, 1 validates."""
+    return (folds_of(spectra, data.folds) - data.fold) % data.folds
 
 
 def folds_of(spectra: Spectra, folds: int) -> np.ndarray:
