@@ -82,7 +82,7 @@ def find_files(patterns: Sequence[str], *, root: str | None, where: str) -> list
         raise DataError(
             f"{base} is not a folder",
             where="data.root",
-            remedy="set data.root=FOLDER or SPECVIT_DATA, or use data=builtin",
+            remedy="set data.root=FOLDER or SPECVIT_DATA, make it (`specvit data fetch miles`), or use data=builtin",
         )
     files: list[Path] = []
     for pattern in patterns:
