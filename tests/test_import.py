@@ -2,6 +2,8 @@
 
 import math
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -335,15 +337,15 @@ SPELLINGS = {
     "warmup.preprocessor: 5": f"{CHANGES}: specvit has no preprocessor",
     "noise.sigma: 0.5": f"{TAKEN_OVER}: noise.noise_level=0.5",
     "data.file_path: ${TRAIN_DIR}": f"{TAKEN_OVER}: data.file_path=${{oc.env:TRAIN_DIR}}",
-    "opt.lr: ${LR}": f"{UNKNOWN}: opt.lr is not text, which a variable gives",
-    "hidden_size: ${nope.x}": f"{UNKNOWN}: model.hidden_size refers to what this file does not have",
+    "opt.lr: ${LR}": f"{UNKNOWN}: opt.lr takes no variable",
+    "hidden_size: ${nope.x}": f"{UNKNOWN}: model.hidden_size refers to nope.x, which the file lacks",
     "name: my run": f"{TAKEN_OVER}: tracking.name=my-run",
     "model.list: []": f"{DROPPED}: it is not set",
     "foo: null": f"{DROPPED}: it is not set",
     "model.class_path: mine.SpectralViT": f"{TAKEN_OVER}: model.kind=vit",
     "trainer.check_val_every_n_epoch: 5": f"{CHANGES}: every epoch is validated",
     "pretrained: true": f"{CHANGES}: train.init_from=FILE",
-    "greater_is_better: true": f"{TAKEN_OVER}: train.early_stopping.mode=max",
+    "greater_is_better: true": f"{ASKED}: of which metric?",
     "lr_scheduler.T_max: 100": f"{CHANGES}: a schedule is as long as train.epochs",
     "data.train_dir: $TRAIN_DIR/": f"{TAKEN_OVER}: data.file_path=${{oc.env:TRAIN_DIR}}/dataset.h5",
     "data.val_path: '${VAL_DIR:-/data}/v.h5'": f"{TAKEN_OVER}: data.val_path=${{oc.env:VAL_DIR,/data}}/v.h5",
@@ -394,6 +396,17 @@ SPELLINGS = {
     "wandb.api_key: abcdefgh": f"{DROPPED}: records go to MLflow",
     "decoder.depth: 2": f"{UNKNOWN}: did you mean",
     "banana: 1": f"{UNKNOWN}: no key here has a name like it",
+    "opt.lr: '${eval:1e-3}'": f"{UNKNOWN}: opt.lr refers to eval:1e-3, which the file lacks",
+    "lr: '0,001'": f"{UNKNOWN}: opt.lr expects a number",
+    "lr: ''": f"{DROPPED}: it is not set",
+    "train: true": f"{UNKNOWN}: it is a section here",
+    "data: /data/spectra.h5": f"{TAKEN_OVER}: data.file_path=/data/spectra.h5",
+    "dataset: mine": f"{ASKED}: choose data=bosz",
+    "early_stopping.metric: r2": f"{TAKEN_OVER}: train.early_stopping.monitor=val_r2",
+    "monitor: test_loss": f"{TAKEN_OVER}: train.early_stopping.monitor=val_loss",
+    "monitor: fid": f"{UNKNOWN}: train.early_stopping.monitor 'fid' is not a metric here",
+    "optim: adamw_torch": f"{TAKEN_OVER}: opt.type=AdamW",
+    "_wandb.cli_version: '0.16'": f"{DROPPED}: it says where",
     "hydra.run.dir: out": f"{DROPPED}: Hydra composes",
     "defaults: [model: vit]": f"{UNKNOWN}: names other files",
     "model.decoder.hidden_size: 64": f"{UNKNOWN}: did you mean model.hidden_size?",
@@ -440,6 +453,10 @@ COMBINED: dict[str, dict[str, Any]] = {
     "{train_size: 10k, batch_size: 100, max_steps: 1000}": {"train.epochs": 10},
     "{adam_beta1: 0.8, adam_beta2: 0.95}": {"opt.betas": [0.8, 0.95]},
     "{fp16: false, bf16: true}": {"train.precision": "bf16-mixed"},
+    "{amp_dtype: bfloat16, use_amp: true}": {"train.precision": "bf16-mixed"},
+    "{amp: false, amp_dtype: float16}": {"train.precision": "32"},
+    "{epochs: 50, warmup_steps: 0, warmup_ratio: 0.1}": {"opt.warmup_epochs": 5.0},
+    "{optimizer: adam}": {"opt.type": "Adam", "opt.weight_decay": 0.0},
     "{early_stopping: {enabled: false, patience: 9}}": {"train.early_stopping.patience": None},
     "{early_stopping: {monitor: val/loss, patience: 9}}": {
         "train.early_stopping.monitor": "val_loss",
@@ -521,10 +538,55 @@ def test_what_specvits_own_spectra_do_not_allow_is_said(imported: Any) -> None:
     assert message.rstrip().endswith(
         "experiment=old data=hdf5 data.file_path=FILE data.val_path=FILE data.test_path=FILE"
     )
-    assert answers(message, "model.channels", f"{DROPPED}: model=vit has no") and message.count("channels") == 1
+    assert answers(message, "model.channels", f"{CHANGES}: model=vit has no") and message.count("channels=") == 1
     assert imported("lr: 1", "elsewhere.yaml", "--out", "elsewhere.yaml2.yaml")[0] == 2
     message = imported("lr: 1e-3", "old.yaml", "--out", "here.yaml")[1]
     assert "mkdir -p conf/experiment && cp here.yaml conf/experiment/ && specvit train experiment=here" in message
+
+
+def test_the_command_works_wherever_the_file_is(imported: Any, place: Path, capsys: Any) -> None:
+    for out in ("mine.yaml", "a b/conf/experiment/mine.yaml"):
+        _, message = imported("lr: 1e-3", "old.yaml", "--out", out)
+        command = message.splitlines()[-1].removeprefix("run it:  ").replace("specvit", f"{sys.executable} -m specvit")
+        shown = subprocess.run(
+            f"{command} --cfg job", shell=True, cwd=place, capture_output=True, text=True, check=True
+        )
+        assert "lr: 0.001" in shown.stdout
+    code, message = imported("lr: 1e-3", "null.yaml")
+    assert code == 2 and "conf/experiment/null.yaml: cannot be the file of an experiment" in message
+
+
+LIGHTNING = """
+trainer:
+  callbacks:
+    - class_path: lightning.pytorch.callbacks.ModelCheckpoint
+      init_args: {monitor: val_mae, mode: min}
+    - class_path: lightning.pytorch.callbacks.EarlyStopping
+      init_args: {monitor: val_r2, mode: max, patience: 10}
+    - class_path: lightning.pytorch.callbacks.StochasticWeightAveraging
+      init_args: {swa_lrs: 0.01, lr: 1.0}
+"""
+
+
+def test_a_callback_is_known_by_its_class(place: Path) -> None:
+    found = translate(flat(yaml.safe_load(LIGHTNING)))
+    patience, monitor, mode = (f"train.early_stopping.{name}" for name in ("patience", "monitor", "mode"))
+    assert not found.faults and found.settings == {monitor: "val_r2", mode: "max", patience: 10}
+    message, start = "\n".join(found.messages()), "trainer.callbacks[0:ModelCheckpoint].init_args"
+    assert answers(message, f"{start}.monitor", f"{CHANGES}: trainer.callbacks[1:EarlyStopping]")
+    assert answers(message, "trainer.callbacks[2:StochasticWeightAveraging].init_args.lr", f"{UNKNOWN}: did you mean")
+    alone = translate(flat({"callbacks": [yaml.safe_load(LIGHTNING)["trainer"]["callbacks"][0]]}))
+    assert alone.settings == {monitor: "val_mae", mode: "min"}
+
+
+def test_a_name_that_the_model_lacks_has_one_answer(place: Path) -> None:
+    message = "\n".join(translated({"model": "cnn", "hidden_size": 64}).messages())
+    assert message.count("hidden_size=64") == 1 and answers(message, "hidden_size", f"{CHANGES}: model=cnn has no")
+
+
+def test_what_is_silent_is_listed(imported: Any) -> None:
+    assert "and as in the reference: " in (message := imported("lr: 1e-3")[1])
+    assert "opt.weight_decay=0.01, opt.lr_sch=cosine, train.gradient_clip=0.5" in message
 
 
 def test_the_file_says_where_it_comes_from_and_what_it_lacks(imported: Any, place: Path) -> None:
@@ -657,14 +719,24 @@ def test_what_a_wandb_sweep_has_and_a_study_lacks_is_named(imported: Any) -> Non
         "{method: random, metric: val_loss, parameters: {optimizer: {values: [adam, sgd]}, lr: {min: 0.1, max: 1.0}}}"
     )
     assert "metrics: {val_loss: minimize}" in imported_study(imported, random)
-    assert "opt.type: [Adam, SGD]" in imported_study(imported, random)
+    assert "opt.type, opt.weight_decay, opt.momentum:" in imported_study(imported, random)
     assert answers(message, "foo", f"{UNKNOWN}: no key") and answers(
         message, "dropout", f"{UNKNOWN}: is not a range here"
     )
+    various = "{method: grid, parameters: {optimizer: {values: [AdamW, sgd]}, hidden_act: {values: [gelu, relu]}}, "
+    _, message = imported(various + "command: [train.py, --epochs, 5, --train_data, /d/t.h5]}", "various.yaml")
+    study = read_definition(Path("sweeps/various.yaml"))
+    [axis] = study.grids[0].axes
+    assert axis.keys == ("opt.type", "opt.momentum", "opt.weight_decay")
+    assert axis.values == (("AdamW", 0.9, 0.01), ("SGD", 0.0, 0.0)) and study.overrides["train.epochs"] == 5
+    assert answers(message, "hidden_act", f"{CHANGES}: the activation is GELU")
+    assert message.endswith("sweeps=various data.val_path=FILE data.test_path=FILE sweep.dry_run=true\n")
     refused = {
         "{method: grid, parameters: {lr: {min: 1e-5, max: 1e-3}}}": "opt.lr: has a range, from which a grid takes no",
         "{method: sobol, parameters: {lr: {min: 1e-5, max: 1e-3}}}": "'sobol' is not one of grid, random, bayes",
         "{method: random, parameters: {lr: {min: 1, max: 1}}}": "needs low < high",
+        "{method: random, parameters: {lr: {values: []}}}": "has no value",
+        "{method: random, parameters: [lr, wd]}": "parameters: expects keys with values",
         "{method: random, parameters: {lr: 1e-3}}": "has no parameter that varies",
         "{method: random, parameters: {lr: {values: [1, 2]}, learning_rate: {values: [3, 4]}}}": "which lr sets, too",
     }

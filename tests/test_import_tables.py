@@ -87,6 +87,16 @@ def test_an_mlflow_table_is_read_in_our_words() -> None:
     assert [row["scores"] for row in table.rows] == [{"test_r2": 0.7}, {}, {}]
 
 
+def test_what_stands_before_a_name_is_left_out() -> None:
+    row = {"run_id": "a", "experiment_id": 0, "status": "FINISHED", "metrics.val_r2": 0.5, "params.lr": 0.1}
+    rows = [row | {"tags.mlflow.runName": "x"}, row | {"params.lr": 0.2, "tags.mlflow.runName": "y"}]
+    text = written(rows).read_text(encoding="utf-8-sig").replace(",", ";")
+    Path("runs.csv").write_text(text, encoding="utf-8")
+    first, second = read_run_table(Path("runs.csv")).rows
+    assert (first["name"], first["factors"], first["scores"]) == ("x", {"opt.lr": 0.1}, {"val_r2": 0.5})
+    assert (second["name"], second["factors"]) == ("y", {"opt.lr": 0.2})
+
+
 def test_the_ablation_shows_a_table_beside_our_runs(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for number, lr in enumerate((1e-3, 3e-4)):
         rows = epochs(train_r2=[0.2, 0.6], val_r2=[0.2, 0.5])
@@ -114,6 +124,8 @@ DAMAGED: dict[str, str] = {
     "has no column State or Status": "Name,lr\na,1\n",
     "names a column twice: lr": "State,lr,lr\nfinished,1,2\n",
     "row 2: has 1 cells where the header has 2": "State,lr\nfinished\n",
+    "row 2: has val/r2='50%', not a number": "State,val/r2\nfinished,50%\n",
+    "row 2: has columns val/r2 and val_r2, both val_r2, that differ": "State,val/r2,val_r2\nfinished,0.5,0.6\n",
     "row 2: has the state 'dancing'": "State,lr\ndancing,1\n",
 }
 

@@ -7,6 +7,9 @@ from pathlib import Path
 from specvit.commands.entry import Parser, user_facing
 from specvit.utils.errors import ConfigError
 
+NOT_NAMES = ("null", "none")
+"""Names that are none on a command line: `experiment=null` is the run without an experiment."""
+
 
 @user_facing
 def main(arguments: list[str] | None = None) -> int:
@@ -33,16 +36,20 @@ def parser() -> Parser:
 
 
 def _import_configuration(file: Path, out: Path | None) -> int:
-    from specvit.importing.experiment import import_configuration
+    from specvit.importing.experiment import HOME, import_configuration
     from specvit.importing.read_file import read_file
-    from specvit.importing.sweep_file import import_sweep, is_sweep
+    from specvit.importing.sweep_file import SWEEPS, import_sweep, is_sweep
     from specvit.importing.translation import UNKNOWN
 
     plain = read_file(file)
-    convert, folder = (import_sweep, "sweeps") if is_sweep(plain) else (import_configuration, "conf/experiment")
+    convert, folder = (import_sweep, SWEEPS) if is_sweep(plain) else (import_configuration, HOME)
     name = re.sub(r"[^A-Za-z0-9_-]+", "_", file.stem)
     target = out or Path(folder) / f"{name}.yaml"
-    if target.suffix != ".yaml" or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", target.stem):
+    if (
+        target.suffix != ".yaml"
+        or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", target.stem)
+        or target.stem.lower() in NOT_NAMES
+    ):
         what = f"cannot be the file of {'a study' if convert is import_sweep else 'an experiment'}"
         remedy = f"write, say, --out {folder}/mine.yaml"
         raise ConfigError(what, where=str(target), remedy=remedy)

@@ -16,8 +16,10 @@ SECTIONS = {
     "noise": "noise",
     "loss": "loss criterion loss_fn",
     "stop": "early_stopping early_stop earlystopping",
+    "best": "model_checkpoint modelcheckpoint checkpoint_callback",
     "warmup": "warmup",
-    "log": "tracking wandb mlflow logger logging tensorboard log",
+    "log": "tracking wandb mlflow logger logging tensorboard log learning_rate_monitor rich_progress_bar "
+    "tqdmprogress_bar model_summary rich_model_summary",
     "view": "viz visualization visualisation plotting plot plots figures",
     "search": "search_settings search optuna",
     "manager": "manager_settings manager",
@@ -65,7 +67,7 @@ TAKEN = {
     "loss.name": "loss loss_fn loss_function loss_type loss_name criterion objective loss.type loss.fn loss._target_ "
     "loss.class_path",
     "loss.huber_delta": "huber_delta loss.delta loss.beta",
-    "loss.label_smoothing": "label_smoothing smoothing loss.smoothing",
+    "loss.label_smoothing": "label_smoothing label_smoothing_factor smoothing loss.smoothing",
     "opt.type": "optimizer optim optimiser opt optimizer_name optimizer_type opt_type opt.name opt.optimizer "
     "opt._target_ opt.class_path",
     "opt.lr": "lr learning_rate base_lr init_lr lr_init initial_lr max_lr peak_lr lr0 sched.max_lr",
@@ -129,7 +131,7 @@ FIXED: tuple[tuple[str, tuple[object, ...], str], ...] = (
         "`specvit evaluate RUN --noise 0` scores clean ones",
     ),
     (
-        "devices gpus num_gpus ngpu n_gpus ngpus world_size num_nodes nodes",
+        "devices gpus num_gpus n_gpu ngpu n_gpus ngpus world_size num_nodes nodes",
         (1, "auto", (0,), 0),
         "one process trains on one device; if the batch size was that of each device, multiply it",
     ),
@@ -167,21 +169,27 @@ DROPPED = {
     "image_size img_size input_size input_dim input_length seq_len sequence_length num_pixels n_pixels "
     "spectrum_length": ("a spectrum has the pixels that its file has"),
     "num_labels num_classes num_outputs n_outputs output_dim out_dim": "it follows from data.param",
-    "num_workers workers dataloader_num_workers dataloader_pin_memory pin_memory persistent_workers prefetch_factor "
-    "non_blocking": "batches are made on the device",
+    "num_workers workers dataloader_num_workers dataloader_pin_memory pin_memory pin_mem persistent_workers "
+    "prefetch_factor non_blocking": "batches are made on the device",
     "accelerator device cuda use_gpu use_cuda gpu gpu_id no_cuda": "train.device=auto takes the GPU, if there is one",
     "output_dir save_dir log_dir ckpt_dir checkpoint_dir save_path out_dir exp_dir results_dir default_root_dir": (
         "runs are in outputs/NAME-HASH; tracking.folder=FOLDER puts them elsewhere"
     ),
     "save_every save_freq save_interval save_steps save_strategy save_total_limit save_top_k save_last "
-    "enable_checkpointing save_model checkpoint_every": "every epoch is saved, and the best one kept",
+    "enable_checkpointing save_model checkpoint_every overwrite_output_dir": (
+        "every epoch is saved, and the best one kept"
+    ),
     "log_every log_every_n_steps log_interval logging_steps print_freq report_to enable_progress_bar verbose debug "
-    "num_sanity_val_steps log_level": "every epoch is validated and recorded",
+    "num_sanity_val_steps log_level logging_dir logging_strategy disable_tqdm do_train do_eval": (
+        "every epoch is validated and recorded"
+    ),
     "eval_batch_size val_batch_size test_batch_size per_device_eval_batch_size": "scores are computed in batches of "
     "256",
     "benchmark cudnn_benchmark": "runs are deterministic",
-    "repo_path repo git_commit version author date user host wandb_version _wandb framework transformers_version "
-    "architectures train.class_path train._target_ data.class_path data._target_": ("it says where the file was used"),
+    "repo_path repo git_commit version author date user host wandb_version framework transformers_version "
+    "architectures train.class_path train._target_ data.class_path data._target_ _partial_ _recursive_ _convert_ "
+    "best.class_path best._target_ stop.class_path "
+    "stop._target_": ("it says where the file was used"),
     "pooler_act pooler_output_size encoder_stride": "model.pool says what the head reads",
     "view.compare_with": "baselines are runs of their own: model=ridge, model=lightgbm",
     "entity tags log.job_type log.mode log.entity log.tags log.group log.enabled use_wandb wandb_entity log_wandb": (
@@ -193,6 +201,7 @@ OTHER_SECTIONS: dict[str, tuple[str, bool]] = {
     "view": ("every run draws its own figures, and `specvit analysis` those of many runs", False),
     "log": ("records go to MLflow, by tracking.*", False),
     "method": ("specvit neither merges nor prunes tokens: the run is that of the whole network", True),
+    "best": ("every epoch is saved, and the best one kept", False),
     "hydra": ("Hydra composes and nothing else; see docs/configuration.md", False),
 }
 """What becomes of all names of a section, and whether that changes results."""
@@ -202,6 +211,7 @@ NAMED = {
         True,
     ),
     "optimizers": ("one optimizer trains the whole network: set opt.lr and the like", True),
+    "_wandb": ("it says where the file was used", False),
     "id2label": ("it follows from data.param", False),
     "label2id": ("it follows from data.param", False),
     "preprocessor": ("specvit has no preprocessor before the tokenizer", True),
@@ -223,6 +233,8 @@ SPECIAL = {
     "t_max sched.t_max sched.epochs": ("length", "a schedule is as long as train.epochs"),
     "adam_beta1 adam_beta2 beta1 beta2": ("betas", "set opt.betas=[A,B]"),
     "fp16 bf16 amp use_amp": ("half", "set train.precision"),
+    "amp_dtype": ("half_type", "set train.precision"),
+    "best.monitor best.mode": ("best", "set train.early_stopping.monitor and .mode"),
     "early_stopping early_stop use_early_stopping stop.enabled stop.enable stop.use": (
         "stopping",
         "set train.early_stopping.patience to the epochs without a better one",
@@ -269,8 +281,11 @@ def placed(dotted: str) -> tuple[str, str]:
 
     The rest has several parts where the name is within something unknown: `model.decoder.depth` is `decoder.depth`.
     """
-    parts = re.sub(r"\[\d+\]", "", dotted).replace("/", ".").split(".")
-    parts = [re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", part).lower().replace("-", "_").replace(" ", "_") for part in parts]
+    dotted = re.sub(r"\[\d+(:\w+)?\]", lambda found: f".{found[1][1:]}" if found[1] else "", dotted)
+    parts = [
+        re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", part).lower().replace("-", "_").replace(" ", "_")
+        for part in dotted.replace("/", ".").split(".")
+    ]
     section = ""
     for number, part in enumerate(parts[:-1]):
         if part in SECTION_OF:

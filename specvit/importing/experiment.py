@@ -22,9 +22,15 @@ from specvit.utils.errors import ConfigError, DataError
 from specvit.utils.files import write_text
 from specvit.utils.text import printable
 
+HOME = "conf/experiment"
 GROUPS = {"data": "data", "model": "model.kind"}
 """Groups that an experiment chooses, with the key that says which."""
 VARIABLE = re.compile(r"\$\{oc\.env:(\w+)\}")
+OTHERS_DIFFER = (
+    *("data.param", "data.label_norm", "noise.noise_level", "loss.name", "opt.type", "opt.lr", "opt.weight_decay"),
+    *("opt.lr_sch", "train.gradient_clip"),
+)
+"""Keys whose usual value in other programs is not ours, so that a file that is silent means another."""
 NO_FILE = "FILE"
 """Stands for a path that nothing states, in a command and while a configuration is checked."""
 
@@ -49,8 +55,9 @@ def import_configuration(plain: dict[str, Any], source: str, out: Path, say: Cal
     base = f"experiment={out.stem}"
     if found.several:
         axes = [f"{key}={','.join(map(as_text, values))}" for key, values in found.several.items()]
-        say(f"all values:  {command_at(out, ['-m', base, *axes])}")
-    say(f"run it:  {command_at(out, [base, *(key if '=' in key else f'{key}={NO_FILE}' for key in missing)])}")
+        say(f"all values:  {command_at(out, HOME, ['-m', base, *axes])}")
+    words = [base, *(key if "=" in key else f"{key}={NO_FILE}" for key in missing)]
+    say(f"run it:  {command_at(out, HOME, words)}")
     return found
 
 
@@ -118,7 +125,9 @@ def not_stated(config: Config, settings: Mapping[str, Any]) -> str:
     """Return a sentence on the values that are specvit's and not those of the reference network and its training."""
     own, reference = (flatten(identity_of(one, {})["config"]) for one in (config, Config()))
     other = [f"{key}={value}" for key, value in own.items() if key not in settings and value != reference.get(key)]
-    return f"what is not stated is as in specvit's default run: {', '.join(other)}" if other else ""
+    same = [f"{key}={value}" for key, value in own.items() if key not in settings and key in OTHERS_DIFFER]
+    said = [("what is not stated is as in specvit's default run", other), ("and as in the reference", same)]
+    return "; ".join(f"{words}: {', '.join(keys)}" for words, keys in said if keys)
 
 
 def header(found: Translation, source: str) -> str:
@@ -159,11 +168,12 @@ def write_new(out: Path, text: str, say: Callable[[str], None]) -> None:
     say(f"written: {out}")
 
 
-def command_at(out: Path, words: list[str]) -> str:
-    """Return a `specvit train` command, with the change to the folder whose conf/ or sweeps/ has the file."""
-    place = "sweeps" if words[0].startswith("sweeps=") else "conf/experiment"
-    if not out.absolute().parent.as_posix().endswith(f"/{place}"):
-        return f"mkdir -p {place} && cp {shlex.quote(str(out))} {place}/ && specvit train {' '.join(words)}"
-    folder = out.absolute().parents[1 if place == "sweeps" else 2]
-    change = "" if folder == Path.cwd() else f"cd {shlex.quote(str(folder))} && "
-    return f"{change}specvit train {' '.join(words)}"
+def command_at(out: Path, home: str, words: list[str]) -> str:
+    """Return a `specvit train` command that runs: where `home` has the file, or here with a copy of it in `home`."""
+    folder, parts = out.absolute().parent, Path(home).parts
+    if folder.parts[-len(parts) :] != parts:
+        before = f"mkdir -p {home} && cp {shlex.quote(str(out))} {home}/ && "
+    else:
+        root = folder.parents[len(parts) - 1]
+        before = "" if root == Path.cwd() else f"cd {shlex.quote(str(root))} && "
+    return f"{before}specvit train {shlex.join(words)}"

@@ -29,7 +29,9 @@ def read_file(path: Path) -> dict[str, Any]:
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as problem:
-        raise DataError("is not UTF-8 text", where=where, remedy="name a YAML or JSON file") from problem
+        raise DataError(
+            "is not UTF-8 text", where=where, remedy="name a YAML or JSON file, saved as UTF-8"
+        ) from problem
     if "\0" in text:
         raise DataError("is not text", where=where, remedy="name a YAML or JSON file")
     try:
@@ -55,14 +57,22 @@ def unwrapped(plain: dict[str, Any]) -> dict[str, Any]:
 
 
 def flat(plain: Any, prefix: str = "") -> dict[str, Any]:
-    """Return all values by dotted names; those of a list of sections are numbered: `plots[0].type`."""
+    """Return all values by dotted names; those of a list of sections are numbered.
+
+    `plots[0].type`, and with their class, if they have one, `callbacks[0:EarlyStopping].patience`.
+    """
     if isinstance(plain, dict) and plain:
         pairs = [(f"{prefix}.{name}" if prefix else str(name), value) for name, value in plain.items()]
     elif isinstance(plain, list) and prefix != "defaults" and any(isinstance(value, dict) for value in plain):
-        pairs = [(f"{prefix}[{number}]", value) for number, value in enumerate(plain)]
+        pairs = [(f"{prefix}[{number}{_class_of(value)}]", value) for number, value in enumerate(plain)]
     else:
         return {prefix: plain}
     return {name: value for start, inner in pairs for name, value in flat(inner, start).items()}
+
+
+def _class_of(value: Any) -> str:
+    path = (value.get("class_path") or value.get("_target_") or "") if isinstance(value, dict) else ""
+    return f":{str(path).rpartition('.')[2]}" * bool(path)
 
 
 def resolved(values: dict[str, Any]) -> dict[str, Any]:

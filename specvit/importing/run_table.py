@@ -2,6 +2,7 @@
 
 import csv
 import math
+import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,11 +26,19 @@ STATES = {
     **{"pending": WAITING, "scheduled": WAITING, "preempting": "preempted"},
 }
 """Our states by those of W&B and MLflow, in lower case."""
-STATE, NAME, SECONDS = ("state", "status"), ("name", "run name", "run_name"), ("runtime", "_runtime", "seconds")
+STATE, NAME, SECONDS = (
+    ("state", "status"),
+    ("name", "run name", "run_name", "runname"),
+    ("runtime", "_runtime", "seconds"),
+)
 ABOUT = [
     "id",
     "run id",
     "run_id",
+    "experiment_id",
+    "artifact_uri",
+    "start_time",
+    "end_time",
     "user",
     "tags",
     "created",
@@ -54,6 +63,9 @@ ABOUT = [
     "gpu count",
 ]
 """Columns that say nothing of settings and scores; a logged epoch is the last one that a run came to."""
+BEFORE = re.compile(r"^(metrics|params|config|summary|tags[./]mlflow)[./]")
+NO_SCORE = ("", "-", "nan", "none", "null", "n/a", "inf", "-inf", "infinity", "-infinity", ".inf", "-.inf", ".nan")
+"""Cells of a run without a score."""
 MOST_VALUES = 8
 """Different values of a column that is neither key nor score, up to which it is a setting of its own."""
 
@@ -71,13 +83,15 @@ class RunTable:
 def read_run_table(path: Path) -> RunTable:
     """Return the runs of a CSV file; raises `DataError` for a file that is not a table of runs."""
     names, cells = _read_csv(path)
-    lower = {name.lower(): name for name in names}
+    lower = {_bare(name).lower(): name for name in names}
     state, title, seconds = (next((lower[one] for one in ones if one in lower), "") for ones in (STATE, NAME, SECONDS))
     if not state:
         what = "has no column State or Status, so it is not a table of runs"
         raise DataError(what, where=str(path), remedy="export the runs' table of W&B or MLflow, all columns")
-    about = {name for name in names if name.lower() in ABOUT or name in (state, title, seconds) or name[:1] == "_"}
-    scores = {name: own for name in names if name not in about and (own := metric_name(name))}
+    about = {name for name in names if _bare(name).lower() in ABOUT or name in (state, title, seconds)}
+    about |= {name for name in names if name[:1] == "_" or name.startswith(("tags.", "tags/"))}
+    scores = {name: own for name in names if name not in about and (own := metric_name(_bare(name)))}
+    _check_scores(path, scores, cells)
     settings, left_out = _settings_of(
         {n: [row[n] for row in cells] for n in names if n not in about and n not in scores}
     )
@@ -113,7 +127,7 @@ def _read_csv(path: Path) -> tuple[list[str], list[dict[str, str]]]:
         with open(path, newline="", encoding="utf-8-sig") as stream:
             sample = stream.readline()
             stream.seek(0)
-            lines = list(csv.reader(stream, delimiter="\t" if sample.count("\t") > sample.count(",") else ","))
+            lines = list(csv.reader(stream, delimiter=max(",\t;", key=sample.count)))
     except (UnicodeDecodeError, csv.Error) as problem:
         raise DataError(f"is not a CSV table ({problem})", where=str(path), remedy="export it again") from problem
     lines = [line for line in lines if any(cell.strip() for cell in line)]
@@ -129,12 +143,32 @@ def _read_csv(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     return names, [dict(zip(names, line, strict=True)) for line in cells]
 
 
+def _bare(name: str) -> str:
+    """Return the name of a column without what W&B and MLflow put before it: `metrics.val_r2`, `config/lr`."""
+    return name if name.lower() in ABOUT else BEFORE.sub("", name)
+
+
+def _check_scores(path: Path, scores: dict[str, str], cells: list[dict[str, str]]) -> None:
+    """Raise `DataError` for a score that is not a number, and for two columns of a score that differ."""
+    for number, row in enumerate(cells, 2):
+        seen: dict[str, str] = {}
+        for name, own in scores.items():
+            if row[name].strip().lower() in NO_SCORE:
+                continue
+            where = f"{path} row {number}"
+            if not is_number(_value(row[name])):
+                raise DataError(f"has {name}={row[name]!r}, not a number", where=where, remedy="correct or empty it")
+            if _value(row[seen.setdefault(own, name)]) != _value(row[name]):
+                what = f"has columns {seen[own]} and {name}, both {own}, that differ"
+                raise DataError(what, where=where, remedy="remove one of the two columns")
+
+
 def _settings_of(columns: dict[str, list[str]]) -> tuple[dict[str, str], list[str]]:
     """Return the columns that are settings with their keys, ours or their own name, and those that are left out."""
     settings: dict[str, str] = {}
     left_out = []
     for name, cells in columns.items():
-        values, entry = {cell for cell in cells if cell != ""}, find_entry(name)
+        values, entry = {cell for cell in cells if cell != ""}, find_entry(_bare(name))
         key = entry.key if entry and not entry.key.startswith("tracking.") else ""
         if entry and entry.why and entry.same is None and not entry.special:
             continue  # it changes no result

@@ -1,15 +1,17 @@
 """Names of other files whose meaning takes other keys to tell, or that are no setting of a run."""
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
 from specvit.config.foreign_keys import Entry
-from specvit.importing.translation import ASKED, CHANGES, DROPPED, PATIENCE, UNKNOWN, Translation
-from specvit.importing.values import is_number
+from specvit.importing.translation import ASKED, CHANGES, DROPPED, MODE, MONITOR, PATIENCE, UNKNOWN, Translation
+from specvit.importing.values import is_number, problem_with, value_of
 from specvit.utils.errors import ConfigError
 
-WIDTH, HEADS, PRECISION = "model.hidden_size", "model.num_attention_heads", "train.precision"
+WIDTH, HEADS = "model.hidden_size", "model.num_attention_heads"
+PRECISION, WARMUP = "train.precision", "opt.warmup_epochs"
 GROUPS = ("builtin", "synth", "bosz", "hdf5", "velocity")
 
 
@@ -61,8 +63,11 @@ def _steps_per_epoch(found: Translation) -> float | None:
 
 def _warmup_steps(found: Translation, name: str, raw: Any) -> bool:
     steps = _steps_per_epoch(found)
+    if not raw and WARMUP in found.settings:
+        found.note(DROPPED, name, raw, f"{found.said[WARMUP]} says the warm-up")
+        return True
     if is_number(raw) and (steps or raw == 0):
-        found.take(name, raw, "opt.warmup_epochs", round(raw / (steps or 1), 4))
+        found.take(name, raw, WARMUP, round(raw / (steps or 1), 4))
         return True
     return False
 
@@ -70,9 +75,12 @@ def _warmup_steps(found: Translation, name: str, raw: Any) -> bool:
 def _warmup(found: Translation, name: str, raw: Any) -> bool:
     """Take a share of the epochs, or none; a larger number may be of epochs or steps."""
     epochs, share = found.settings.get("train.epochs", 0), raw or 0
+    if not raw and WARMUP in found.settings:
+        found.note(DROPPED, name, raw, f"{found.said[WARMUP]} says the warm-up")
+        return True
     if not is_number(share) or share >= 1 or (share and not epochs):
         return False
-    found.take(name, raw, "opt.warmup_epochs", round(share * epochs, 4))
+    found.take(name, raw, WARMUP, round(share * epochs, 4))
     return True
 
 
@@ -110,6 +118,30 @@ def _half(found: Translation, name: str, raw: Any) -> bool:
     return True
 
 
+def _half_type(found: Translation, name: str, raw: Any) -> bool:
+    """Take the type of automatic mixed precision, which has an effect only where that is on."""
+    if found.settings.get(PRECISION) in (None, "32"):
+        found.note(DROPPED, name, raw, "it has no effect without mixed precision")
+    else:
+        value = value_of(PRECISION, raw)
+        found.take(name, raw, PRECISION, value, wins=True)
+    return True
+
+
+def _best(found: Translation, name: str, raw: Any) -> bool:
+    """Take what chooses the best checkpoint, unless early stopping says so: one monitor serves both here."""
+    key = MODE if name.endswith("mode") else MONITOR
+    if MONITOR not in found.settings or (key == MODE and found.said.get(MONITOR, "").startswith(name[:-4])):
+        found.try_to_take(name, raw, key)
+    elif not problem_with(key, raw) and value_of(key, raw) == found.settings.get(key):
+        found.note(DROPPED, name, raw, f"as here: {found.said.get(key, key)} chooses the best epoch, too")
+    elif key == MONITOR:
+        found.note(CHANGES, name, raw, f"{found.said[MONITOR]} chooses the best epoch, too")
+    else:
+        found.note(DROPPED, name, raw, f"it belongs to another monitor than {found.said[MONITOR]}")
+    return True
+
+
 def _stopping(found: Translation, name: str, raw: Any) -> bool:
     if raw in (None, False, 0):
         found.take(name, raw, PATIENCE, None, wins=True, why="never")
@@ -132,11 +164,17 @@ def _noise(found: Translation, name: str, raw: Any) -> bool:
 
 def _source(found: Translation, name: str, raw: Any) -> bool:
     text = str(raw).lower()
+    file = re.search(r"\.(h5|hdf5|npz|fits)$", text)
+    if file or re.search(r"^[/~.$]|/$", text):
+        found.try_to_take(name, raw, "data.file_path" if file else "data.root")
+        return True
     group = "bosz" if "bosz" in text else next((one for one in GROUPS if one == text), None)
     if group:
         found.take(name, raw, "data", group, why="train_200k_*, val_1k, test_10k" if group == "bosz" else "")
+    elif paths := {"data.file_path", "data.root"} & set(found.settings):
+        found.note(DROPPED, name, raw, f"{max(paths)} names the spectra")
     else:
-        found.note(DROPPED, name, raw, "data.file_path names the spectra")
+        return False
     return True
 
 
@@ -175,6 +213,8 @@ HANDLERS: dict[str, Handler] = {
     "length": _length,
     "betas": _beta,
     "half": _half,
+    "half_type": _half_type,
+    "best": _best,
     "stopping": _stopping,
     "noise": _noise,
     "source": _source,

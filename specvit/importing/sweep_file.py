@@ -1,15 +1,21 @@
 """A sweep file of Weights & Biases as a study: grids, or a search by Optuna."""
 
+import itertools
 import math
 import typing
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from specvit.config.build import flatten
 from specvit.config.compose import Composer
+from specvit.config.fields import mapping
+from specvit.config.schema import Config
 from specvit.importing.experiment import (
+    NO_FILE,
     as_yaml,
     checked_config,
     choose_groups,
@@ -21,16 +27,21 @@ from specvit.importing.experiment import (
 from specvit.importing.read_file import flat, resolved, shown
 from specvit.importing.translate import find_entry, suggestion, translate
 from specvit.importing.translation import ASKED, CHANGES, DROPPED, TAKEN, UNKNOWN, VERDICTS, Translation
-from specvit.importing.values import is_number, metric_name, rules_of
+from specvit.importing.values import is_number, metric_name, rules_of, validation_metric
 from specvit.metrics.metrics import better_direction
 from specvit.study.grid import Point, points_of
 from specvit.study.schema import SEED, Definition, definition_of
+from specvit.study.yaml_schema import valued
 from specvit.utils.errors import ConfigError
 
 SPEC = {"value", "values", "min", "max", "distribution", "mu", "sigma", "q", "probabilities"}
 """Keys of a W&B parameter."""
 SAMPLERS = {"random": "random", "bayes": "gp"}
 """By W&B's method; its `bayes` models the metric by a Gaussian process, as gp does."""
+SWEEPS = "sweeps"
+RANGES = ("", "uniform", "int_uniform", "q_uniform", "log_uniform", "q_log_uniform", "log_uniform_values")
+RANGES += ("q_log_uniform_values", "inv_log_uniform_values")
+"""Distributions between two numbers; log(1/x) is uniform where log(x) is."""
 GROUP_OF: dict[str, str] = {"model.kind": "model", "data.kind": "data"}
 TRIALS = 20
 MOST_POINTS = 2000
@@ -40,31 +51,38 @@ MOST_POINTS = 2000
 def is_sweep(plain: dict[str, Any]) -> bool:
     """Return True for a W&B sweep file."""
     parameters = plain.get("parameters")
+    if "method" in plain and "parameters" in plain:
+        return True
     specs = parameters.values() if isinstance(parameters, dict) else ()
-    return ("method" in plain and bool(specs)) or any(isinstance(one, dict) and SPEC & set(one) for one in specs)
+    return any(isinstance(one, dict) and SPEC & set(one) for one in specs)
 
 
 def import_sweep(plain: dict[str, Any], source: str, out: Path, say: Callable[[str], None]) -> Translation:
     """Write a sweep as the study `out`, and `say` what became of its names and how to run it; raises `ConfigError`."""
-    specs = _specs(plain["parameters"])
+    specs = _specs(mapping(plain["parameters"], "parameters"))
     constants = {name: spec["value"] for name, spec in specs.items() if "value" in spec}
     about = {name: plain[name] for name in ("project", "description") if name in plain}
     found = translate(resolved(constants | _arguments(plain.get("command")) | about))
     space = _space(found, {name: spec for name, spec in specs.items() if "value" not in spec})
+    if not space:
+        say("\n".join(found.messages()))
+        raise ConfigError("has no parameter that varies here", where="parameters", remedy="import the file of one run")
     study = _study(found, plain, space)
-    choose_groups(found)
+    missing = dict.fromkeys(choose_groups(found), NO_FILE)
     say("\n".join([f"{source}: {found.counts()}", *found.messages()]))
     found.faults.report()
     study = {"overrides": _overrides(found), **study}
     definition = definition_of(yaml.safe_load(as_yaml(study)), out.stem, where=source)
     points = points_of(definition) if definition.grids else [Point(_example(definition), {})]
+    points = [replace(point, settings={**point.settings, **missing}) for point in points]
     if rules := _impossible(points[:MOST_POINTS]):
         study["grids"][0]["forbid"] = rules
         say(f"points that cannot be runs, forbidden: {'; '.join(map(str, rules))}")
     if text := not_stated(checked_config(_keyed(points[-1].settings)), {**found.settings, **points[-1].settings}):
         say(text)
     write_new(out, header(found, source) + as_yaml(study), say)
-    say(f"look at it:  {command_at(out, [f'sweeps={out.stem}', 'sweep.dry_run=true'])}")
+    words = [f"sweeps={out.stem}", *(f"{key}={NO_FILE}" for key in missing), "sweep.dry_run=true"]
+    say(f"look at it:  {command_at(out, SWEEPS, words)}")
     return found
 
 
@@ -84,9 +102,11 @@ def _specs(parameters: dict[str, Any], prefix: str = "") -> dict[str, dict[str, 
 
 
 def _arguments(command: Any) -> dict[str, Any]:
-    """Return the constants that a sweep's command line sets: `--epochs=5`, `train.epochs=5`."""
-    words = [str(word).lstrip("-+") for word in command] if isinstance(command, list) else []
-    return {name: yaml.safe_load(value) for name, _, value in (word.partition("=") for word in words) if value}
+    """Return the constants that a sweep's command line sets: `--epochs=5`, `--epochs 5`, `train.epochs=5`."""
+    words = [str(word) for word in command] if isinstance(command, list) else []
+    pairs = [word.partition("=")[::2] for word in words if "=" in word]
+    pairs += [(a, b) for a, b in itertools.pairwise(words) if a[:2] == "--" and "=" not in a and b[:1] not in "-$"]
+    return {name.lstrip("-+"): valued(yaml.safe_load(value)) for name, value in pairs if value}
 
 
 def _space(found: Translation, varied: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -117,7 +137,7 @@ def _dimension(found: Translation, name: str, spec: dict[str, Any], varied: set[
         text = f"{key} is not a number" if key else suggestion(name)
         found.note(UNKNOWN, name, spec, text)
         return {}
-    if not all(is_number(spec.get(end)) for end in ("min", "max")) or "normal" in kind or "beta" in kind:
+    if not all(is_number(spec.get(end)) for end in ("min", "max")) or kind not in RANGES:
         found.note(UNKNOWN, name, kind or spec, f"is not a range here; write {key}: {{low: A, high: B, log: true}}")
         return {}
     return {key: _range(found, name, key, spec)}
@@ -145,21 +165,22 @@ def _range(found: Translation, name: str, key: str, spec: dict[str, Any]) -> dic
 
 def _axis(found: Translation, name: str, values: list[Any], varied: set[str]) -> dict[str, Any]:
     """Return the values of a parameter by our key, or by several that it sets together."""
-    rows = []
-    for value in values:
-        one = translate(resolved({name: value}))
-        if not one.said or one.lines[UNKNOWN]:
-            for verdict in VERDICTS:
-                found.lines[verdict] += one.lines[verdict]
-            return {}
-        if "opt.momentum" in one.settings and "opt.momentum" not in one.said:
-            found.note(CHANGES, name, value, "set opt.momentum: it is 0.9 here and 0 in torch")
-        kept = {*one.said, *({"model.intermediate_size"} - varied - set(found.settings))}
-        rows.append({key: own for key, own in one.settings.items() if key in kept})
-    keys: list[str] = list(rows[0])
-    if any(list(row) != keys for row in rows):
-        found.note(UNKNOWN, name, values, "its values set different keys here")
+    each = [translate(resolved({name: value})) for value in values]
+    if not each or any(not one.said or one.lines[UNKNOWN] for one in each):
+        lines = [(verdict, text) for one in each for verdict in reversed(VERDICTS) for _, text in one.lines[verdict]]
+        verdict, text = max(lines, key=lambda line: VERDICTS.index(line[0]), default=(UNKNOWN, "has no value"))
+        found.note(verdict, name, values, text)
         return {}
+    rows = [
+        {k: v for k, v in one.settings.items() if k in one.said or k not in varied | set(found.settings)}
+        for one in each
+    ]
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    usual = flatten(asdict(Config()))
+    if missing := [key for row in rows for key in keys if key not in row and key not in usual]:
+        found.note(UNKNOWN, name, values, f"only some of its values set {missing[0]}")
+        return {}
+    rows = [{key: row.get(key, usual.get(key)) for key in keys} for row in rows]
     found.lines[TAKEN].append((f"{name}={shown(name, values)}", ", ".join(keys)))
     own = ", ".join(GROUP_OF.get(key, key) for key in keys)
     return {own: [list(row.values()) if len(keys) > 1 else row[keys[0]] for row in rows]}
@@ -171,8 +192,6 @@ def _study(found: Translation, plain: dict[str, Any], space: dict[str, Any]) -> 
     for name in plain:
         if name not in ("method", "metric", "parameters", "early_terminate", "run_cap", "project", "description"):
             found.note(DROPPED, name, plain[name], "`specvit train sweeps=NAME` runs a study, named by its file")
-    if not space:
-        raise ConfigError("has no parameter that varies here", where="parameters", remedy="import the file of one run")
     if method != "grid":
         if method not in SAMPLERS:
             raise ConfigError(f"{method!r} is not one of grid, random, bayes", where="method", remedy="correct it")
@@ -190,13 +209,13 @@ def _study(found: Translation, plain: dict[str, Any], space: dict[str, Any]) -> 
 
 
 def _search(found: Translation, plain: dict[str, Any], space: dict[str, Any], sampler: str) -> dict[str, Any]:
-    metric: Any = plain.get("metric") or {}
-    metric = metric if isinstance(metric, dict) else {"name": metric}
-    name = (metric_name(str(metric.get("name", ""))) or "").removeprefix("best_")
-    own = f"val_{name.partition('_')[2]}" if name else "val_r2"
+    given = plain.get("metric")
+    metric: dict[str, Any] = given if isinstance(given, dict) else {"name": given}
+    name = validation_metric(str(metric.get("name")))
+    own = name or "val_r2"
     if not name:
         found.note(ASKED, "metric.name", metric.get("name"), f"is not a metric here; {own} is written")
-    elif own != name:
+    elif own != metric_name(str(metric["name"])):
         found.note(CHANGES, "metric.name", metric.get("name"), f"settings are chosen by validation: {own}")
     better = "minimize" if better_direction(own.removeprefix("val_")) == "lower" else "maximize"
     goal = metric.get("goal", better) if name else better

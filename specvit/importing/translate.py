@@ -8,8 +8,8 @@ from typing import Any
 from specvit.config.foreign_keys import Entry, entry_of, own_spelling
 from specvit.config.model_kinds import kinds_with
 from specvit.config.suggestions import is_known, known_keys, suggest
-from specvit.importing.special import apply
-from specvit.importing.translation import CHANGES, DROPPED, MODE, MONITOR, TAKEN, UNKNOWN, Translation
+from specvit.importing.special import HANDLERS, apply
+from specvit.importing.translation import ASKED, CHANGES, DROPPED, MODE, MONITOR, UNKNOWN, Translation
 from specvit.importing.values import is_number, problem_with
 from specvit.metrics.metrics import better_direction
 
@@ -31,10 +31,13 @@ def translate(values: Mapping[str, Any]) -> Translation:
     """Return what the flat values of a file are here; contradictions are in its `faults`."""
     found = Translation()
     entries = {name: find_entry(name) for name in values}
-    special = [name for name, entry in entries.items() if entry and entry.special]
-    for name in [name for name in values if name not in special]:
-        entry, raw = entries[name], values[name]
-        if raw == {} or (raw in (None, []) and not (entry and entry.key and not problem_with(entry.key, raw))):
+    special = [(entry, name) for name, entry in entries.items() if entry and entry.special]
+    for name, entry in entries.items():
+        raw = values[name]
+        if entry and entry.special:
+            continue
+        key = entry.key if entry else ""
+        if raw in ({}, "") or (raw in (None, []) and not (key and not problem_with(key, raw))):
             found.note(DROPPED, name, raw, "it is not set")
         elif entry is None or isinstance(raw, dict):
             found.note(UNKNOWN, name, raw, suggestion(name))
@@ -42,9 +45,9 @@ def translate(values: Mapping[str, Any]) -> Translation:
             take_key(found, name, raw, entry.key)
         else:
             _drop(found, name, raw, entry)
-    for name in sorted(special, key=lambda one: not values[one]):  # what is false yields to what is true
-        if (entry := entries[name]) is not None:
-            apply(found, entry, name, values[name])
+    order = {who: number for number, who in enumerate(HANDLERS)}
+    for entry, name in sorted(special, key=lambda one: (not values[one[1]], order[one[0].special])):
+        apply(found, entry, name, values[name])  # what is false yields to what is true
     _complete(found)
     return found
 
@@ -63,6 +66,8 @@ def _is_key(name: str) -> bool:
 
 def suggestion(name: str) -> str:
     """Return what a name that nobody knows may mean."""
+    if known_keys().get(own_spelling(name)):
+        return "it is a section here, not a value"
     hint = suggest(name)
     if "--cfg job" not in hint:
         return hint
@@ -85,6 +90,10 @@ def take_key(found: Translation, name: str, raw: Any, key: str) -> None:
         found.try_to_take(name, _shards(name, raw), key)
     elif key == "tracking.name" and raw is not None:
         found.take(name, raw, key, re.sub(r"[^A-Za-z0-9._=+-]+", "-", str(raw)).lstrip("._=+-") or "imported")
+    elif key == "noise.noise_level" and not name.endswith("noise_level"):
+        found.try_to_take(name, raw, key, "times the error of each pixel")
+    elif key == "train.batch_size" and "per_device" in name:
+        found.try_to_take(name, raw, key, "of one device: multiply it if there were several")
     else:
         found.try_to_take(name, raw, key)
 
@@ -127,15 +136,15 @@ def _complete(found: Translation) -> None:
     """Add what the file's own keys imply, and drop keys of other kinds of model."""
     settings = found.settings
     width, monitor, kind = (settings.get(key) for key in ("model.hidden_size", MONITOR, "model.kind"))
+    if MODE in settings and not monitor:
+        found.lines[ASKED] += [(own, f"of which metric? set {MONITOR}") for own in found.give_back(MODE)]
     if is_number(width) and "model.intermediate_size" not in settings:
         found.imply("model.intermediate_size", 4 * width, "4 times the width, as is usual")
     if monitor and MODE not in settings:
         lower = better_direction(monitor.removeprefix("val_")) == "lower"
         found.imply(MODE, "min" if lower else "max", f"the better side of {monitor}")
-    if settings.get("opt.type") in ("SGD", "RMSprop") and "opt.momentum" not in settings:
-        found.imply("opt.momentum", 0.0, "as torch has it; specvit's own is 0.9")
+    for key, own, kinds in (("momentum", 0.9, ("SGD", "RMSprop")), ("weight_decay", 0.01, ("SGD", "RMSprop", "Adam"))):
+        if settings.get("opt.type") in kinds and f"opt.{key}" not in settings:
+            found.imply(f"opt.{key}", 0.0, f"as torch has it; specvit's own is {own}")
     for key in [key for key in settings if (owners := kinds_with(key)) and (kind or "vit") not in owners]:
-        taken = found.lines[TAKEN]
-        taken[:] = [line for line in taken if not line[1].startswith(f"{key}=")]
-        found.lines[DROPPED].append((found.said.get(key, f"(implied) {key}"), f"model={kind} has no such key"))
-        del settings[key]
+        found.lines[CHANGES] += [(own, f"model={kind} has no {key}") for own in found.give_back(key)]

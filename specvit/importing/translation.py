@@ -51,7 +51,14 @@ class Translation:
         self.settings[key], self.said[key] = value, own
         self.lines[TAKEN].append((own, f"{key}={shown(key, value)}{f' ({why})' * bool(why)}"))
 
-    def try_to_take(self, name: str, raw: Any, key: str) -> None:
+    def give_back(self, key: str) -> list[str]:
+        """Forget a key, and return the names of the file that set it."""
+        self.settings.pop(key, None)
+        names = [own for own, text in self.lines[TAKEN] if text.startswith(f"{key}=")]
+        self.lines[TAKEN] = [line for line in self.lines[TAKEN] if not line[1].startswith(f"{key}=")]
+        return [own for own in names if own[:1] != "("]
+
+    def try_to_take(self, name: str, raw: Any, key: str, why: str = "") -> None:
         """Set a key to a value of the file, or say why it cannot be; of a list the first."""
         values = listed(key, raw)
         problem = next(filter(None, (problem_with(key, one) for one in values)), "" if values else "has no value")
@@ -59,7 +66,7 @@ class Translation:
             self.note(UNKNOWN, name, raw, f"{key} {problem}")
             return
         own = [value_of(key, one) for one in values]
-        self.take(name, raw if len(own) == 1 else values[0], key, own[0])
+        self.take(name, raw if len(own) == 1 else values[0], key, own[0], why=why)
         if len(own) > 1:
             self.several[key] = own
             text = f"{len(own)} values make {len(own)} runs; the file has the first, {key}={shown(key, own[0])}"

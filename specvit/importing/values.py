@@ -1,6 +1,7 @@
 """A value of another file as the value of one of our keys: numbers that are text, 50k, other names of choices."""
 
 import dataclasses
+import math
 import re
 import types
 import typing
@@ -27,6 +28,7 @@ CHOICES = {
     "minmax: minmaxscaler; none: false null no",
     "noise.noise_type": "heteroscedastic: hetero heteroskedastic; homoscedastic: homo homoskedastic; none: false "
     "null no",
+    "opt.type": "AdamW: adamwtorch adamwtorchfused adamwhf",
     "loss.name": "mse: l2 mseloss l2loss meansquarederror; l1: mae l1loss maeloss meanabsoluteerror; "
     "huber: huberloss smoothl1 smoothl1loss; ce: crossentropy crossentropyloss celoss",
     "opt.lr_sch": "cosine: cosineannealing cosineannealinglr cosinewithwarmup cos cosinedecay cosineschedule; "
@@ -75,10 +77,10 @@ def value_of(key: str, raw: Any) -> Any:
     else:
         value = _scalar(key, raw, tuple(typing.get_args(listed[0])[:1]) if listed else kinds, rules)
     if "${" in str(value):
-        if re.search(r"\$\{(?!oc\.env:)", str(value)):
-            raise ConfigError("refers to what this file does not have", where="")
-        if str not in (*kinds, *(typing.get_args(listed[0]) if listed else ())):
-            raise ConfigError("is not text, which a variable gives", where="", remedy=f"type {key}=VALUE")
+        if others := [name for name in re.findall(r"\$\{([^}]*)", str(value)) if not name.startswith("oc.env:")]:
+            raise ConfigError(f"refers to {others[0]}, which the file lacks", remedy="write the value")
+        if rules.get("choices") or ("str" not in str(kind) and kind is not Any):
+            raise ConfigError("takes no variable", remedy="write the value")
         return value
     built = checked(value, kind, rules, "")
     return list(built) if isinstance(built, tuple) and isinstance(value, list) else value if listed else built
@@ -90,7 +92,9 @@ def _scalar(key: str, raw: Any, kinds: tuple[Any, ...], rules: Any) -> Any:
         return _choice(key, raw, rules)
     text = raw.strip() if isinstance(raw, str) else raw
     if key == "train.early_stopping.monitor":
-        return metric_name(str(raw)) or raw
+        if own := validation_metric(str(raw)):
+            return own
+        raise ConfigError(f"{raw!r} is not a metric here, such as val_loss, val_r2, val_mae")
     if key == "data.param":
         return LABEL_NAMES.get(plain(str(raw)), raw)
     if types.NoneType in kinds and (text is False or str(text).lower() in ("none", "null", "")):
@@ -115,12 +119,15 @@ def _scalar(key: str, raw: Any, kinds: tuple[Any, ...], rules: Any) -> Any:
 
 def _number(text: str | float, *, whole: bool) -> Any:
     """Return 50k, 1_000, "2e-05" and 200.0 as numbers; anything else unchanged."""
-    found = re.fullmatch(r"([-+]?[\d._,]*\d\.?(?:e[-+]?\d+)?)\s*([km]?)", str(text).strip().lower())
+    written = str(text).strip().lower()
+    if re.match(r"[-+]?[1-9]\d{0,2}(,\d{3})+(?!\d)", written):  # 1,000; but 0,001 is not 1
+        written = written.replace(",", "")
+    found = re.fullmatch(r"([-+]?[\d._]*\d\.?(?:e[-+]?\d+)?)\s*([km]?)", written)
     try:
-        number = float(found[1].replace("_", "").replace(",", "")) * UNITS[found[2]] if found else None
+        number = float(found[1].replace("_", "")) * UNITS[found[2]] if found else math.inf
     except ValueError:
         return text
-    return text if number is None else int(number) if number == int(number) and whole else number
+    return text if not math.isfinite(number) else int(number) if number == int(number) and whole else number
 
 
 def plain(text: str) -> str:
@@ -149,6 +156,12 @@ def metric_name(text: str) -> str | None:
         return None
     rest = METRIC_NAMES.get("".join(parts[1:]), "_".join(parts[1:]))
     return f"{best}{split}_{rest}" if rest in {"loss", *REGRESSION, *CLASSIFICATION} else None
+
+
+def validation_metric(text: str) -> str | None:
+    """Return the metric of the validation rows in another's words, of whatever split; `loss` alone is theirs, too."""
+    own = metric_name(text) or metric_name(f"val_{text}")
+    return f"val_{own.removeprefix('best_').partition('_')[2]}" if own else None
 
 
 def is_number(value: Any) -> typing.TypeGuard[int | float]:
