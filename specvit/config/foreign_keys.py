@@ -190,6 +190,7 @@ DROPPED = {
     "architectures train.class_path train._target_ data.class_path data._target_ _partial_ _recursive_ _convert_ "
     "best.class_path best._target_ stop.class_path "
     "stop._target_": ("it says where the file was used"),
+    "manager.gpus_per_subtask": "a run uses one GPU; hydra/launcher=local gives each its own",
     "pooler_act pooler_output_size encoder_stride": "model.pool says what the head reads",
     "view.compare_with": "baselines are runs of their own: model=ridge, model=lightgbm",
     "entity tags log.job_type log.mode log.entity log.tags log.group log.enabled use_wandb wandb_entity log_wandb": (
@@ -229,8 +230,14 @@ SPECIAL = {
         "warmup",
         "set opt.warmup_epochs, in epochs",
     ),
-    "max_steps num_train_steps": ("max_steps", "set train.epochs to steps / (training rows / rows of a step)"),
-    "t_max sched.t_max sched.epochs": ("length", "a schedule is as long as train.epochs"),
+    "max_steps num_train_steps num_steps total_steps max_iters": (
+        "max_steps",
+        "set train.epochs to steps / (training rows / rows of a step)",
+    ),
+    "t_max sched.t_max sched.epochs sched.total_steps sched.num_training_steps": (
+        "length",
+        "a schedule is as long as train.epochs",
+    ),
     "adam_beta1 adam_beta2 beta1 beta2": ("betas", "set opt.betas=[A,B]"),
     "fp16 bf16 amp use_amp": ("half", "set train.precision"),
     "amp_dtype": ("half_type", "set train.precision"),
@@ -242,7 +249,6 @@ SPECIAL = {
     "noise.enabled noise.enable add_noise use_noise": ("noise", "set noise.noise_level, or noise.noise_type=none"),
     "data data.source dataset data.dataset data.name": ("source", "choose data=bosz, or data=hdf5 with data.file_path"),
     "manager.available_gpus": ("gpus", "CUDA_VISIBLE_DEVICES and hydra/launcher=local choose the GPUs"),
-    "manager.gpus_per_subtask": ("gpus_per_job", "a run uses one GPU"),
     "manager.mode search.enable search.n_trials n_trials": (
         "search",
         "this file is one run; a search needs a space, in a file in sweeps/ (docs/sweeps.md)",

@@ -110,7 +110,7 @@ def _target(reference: str, name: str) -> str:
 
 def shown(name: str, value: Any) -> str:
     """Return a value on one line for people, without what must not be shown."""
-    if SECRET.search(name.rpartition(".")[2]):
+    if isinstance(value, str) and SECRET.search(name.rpartition(".")[2]):
         return "***"
     text = (
         {True: "true", False: "false", None: "null"}[value] if value is None or isinstance(value, bool) else str(value)

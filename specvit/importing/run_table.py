@@ -31,37 +31,12 @@ STATE, NAME, SECONDS = (
     ("name", "run name", "run_name", "runname"),
     ("runtime", "_runtime", "seconds"),
 )
-ABOUT = [
-    "id",
-    "run id",
-    "run_id",
-    "experiment_id",
-    "artifact_uri",
-    "start_time",
-    "end_time",
-    "user",
-    "tags",
-    "created",
-    "updated",
-    "end time",
-    "start time",
-    "sweep",
-    "notes",
-    "hostname",
-    "host",
-    "group",
-    "job type",
-    "duration",
-    "source type",
-    "source name",
-    "epoch",
-    "step",
-    "global_step",
-    "trainer/global_step",
-    "github",
-    "gpu type",
-    "gpu count",
-]
+ABOUT = {
+    *("id", "run id", "run_id", "experiment_id", "artifact_uri", "start_time", "end_time", "user", "tags"),
+    *("created", "updated", "end time", "start time", "sweep", "notes", "hostname", "host", "group"),
+    *("job type", "duration", "source type", "source name", "epoch", "step", "global_step"),
+    *("trainer/global_step", "github", "gpu type", "gpu count"),
+}
 """Columns that say nothing of settings and scores; a logged epoch is the last one that a run came to."""
 BEFORE = re.compile(r"^(metrics|params|config|summary|tags[./]mlflow)[./]")
 NO_SCORE = ("", "-", "nan", "none", "null", "n/a", "inf", "-inf", "infinity", "-infinity", ".inf", "-.inf", ".nan")

@@ -184,11 +184,6 @@ def _gpus(found: Translation, name: str, raw: Any) -> bool:
     return True
 
 
-def _gpus_per_job(found: Translation, name: str, raw: Any) -> bool:
-    found.note(DROPPED, name, raw, "a run uses one GPU; hydra/launcher=local gives each its own")
-    return True
-
-
 def _search(found: Translation, name: str, raw: Any) -> bool:
     if not raw:
         found.note(DROPPED, name, raw, "this file is one run")
@@ -219,7 +214,6 @@ HANDLERS: dict[str, Handler] = {
     "noise": _noise,
     "source": _source,
     "gpus": _gpus,
-    "gpus_per_job": _gpus_per_job,
     "search": _search,
     "defaults": _defaults,
 }

@@ -147,4 +147,4 @@ def _complete(found: Translation) -> None:
         if settings.get("opt.type") in kinds and f"opt.{key}" not in settings:
             found.imply(f"opt.{key}", 0.0, f"as torch has it; specvit's own is {own}")
     for key in [key for key in settings if (owners := kinds_with(key)) and (kind or "vit") not in owners]:
-        found.lines[CHANGES] += [(own, f"model={kind} has no {key}") for own in found.give_back(key)]
+        found.lines[CHANGES] += [(own, f"model={kind or 'vit'} has no {key}") for own in found.give_back(key)]

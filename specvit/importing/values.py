@@ -43,6 +43,7 @@ CLASS_NAMES = {"vit": "vit", "transformer": "vit", "cnn": "cnn", "ridge": "ridge
 LABEL_NAMES = {"logg": "log_g", "teff": "T_eff", "mh": "M_H", "feh": "M_H", "am": "a_M", "alpham": "a_M", "cm": "C_M"}
 SPLITS = {"valid": "val", "validation": "val", "eval": "val", "dev": "val", "training": "train", "testing": "test"}
 METRIC_NAMES = {"rsquared": "r2", "r2score": "r2", "acc": "accuracy", "meanabsoluteerror": "mae", "l1": "mae"}
+FLAGS = {**dict.fromkeys(("true", "yes", "on", "1"), True), **dict.fromkeys(("false", "no", "off", "0"), False)}
 UNITS = {"": 1, "k": 1000, "m": 1_000_000}
 
 
@@ -102,16 +103,7 @@ def _scalar(key: str, raw: Any, kinds: tuple[Any, ...], rules: Any) -> Any:
     if key == "train.gradient_clip" and raw in (0, 0.0, "0"):
         return None
     if bool in kinds and isinstance(text, str | int):
-        return {
-            "true": True,
-            "yes": True,
-            "on": True,
-            "1": True,
-            "false": False,
-            "no": False,
-            "off": False,
-            "0": False,
-        }.get(str(text).lower(), raw)
+        return FLAGS.get(str(text).lower(), raw)
     if {int, float} & set(kinds) and isinstance(text, str | float):
         return _number(text, whole=float not in kinds)
     return raw
