@@ -252,6 +252,17 @@ def test_a_network_is_cross_validated_by_a_study_whose_table_has_a_row_a_setting
     head, *rows = capsys.readouterr().out.splitlines()
     assert "fold" not in head and [row.split()[0] for row in rows] == ["c1d", "sw"]
     assert all(re.search(r" [0-4]/4", row) for row in rows)
+    for more, name, said in (
+        ([], "report.md", "- cross-validation over stars: 4 folds; scores and ± here are over folds and seeds"),
+        (
+            ["--template", "owner_zh"],
+            "owner_zh.md",
+            "| Noise level | 1 |\n| Cross-validation | 按恒星分为 4 折 |\n| Seeds",
+        ),
+    ):
+        assert analysis(["report", "toy", "--out", "out", *more]) == 0
+        assert said in (tmp_path / "out" / name).read_text()
+    capsys.readouterr()
     assert analysis(["folds", "toy"]) == 0
     assert "log_g, model/tokenizer=sw against c1d: R²" in capsys.readouterr().out
     (first, *_) = sorted((tmp_path / "multirun" / "toy").glob("**/*f0of4*/best.ckpt"))

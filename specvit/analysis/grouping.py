@@ -188,6 +188,7 @@ def _described(run: Run) -> tuple[str, str]:
         fold = f", fold {data.fold} of {data.folds}" if data.folds else ""
         text = f"{len(run.true_N)} rows of {', '.join(map(str, paths))}{fold}"
         short = "-".join(dict.fromkeys(path.parent.name for path in paths if "*" not in path.parent.name)) or "files"
+        short += f"-fold{data.fold}" if data.folds else ""
     homoscedastic = noise.noise_type == "homoscedastic"
     kind = ", one sigma a spectrum" if homoscedastic else ""
     return f"{text}, noise {noise.noise_level:g}{kind}", f"{short}-noise{noise.noise_level:g}{'-homo' * homoscedastic}"

@@ -160,7 +160,11 @@ def _design(about: dict[str, Any], runs: Runs, metric: str) -> Iterator[str]:
     tests = dict.fromkeys(str(outcome.summary.get("test_rows")) for outcome in runs.outcome if outcome.summary)
     origin = "built-in spectra, not observations" if first.data.makes else "files"
     count = " or ".join(tests) or "not yet known"
-    yield f"- data: {origin}; {count} test rows; noise level {effective_level(first.noise):g}"
+    levels = dict.fromkeys(f"{effective_level(config.noise):g}" for config in runs.config)
+    yield f"- data: {origin}; {count} test rows; noise level {', '.join(levels)}"
+    if first.data.folds:
+        together = "scores and ± here are over folds and seeds, `specvit analysis folds` scores all folds together"
+        yield f"- cross-validation over stars: {first.data.folds} folds; {together}"
     yield "- S/N of a spectrum: median over pixels of flux / error, divided by the noise level"
     seen = any(name.startswith("test_") for name in about.get("metrics") or {})  # a search by an older version
     choice = "by which the search chose its settings" if seen else "that no choice has seen"

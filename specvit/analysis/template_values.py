@@ -45,6 +45,7 @@ def template_values(study: StudyFolder, runs: Runs, ablation: Ablation, scaling:
             "test_rows": [rows for rows in tests if rows],
         },
         "noise_level": ", ".join(levels),
+        "folds": first.data.folds,
         "seeds": sorted(set(runs.seed)),
         "varied": _varied(runs),
         "fixed": {**(definition.get("overrides") or {}), **(about.get("typed") or {})},
