@@ -736,6 +736,8 @@ def test_what_a_wandb_sweep_has_and_a_study_lacks_is_named(imported: Any) -> Non
         "{method: grid, parameters: {lr: {min: 1e-5, max: 1e-3}}}": "opt.lr: has a range, from which a grid takes no",
         "{method: sobol, parameters: {lr: {min: 1e-5, max: 1e-3}}}": "'sobol' is not one of grid, random, bayes",
         "{method: random, parameters: {lr: {min: 1, max: 1}}}": "needs low < high",
+        "{method: random, parameters: {dropout: {min: 0.0, max: 1.0}}}": "a range: model.dropout expects",
+        "{method: random, parameters: {lr: {distribution: log_uniform, min: 0, max: 800}}}": "a range: opt.lr expects",
         "{method: random, parameters: {lr: {values: []}}}": "has no value",
         "{method: random, parameters: [lr, wd]}": "parameters: expects keys with values",
         "{method: random, parameters: {lr: 1e-3}}": "has no parameter that varies",

@@ -27,7 +27,7 @@ from specvit.importing.experiment import (
 from specvit.importing.read_file import flat, resolved, shown
 from specvit.importing.translate import find_entry, suggestion, translate
 from specvit.importing.translation import ASKED, CHANGES, DROPPED, TAKEN, UNKNOWN, VERDICTS, Translation
-from specvit.importing.values import is_number, metric_name, rules_of, validation_metric
+from specvit.importing.values import is_number, metric_name, problem_with, rules_of, validation_metric
 from specvit.metrics.metrics import better_direction
 from specvit.study.grid import Point, points_of
 from specvit.study.schema import SEED, Definition, definition_of
@@ -65,7 +65,7 @@ def import_sweep(plain: dict[str, Any], source: str, out: Path, say: Callable[[s
     found = translate(resolved(constants | _arguments(plain.get("command")) | about))
     space = _space(found, {name: spec for name, spec in specs.items() if "value" not in spec})
     if not space:
-        say("\n".join(found.messages()))
+        say("\n".join([f"{source}: {found.counts()}", *found.messages()]))
         raise ConfigError("has no parameter that varies here", where="parameters", remedy="import the file of one run")
     study = _study(found, plain, space)
     missing = dict.fromkeys(choose_groups(found), NO_FILE)
@@ -148,7 +148,7 @@ def _range(found: Translation, name: str, key: str, spec: dict[str, Any]) -> dic
     low, high, kind = spec["min"], spec["max"], str(spec.get("distribution", ""))
     log, step = "log_uniform" in kind, spec.get("q")
     if log and not kind.endswith("values"):
-        low, high = (float(f"{math.exp(power):.6g}") for power in sorted((low, high)))
+        low, high = (float(f"{math.exp(power) if power < 700 else math.inf:.6g}") for power in sorted((low, high)))
     whole = rules_of(key)[0] is int
     dimension: dict[str, Any] = {"low": low, "high": high}
     if log:
@@ -157,8 +157,10 @@ def _range(found: Translation, name: str, key: str, spec: dict[str, Any]) -> dic
             found.note(CHANGES, f"{name}.q", step, "a logarithmic range has no steps here")
     elif step is not None:
         dimension["step"] = step
-    if whole:
+    if whole and math.isfinite(high):
         dimension |= {"whole": True, "low": round(low), "high": round(high)}
+    for problem in filter(None, (problem_with(key, dimension[end]) for end in ("low", "high"))):
+        found.faults.append(ConfigError(f"has too wide a range: {key} {problem}", where=name, remedy="narrow it"))
     found.lines[TAKEN].append((name, f"{key} from {low:g} to {high:g}{', logarithmic' * log}"))
     return dimension
 
