@@ -213,6 +213,20 @@ def test_stars_that_a_table_reader_would_take_for_one_are_two(write_stars, words
 
 
 @pytest.mark.slow
+def test_one_id_for_several_stars_gets_a_note(write_stars, words, tmp_path: Path, capsys) -> None:
+    path = write_stars([n // 2 for n in range(60)])
+    labels = open_spectra([path], -1).labels()
+    labels.loc[0, "log_g"] += 1.0
+    labels.to_hdf(path, key=PARAMS, mode="a", format="table")
+    for fold in range(FOLDS):
+        more = [f"data.fold={fold}", f"tracking.folder={tmp_path / 'outputs'}"]
+        run(build_config(compose(settings(words(path), "ridge", *more))))
+    assert analysis(["folds", str(tmp_path / "outputs"), "--out", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert said.count("note: 1 of 30 stars have spectra of different log_g") == 1
+
+
+@pytest.mark.slow
 def test_folds_of_one_seed_are_not_independent(validated: Path, tmp_path: Path) -> None:
     """They share training stars: an interval over them would be too narrow."""
     runs = [str(path) for path in validated.glob("ridge-*-s1-*")]

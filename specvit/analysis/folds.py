@@ -78,7 +78,11 @@ def settings_of(runs: Runs, label: str) -> tuple[list[Setting], list[str]]:
         for seed, of_seed in group.groupby("seed", sort=True):
             folds, expected = sorted(config.data.fold for config in of_seed.config), of_seed.config.iloc[0].data.folds
             if folds == list(range(expected)):
-                pooled[int(seed)] = _by_star(rows_of(of_seed))
+                by_star = _by_star(rows_of(of_seed))
+                pooled[int(seed)] = by_star.mean()
+                if several := int((by_star.true.nunique() > 1).sum()):
+                    what = f"{several} of {len(by_star)} stars have spectra of different {label}: their mean is taken"
+                    notes.append(f"note: {what}; give every star a {STAR_ID} of its own")
             else:
                 name, known = setting_text(group.factors.iloc[0]) or "all", len(set(folds))
                 twice = ", some of them twice" if known < len(folds) else ""
@@ -91,9 +95,9 @@ def settings_of(runs: Runs, label: str) -> tuple[list[Setting], list[str]]:
 
 
 def _by_star(runs: Sequence[Run]) -> Any:
-    """Return the predictions of all folds of a seed, averaged over each star's spectra, in order of the stars' ids."""
+    """Return the predictions of all folds of a seed, grouped by star in order of the stars' ids."""
     parts = [{"star": run.star_N, "true": run.true_N, "predicted": run.predicted_N} for run in runs]
-    return pd.concat(map(pd.DataFrame, parts)).groupby("star").mean()
+    return pd.concat(map(pd.DataFrame, parts)).groupby("star")
 
 
 def _scores(pooled: dict[int, Any]) -> dict[str, Score]:
