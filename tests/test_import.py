@@ -399,6 +399,7 @@ SPELLINGS = {
     "opt.lr: '${eval:1e-3}'": f"{UNKNOWN}: opt.lr refers to eval:1e-3, which the file lacks",
     "lr: '0,001'": f"{UNKNOWN}: opt.lr expects a number",
     "lr: ''": f"{DROPPED}: it is not set",
+    "notes: [a, b]": f"{UNKNOWN}: tracking.notes takes one value",
     "model.cls_token: true": f"{UNKNOWN}: no key",
     "train: true": f"{UNKNOWN}: it is a section here",
     "data: /data/spectra.h5": f"{TAKEN_OVER}: data.file_path=/data/spectra.h5",

@@ -62,6 +62,8 @@ class Translation:
         """Set a key to a value of the file, or say why it cannot be; of a list the first."""
         values = listed(key, raw)
         problem = next(filter(None, (problem_with(key, one) for one in values)), "" if values else "has no value")
+        if len(values) > 1 and key.startswith("tracking."):
+            problem = "takes one value"
         if problem:
             self.note(UNKNOWN, name, raw, f"{key} {problem}")
             return
