@@ -120,7 +120,8 @@ def test_a_run_starts_from_them_and_says_what_it_did_not_take(
     kept = {name: value for name, value in state.items() if not name.startswith("head")}
     own_names = {f"model.{name}": value for name, value in kept.items()}
     extra = {"model.head.weight": torch.ones(2, 16), "model.pooler.dense.bias": torch.ones(16)}
-    torch.save({"epoch": 7, "state_dict": {**own_names, **extra}}, tmp_path / "lightning.ckpt")
+    content = {"epoch": 7, "format": "pt", "state_dict": {**own_names, **extra}}
+    torch.save(content, tmp_path / "lightning.ckpt")
     capsys.readouterr()
     assert train_main([*still, f"train.init_from={tmp_path / 'lightning.ckpt'}"]) == 0
     (note,) = [line for line in capsys.readouterr().out.splitlines() if "lightning.ckpt" in line]

@@ -172,7 +172,7 @@ def read_weights(name: str) -> InitialWeights:
     path = Path(name).expanduser()
     path = path / "best.ckpt" if path.is_dir() else path
     content = _read_safetensors(path) if path.suffix == ".safetensors" else checkpoint.read(path)
-    foreign = not isinstance(content, dict) or "format" not in content
+    foreign = not isinstance(content, dict) or not isinstance(content.get("format"), int)
     weights = _state_dict(content) if foreign else checkpoint.check_format(content, path).get("model")
     if not isinstance(weights, dict) or not weights or not all(isinstance(v, torch.Tensor) for v in weights.values()):
         remedy = "name a run of model=vit or model=cnn, or a state dict"
