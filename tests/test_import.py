@@ -586,6 +586,11 @@ def test_a_name_that_the_model_lacks_has_one_answer(place: Path) -> None:
     assert message.count("hidden_size=64") == 1 and answers(message, "hidden_size", f"{CHANGES}: model=cnn has no")
 
 
+def test_the_hidden_layer_is_that_of_the_first_width() -> None:
+    message = "\n".join(translated({"hidden_size": [64, 128]}).messages())
+    assert "model.intermediate_size=256 (4 times the width, as is usual; type it with each other width)" in message
+
+
 def test_what_is_silent_is_listed(imported: Any) -> None:
     assert "and as in the reference: " in (message := imported("lr: 1e-3")[1])
     assert "opt.weight_decay=0.01, opt.lr_sch=cosine, train.gradient_clip=0.5" in message

@@ -139,7 +139,8 @@ def _complete(found: Translation) -> None:
     if MODE in settings and not monitor:
         found.lines[ASKED] += [(own, f"of which metric? set {MONITOR}") for own in found.give_back(MODE)]
     if is_number(width) and "model.intermediate_size" not in settings:
-        found.imply("model.intermediate_size", 4 * width, "4 times the width, as is usual")
+        several = "; type it with each other width" * ("model.hidden_size" in found.several)
+        found.imply("model.intermediate_size", 4 * width, f"4 times the width, as is usual{several}")
     if monitor and MODE not in settings:
         lower = better_direction(monitor.removeprefix("val_")) == "lower"
         found.imply(MODE, "min" if lower else "max", f"the better side of {monitor}")
