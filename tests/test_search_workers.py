@@ -69,7 +69,7 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str | No
 
 
 def test_eight_workers_at_once(study, tmp_path: Path, storage: str | None) -> None:
-    toy = study({"search": {**ONE, "trials": 24}}, {"train.epochs": 2, "tracking.live": True})
+    toy = study({"search": {**ONE, "trials": 24}}, {"train.epochs": 40, "tracking.live": True})
     eight = [*LOCAL, "hydra.launcher.slots=8"]
     code, said = toy.run(*([f"sweep.storage={storage}"] if storage else []), launcher=eight)
     assert code == 0, said
