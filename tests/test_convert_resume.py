@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from convert_inputs import ONE, PATTERN, interrupt, texts
 
 from specvit.commands import data as data_cli
 from specvit.utils.files import locked
+from specvit.utils.processes import process_pool
 
 MANY = [(4000.0 + 20 * i, 1 + i % 5, -1.0) for i in range(80)]
 OPTIONS = [*PATTERN, "--magnitudes", "20.5", "22.5", "--split", "0.6,0.2,0.2", "--shard", "20"]
@@ -274,3 +276,12 @@ def test_progress_is_told_in_lines(source: Path, tmp_path: Path, capsys: pytest.
     assert "converting 80 spectra\n" in shown and "converted 80 of 80 spectra\n" in shown
     paths = "data.file_path='train_*/dataset.h5' data.val_path='val_*/dataset.h5' data.test_path='test_*/dataset.h5'"
     assert f"train on them:  specvit train data=hdf5 data.root={tmp_path / 'out'} {paths}\n" in shown
+
+
+def test_a_worker_that_dies_as_it_starts_is_not_a_closed_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    def died(*_: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr("multiprocessing.popen_spawn_posix.Popen._launch", died)
+    with pytest.raises(BrokenProcessPool), process_pool(2) as pool:
+        pool.submit(len, "")

@@ -14,10 +14,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 SAFE_PATH = "PYTHONSAFEPATH"
 """Environment variable that keeps the working folder off the import path of a child and of its children."""
@@ -77,6 +78,15 @@ def start_ticks(pid: int) -> str | None:
     return None
 
 
+class _Pool(ProcessPoolExecutor):
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> "Future[Any]":
+        """Start a process if one is missing; its death in that moment would look like a closed standard output."""
+        try:
+            return super().submit(fn, *args, **kwargs)
+        except BrokenPipeError as problem:
+            raise BrokenProcessPool("a process died as it started") from problem
+
+
 @contextmanager
 def process_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     """Yield a pool of fresh single-threaded processes, which never outlive this one; pending work is dropped at exit.
@@ -85,7 +95,7 @@ def process_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     """
     os.environ[SAFE_PATH] = "1"  # until they get our path, they would import from the working folder
     context, others = multiprocessing.get_context("spawn"), multiprocessing.active_children()
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
+    pool = _Pool(workers, mp_context=context, initializer=_start_worker)
     try:
         yield pool
     except BrokenProcessPool:  # shutdown would wait forever for a process that is just starting
