@@ -28,6 +28,7 @@ from planted import save_blank
 from shared import once
 from toy_data import ROWS
 
+from specvit.cli import main as cli
 from specvit.commands.track import runs_in
 from specvit.commands.train import main
 from specvit.config.build import build_config
@@ -273,3 +274,17 @@ def mlflow_server(empty_database: Path, tmp_path: Path) -> Server:
     """Return a database of this test's own, where a run in `tmp_path/outputs` has it by default."""
     shutil.copy(empty_database, tmp_path / "mlflow.db")
     return Server(f"sqlite:///{tmp_path / 'mlflow.db'}")
+
+
+@pytest.fixture
+def imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Work in an empty folder; return a function that imports a text: the exit code and all that was said."""
+    monkeypatch.chdir(tmp_path)
+
+    def run_import(text: str | bytes, name: str = "old.yaml", *words: str) -> tuple[int, str]:
+        Path(name).write_bytes(text if isinstance(text, bytes) else text.encode())
+        code = cli(["import", name, *words])
+        heard = capsys.readouterr()
+        return code, heard.out + heard.err
+
+    return run_import
