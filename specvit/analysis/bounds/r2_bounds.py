@@ -43,7 +43,7 @@ class Bounds:
     fixed: list[Row]
     """At fixed magnitudes; none for a file's stars, whose errors hold at their own magnitude only."""
     no_van_trees: str
-    """Why there is no van Trees bound, or ""."""
+    """The reason why the van Trees bound was left out, or ""."""
     without_bound: int
     """Stars whose Fisher matrix is singular: their Cramér-Rao variance is infinite."""
     seconds: float
