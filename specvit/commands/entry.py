@@ -5,6 +5,7 @@ import contextlib
 import functools
 import io
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
@@ -101,8 +102,17 @@ def user_facing(main: Callable[..., int]) -> Callable[..., int]:
         except KeyboardInterrupt:
             print("specvit: stopped by Ctrl-C.", file=sys.stderr)
             return 130
+        finally:
+            if arguments is None:  # the process ends next
+                _end_quietly_on_ctrl_c()
 
     return wrapped
+
+
+def _end_quietly_on_ctrl_c() -> None:
+    """Let Ctrl-C end the process without a traceback while Python and the libraries shut down."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _sentence(problem: OSError) -> str:
