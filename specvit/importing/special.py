@@ -1,4 +1,7 @@
-"""Names of other files whose meaning takes other keys to tell, or that are no setting of a run."""
+"""Names of other files whose meaning takes other keys to tell, or that are no setting of a run.
+
+Each handler returns the keys that a name sets, or a verdict with its reason; None if it stays open.
+"""
 
 import math
 import re
@@ -10,49 +13,52 @@ from specvit.importing.translation import ASKED, CHANGES, DROPPED, MODE, MONITOR
 from specvit.importing.values import is_number, problem_with, value_of
 from specvit.utils.errors import ConfigError
 
+Answer = dict[str, Any] | tuple[str, str] | None
 WIDTH, HEADS = "model.hidden_size", "model.num_attention_heads"
-PRECISION, WARMUP = "train.precision", "opt.warmup_epochs"
+PRECISION, WARMUP, EPOCHS = "train.precision", "opt.warmup_epochs", "train.epochs"
 GROUPS = ("builtin", "synth", "bosz", "hdf5", "velocity")
 
 
 def apply(found: Translation, entry: Entry, name: str, raw: Any) -> None:
     """Add what a special name means to a translation that has all ordinary ones; if it stays open, what to set."""
-    next(handler for names, handler in HANDLERS.items() if entry.special in names.split())
-    if not HANDLERS[entry.special](found, name, raw):
-        found.note(ASKED, name, raw, entry.why)
+    answer = HANDLERS[entry.special](found, name, raw)
+    if isinstance(answer, dict):
+        for key, value in answer.items():
+            found.take(name, raw, key, value)
+    else:
+        verdict, text = answer or (ASKED, entry.why)
+        found.note(verdict, name, raw, text)
 
 
-def _head_dim(found: Translation, name: str, raw: Any) -> bool:
+def head_dim(found: Translation, name: str, raw: Any) -> Answer:
+    """Take width or heads from the other one."""
     width, heads = found.settings.get(WIDTH), found.settings.get(HEADS)
     if not is_number(raw) or raw <= 0 or not (width or heads):
-        return False
-    if width and heads and width != raw * heads:
+        return None
+    if not (width and heads):
+        return {HEADS: width // raw or 1} if width else {WIDTH: int(raw * (heads or 0))}
+    if width != raw * heads:
         what = f"is {raw}, but {found.said[WIDTH]} and {found.said[HEADS]} make {width / heads:g}"
         found.faults.append(ConfigError(what, where=name, remedy="correct or remove one of them"))
-    elif width and heads:
-        found.note(DROPPED, name, raw, f"it is {WIDTH} / {HEADS}")
-    elif width:
-        found.take(name, raw, HEADS, width // raw or 1)
-    elif heads:
-        found.take(name, raw, WIDTH, int(raw * heads))
-    return True
+        return {}
+    return DROPPED, f"it is {WIDTH} / {HEADS}"
 
 
-def _mlp_ratio(found: Translation, name: str, raw: Any) -> bool:
+def mlp_ratio(found: Translation, name: str, raw: Any) -> Answer:
+    """Take the hidden layer from the width."""
     width = found.settings.get(WIDTH)
-    if width and is_number(raw):
-        found.take(name, raw, "model.intermediate_size", round(width * raw))
-    return bool(width and is_number(raw))
+    return {"model.intermediate_size": round(width * raw)} if width and is_number(raw) else None
 
 
-def _overlap(found: Translation, name: str, raw: Any) -> bool:
+def overlap(found: Translation, name: str, raw: Any) -> Answer:
+    """Take the stride from the patch; a float below 1 is a share of it."""
     patch = found.settings.get("model.patch_size")
-    if raw and patch and is_number(raw):
-        share = isinstance(raw, float) and raw < 1
-        found.take(name, raw, "model.stride_size", round(patch * (1 - raw)) if share else int(patch - raw))
-    elif not raw:
-        found.note(DROPPED, name, raw, "patches are separate unless model.stride_size is less than model.patch_size")
-    return bool(not raw or (patch and is_number(raw)))
+    if not raw:
+        return DROPPED, "patches are separate unless model.stride_size is less than model.patch_size"
+    if not (patch and is_number(raw)):
+        return None
+    share = isinstance(raw, float) and raw < 1
+    return {"model.stride_size": round(patch * (1 - raw)) if share else int(patch - raw)}
 
 
 def _steps_per_epoch(found: Translation) -> float | None:
@@ -61,159 +67,130 @@ def _steps_per_epoch(found: Translation) -> float | None:
     return rows // step if rows and step and rows >= step else None
 
 
-def _warmup_steps(found: Translation, name: str, raw: Any) -> bool:
+def warmup_steps(found: Translation, name: str, raw: Any) -> Answer:
+    """Take steps as epochs."""
     steps = _steps_per_epoch(found)
     if not raw and WARMUP in found.settings:
-        found.note(DROPPED, name, raw, f"{found.said[WARMUP]} says the warm-up")
-        return True
-    if is_number(raw) and (steps or raw == 0):
-        found.take(name, raw, WARMUP, round(raw / (steps or 1), 4))
-        return True
-    return False
+        return DROPPED, f"{found.said[WARMUP]} says the warm-up"
+    return {WARMUP: round(raw / (steps or 1), 4)} if is_number(raw) and (steps or raw == 0) else None
 
 
-def _warmup(found: Translation, name: str, raw: Any) -> bool:
+def warmup(found: Translation, name: str, raw: Any) -> Answer:
     """Take a share of the epochs, or none; a larger number may be of epochs or steps."""
-    epochs, share = found.settings.get("train.epochs", 0), raw or 0
+    epochs, share = found.settings.get(EPOCHS, 0), raw or 0
     if not raw and WARMUP in found.settings:
-        found.note(DROPPED, name, raw, f"{found.said[WARMUP]} says the warm-up")
-        return True
-    if not is_number(share) or share >= 1 or (share and not epochs):
-        return False
-    found.take(name, raw, WARMUP, round(share * epochs, 4))
-    return True
+        return DROPPED, f"{found.said[WARMUP]} says the warm-up"
+    known = is_number(share) and share < 1 and (epochs or not share)
+    return {WARMUP: round(share * epochs, 4)} if known else None
 
 
-def _max_steps(found: Translation, name: str, raw: Any) -> bool:
+def max_steps(found: Translation, name: str, raw: Any) -> Answer:
+    """Take steps as epochs, where these are not stated."""
     steps = _steps_per_epoch(found)
     if raw in (None, -1):
-        found.note(DROPPED, name, raw, "a run is as long as train.epochs")
-    elif steps and is_number(raw) and "train.epochs" not in found.settings:
-        found.take(name, raw, "train.epochs", math.ceil(raw / steps))
-    else:
-        return False
-    return True
+        return DROPPED, "a run is as long as train.epochs"
+    return {EPOCHS: math.ceil(raw / steps)} if steps and is_number(raw) and EPOCHS not in found.settings else None
 
 
-def _length(found: Translation, name: str, raw: Any) -> bool:
-    verdict = DROPPED if raw == found.settings.get("train.epochs") else CHANGES
-    found.note(verdict, name, raw, "a schedule is as long as train.epochs")
-    return True
+def length(found: Translation, name: str, raw: Any) -> Answer:
+    """Drop the length of a schedule."""
+    return DROPPED if raw == found.settings.get(EPOCHS) else CHANGES, "a schedule is as long as train.epochs"
 
 
-def _beta(found: Translation, name: str, raw: Any) -> bool:
-    betas = list(found.settings.get("opt.betas", (0.9, 0.999)))
-    betas[int(name.endswith("2"))] = raw
-    found.take(name, raw, "opt.betas", betas, wins=True)
-    return True
+def betas(found: Translation, name: str, raw: Any) -> Answer:
+    """Take one of the two."""
+    both = list(found.settings.get("opt.betas", (0.9, 0.999)))
+    both[int(name.endswith("2"))] = raw
+    found.take(name, raw, "opt.betas", both, wins=True)
+    return {}
 
 
-def _half(found: Translation, name: str, raw: Any) -> bool:
+def half(found: Translation, name: str, raw: Any) -> Answer:
+    """Take a flag of mixed precision."""
     if raw:
-        found.take(name, raw, PRECISION, "bf16-mixed" if name.endswith("bf16") else "16-mixed")
-    elif PRECISION in found.settings:
-        found.note(DROPPED, name, raw, f"{found.said[PRECISION]} says the precision")
-    else:
-        found.take(name, raw, PRECISION, "32")
-    return True
+        return {PRECISION: "bf16-mixed" if name.endswith("bf16") else "16-mixed"}
+    said = found.said.get(PRECISION)
+    return (DROPPED, f"{said} says the precision") if said else {PRECISION: "32"}
 
 
-def _half_type(found: Translation, name: str, raw: Any) -> bool:
+def half_type(found: Translation, name: str, raw: Any) -> Answer:
     """Take the type of automatic mixed precision, which has an effect only where that is on."""
     if found.settings.get(PRECISION) in (None, "32"):
-        found.note(DROPPED, name, raw, "it has no effect without mixed precision")
-    else:
-        value = value_of(PRECISION, raw)
-        found.take(name, raw, PRECISION, value, wins=True)
-    return True
+        return DROPPED, "it has no effect without mixed precision"
+    if problem := problem_with(PRECISION, raw):
+        return UNKNOWN, f"{PRECISION} {problem}"
+    found.take(name, raw, PRECISION, value_of(PRECISION, raw), wins=True)
+    return {}
 
 
-def _best(found: Translation, name: str, raw: Any) -> bool:
+def best(found: Translation, name: str, raw: Any) -> Answer:
     """Take what chooses the best checkpoint, unless early stopping says so: one monitor serves both here."""
     key = MODE if name.endswith("mode") else MONITOR
     if MONITOR not in found.settings or (key == MODE and found.said.get(MONITOR, "").startswith(name[:-4])):
         found.try_to_take(name, raw, key)
-    elif not problem_with(key, raw) and value_of(key, raw) == found.settings.get(key):
-        found.note(DROPPED, name, raw, f"as here: {found.said.get(key, key)} chooses the best epoch, too")
-    elif key == MONITOR:
-        found.note(CHANGES, name, raw, f"{found.said[MONITOR]} chooses the best epoch, too")
-    else:
-        found.note(DROPPED, name, raw, f"it belongs to another monitor than {found.said[MONITOR]}")
-    return True
+        return {}
+    if not problem_with(key, raw) and value_of(key, raw) == found.settings.get(key):
+        return DROPPED, f"as here: {found.said.get(key, key)} chooses the best epoch, too"
+    if key == MONITOR:
+        return CHANGES, f"{found.said[MONITOR]} chooses the best epoch, too"
+    return DROPPED, f"it belongs to another monitor than {found.said[MONITOR]}"
 
 
-def _stopping(found: Translation, name: str, raw: Any) -> bool:
+def stopping(found: Translation, name: str, raw: Any) -> Answer:
+    """Take a flag of early stopping, or its patience."""
     if raw in (None, False, 0):
         found.take(name, raw, PATIENCE, None, wins=True, why="never")
-    elif is_number(raw):
-        found.take(name, raw, PATIENCE, raw)
-    elif PATIENCE in found.settings:
-        found.note(DROPPED, name, raw, f"{found.said[PATIENCE]} says so")
-    else:
-        return False
-    return True
+        return {}
+    if is_number(raw):
+        return {PATIENCE: raw}
+    return (DROPPED, f"{found.said[PATIENCE]} says so") if PATIENCE in found.settings else None
 
 
-def _noise(found: Translation, name: str, raw: Any) -> bool:
+def noise(found: Translation, name: str, raw: Any) -> Answer:
+    """Take a flag that turns noise off."""
     if raw:
-        found.note(DROPPED, name, raw, "noise.noise_level says how much")
-    else:
-        found.take(name, raw, "noise.noise_type", "none", wins=True)
-    return True
+        return DROPPED, "noise.noise_level says how much"
+    found.take(name, raw, "noise.noise_type", "none", wins=True)
+    return {}
 
 
-def _source(found: Translation, name: str, raw: Any) -> bool:
+def source(found: Translation, name: str, raw: Any) -> Answer:
+    """Take a file, a folder, or the name of spectra that specvit has."""
     text = str(raw).lower()
     file = re.search(r"\.(h5|hdf5|npz|fits)$", text)
     if file or re.search(r"^[/~.$]|/$", text):
         found.try_to_take(name, raw, "data.file_path" if file else "data.root")
-        return True
-    group = "bosz" if "bosz" in text else next((one for one in GROUPS if one == text), None)
-    if group:
-        found.take(name, raw, "data", group, why="train_200k_*, val_1k, test_10k" if group == "bosz" else "")
-    elif paths := {"data.file_path", "data.root"} & set(found.settings):
-        found.note(DROPPED, name, raw, f"{max(paths)} names the spectra")
-    else:
-        return False
-    return True
+        return {}
+    if "bosz" in text:
+        found.take(name, raw, "data", "bosz", why="train_200k_*, val_1k, test_10k")
+        return {}
+    if text in GROUPS:
+        return {"data": text}
+    paths = {"data.file_path", "data.root"} & set(found.settings)
+    return (DROPPED, f"{max(paths)} names the spectra") if paths else None
 
 
-def _gpus(found: Translation, name: str, raw: Any) -> bool:
-    gpus = ",".join(map(str, raw)) if isinstance(raw, list) else raw
-    found.note(DROPPED, name, raw, f"type CUDA_VISIBLE_DEVICES={gpus} before the command, and hydra/launcher=local")
-    return True
+def gpus(found: Translation, name: str, raw: Any) -> Answer:
+    """Say how GPUs are chosen."""
+    own = ",".join(map(str, raw)) if isinstance(raw, list) else raw
+    return DROPPED, f"type CUDA_VISIBLE_DEVICES={own} before the command, and hydra/launcher=local"
 
 
-def _search(found: Translation, name: str, raw: Any) -> bool:
-    if not raw:
-        found.note(DROPPED, name, raw, "this file is one run")
-    return not raw
+def search(found: Translation, name: str, raw: Any) -> Answer:
+    """Ask for the space of a search."""
+    return None if raw else (DROPPED, "this file is one run")
 
 
-def _defaults(found: Translation, name: str, raw: Any) -> bool:
-    others = [one for one in (raw if isinstance(raw, list) else [raw]) if one != "_self_"]
-    text = "names other files, which are not read; import the composed configuration instead"
-    found.note(UNKNOWN if others else DROPPED, name, raw, text if others else "it names no other file")
-    return True
+def defaults(found: Translation, name: str, raw: Any) -> Answer:
+    """Name the other files of a Hydra configuration."""
+    if all(one == "_self_" for one in (raw if isinstance(raw, list) else [raw])):
+        return DROPPED, "it names no other file"
+    return UNKNOWN, "names other files, which are not read; import the composed configuration instead"
 
 
-Handler = Callable[[Translation, str, Any], bool]
-HANDLERS: dict[str, Handler] = {
-    "head_dim": _head_dim,
-    "mlp_ratio": _mlp_ratio,
-    "overlap": _overlap,
-    "warmup_steps": _warmup_steps,
-    "warmup": _warmup,
-    "max_steps": _max_steps,
-    "length": _length,
-    "betas": _beta,
-    "half": _half,
-    "half_type": _half_type,
-    "best": _best,
-    "stopping": _stopping,
-    "noise": _noise,
-    "source": _source,
-    "gpus": _gpus,
-    "search": _search,
-    "defaults": _defaults,
-}
+_ORDER: tuple[Callable[[Translation, str, Any], Answer], ...] = (
+    *(head_dim, mlp_ratio, overlap, warmup_steps, warmup, max_steps, length, betas, half, half_type),
+    *(best, stopping, noise, source, gpus, search, defaults),
+)
+HANDLERS = {handler.__name__: handler for handler in _ORDER}
+"""By `Entry.special`, in the order in which they are applied."""
