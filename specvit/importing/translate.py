@@ -123,7 +123,7 @@ def _shards(name: str, raw: Any) -> Any:
 
 def _drop(found: Translation, name: str, raw: Any, entry: Entry) -> None:
     """Note that a name has no counterpart, and whether that changes results."""
-    value = tuple(raw) if isinstance(raw, list) else raw.lower() if isinstance(raw, str) else raw
+    value = raw.lower() if isinstance(raw, str) else raw
     if entry.same is None or raw is None:
         found.note(DROPPED, name, raw, entry.why)
     elif value in entry.same:

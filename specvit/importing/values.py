@@ -10,35 +10,12 @@ from typing import Any
 
 from specvit.config.fields import checked, hints_of, spellings
 from specvit.config.fields import key as declared
+from specvit.config.foreign_keys import tables
 from specvit.config.model_kinds import MODEL_KINDS
 from specvit.config.schema import Config, ModelConfig
 from specvit.metrics.metrics import CLASSIFICATION, REGRESSION
 from specvit.utils.errors import ConfigError
 
-CHOICES = {
-    "model.kind": "vit: vit1d visiontransformer specvit spectralvit vitmodel; cnn: cnn1d convnet; ridge: "
-    "ridgeregression; "
-    "lightgbm: lgbm lgb gbdt lgbmregressor",
-    "model.task_type": "reg: regression; cls: classification singlelabelclassification",
-    "model.proj_fn": "C1D: cnn conv conv1d; SW: slidingwindow unfold window; linear: lin",
-    "model.pos_encoding_type": "learned: learnable absolute trainable; sinusoidal: sincos sin sine; rope: rotary; "
-    "none: false null no",
-    "model.pool": "cls: token clstoken; mean: avg average gap; attention: attn",
-    "data.label_norm": "standard: zscore standardize standardise standardscaler std meanstd true; "
-    "minmax: minmaxscaler; none: false null no",
-    "noise.noise_type": "heteroscedastic: hetero heteroskedastic; homoscedastic: homo homoskedastic; none: false "
-    "null no",
-    "opt.type": "AdamW: adamwtorch adamwtorchfused adamwhf",
-    "loss.name": "mse: l2 mseloss l2loss meansquarederror; l1: mae l1loss maeloss meanabsoluteerror; "
-    "huber: huberloss smoothl1 smoothl1loss; ce: crossentropy crossentropyloss celoss",
-    "opt.lr_sch": "cosine: cosineannealing cosineannealinglr cosinewithwarmup cos cosinedecay cosineschedule; "
-    "plateau: reducelronplateau reduceonplateau reducelr; onecycle: onecyclelr; step: steplr; "
-    "constant: none null false fixed constantlr constantwithwarmup no",
-    "train.precision": "32: 32true fp32 float32 float full no false null highest; "
-    "16-mixed: 16 fp16 float16 half amp true 16mixed fp16mixed; bf16-mixed: bf16 bfloat16 bf16mixed",
-    "train.early_stopping.mode": "min: minimize minimise lower false; max: maximize maximise higher true",
-}
-"""Other names of choices: lower case, without signs between letters, and the last part of a Python class."""
 CLASS_NAMES = {"vit": "vit", "transformer": "vit", "cnn": "cnn", "ridge": "ridge", "lgbm": "lightgbm"}
 LABEL_NAMES = {"logg": "log_g", "teff": "T_eff", "mh": "M_H", "feh": "M_H", "am": "a_M", "alpham": "a_M", "cm": "C_M"}
 SPLITS = {"valid": "val", "validation": "val", "eval": "val", "dev": "val", "training": "train", "testing": "test"}
@@ -129,9 +106,8 @@ def plain(text: str) -> str:
 
 def _choice(key: str, raw: Any, rules: Any) -> Any:
     known = {plain(name): choice for name, choice in spellings(rules).items()}
-    for names in CHOICES.get(key, "").split("; ") if key in CHOICES else []:
-        choice, _, others = names.partition(": ")
-        known |= {other: choice for other in others.split()}
+    for choice, others in tables()["choices"].get(key, {}).items():
+        known |= dict.fromkeys(others.split(), choice)
     text = plain("null" if raw is None else str(raw))
     if key == "model.kind" and text not in known:  # the name of a class, such as SpectralViT
         return next((kind for part, kind in CLASS_NAMES.items() if part in text), raw)
