@@ -71,7 +71,7 @@ def test_repeated_rows_are_found_within_and_between_files(sound: Path, write_set
 @pytest.mark.parametrize(
     ("column", "value", "expected"),
     [
-        ("log_g", np.nan, "label log_g is not finite in 1 row(s): 5"),
+        ("log_g", np.inf, "label log_g is infinite in 1 row(s): 5"),
         ("T_eff", -10.0, "label T_eff is outside 1000 to 100000 K in 1 row(s): 5"),
         ("log_g", 44.4, "label log_g is outside -2 to 10 dex in 1 row(s): 5"),
     ],
@@ -80,6 +80,14 @@ def test_bad_labels_are_found(write_set, stars, tmp_path: Path, column: str, val
     labels = stars(12)["labels"][column].to_numpy(copy=True)
     labels[5] = value
     assert expected in faults(write_set(tmp_path / "bad", 12, **{column: labels}))
+
+
+def test_a_missing_label_is_a_note(write_set, stars, tmp_path: Path) -> None:
+    labels = stars(12)["labels"]["M_H"].to_numpy(copy=True)
+    labels[[3, 5]] = np.nan
+    report = inspect_file(write_set(tmp_path / "gaps", 12, M_H=labels))
+    assert report.faults == []
+    assert "note: label M_H is missing (NaN) in 2 row(s): 3, 5" in report.notes
 
 
 def test_all_missing_pieces_are_named_at_once(tmp_path: Path) -> None:

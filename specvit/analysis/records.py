@@ -229,6 +229,10 @@ def _predictions(folder: Path, label: str, noiseless: bool) -> dict[str, Any] | 
         return "its built-in spectra are those of another specvit"
     columns["true_N"], columns["predicted_N"] = (table[f"{kind}_{label}"].to_numpy(float) for kind in ("true", "pred"))
     columns["star_N"] = table[STAR_ID].to_numpy() if STAR_ID in table else None
+    known_N = ~np.isnan(columns["true_N"])
+    if not known_N.any():
+        return f"its test rows lack {label}"
+    columns = {name: None if values is None else values[known_N] for name, values in columns.items()}
     best = (read_json(folder / "summary.json") or {}).get("best_epoch")
     return {**columns, "config": config, "identity": identity, "rows": rows, "best_epoch": best}
 

@@ -85,7 +85,7 @@ def _evaluate(config: Config, run: RunFolder, file: str | None, levels: list[flo
     A row's unit noise is that of the run's test rows, keyed by the row's number: the same at every level.
     """
     from specvit.data.folds import of_known_stars
-    from specvit.data.splits import open_split
+    from specvit.data.splits import missing_labels, open_split
     from specvit.data.views import Spectra, open_spectra
     from specvit.run import evaluation
     from specvit.run.predictor import load_predictor
@@ -104,6 +104,8 @@ def _evaluate(config: Config, run: RunFolder, file: str | None, levels: list[flo
     if file and isinstance(spectra, Spectra) and (known := of_known_stars(spectra, config.data)):
         what = f"{known:,} of {len(spectra):,} spectra are of stars that this fold trained or validated on"
         console.say(f"note: {what}; without --data its own test stars are scored")
+    if missing := missing_labels(spectra, config.data.param):
+        console.say(f"note: missing labels (NaN) are left out of the scores: {missing} rows")
     name = "evaluate-test" if file is None else f"evaluate-{Path(file).resolve().parent.name}-{Path(file).stem}"
     table = []
     for level in levels or [None]:

@@ -22,7 +22,7 @@ from specvit.utils.errors import DataError
 from specvit.utils.files import cache_dir, read_json, write_json
 from specvit.utils.quantities import ERROR, FLUX, LABELS, WAVE
 
-INSPECT_VERSION = 3
+INSPECT_VERSION = 4
 CHUNK_ROWS = 2048
 NAMED_ROWS = 5
 """How many bad rows a fault names."""
@@ -134,7 +134,8 @@ def _check_labels(shard: Shard, report: Report) -> None:
             continue
         values_N = table[name].to_numpy(dtype=np.float64)
         report.columns.append((name, f"({len(table)},)", "label", known.unit if known else "", _span(values_N)))
-        report.faults += _bad_rows(f"label {name} is not finite", ~np.isfinite(values_N))
+        report.faults += _bad_rows(f"label {name} is infinite", np.isinf(values_N))
+        report.notes += [f"note: {words}" for words in _bad_rows(f"label {name} is missing (NaN)", np.isnan(values_N))]
         if known:
             outside = np.isfinite(values_N) & ((values_N < known.low) | (values_N > known.high))
             report.faults += _bad_rows(f"label {name} is outside {known.low:g} to {known.high:g} {known.unit}", outside)

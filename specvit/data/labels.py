@@ -4,6 +4,7 @@ Legend: N rows, K labels.
 """
 
 import itertools
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -26,7 +27,7 @@ class LabelScaler:
         return len(self.names)
 
     def encode(self, labels_NK: np.ndarray) -> np.ndarray:
-        """Return normalised labels (N, K), float32."""
+        """Return normalised labels (N, K), float32; a missing one (NaN) stays NaN."""
         return ((labels_NK - np.array(self.offset)) / np.array(self.scale)).astype(np.float32)
 
     def decode(self, normalised_NK: np.ndarray) -> np.ndarray:
@@ -81,9 +82,13 @@ TargetCoder = LabelScaler | ClassCoder
 def fit_scaler(labels_NK: np.ndarray, names: tuple[str, ...], kind: str) -> LabelScaler:
     """Return the scaler of training labels: `standard` (mean, std), `minmax` (to 0..1) or `none`.
 
-    Raises `DataError` for a label that is constant, or whose variance float64 cannot hold.
+    Each label's are those of the rows that have it. Raises `DataError` for a label that is constant, that no row has,
+    or whose variance float64 cannot hold.
     """
-    spread_K = labels_NK.max(axis=0) - labels_NK.min(axis=0)
+    if missing := [name for name, label_N in zip(names, labels_NK.T, strict=True) if np.isnan(label_N).all()]:
+        what = "is missing (NaN) in every training row"
+        raise DataError(what, where=f"label {missing[0]}", remedy="choose another data.param")
+    spread_K = np.nanmax(labels_NK, axis=0) - np.nanmin(labels_NK, axis=0)
     for name, spread in zip(names, spread_K.tolist(), strict=True):
         if spread == 0:
             what = "is the same in every training row"
@@ -93,9 +98,9 @@ def fit_scaler(labels_NK: np.ndarray, names: tuple[str, ...], kind: str) -> Labe
             raise DataError(what, where=f"label {name}", remedy="give it in another unit")
     offset_K, scale_K = np.zeros(len(names)), np.ones(len(names))
     if kind == "standard":
-        offset_K, scale_K = labels_NK.mean(axis=0), labels_NK.std(axis=0)
+        offset_K, scale_K = np.nanmean(labels_NK, axis=0), np.nanstd(labels_NK, axis=0)
     elif kind == "minmax":
-        offset_K, scale_K = labels_NK.min(axis=0), spread_K
+        offset_K, scale_K = np.nanmin(labels_NK, axis=0), spread_K
     return LabelScaler(names, tuple(map(float, offset_K)), tuple(map(float, scale_K)))
 
 
@@ -117,6 +122,13 @@ def fit_classes(labels_NK: np.ndarray, names: tuple[str, ...], edges: tuple[floa
         what = "is not a column of class numbers"
         raise DataError(what, where=f"label {names[0]}", remedy="set data.class_edges=[...] to cut it into classes")
     return ClassCoder(names, values=tuple(int(value) for value in values))
+
+
+def by_known_rows(known_NK: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield each set of rows (N,) that has a label, with the numbers of the labels that exactly these rows have."""
+    sets_GN, number_K = np.unique(known_NK.T, axis=0, return_inverse=True)
+    for number, known_N in enumerate(sets_GN):
+        yield known_N, np.flatnonzero(number_K.reshape(-1) == number)
 
 
 def coder_to_dict(coder: TargetCoder) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The three views of a run, what identifies them, and whether their files have changed. Needs no torch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,10 +122,32 @@ def note_of_classes(config: Config, splits: Splits) -> str:
     return f"note: classes of {config.data.param[0]} {'; '.join(without)}" if without else ""
 
 
+def missing_labels(view: SpectraView, names: Sequence[str]) -> str:
+    """Return how many rows of a view lack which labels, such as "M_H in 12 of 5,000", or ""."""
+    missing_K = np.isnan(view.label_values(names)).sum(axis=0)
+    counts = [f"{name} in {count:,}" for name, count in zip(names, missing_K.tolist(), strict=True) if count]
+    return f"{', '.join(counts)} of {len(view):,}" if counts else ""
+
+
+def note_of_missing_labels(config: Config, splits: Splits) -> str:
+    """Return a note on rows without one of several labels, or ""."""
+    views = {"training": splits.train, "validation": splits.val, "test": splits.test}
+    parts = [
+        f"{words} {name} rows" for name, view in views.items() if (words := missing_labels(view, config.data.param))
+    ]
+    return f"note: missing labels (NaN) are left out of loss and scores: {'; '.join(parts)}" if parts else ""
+
+
 def _check_monitor_is_defined(config: Config, val: SpectraView) -> None:
     """Raise `DataError` if the best epoch is chosen by a score that is undefined for these validation labels."""
     monitor = config.train.early_stopping.monitor
-    if monitor == "val_r2" and np.ptp(val.label_values(config.data.param[:1])) == 0:
+    values_N = val.label_values(config.data.param)[:, 0]
+    known_n = values_N[~np.isnan(values_N)]
+    if not len(known_n) and monitor != "val_loss":
+        what = f"no validation row has the label {config.data.param[0]}, so {monitor} is undefined"
+        remedy = "take more rows, or set train.early_stopping.monitor=val_loss train.early_stopping.mode=min"
+        raise DataError(what, where="data.val_samples", remedy=remedy)
+    if monitor == "val_r2" and np.ptp(known_n) == 0:
         what = f"label {config.data.param[0]} is the same in every validation row, so val_r2 is undefined"
         remedy = "take more rows, or set train.early_stopping.monitor=val_mae train.early_stopping.mode=min"
         raise DataError(what, where="data.val_samples", remedy=remedy)

@@ -65,7 +65,7 @@ class SpectraView(Protocol):
         ...
 
     def label_values(self, names: Sequence[str], /) -> np.ndarray:
-        """Return labels (N, K) in float64; raises `DataError` for a missing one."""
+        """Return labels (N, K) in float64, NaN where a row lacks one of several; raises `DataError`."""
         ...
 
     def gather(self, index_B: np.ndarray, /) -> tuple[np.ndarray, np.ndarray]:
@@ -133,7 +133,10 @@ class Spectra:
         return self._labels
 
     def label_values(self, names: Sequence[str]) -> np.ndarray:
-        """Return labels (N, K) in float64; raises `DataError` naming file and row for a missing or non-finite one."""
+        """Return labels (N, K) in float64; one of several may be missing in a row, which is NaN.
+
+        Raises `DataError` naming file and row for an infinite one, and for a row that has none.
+        """
         table = self.labels()
         for name in names:
             if name not in table:
@@ -144,10 +147,14 @@ class Spectra:
             raise DataError(
                 "is not a number", where=f"label {', '.join(names)}", remedy="choose a numeric label"
             ) from problem
-        bad = np.argwhere(~np.isfinite(values_NK))
+        none_N = np.isnan(values_NK).all(axis=1)
+        bad = np.argwhere(np.isinf(values_NK) | none_N[:, None])
         if len(bad):
             row, column = bad[0]
             what = f"label {names[column]} is {values_NK[row, column]}"
+            if none_N[row] and len(names) > 1:
+                what = f"has none of the labels {', '.join(names)}"
+            what += f", as in {none_N.sum():,} rows" if none_N[row] and none_N.sum() > 1 else ""
             raise DataError(what, where=self.describe_row(int(row)), remedy="correct or remove that row")
         return values_NK
 

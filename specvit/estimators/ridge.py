@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from specvit.config.schema import RidgeConfig
-from specvit.data.labels import TargetCoder
+from specvit.data.labels import TargetCoder, by_known_rows
 from specvit.data.splits import Splits
 from specvit.estimators.estimator import Estimator, FitContext, Fitted
 from specvit.training.checkpoint import Parts
@@ -67,6 +67,16 @@ class Moments:
         self.cross_PK.addmm_(flux_BP.T, label_BK)
 
 
+def with_label(batches: Iterable[Batch], known_N: np.ndarray, labels: np.ndarray) -> Iterable[Batch]:
+    """Return batches of the rows (N,) that have some labels, which are numbered, with these labels alone."""
+    start = 0
+    for batch in batches:
+        known_B = torch.from_numpy(known_N[start : start + len(batch.target)]).to(batch.target.device)
+        start += len(batch.target)
+        if known_B.any():
+            yield Batch(batch.flux_BP[known_B], batch.target[known_B][:, labels])
+
+
 def sum_up(batches: Iterable[Batch], report: Callable[[int], None]) -> Moments:
     """Return the moments of all rows of at least one batch, on their device; `report` gets the rows so far."""
     moments: Moments | None = None
@@ -113,10 +123,16 @@ class Ridge(Estimator[RidgeConfig]):
     def fit(self, context: FitContext) -> Fitted:
         """Solve for all penalties at once and take the best on the validation rows."""
         rows = len(context.train)
-        moments = sum_up(context.train.batches(), lambda done: context.say(f"summed up {done:,} of {rows:,} spectra"))
         alphas_A = np.geomspace(*self.settings.alpha_range, self.settings.num_alphas)
-        context.say(f"solving for {len(alphas_A)} penalties", now=True)
-        weight_APK, bias_AK = (x.astype(np.float32) for x in solve(moments, alphas_A))
+        known_NK = context.train.targets.isnan().logical_not_().cpu().numpy()
+        weight_APK = np.empty((len(alphas_A), context.splits.train.num_pixels, known_NK.shape[1]), np.float32)
+        bias_AK = np.empty((len(alphas_A), known_NK.shape[1]), np.float32)
+        for known_N, labels in by_known_rows(known_NK):  # each label is learnt from the rows that have it
+            batches = context.train.batches()
+            batches = batches if len(labels) == known_NK.shape[1] else with_label(batches, known_N, labels)
+            moments = sum_up(batches, lambda done: context.say(f"summed up {done:,} of {rows:,} spectra"))
+            context.say(f"solving for {len(alphas_A)} penalties", now=True)
+            weight_APK[:, :, labels], bias_AK[:, labels] = solve(moments, alphas_A)
         output_NX, target_NK = predict(Linear.of_all(weight_APK, bias_AK).to(context.device), context.val)
         output_NAK = output_NX.reshape(len(output_NX), *bias_AK.shape)
         scores_A = [context.task.scores(output_NAK[:, index], target_NK) for index in range(len(alphas_A))]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from specvit.config.schema import TemplateConfig
 from specvit.data.batches import SpectraStore, encoded
-from specvit.data.labels import TargetCoder
+from specvit.data.labels import TargetCoder, by_known_rows
 from specvit.data.splits import Splits, open_split, split_manifest
 from specvit.data.views import SpectraView
 from specvit.estimators.estimator import Estimator, FitContext, Fitted
@@ -35,29 +35,55 @@ class Templates(nn.Module):
         """`store` holds the templates; `best` takes the labels of the lowest chi^2 instead of the mean."""
         super().__init__()
         self.store, self.targets_TK, self.best = store, targets_TK, best
+        self.known = list(by_known_rows(targets_TK.isnan().logical_not_().cpu().numpy()))
         self.mean_P = store.gather(np.arange(min(CHUNK, len(targets_TK))))[0].mean(0)
 
     def forward(self, flux_and_sigma: Tensor) -> Tensor:
-        """Return the labels: one pass over all templates."""
+        """Return the labels: one pass over all templates, of which each label takes those that have it."""
         flux_BP, weight_BP = flux_and_sigma[:, 0] - self.mean_P, flux_and_sigma[:, 1].square().reciprocal()
         weighted_BP = flux_BP * weight_BP
-        highest_B1 = flux_BP.new_full((len(flux_BP), 1), -torch.inf)
-        total_B1, sum_BK = torch.zeros_like(highest_B1), flux_BP.new_zeros(len(flux_BP), self.targets_TK.shape[1])
+        estimates = [Estimate(flux_BP, len(labels), best=self.best) for _, labels in self.known]
         for start in range(0, len(self.targets_TK), CHUNK):
             target_TK = self.targets_TK[start : start + CHUNK]
             template_TP = self.store.gather(np.arange(start, start + len(target_TK)))[0] - self.mean_P
             # log likelihood, without the term that all templates share
             log_BT = weighted_BP @ template_TP.T - 0.5 * (weight_BP @ template_TP.square().T)
-            new_B1, index_B1 = log_BT.max(dim=1, keepdim=True)
-            if self.best:
-                sum_BK = torch.where(new_B1 > highest_B1, target_TK[index_B1[:, 0]], sum_BK)
-                highest_B1 = torch.maximum(highest_B1, new_B1)
-                continue
-            new_B1 = torch.maximum(highest_B1, new_B1)
-            shrink_B1, share_BT = torch.exp(highest_B1 - new_B1), torch.exp(log_BT - new_B1)
-            total_B1 = total_B1 * shrink_B1 + share_BT.sum(dim=1, keepdim=True)
-            sum_BK, highest_B1 = sum_BK * shrink_B1 + share_BT @ target_TK, new_B1
-        return sum_BK if self.best else sum_BK / total_B1
+            for estimate, (known_T, labels) in zip(estimates, self.known, strict=True):
+                if len(self.known) == 1:  # every template has every label
+                    estimate.add(log_BT, target_TK)
+                elif len(rows := known_T[start : start + len(target_TK)].nonzero()[0]):
+                    estimate.add(log_BT[:, rows], target_TK[rows][:, labels])
+        label_BK = flux_BP.new_empty(len(flux_BP), self.targets_TK.shape[1])
+        for estimate, (_, labels) in zip(estimates, self.known, strict=True):
+            label_BK[:, labels] = estimate.labels()
+        return label_BK
+
+
+class Estimate:
+    """The labels of B spectra from the templates so far."""
+
+    def __init__(self, flux_BP: Tensor, num_labels: int, *, best: bool) -> None:
+        """Start without templates."""
+        self.best = best
+        self.highest_B1 = flux_BP.new_full((len(flux_BP), 1), -torch.inf)
+        self.total_B1 = torch.zeros_like(self.highest_B1)
+        self.sum_BK = flux_BP.new_zeros(len(flux_BP), num_labels)
+
+    def add(self, log_BT: Tensor, target_TK: Tensor) -> None:
+        """Add templates by their log likelihoods."""
+        new_B1, index_B1 = log_BT.max(dim=1, keepdim=True)
+        if self.best:
+            self.sum_BK = torch.where(new_B1 > self.highest_B1, target_TK[index_B1[:, 0]], self.sum_BK)
+            self.highest_B1 = torch.maximum(self.highest_B1, new_B1)
+            return
+        new_B1 = torch.maximum(self.highest_B1, new_B1)
+        shrink_B1, share_BT = torch.exp(self.highest_B1 - new_B1), torch.exp(log_BT - new_B1)
+        self.total_B1 = self.total_B1 * shrink_B1 + share_BT.sum(dim=1, keepdim=True)
+        self.sum_BK, self.highest_B1 = self.sum_BK * shrink_B1 + share_BT @ target_TK, new_B1
+
+    def labels(self) -> Tensor:
+        """Return the labels (B, K)."""
+        return self.sum_BK if self.best else self.sum_BK / self.total_B1
 
 
 class Template(Estimator[TemplateConfig]):

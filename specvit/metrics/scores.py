@@ -23,9 +23,9 @@ INTERVAL_ROWS = 10
 def regression_scores(true_N: np.ndarray, predicted_N: np.ndarray, *, scale: float = 1.0) -> dict[str, float]:
     """Return the metrics of one label, in label units; `scale` is the training scaler's, for `mae_norm`.
 
-    A constant label has no r2 and no slope (NaN).
+    A constant label has no r2 and no slope (NaN). Rows without the label (NaN) are left out.
     """
-    return _scores(RegressionRows(true_N, predicted_N, scale=scale))
+    return _scores(_known_rows(true_N, predicted_N, scale))
 
 
 def class_scores(true_N: np.ndarray, predicted_N: np.ndarray) -> dict[str, float]:
@@ -46,9 +46,9 @@ def all_label_scores(
 def label_rows(
     true_NK: np.ndarray, predicted_NK: np.ndarray, names: Sequence[str], scales: Sequence[float]
 ) -> list[Row]:
-    """Return one row a label, in label units; `scales` are the training scaler's, for `mae_norm`."""
+    """Return one row a label, over the rows that have it, in label units; `scales` are the training scaler's."""
     columns = zip(true_NK.T, predicted_NK.T, scales, strict=True)
-    return _rows(names, [RegressionRows(true_N, predicted_N, scale=scale) for true_N, predicted_N, scale in columns])
+    return _rows(names, [_known_rows(true_N, predicted_N, scale) for true_N, predicted_N, scale in columns])
 
 
 def class_rows(true_N: np.ndarray, predicted_N: np.ndarray, name: str) -> list[Row]:
@@ -99,14 +99,27 @@ def confusion_matrix(true_N: np.ndarray, predicted_N: np.ndarray, num_classes: i
     return np.bincount(pairs_N, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
+def _known_rows(true_N: np.ndarray, predicted_N: np.ndarray, scale: float) -> RegressionRows:
+    """Return the statistics of the rows that have the label."""
+    known_N = ~np.isnan(true_N)
+    return RegressionRows(true_N[known_N], predicted_N[known_N], scale=scale)
+
+
 def _scores(statistics: RegressionRows | ClassRows) -> dict[str, float]:
+    if not len(statistics):  # no row has the label
+        return dict.fromkeys(statistics.metrics, float("nan"))
     return {name: float(metric.function(statistics)) for name, metric in statistics.metrics.items()}
 
 
 def _rows(names: Sequence[str], sets: Sequence[RegressionRows | ClassRows]) -> list[Row]:
-    ends = intervals(sets) if len(sets[0]) >= INTERVAL_ROWS else [{} for _ in sets]
+    ends: dict[int, dict[str, tuple[float, float]]] = {}
+    for size in {len(statistics) for statistics in sets}:  # labels that are known for as many rows share resamples
+        numbers = [number for number, statistics in enumerate(sets) if len(statistics) == size]
+        if size >= INTERVAL_ROWS:
+            ends |= zip(numbers, intervals([sets[number] for number in numbers]), strict=True)
     rows: list[Row] = []
-    for name, statistics, of_set in zip(names, sets, ends, strict=True):
+    for number, (name, statistics) in enumerate(zip(names, sets, strict=True)):
+        of_set = ends.get(number, {})
         rows.append({"label": name, "rows": len(statistics)})
         for metric, value in _scores(statistics).items():
             low, high = of_set.get(metric, (float("nan"), float("nan")))

@@ -28,7 +28,11 @@ class LabelErrors:
         self.scale = scale
         self.signed_N = self.predicted_N - self.true_N
         self.absolute_N, self.squared_N = np.abs(self.signed_N), np.square(self.signed_N)
-        self.centred_true_N = self.true_N - self.true_N.mean()
+
+    @cached_property
+    def centred_true_N(self) -> np.ndarray:
+        """The true values less their mean."""
+        return self.true_N - self.true_N.mean()
 
     def __len__(self) -> int:
         """Return N."""

@@ -87,10 +87,11 @@ def _load_checked(path: Path, config: Config, run_id: str) -> tuple[dict[str, An
     return content, coder
 
 
-def build_task(config: Config, coder: TargetCoder) -> Regression | Classification:
-    """Return regression or classification, with the scale of the training labels."""
+def build_task(config: Config, coder: TargetCoder, train: SpectraView | None = None) -> Regression | Classification:
+    """Return regression or classification, with the scale of the training labels; a training loop needs `train`."""
     if isinstance(coder, LabelScaler):
-        return Regression(config.loss, coder.names, coder.offset, coder.scale)
+        partial = train is not None and bool(np.isnan(train.label_values(coder.names)).any())
+        return Regression(config.loss, coder.names, coder.offset, coder.scale, partial)
     return Classification(config.loss)
 
 

@@ -16,7 +16,7 @@ from specvit.config.build import to_plain
 from specvit.config.model_kinds import check_fits
 from specvit.config.schema import Config, NetworkConfig, effective_level
 from specvit.config.tracking_uri import resolve_uri
-from specvit.data.splits import Splits, note_of_classes, open_splits
+from specvit.data.splits import Splits, note_of_classes, note_of_missing_labels, open_splits
 from specvit.metrics.format import summary_line
 from specvit.run.context import RunContext, locate
 from specvit.run.outcome import RunOutcome, outcome_of_error, record_outcome, remedy_for
@@ -85,7 +85,7 @@ def run(
         _check_device(config)
         splits = splits or open_splits(config, console.show_generation)
         notes = _check_model(config, splits, weights)
-        notes += [note] if (note := note_of_classes(config, splits)) else []
+        notes += [note for note in (note_of_classes(config, splits), note_of_missing_labels(config, splits)) if note]
         if config.train.rerun or not _can_resume(folder):
             _check_rows(config, splits)
         commit()  # cached: a `git` started under the lock would hold it, too, until its exec, though this run is killed

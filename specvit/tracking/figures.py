@@ -104,7 +104,7 @@ def draw_predictions(path: Path, columns: Columns, snr_N: np.ndarray, *, titles:
     points = None
     for axis, title, (label, (true_N, predicted_N)) in zip(axes.flat, titles, columns.items(), strict=False):
         points = axis.scatter(true_N, predicted_N, **style)
-        ends = [float(np.min(true_N)), float(np.max(true_N))]
+        ends = [float(np.nanmin(true_N)), float(np.nanmax(true_N))]
         axis.plot(ends, ends, color="black", lw=1)
         axis.set(xlabel=f"true {axis_label(label)}", ylabel=f"predicted {axis_label(label)}", title=title)
     for axis in axes.flat[len(columns) :]:
@@ -119,11 +119,12 @@ def draw_residuals(path: Path, columns: Columns, snr_N: np.ndarray) -> None:
     noisy = bool(np.isfinite(snr_N).all())
     figure, axes = canvas(len(columns), 2 if noisy else 1, (9.0 if noisy else 4.8, 3.3 * len(columns)))
     for row, (label, (true_N, predicted_N)) in zip(axes, columns.items(), strict=True):
-        error_N = predicted_N - true_N
+        known_N = np.isfinite(true_N)
+        true_N, error_N = true_N[known_N], (predicted_N - true_N)[known_N]
         _cloud(row[0], true_N, error_N)
         row[0].set(xlabel=f"true {axis_label(label)}", ylabel=f"predicted - true {axis_label(label)}")
         if noisy:
-            _cloud(row[1], snr_N, error_N)
+            _cloud(row[1], snr_N[known_N], error_N)
             row[1].set(xlabel="S/N per pixel")
             row[1].sharey(row[0])
     if axes[0, 0].get_legend_handles_labels()[0]:
@@ -217,11 +218,13 @@ def _cloud(axis: Any, x_N: np.ndarray, error_N: np.ndarray) -> None:
 
 def _binned(axis: Any, rows: Sequence[dict[str, Any]], labels: Sequence[str], metric: str) -> None:
     """Draw one point and interval a bin and label. Not with `errorbar`, which refuses a value outside its interval."""
-    bins = list(dict.fromkeys((row["low"], row["high"], row["rows"]) for row in rows))
+    bins: dict[tuple[float, float], int] = {}
+    for row in rows:  # of labels that some rows lack, the most
+        bins[row["low"], row["high"]] = max(row["rows"], bins.get((row["low"], row["high"]), 0))
     for number, label in enumerate(labels):
         color, beside = f"C{number}", 0.12 * (number - (len(labels) - 1) / 2)
         label_rows = [row for row in rows if row["label"] == label]
-        x = np.array([bins.index((row["low"], row["high"], row["rows"])) for row in label_rows]) + beside
+        x = np.array([list(bins).index((row["low"], row["high"])) for row in label_rows]) + beside
         value, low, high = (
             np.array([row[f"{metric}{end}"] for row in label_rows], np.float64) for end in ("", "_low", "_high")
         )
@@ -229,7 +232,9 @@ def _binned(axis: Any, rows: Sequence[dict[str, Any]], labels: Sequence[str], me
         axis.plot(np.concatenate((x, x)), np.concatenate((low, high)), "_", ms=7, mew=1.6, color=color)
         axis.plot(x[value >= LOWEST], value[value >= LOWEST], "o", ms=5, color=color, label=label)
         axis.plot(x[value < LOWEST], np.full((value < LOWEST).sum(), LOWEST), "v", ms=7, color=color)
-    axis.set_xticks(range(len(bins)), [f"{bin_name(low, high)}\n{count:,}" for low, high, count in bins], fontsize=8)
+    axis.set_xticks(
+        range(len(bins)), [f"{bin_name(low, high)}\n{count:,}" for (low, high), count in bins.items()], fontsize=8
+    )
     axis.set_xlim(-0.6, len(bins) - 0.4)
     axis.grid(alpha=0.3, axis="y")
 

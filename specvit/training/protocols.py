@@ -34,8 +34,12 @@ class EvalView(Protocol):
 class Task(Protocol):
     """Regression or classification: turns outputs into a loss and into scores."""
 
-    def loss(self, output: Any, target: Any, /) -> Any:
-        """Return the mean loss of a batch, in float32."""
+    def count(self, target: Any, /) -> Any:
+        """Return how many labels of a step's rows are known, or None if all are."""
+        ...
+
+    def loss(self, output: Any, target: Any, count: Any = None, /) -> Any:
+        """Return the mean loss of a batch, in float32; with a `count` the sum over known labels, over that count."""
         ...
 
     def sums(self, output: Any, target: Any, /) -> Any:

@@ -40,10 +40,10 @@ class Learner:
         self.module.train()
         self.optimizer.lr = self.schedule.lr(state.step, state.plateau_factor)
         pieces = zip(batch.flux_BP.chunk(self.train.accumulate), batch.target.chunk(self.train.accumulate), strict=True)
-        step_loss = torch.zeros((), device=self.device)
+        step_loss, count = torch.zeros((), device=self.device), self.task.count(batch.target)
         for number, (flux_BP, target) in enumerate(pieces):
             dropout_key = seeding.key(self.train.seed, "dropout", state.step, number)
-            step_loss += self._forward_backward(flux_BP, target, dropout_key, state)
+            step_loss += self._forward_backward(flux_BP, target, count, dropout_key, state)
         if state.step == 0:
             state.sums["first"] = torch.where(torch.isfinite(step_loss), step_loss, 0.0).double().reshape(1)
         optimizer = cast("torch.optim.Optimizer", self.optimizer)  # ours has the attributes that the scaler uses
@@ -56,14 +56,17 @@ class Learner:
         self.optimizer.zero_gradients()
         _count(state.sums, step_loss, norms, fp16=self.scaler.is_enabled())
 
-    def _forward_backward(self, flux_BP: Tensor, target: Tensor, dropout_key: int, state: TrainState) -> Tensor:
+    def _forward_backward(
+        self, flux_BP: Tensor, target: Tensor, count: Tensor | None, dropout_key: int, state: TrainState
+    ) -> Tensor:
+        """Add the gradient of a piece of a step, whose known labels are `count` if some are missing."""
         set_step_key = getattr(self.module, "set_step_key", None)
         if set_step_key:
             set_step_key(dropout_key)
         with autocast(self.precision, self.device):
             output_BK = self.module(flux_BP)
         output_BK = output_BK.float()
-        loss = self.task.loss(output_BK, target) / self.train.accumulate
+        loss = self.task.loss(output_BK, target, count) / (self.train.accumulate if count is None else 1)
         self.scaler.scale(loss).backward()
         sums = self.task.sums(output_BK.detach(), target)
         state.sums["task"] += torch.where(torch.isfinite(sums).all(), sums, 0.0)

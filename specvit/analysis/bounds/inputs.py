@@ -143,6 +143,10 @@ def _file_stars(view: SpectraView, rows: int | None, noise: NoiseConfig) -> Star
     redshifted = "redshift" in labels and bool((labels["redshift"] != 0).any())
     names = LABEL_COLUMNS if redshifted else LABEL_COLUMNS[:-1]
     labels_NL = view.label_values(names)[: len(index_N)]
+    if missing := np.argwhere(np.isnan(labels_NL)).tolist():
+        row, column = missing[0]
+        what = f"lacks label {names[column]}, without which the built-in model knows no spectrum"
+        raise DataError(what, where=view.describe_row(row), remedy="score runs on files whose rows have all labels")
     model = ForwardModel(redshifted=redshifted).double().requires_grad_(False)
     try:
         check_labels(model, labels_NL)
