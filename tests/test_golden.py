@@ -39,6 +39,8 @@ EXPECTED: dict[str, Any] = json.loads((GOLDEN / "expected.json").read_text())
 RUNS: dict[str, dict[str, Any]] = EXPECTED["runs"]
 FINISHED = [name for name, facts in RUNS.items() if facts["state"] in DONE and name != "exploded"]
 """A run that exploded was a plateau then, and is judged again: it is diverged."""
+RENAMED = {"c1d_overlap_rope": 3}
+"""Runs whose numbers changed since, in 16 bits, with the numerics version that they have now."""
 DIGESTS: dict[str, dict[str, Any]] = EXPECTED["digests"]
 GENERATOR_VERSION = 3
 """That of the corpus' built-in spectra, which are not made any more."""
@@ -115,9 +117,11 @@ def test_old_configurations_and_commands_name_the_same_runs(runs: None) -> None:
         )  # those of others are asked for again below
         for config in configs:
             located = locate(build_config(config), silent)
-            assert located.folder.path == folder and located.identity == read_json(folder / "run.json")["identity"], (
-                name
-            )
+            expected = read_json(folder / "run.json")["identity"]
+            if name in RENAMED:
+                assert located.identity == expected | {"numerics_version": RENAMED[name]}, name
+            else:
+                assert (located.folder.path, located.identity) == (folder, expected), name
 
 
 def test_states_attempts_and_records_are_read(runs: None) -> None:
@@ -136,7 +140,7 @@ def test_states_attempts_and_records_are_read(runs: None) -> None:
 @pytest.mark.slow
 def test_finished_runs_are_finished_already(runs: None, capsys: pytest.CaptureFixture[str]) -> None:
     compose = Composer()
-    for name in FINISHED:
+    for name in sorted(set(FINISHED) - set(RENAMED)):
         result = run(build_config(compose(RUNS[name]["overrides"])))
         assert "finished already" in capsys.readouterr().out, name
         assert (result.state, result.folder.name) == (RUNS[name]["state"], RUNS[name]["folder"])

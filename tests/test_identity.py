@@ -172,6 +172,24 @@ def test_the_id_of_a_run_never_changes() -> None:
     assert id_of(Config()) == "05c65e3c"
 
 
+RENAMED = {
+    "learned": ["08046e0e", "05c65e3c", "a1f3f751", "96779281"],
+    "sinusoidal": ["9e309665", "7c2d8d9c", "c2a4ef24", "076a6a89"],
+    "rope": ["2dd06379", "38656e0f", "7638eafc", "9cdd7d07"],
+    "none": ["df6098a3", "04ab85b4", "646fc875", "d75b06d8"],
+}
+"""Ids in 32, 16-mixed, bf16-mixed and auto. The last three of rope and none belong to numerics version 3."""
+
+
+@pytest.mark.parametrize("kind", RENAMED)
+def test_a_numerics_version_renames_only_the_runs_whose_numbers_it_changed(kind: str) -> None:
+    base = with_value(Config(), ("model", "pos_encoding_type"), kind)
+    configs = [with_value(base, ("train", "precision"), name) for name in ("32", "16-mixed", "bf16-mixed", "auto")]
+    assert [id_of(config) for config in configs] == RENAMED[kind]
+    versions = [identity_of(config, MANIFEST)["numerics_version"] for config in configs]
+    assert versions == ([2, 3, 3, 3] if kind in ("rope", "none") else [2] * 4)
+
+
 def test_data_and_weights_to_start_from_are_part_of_the_id() -> None:
     ids = [id_of(Config()), id_of(Config(), {}), id_of(Config(), extra={"init_from": "0123456789abcdef"})]
     assert len(set(ids)) == 3

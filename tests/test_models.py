@@ -16,6 +16,7 @@ from specvit.models.block import Attention
 from specvit.models.pooling import AttentionPool, build_pool
 from specvit.models.positions import RotaryPositions, SinusoidalPositions
 from specvit.models.tokenizers import C1D, TOKENIZERS, LinearPatch, SlidingWindow
+from specvit.training.device import AUTOCAST, autocast
 from specvit.utils.errors import ConfigError
 
 SMALL = {"patch_size": 8, "stride_size": 8, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -222,10 +223,25 @@ def test_prediction_does_not_depend_on_the_rest_of_the_batch(proj_fn: str) -> No
     torch.testing.assert_close(model(x_BP), alone, rtol=1e-10, atol=1e-10)
 
 
-def test_output_is_float32_under_autocast() -> None:
-    model = vit().float()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert model(flux().float()).dtype == torch.float32
+@pytest.mark.parametrize("pool", ["cls", "mean"])
+@pytest.mark.parametrize("precision", ["32", "16-mixed", "bf16-mixed"])
+def test_residual_stream_and_output_are_float32_with_all_positions(precision: str, pool: str) -> None:
+    found: dict[str, set[Any]] = {}
+    for kind in ("learned", "sinusoidal", "rope", "none"):
+        model = vit(pos_encoding_type=kind, pool=pool).float()
+        products, stream = set(), []
+        for block in model.blocks:
+            block.register_forward_hook(lambda _, inputs, output, stream=stream: stream.extend([*inputs[:1], output]))
+            block.attention.qkv.register_forward_hook(lambda *each, products=products: products.add(each[2].dtype))
+        with autocast(precision, torch.device("cpu")):
+            output_BK = model(flux().float())
+        for tokens_BSD in stream:
+            tokens_BSD.register_hook(lambda gradient, stream=stream: stream.append(gradient))
+        output_BK.sum().backward()
+        assert len(stream) == 8  # input and output of two blocks, and the gradients of both
+        assert {tensor.dtype for tensor in (*stream, output_BK)} == {torch.float32}, kind
+        found[kind] = products
+    assert set.union(*found.values()) == {AUTOCAST.get(precision, torch.float32)}
 
 
 @pytest.mark.parametrize("proj_fn", ["C1D", "SW", "linear"])

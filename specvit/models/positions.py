@@ -41,6 +41,14 @@ class SinusoidalPositions(nn.Module):
         return tokens_BSD + self.weight
 
 
+class NoPositions(nn.Module):
+    """Adds nothing, but widens to float32 as adding does: under autocast the residual stream would be 16 bits."""
+
+    def forward(self, tokens_BSD: Tensor) -> Tensor:
+        """Return the tokens in float32, or in float64 if they have it."""
+        return tokens_BSD.to(torch.promote_types(tokens_BSD.dtype, torch.float32))
+
+
 class RotaryPositions(nn.Module):
     """Rotates queries and keys by an angle proportional to position: their product depends on distance only."""
 

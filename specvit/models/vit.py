@@ -13,7 +13,7 @@ from specvit.models.dropout import KeyedDropout
 from specvit.models.init import initialise, token_std
 from specvit.models.network import Cost, Network
 from specvit.models.pooling import build_pool
-from specvit.models.positions import LearnedPositions, RotaryPositions, SinusoidalPositions
+from specvit.models.positions import LearnedPositions, NoPositions, RotaryPositions, SinusoidalPositions
 from specvit.models.tokenizers import TOKENIZERS, num_tokens
 
 
@@ -63,7 +63,7 @@ class ViT(Network):
         return weights, self.pool.weights(self.norm(tokens_BSD))
 
     def _embedded(self, flux_BP: Tensor) -> Tensor:
-        """Return the first block's input (B, S, D): tokens after the prefix, with positions."""
+        """Return the first block's input (B, S, D): tokens after the prefix, with positions; never in 16 bits."""
         tokens_BSD = self.tokenizer(flux_BP)
         if self.cls_token is not None:
             cls_B1D = self.cls_token.to(tokens_BSD.dtype).expand(len(flux_BP), -1, -1)
@@ -101,7 +101,7 @@ def build_vit(config: ViTConfig, *, num_pixels: int, num_outputs: int, seed: int
 
 
 def _positions(config: ViTConfig, length: int, prefix: int) -> tuple[nn.Module, RotaryPositions | None]:
-    """Return the additive positions (the identity if there are none) and the rotary ones, if any."""
+    """Return the additive positions (`NoPositions` if there are none) and the rotary ones, if any."""
     kind, width = config.pos_encoding_type, config.hidden_size
     if kind == "learned":
         return LearnedPositions(length, width), None
@@ -109,8 +109,8 @@ def _positions(config: ViTConfig, length: int, prefix: int) -> tuple[nn.Module, 
         # A sine of amplitude a has std a / sqrt(2).
         return SinusoidalPositions(length, width, scale=token_std(config.init) * 2**0.5), None
     if kind == "rope":
-        return nn.Identity(), RotaryPositions(length, width // config.num_attention_heads, prefix)
-    return nn.Identity(), None
+        return NoPositions(), RotaryPositions(length, width // config.num_attention_heads, prefix)
+    return NoPositions(), None
 
 
 def _block(config: ViTConfig, rotary: RotaryPositions | None, index: int) -> Block:

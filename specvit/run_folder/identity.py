@@ -1,7 +1,7 @@
 """A run's identity: a hash of everything that changes its result, and of nothing else.
 
 It covers every config key except those marked `identity=False` (tracking, device, saving, display, and paths, which the
-data manifest replaces), the data manifest, and `NUMERICS_VERSION`. A key at its `neutral` value is excluded, so that
+data manifest replaces), the data manifest, and `numerics_version`. A key at its `neutral` value is excluded, so that
 a new key renames no older run, and so is a key without effect (`used_if`, `ModelKind.identity_sections`).
 """
 
@@ -11,7 +11,6 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from specvit import NUMERICS_VERSION
 from specvit.config.build import flatten
 from specvit.config.model_kinds import kind_of
 from specvit.config.schema import Config, ViTConfig
@@ -27,8 +26,19 @@ def identity_of(config: Config, manifest: dict[str, Any], extra: dict[str, Any] 
         seed = {"train": {"seed": config.train.seed}} if kind.uses_seed(config) else {}
         named = {name: part for name, part in named.items() if name in kind.identity_sections} | seed
         named["data"] = {name: value for name, value in named["data"].items() if name not in kind.unused_data}
-    parts = {"numerics_version": NUMERICS_VERSION, "config": named, "data": manifest}
+    parts = {"numerics_version": numerics_version(config), "config": named, "data": manifest}
     return {**parts, **({"extra": extra} if extra else {})}
+
+
+def numerics_version(config: Config) -> int:
+    """Return the version of the maths and random streams that last changed this run's numbers.
+
+    Whoever changes them adds a version for the runs that change; all others keep their ids. 3: the residual stream of
+    `rope` and `none` became float32 in 16-bit precision, which `auto` may be. 2: every other run.
+    """
+    model = config.model
+    was_narrow = isinstance(model, ViTConfig) and model.pos_encoding_type in ("rope", "none")
+    return 3 if was_narrow and config.train.precision != "32" else 2
 
 
 def run_id(identity: dict[str, Any]) -> str:
