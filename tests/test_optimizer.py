@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from toys import Toy, rows, toy_parts, toy_run
 from specvit.config.schema import OptConfig, ViTConfig
 from specvit.models import build_model
 from specvit.training.loop import evaluate
-from specvit.training.optimizer import Optimizer, build_optimizer
+from specvit.training.optimizer import Optimizer, build_optimizer, segments_of
 
 
 def toy_with_gradients() -> tuple[Toy, Optimizer]:
@@ -99,23 +100,32 @@ TORCHS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 }
 
 
+@pytest.mark.parametrize("factor", [1.0, 0.25])
 @pytest.mark.parametrize("changes", [{}, {"betas": (0.7, 0.8), "momentum": 0.6}, {"momentum": 0.0}])
 @pytest.mark.parametrize("kind", TORCHS)
-def test_updates_are_those_of_torch(kind: str, changes: dict[str, Any]) -> None:
+def test_updates_are_those_of_torch(kind: str, changes: dict[str, Any], factor: float) -> None:
     opt = OptConfig(type=kind, lr=0.01, weight_decay=0.1, **changes)
     ours, theirs = Toy(0.0), Toy(0.0)
     theirs.load_state_dict(ours.state_dict())
-    mine = build_optimizer(ours, toy_parts(ours), opt)
+    factors = {"up": 1.0, "down": factor}
+    segments = [replace(segment, lr_factor=factors[segment.part]) for segment in segments_of(ours, toy_parts(ours))]
+    mine = Optimizer(segments, opt)
+    assert len(mine.flats) == 2 * len(set(factors.values())), "segments that are updated alike share a buffer"
     groups = [
-        {"params": [p for p in theirs.parameters() if (p.ndim > 1) == decayed], "weight_decay": 0.1 * decayed}
-        for decayed in (True, False)
+        {"params": [parameter], "weight_decay": 0.1 * (parameter.ndim > 1), "factor": factors[part]}
+        for part, parameters in toy_parts(theirs).items()
+        for parameter in parameters
     ]
     other = TORCHS[kind](groups, opt)
     for number in range(20):
         flux_BP, target_B1 = rows(number)
-        mine.lr = other.param_groups[0]["lr"] = other.param_groups[1]["lr"] = 0.01 / (1 + number)
+        mine.lr = 0.01 / (1 + number)
+        for group in other.param_groups:
+            group["lr"] = mine.lr * group["factor"]
         for module in (ours, theirs):
             (module(flux_BP) - target_B1).square().mean().backward()
+        expected = [flat_norm(part) for part in (theirs.parameters(), *toy_parts(theirs).values())]
+        assert mine.gradient_norms().tolist() == pytest.approx(expected, rel=1e-4)
         mine.step()
         mine.zero_gradients()
         other.step()

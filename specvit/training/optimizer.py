@@ -1,11 +1,13 @@
 """Optimizers over all parameters in flat buffers, with gradient norms by part and clipping.
 
-A network has about a hundred parameters; one buffer for those with weight decay and one for the rest make of each
-update, norm and clipping a few passes over memory. Not `torch.optim`: its first use imports the compiler (1.3 s).
-Nothing waits for the device, but RMSprop in 16-mixed, where GradScaler asks on the host whether to skip a step.
+A network has about a hundred parameters. Segments name their part, learning-rate factor and weight decay; those that
+share the last two are in one buffer, so that each update, norm and clipping is a few passes over memory. Not
+`torch.optim`: its first use imports the compiler (1.3 s). Nothing waits for the device, but RMSprop in 16-mixed, where
+GradScaler asks on the host whether to skip a step.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,12 +22,26 @@ MOMENTS = {"AdamW": ("exp_avg", "exp_avg_sq"), "Adam": ("exp_avg", "exp_avg_sq")
 MOMENTS |= {"SGD": ("momentum_buffer",), "RMSprop": ("square_avg", "momentum_buffer")}
 
 
-class FlatParameters:
-    """Parameters in one flat buffer `values`, their gradients in `values.grad`; each parameter becomes a view."""
+@dataclass(frozen=True)
+class Segment:
+    """Parameters of one part of a network that are updated alike."""
 
-    def __init__(self, parameters: Sequence[nn.Parameter], moments: Sequence[str], weight_decay: float) -> None:
-        """Move the parameters into one buffer, keeping their values."""
-        self.weight_decay = weight_decay
+    part: str
+    parameters: Sequence[nn.Parameter]
+    decays: bool
+    """Whether `opt.weight_decay` applies to them."""
+    lr_factor: float = 1.0
+    """Multiplies the learning rate of each step."""
+
+
+class FlatParameters:
+    """Segments in one flat buffer `values`, their gradients in `values.grad`; each parameter becomes a view."""
+
+    def __init__(self, segments: Sequence[Segment], opt: OptConfig) -> None:
+        """Move the parameters into one buffer, keeping their values; `decays` and `lr_factor` are the first's."""
+        self.segments, self.lr_factor = segments, segments[0].lr_factor
+        self.weight_decay = opt.weight_decay if segments[0].decays else 0.0
+        parameters = [parameter for segment in segments for parameter in segment.parameters]
         self.values = nn.Parameter(torch.cat([p.detach().reshape(-1) for p in parameters]))
         gradient = torch.zeros_like(self.values)
         self.values.grad = gradient
@@ -34,8 +50,14 @@ class FlatParameters:
             parameter.data = self.values.detach()[span].view(parameter.shape)
             parameter.grad = gradient[span].view(parameter.shape)
         self.gradient = gradient
-        self.moments = {name: torch.zeros_like(gradient) for name in moments}
+        self.moments = {name: torch.zeros_like(gradient) for name in MOMENTS[opt.type]}
         self.step = torch.zeros((), device=gradient.device)
+
+    def gradients(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield the part and the gradient of each segment."""
+        sizes = [sum(parameter.numel() for parameter in segment.parameters) for segment in self.segments]
+        for segment, gradient in zip(self.segments, self.gradient.split(sizes), strict=True):
+            yield segment.part, gradient
 
 
 class Optimizer:
@@ -45,22 +67,19 @@ class Optimizer:
     grad_scale: Tensor | None = None  # GradScaler sets both before a step, and deletes them after it
     found_inf: Tensor | None = None
 
-    def __init__(self, parts: Mapping[str, Sequence[nn.Parameter]], spared: set[nn.Parameter], opt: OptConfig) -> None:
-        """`parts` hold every parameter once; those in `spared` have no weight decay."""
+    def __init__(self, segments: Sequence[Segment], opt: OptConfig) -> None:
+        """`segments` hold every parameter once, none of them is empty."""
         self.opt, self.lr = opt, opt.lr
         self._step_supports_amp_scaling = opt.type != "RMSprop"
-        self.flats: list[FlatParameters] = []
-        self.parts = tuple(parts)
-        self._gradients: dict[str, list[Tensor]] = {name: [] for name in parts}
-        for weight_decay, chosen in ((opt.weight_decay, False), (0.0, True)):
-            selected = {name: [p for p in part if (p in spared) == chosen] for name, part in parts.items()}
-            parameters = [parameter for part in selected.values() for parameter in part]
-            if parameters:
-                flat = FlatParameters(parameters, MOMENTS[opt.type], weight_decay)
-                self.flats.append(flat)
-                sizes = [sum(parameter.numel() for parameter in part) for part in selected.values()]
-                for name, piece in zip(selected, flat.gradient.split(sizes), strict=True):
-                    self._gradients[name] += [piece] if len(piece) else []
+        buffers: dict[tuple[bool, float], list[Segment]] = {}
+        for segment in segments:
+            buffers.setdefault((not segment.decays, segment.lr_factor), []).append(segment)
+        self.flats = [FlatParameters(buffers[key], opt) for key in sorted(buffers)]
+        self._gradients: dict[str, list[Tensor]] = {segment.part: [] for segment in segments}
+        self.parts = tuple(self._gradients)
+        for flat in self.flats:
+            for part, gradient in flat.gradients():
+                self._gradients[part].append(gradient)
 
     @property
     def param_groups(self) -> list[dict[str, list[Tensor]]]:
@@ -118,7 +137,7 @@ class Optimizer:
             [],
             [flat.step],
             amsgrad=False,
-            lr=self.lr,
+            lr=self.lr * flat.lr_factor,
             beta1=self.opt.betas[0],
             beta2=self.opt.betas[1],
             weight_decay=flat.weight_decay,
@@ -135,7 +154,7 @@ class Optimizer:
             [flat.moments["momentum_buffer"]] if self.opt.momentum else [],
             weight_decay=flat.weight_decay,
             momentum=self.opt.momentum,
-            lr=self.lr,
+            lr=self.lr * flat.lr_factor,
             dampening=0.0,
             nesterov=False,
             maximize=False,
@@ -149,18 +168,26 @@ class Optimizer:
         gradient = flat.gradient.add(flat.values, alpha=flat.weight_decay)
         square_avg.mul_(SMOOTHING).addcmul_(gradient, gradient, value=1 - SMOOTHING)
         momentum.mul_(self.opt.momentum).addcdiv_(gradient, square_avg.sqrt().add_(EPSILON))
-        flat.values.add_(momentum, alpha=-self.lr)
+        flat.values.add_(momentum, alpha=-self.lr * flat.lr_factor)
 
 
-def build_optimizer(module: nn.Module, parts: Mapping[str, Sequence[nn.Parameter]], opt: OptConfig) -> Optimizer:
-    """Return the optimizer of `opt`; weight decay is for matrices only, not for biases, norms, positions or CLS.
+def segments_of(module: nn.Module, parts: Mapping[str, Sequence[nn.Parameter]]) -> Iterator[Segment]:
+    """Yield the parameters of each part with weight decay, then those without: biases, norms, positions and CLS.
 
-    `parts` hold every parameter of `module` once. The module must be on its device already.
+    `parts` hold every parameter of `module` once.
     """
     named = dict(module.named_parameters())
     assert sorted(map(id, named.values())) == sorted(id(p) for part in parts.values() for p in part)
     spared = {p for name, p in named.items() if p.ndim <= 1 or name.startswith(("positions.", "cls_token"))}
-    return Optimizer(parts, spared, opt)
+    for part, parameters in parts.items():
+        for decays in (True, False):
+            if chosen := [p for p in parameters if (p not in spared) == decays]:
+                yield Segment(part, chosen, decays)
+
+
+def build_optimizer(module: nn.Module, parts: Mapping[str, Sequence[nn.Parameter]], opt: OptConfig) -> Optimizer:
+    """Return the optimizer of `opt` with `segments_of` the module, which must be on its device already."""
+    return Optimizer(list(segments_of(module, parts)), opt)
 
 
 def _spans(parameters: Sequence[nn.Parameter]) -> Iterator[slice]:
