@@ -62,6 +62,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("specvit train trac", ["tracking=", "tracking."]),
         ("specvit train --mul", ["--multirun"]),
         ("specvit doctor --c", ["--cluster"]),
+        ("specvit doctor model.dropout=0 --a", ["--against"]),
         ("specvit completion f", ["fish"]),
         ("specvit nothing ", []),
         ("specvit evaluate x y", []),

@@ -10,7 +10,7 @@ COMMANDS = {
     "evaluate": "score a finished run again, on any file",
     "analysis": "from finished runs: ceiling (the best that a test set allows), scaling, ablation, attention …",
     "track": "send MLflow the records that it lacks from run folders",
-    "doctor": "--cluster: can jobs be submitted, see a GPU, write, lock and save in time",
+    "doctor": "--cluster: can jobs run, see a GPU and save in time; --against: two runs' first steps side by side",
     "data": "generate built-in spectra, inspect files, convert other formats",
     "import": "configurations, W&B sweeps and tables of runs of other programs, in our words",
     "completion": 'completion for bash, zsh or fish: eval "$(specvit completion bash)"',

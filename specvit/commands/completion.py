@@ -80,7 +80,7 @@ def _offers(words: list[str], current: str) -> list[str]:
     name, *rest = words
     module = module_of(name) if name in COMMANDS else None
     if name in ("train", "doctor"):
-        flags = getattr(module, "FLAGS", ("--cluster", "--help"))
+        flags = getattr(module, "FLAGS", ())
         return list(flags) if current.startswith("-") else _overrides(current)
     if module is None:
         return []

@@ -1,4 +1,7 @@
-"""`specvit doctor --cluster`: checks, with one real job, that this cluster can run studies."""
+"""`specvit doctor --cluster`: checks, with one real job, that this cluster can run studies.
+
+`specvit doctor --against`: see `specvit.commands.against`.
+"""
 
 import shutil
 import subprocess
@@ -13,6 +16,7 @@ from typing import Any
 from specvit.cluster import queue
 from specvit.cluster.probe import FOUND, LOCK
 from specvit.cluster.slurm_settings import SlurmConfig, read_slurm
+from specvit.commands.against import compare
 from specvit.commands.entry import user_facing
 from specvit.config.model_kinds import kind_of
 from specvit.utils.errors import ConfigError
@@ -20,22 +24,40 @@ from specvit.utils.files import locked, read_json
 
 COMMANDS = ("sbatch", "squeue", "scancel", "scontrol", "srun", "sacct")
 WAIT_SECONDS = 300.0
+FLAGS = ("--cluster", "--against", "--style", "--help")
+USAGE = """\
+usage: specvit doctor --cluster [hydra/launcher=NAME hydra.launcher.KEY=VALUE ...] [model/size=NAME]
+       specvit doctor [OVERRIDES] --against "OVERRIDES" [--style text|csv|markdown]
+       specvit doctor RUN --against RUN [--style text|csv|markdown]
+
+--cluster: can jobs be submitted, see a GPU, write, lock and save in time
+--against: gradients, loss and activation scales of the first steps of two runs, on the same rows and noise; overrides
+           after --against are added to the others, such as
+           specvit doctor experiment=demo --against "model/tokenizer=sw model.init=legacy\""""
 Finding = tuple[str, str]
 """`ok`, `note` or `FAIL`, and a sentence."""
 
 
 @user_facing
 def main(arguments: list[str] | None = None) -> int:
-    """Check that a SLURM cluster can run studies with the settings of hydra/launcher=slurm."""
+    """Check that a SLURM cluster can run studies, or compare the first steps of two runs."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if "--cluster" not in words or {"-h", "--help"} & set(words):
-        print("usage: specvit doctor --cluster [hydra/launcher=NAME hydra.launcher.KEY=VALUE ...] [model/size=NAME]")
+    compares = any(word.partition("=")[0] == "--against" for word in words)
+    if {"-h", "--help"} & set(words) or not (compares or "--cluster" in words):
+        print(USAGE)
         return 0 if {"-h", "--help"} & set(words) else 2
+    if compares:
+        return compare(words)
+    return _check_cluster([word for word in words if word != "--cluster"])
+
+
+def _check_cluster(words: list[str]) -> int:
+    """Check that a SLURM cluster can run studies with the settings of hydra/launcher=slurm."""
     from specvit.config.compose import compose  # Hydra, which help does without
     from specvit.config.launcher import compose_launcher, split_launcher
     from specvit.config.overrides import bracket_lists
 
-    overrides = bracket_lists([word for word in words if word != "--cluster"])
+    overrides = bracket_lists(words)
     hydra, settings = split_launcher(overrides)
     if not any(text.startswith("hydra/launcher=") for text in hydra):
         hydra.insert(0, "hydra/launcher=slurm")

@@ -14,7 +14,7 @@ import yaml
 
 from specvit.config.build import to_plain
 from specvit.config.model_kinds import check_fits
-from specvit.config.schema import Config, NetworkConfig, effective_level
+from specvit.config.schema import Config, NetworkConfig, ViTConfig, effective_level
 from specvit.config.tracking_uri import resolve_uri
 from specvit.data.splits import Splits, note_of_classes, note_of_missing_labels, open_splits
 from specvit.metrics.format import summary_line
@@ -129,7 +129,15 @@ def _check_model(config: Config, splits: Splits, weights: Any) -> list[str]:
         return [build_estimator(config).describe(splits)]
     check_fits(config.model, splits.train.num_pixels)
     notes = train_network.check_weights(config, splits, weights) if weights else []
-    return [*train_network.describe_model(config, splits), *notes]
+    return [*train_network.describe_model(config, splits), *_notes_of_legacy(config.model), *notes]
+
+
+def _notes_of_legacy(model: NetworkConfig) -> list[str]:
+    """Return a warning where the old initialisation gives a tokenizer other weights than C1D's."""
+    if not isinstance(model, ViTConfig) or model.proj_fn == "C1D" or model.init not in ("legacy", "legacy_tokenizer"):
+        return []
+    words = f"weights of std 0.02, where C1D has {(3 * model.patch_size) ** -0.5:.3f}"
+    return [f"note: model.init={model.init} starts {model.proj_fn} from {words}; model.init=specvit starts all alike"]
 
 
 def _check_rows(config: Config, splits: Splits) -> None:

@@ -76,7 +76,7 @@ def _train(run: RunContext) -> tuple[str, str]:
         console.say(start.note)
     set_up_torch(config.train, start.saved["threads"] if start.saved else None, console.say, device)
     learner, state, checkpoints, flux_norm = _build(run, device, start.saved, origin)
-    train_data = _train_data(config, splits, flux_norm, device)
+    data = train_data(config, splits, flux_norm, device)
     facts = {"device": str(device), "precision": learner.precision, "threads": torch.get_num_threads()}
     folder.note_progress(step=state.step, **facts)
     folder.record_attempt(event="ready", step=state.step, **facts, **changed)
@@ -85,8 +85,8 @@ def _train(run: RunContext) -> tuple[str, str]:
         console.say("note: 16-mixed is slow on a CPU; train.precision=auto takes what is fast here")
     if learner.precision == "bf16-mixed" and device.type == "cuda" and not has_bf16(device):
         console.say("note: this GPU only emulates bf16, slowly; train.precision=16-mixed is fast here")
-    console.say(f"{len(splits.train):,} training spectra, {train_data.location}; {epoch_steps} steps an epoch")
-    for note in train_data.io_notes(state.step):
+    console.say(f"{len(splits.train):,} training spectra, {data.location}; {epoch_steps} steps an epoch")
+    for note in data.io_notes(state.step):
         console.say(note)
     if state.step:
         console.say(f"resuming from step {state.step} (epoch {state.step // epoch_steps})")
@@ -96,15 +96,15 @@ def _train(run: RunContext) -> tuple[str, str]:
         console,
         epochs=config.train.epochs,
         steps_per_epoch=epoch_steps,
-        step_rows=train_data.step_rows,
+        step_rows=data.step_rows,
         start_step=state.step,
         score="r2" if config.model.task_type == "reg" else "accuracy",
     )
     status = StatusTracker(folder, start_step=state.step, total_steps=learner.schedule.total_steps)
-    with contextlib.closing(train_data), progress, run.stop.deferred():
+    with contextlib.closing(data), progress, run.stop.deferred():
         tracker = CompositeTracker(FileTracker(folder.path), status, progress)
         callbacks = Callbacks(tracker=tracker, stop=run.stop, checkpoints=checkpoints, pruner=run.pruner)
-        ended = fit(learner, state, train_data, val_data, config.opt, callbacks)
+        ended = fit(learner, state, data, val_data, config.opt, callbacks)
     return ended, faults_of_best(folder, state, epoch_steps) if state.ended else ""
 
 
@@ -120,9 +120,10 @@ def _report_changes(run: RunContext, saved: dict[str, Any] | None, origin: dict[
     return {"made_by": origin, "files": mtimes, **({"changed": notes} if notes else {})}
 
 
-def _train_data(
+def train_data(
     config: Config, splits: Splits, flux_norm: FluxNorm, device: torch.device
 ) -> "TrainData | SyntheticTrainData":
+    """Return the training rows, step by step: noise, normalised flux and encoded labels."""
     step_rows, seed = config.train.batch_size * config.train.accumulate, config.train.seed
     if isinstance(splits.train, SyntheticSpectra):
         from specvit.data.synthetic_batches import (
@@ -234,9 +235,37 @@ def _build(
     run: RunContext, device: torch.device, saved: dict[str, Any] | None, origin: dict[str, str]
 ) -> tuple[Learner, TrainState, CheckpointManager, FluxNorm]:
     """Build model, optimizer and state, and load them from the checkpoint if there is one."""
-    config, splits, weights, folder = run.config, run.splits, run.weights, run.folder
+    config, splits, folder = run.config, run.splits, run.folder
     if saved:
         checkpoint.check_parts(saved, checkpoint.CONSTANTS, str(folder.file("last.ckpt")))
+    learner, state, flux_norm = build_learner(config, splits, run.weights, device, saved)
+    if saved:
+        remedy = "use the specvit that saved it, or start from nothing with train.rerun=true"
+        load_weights(learner.module, saved["model"], "the run's checkpoint", remedy)
+        learner.optimizer.load_state_dict(saved["optimizer"])
+        learner.scaler.load_state_dict(saved["scaler"])
+    if config.train.compile:
+        torch._dynamo.reset()  # its cache of eight variants a function may hold those of other runs of this process
+        learner.module.compile()
+    constants = {
+        "run_id": folder.run_id,
+        "config": to_plain(config),
+        "coder": coder_to_dict(splits.coder),
+        "flux_mean_P": flux_norm.mean_P,
+        "flux_scale": flux_norm.scale,
+        "wave_P": torch.from_numpy(splits.train.wave_P),
+        "precision": learner.precision,
+        "threads": torch.get_num_threads(),
+        "made_by": origin,
+    }
+    return learner, state, CheckpointManager(folder.file("last.ckpt"), folder.file("best.ckpt"), constants), flux_norm
+
+
+def build_learner(
+    config: Config, splits: Splits, weights: Any, device: torch.device, saved: dict[str, Any] | None = None
+) -> tuple[Learner, TrainState, FluxNorm]:
+    """Return what takes a run's steps; `weights` are those to start from, `saved` has state, precision, statistics."""
+    if saved:
         flux_norm = FluxNorm(saved["flux_mean_P"], saved["flux_scale"])
     else:
         flux_norm = fit_flux_norm(splits.train, config.data.flux_norm, config.noise)
@@ -248,7 +277,7 @@ def _build(
         _start_from(model, config, weights)
     model.to(device)
     parts = {name: parameters for name, parameters in model.parts().items() if parameters}
-    task = build_task(config, splits.coder, splits.train)
+    task = build_task(config, splits.coder)
     learner = Learner(
         module=model,
         task=task,
@@ -261,26 +290,7 @@ def _build(
     )
     state = TrainState.from_plain(saved["state"]) if saved else TrainState()
     state.start_sums(task=task.num_sums, norms=len(parts) + 1, device=device)
-    if saved:
-        remedy = "use the specvit that saved it, or start from nothing with train.rerun=true"
-        load_weights(model, saved["model"], "the run's checkpoint", remedy)
-        learner.optimizer.load_state_dict(saved["optimizer"])
-        learner.scaler.load_state_dict(saved["scaler"])
-    if config.train.compile:
-        torch._dynamo.reset()  # its cache of eight variants a function may hold those of other runs of this process
-        model.compile()
-    constants = {
-        "run_id": folder.run_id,
-        "config": to_plain(config),
-        "coder": coder_to_dict(splits.coder),
-        "flux_mean_P": flux_norm.mean_P,
-        "flux_scale": flux_norm.scale,
-        "wave_P": torch.from_numpy(splits.train.wave_P),
-        "precision": precision,
-        "threads": torch.get_num_threads(),
-        "made_by": origin,
-    }
-    return learner, state, CheckpointManager(folder.file("last.ckpt"), folder.file("best.ckpt"), constants), flux_norm
+    return learner, state, flux_norm
 
 
 def describe_model(config: Config, splits: Splits) -> list[str]:
