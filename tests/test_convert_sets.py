@@ -393,11 +393,20 @@ def test_texts_npz_and_hdf5_are_converted_without_astropy(
     assert "is a FITS file, which astropy reads; pip install 'specvit[fits]'" in said
 
 
-@pytest.mark.parametrize(("options", "noise"), [((), " noise=none"), (SNR, ""), (("--magnitudes", "20", "21"), "")])
-def test_the_command_adds_no_noise_to_observed_spectra(options: Any, noise: str, tmp_path: Path, capsys: Any) -> None:
+@pytest.mark.parametrize(("options", "observed"), [((), True), (SNR, False), (("--magnitudes", "20", "21"), False)])
+def test_flux_with_errors_of_its_own_is_marked_as_observed(
+    options: Any, observed: bool, tmp_path: Path, capsys: Any
+) -> None:
     np.savez(tmp_path / "set.npz", wave=FINE, flux=FLUX_NX, ivar=(FLUX_NX / 9) ** -2, **LABELS)
     assert convert(tmp_path / "set.npz", tmp_path / "out", *options, "--split", "0.5,0.25,0.25") == 0
-    assert f"data.test_path='test_*/dataset.h5'{noise}\n" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "data.test_path='test_*/dataset.h5'\n" in said
+    assert ("is marked as observed and gets no further noise" in said) == observed
+    shard = tmp_path / "out" / "train_0" / "dataset.h5"
+    for target in ([tmp_path / "one.h5"], [tmp_path / "again", "--shard", "2"]):  # the mark stays in later conversions
+        assert data_cli.main(["convert", str(shard), *map(str, target)]) == 0
+    for path in (shard, tmp_path / "one.h5", tmp_path / "again" / "all_0" / "dataset.h5"):
+        assert open_shard(path).observed == observed
     assert convert(tmp_path / "set.npz", tmp_path / "whole", *options) == 0
     said = capsys.readouterr().out
     assert f"as the test set of a run:  data=hdf5 data.root={tmp_path / 'whole'} data.test_path='all_*/" in said

@@ -85,6 +85,7 @@ def _evaluate(config: Config, run: RunFolder, file: str | None, levels: list[flo
     A row's unit noise is that of the run's test rows, keyed by the row's number: the same at every level.
     """
     from specvit.data.folds import of_known_stars
+    from specvit.data.noise import added_noise
     from specvit.data.splits import missing_labels, open_split
     from specvit.data.views import Spectra, open_spectra
     from specvit.run import evaluation
@@ -95,7 +96,7 @@ def _evaluate(config: Config, run: RunFolder, file: str | None, levels: list[flo
     device = resolve_device(dataclasses.replace(config.train, device=device_name))
     set_up_torch(config.train, None, console.say, device)
     spectra = (
-        open_spectra([Path(file)], -1, where="--data")
+        open_spectra([Path(file)], -1, where="--data", observed=config.data.observed)
         if file
         else open_split(config.data, "test", console.show_generation)
     )
@@ -104,6 +105,11 @@ def _evaluate(config: Config, run: RunFolder, file: str | None, levels: list[flo
     if file and isinstance(spectra, Spectra) and (known := of_known_stars(spectra, config.data)):
         what = f"{known:,} of {len(spectra):,} spectra are of stars that this fold trained or validated on"
         console.say(f"note: {what}; without --data its own test stars are scored")
+    if spectra.observed and config.noise.on_observed == "none":
+        if levels:
+            what = "has no effect: the flux is marked as observed and gets no further noise"
+            raise ConfigError(what, where="--noise", remedy="leave it out")
+        console.say("note: the flux is observed: it is not clipped at 0, and no noise is added")
     if missing := missing_labels(spectra, config.data.param):
         console.say(f"note: missing labels (NaN) are left out of the scores: {missing} rows")
     name = "evaluate-test" if file is None else f"evaluate-{Path(file).resolve().parent.name}-{Path(file).stem}"
@@ -114,12 +120,13 @@ def _evaluate(config: Config, run: RunFolder, file: str | None, levels: list[flo
         scored = evaluation.score(noisy, spectra, "test", device)
         out = folder / (name if level is None else f"{name}-noise{_short(level)}")
         out.mkdir(exist_ok=True)
-        facts = {"run": folder.name, "data": file or "test set of the run", "noise_level": effective_level(noise)}
+        added = effective_level(added_noise(spectra, noise))
+        facts = {"run": folder.name, "data": file or "test set of the run", "noise_level": added}
         evaluation.write_scored(scored, out, split="test", summary={**facts, "test_rows": len(spectra)})
         evaluation.draw_scored(scored, out / "figures", console.say)
-        _print(scored, effective_level(noise), console, whole=len(levels) < 2)
+        _print(scored, added, console, whole=len(levels) < 2)
         console.say(f"written: {out}")
-        table += [{"noise_level": effective_level(noise), **row} for row in scored.rows]
+        table += [{"noise_level": added, **row} for row in scored.rows]
     if len(levels) > 1:
         _write_table(table, folder / f"{name}-by_noise" / "by_noise.csv", console)
 

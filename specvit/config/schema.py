@@ -118,6 +118,7 @@ class DataConfig:
     endless: bool = key(False, neutral=False, used_if=lambda data: data.kind == "synth")
     resident: str = key("auto", choices=("auto", "never"), identity=False)
     storage: str = key("float32", choices=("float32", "float16"))
+    observed: bool | None = key(None, identity=False)
 
     @property
     def makes(self) -> bool:
@@ -132,6 +133,7 @@ class NoiseConfig:
     noise_level: float = key(1.0, low=0.0, used_if=lambda noise: noise.noise_type != "none")
     noise_type: str = key("heteroscedastic", choices=("heteroscedastic", "homoscedastic", "none"))
     eval_seed: int = key(42, low=0, high=2**63 - 1, used_if=lambda noise: effective_level(noise) > 0)
+    on_observed: str = key("none", choices=("none", "add"), neutral="none")
 
 
 def effective_level(noise: NoiseConfig) -> float:

@@ -114,6 +114,9 @@ def _check_made(config: Config) -> None:
             endless = data.kind == "synth" and name == "num_samples"
             remedy = "give a number of rows" + (" an epoch, and data.endless=true for ever new ones" if endless else "")
             raise ConfigError(what, where=f"data.{name}", remedy=remedy)
+    if data.observed is not None and data.val_path is None and data.test_path is None:
+        what = "is set, but every spectrum is made by specvit, and none is observed"
+        raise ConfigError(what, where="data.observed", remedy="leave it out: it is for spectra from files")
     if data.file_path is not None:
         what = f"is set, but data={data.kind} makes its own training spectra"
         raise ConfigError(what, where="data.file_path", remedy="use data=hdf5 for your own files")

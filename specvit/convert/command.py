@@ -118,8 +118,8 @@ def _say_what_next(plan: Any, out: Path) -> None:
     """Print the command that trains on what was made."""
     param = "" if "log_g" in plan.labels else f" data.param={plan.labels.columns[0]}"
     options = plan.options
-    has_noise = plan.recipe.with_error and not plan.layout and options.snr is None and options.magnitudes is None
-    noise = " noise=none" if has_noise else ""  # spectra with errors of their own are observed, so noisy already
+    if plan.observed:
+        print("note: the errors are the source's: its flux is marked as observed and gets no further noise")
     root = f"data=hdf5 data.root={shlex.quote(str(out))}"
     if options.split is None:
         print(f"all spectra are one set; as the test set of a run:  {root} data.test_path='all_*/dataset.h5'{param}")
@@ -127,7 +127,7 @@ def _say_what_next(plan: Any, out: Path) -> None:
         return
     keys = {"train": "file_path", "val": "val_path", "test": "test_path"}
     paths = " ".join(f"data.{keys[split]}='{split}_*/dataset.h5'" for split in SPLITS)
-    print(f"train on them:  specvit train {root} {paths}{param}{noise}")
+    print(f"train on them:  specvit train {root} {paths}{param}")
 
 
 def _pairs(text: str) -> dict[str, str]:

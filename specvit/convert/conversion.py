@@ -26,7 +26,7 @@ from specvit.data.shards import fill_shard
 from specvit.utils.errors import DataError
 from specvit.utils.files import check_space
 from specvit.utils.processes import process_pool
-from specvit.utils.quantities import ERROR, FLUX
+from specvit.utils.quantities import ERROR, FLUX, OBSERVED
 
 PIECES_AHEAD = 3
 """Pieces per worker that are in progress at once."""
@@ -170,6 +170,8 @@ def _write_shard(plan: Plan, work: Work, shard: str, pieces: list[Piece]) -> Non
 
     def fill(file: h5py.File) -> None:
         flux, error = (file.create_dataset(name, (len(kept), plan.pixels), np.float32) for name in (FLUX, ERROR))
+        if plan.observed:
+            flux.attrs[OBSERVED] = True
         at = 0
         for piece in pieces:
             with np.load(piece.path) as found:

@@ -21,7 +21,7 @@ from specvit.convert.sources import find_sources, wave_file_of
 from specvit.convert.spectrum import Recipe
 from specvit.convert.split import shards_of
 from specvit.convert.unpack import bytes_of, is_needed
-from specvit.data.shards import open_shard, read_labels
+from specvit.data.shards import open_shard, open_shards, read_labels
 from specvit.utils.errors import ConfigError, DataError
 from specvit.utils.memory import refuse_beyond_memory
 from specvit.utils.quantities import ERROR, FLUX, LABELS, WAVE
@@ -61,6 +61,8 @@ class Plan:
     """Spectra that are left out for their labels, and why."""
     shards: Mapping[str, NDArray[np.intp]] = field(default_factory=dict)
     """File under the target -> spectra that go into it, in order."""
+    marked: bool = False
+    """Whether sources that are shards already are marked as observed."""
     notes: tuple[str, ...] = ()
 
     def origin(self, row: int) -> str:
@@ -72,6 +74,12 @@ class Plan:
     def pixels(self) -> int:
         """Pixels of a spectrum that is made."""
         return len(self.recipe.target.wave_P)
+
+    @property
+    def observed(self) -> bool:
+        """Whether the flux has the noise of its errors: these are the source's, of a shard as it is marked."""
+        own = self.recipe.with_error and self.options.snr is None and self.options.magnitudes is None
+        return own and (not self.layout or self.marked)
 
     @property
     def keeps_snr(self) -> bool:
@@ -119,7 +127,8 @@ def make_plan(given: Sequence[Path], out: Path, options: Options) -> Plan:
     bad = _bad_labels(plan)
     shards, more = shards_of(labels, options)
     notes += [*_replaced_labels(plan), *([] if layout else ranges(labels)), *more]
-    return replace(plan, bad=bad, shards=shards, notes=tuple(notes))
+    marked = layout and open_shards(sources)[0].observed
+    return replace(plan, bad=bad, shards=shards, marked=marked, notes=tuple(notes))
 
 
 def _rows_a_piece(contents: Contents, recipe: Recipe) -> int:

@@ -16,7 +16,7 @@ from specvit.data.shards import Array2D, Shard, as_float32, fill_shard, open_sha
 from specvit.data.tables import find_tables
 from specvit.utils.errors import DataError
 from specvit.utils.files import check_space
-from specvit.utils.quantities import ERROR, FLUX, WAVE
+from specvit.utils.quantities import ERROR, FLUX, OBSERVED, WAVE
 
 PIECE_BYTES = 64 * 2**20
 """Most that is held in memory of an array, unless a single row of its chunks is larger."""
@@ -73,6 +73,8 @@ def convert(conversion: Conversion, report: Report) -> None:
         nonlocal done
         for name, array in ((FLUX, source.flux), (ERROR, source.error)):
             written = file.create_dataset(name, (array.rows, array.pixels), np.float32)
+            if name == FLUX and source.observed:
+                written.attrs[OBSERVED] = True
             for rows, pixels, values_bp in _pieces(array):
                 written[rows, pixels] = values_bp
                 before, done = done, done + values_bp.nbytes

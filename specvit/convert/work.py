@@ -17,7 +17,7 @@ from specvit.convert.plan import Plan
 from specvit.utils.errors import DataError, FolderError
 from specvit.utils.files import locked, read_json, remove_leftovers, write_json
 
-FORMAT = 3
+FORMAT = 4
 """Of manifest and plan; raised when the same options make other spectra."""
 MANIFEST, HIDDEN = "manifest.json", ".convert"
 FRESH = "name another target, or remove it first"

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from specvit.config.model_kinds import kind_of
-from specvit.config.schema import Config, DataConfig, NoiseConfig, effective_level
+from specvit.config.schema import Config, DataConfig, NoiseConfig
 from specvit.data.io_hints import beyond_memory, chunked_note
 from specvit.data.labels import TargetCoder
-from specvit.data.noise import FluxNorm, evaluation_noise, sigma_of, with_training_noise
+from specvit.data.noise import FluxNorm, added_noise, evaluation_noise, sigma_of, whole_level, with_training_noise
 from specvit.data.prefetch import Prefetcher
 from specvit.data.validate import check_rows
 from specvit.data.views import Spectra, SpectraView, epoch_order
@@ -55,7 +55,7 @@ class SpectraStore:
         return "mapped from files" if self.spectra.contiguous else "read from chunked files (slow)"
 
     def gather(self, index_B: np.ndarray, on_device: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return clipped flux and error (B, P), float32, on the device.
+        """Return flux, clipped at 0 unless it is observed, and error (B, P), float32, on the device.
 
         `on_device` is the same index on the device: copying it in each step would make the step wait for the device.
         """
@@ -68,11 +68,12 @@ class SpectraStore:
         return flux_BP.float(), error_BP.float()
 
     def gather_host(self, index_B: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Return clipped flux and error (B, P) in the storage type, in host memory; raises `DataError`."""
+        """Return what `gather` does in the storage type, in host memory; raises `DataError`."""
         arrays = self.spectra.gather(index_B)
         check_rows(self.spectra, index_B, *arrays, self.storage)
         flux_BP, error_BP = map(torch.from_numpy, arrays)
-        return flux_BP.clamp_(min=0.0).to(self.dtype), error_BP.to(self.dtype)
+        flux_BP = flux_BP if self.spectra.observed else flux_BP.clamp_(min=0.0)
+        return flux_BP.to(self.dtype), error_BP.to(self.dtype)
 
     def gather_pinned(self, index_B: np.ndarray) -> tuple[Tensor, Tensor]:
         """Return what `gather_host` does in page-locked memory, from which a copy to the device does not block."""
@@ -231,6 +232,8 @@ class EvalData:
         targets = self.targets[int(index_B[0]) : int(index_B[-1]) + 1]
         if not self.with_sigma:
             return Batch(self.flux_norm(flux_BP), targets)
+        if self.store.spectra.observed:
+            sigma_BP = error_BP if sigma_BP is None else torch.hypot(error_BP, sigma_BP.expand_as(error_BP))
         assert sigma_BP is not None
         if not bool((sigma_BP > 0).all()):
             row = int(index_B[int((sigma_BP <= 0).expand_as(flux_BP).any(1).nonzero()[0])])
@@ -252,21 +255,22 @@ def eval_data(
         store=SpectraStore(spectra, config.data, device),
         targets=encoded(spectra, coder, config, device),
         flux_norm=flux_norm.to(device),
-        noise=config.noise,
+        noise=added_noise(spectra, config.noise),
         split=split,
         with_sigma=kind_of(config.model).needs_sigma,
     )
 
 
 def signal_to_noise(spectra: SpectraView, noise: NoiseConfig) -> np.ndarray:
-    """Return S/N (N,) = median over pixels of flux/error, divided by the noise level (infinite for clean flux)."""
+    """Return S/N (N,) = median over pixels of flux/error, over the level of all noise (infinite for clean flux)."""
     snr_N = np.empty(len(spectra))
     for start in range(0, len(spectra), COPY_ROWS):
         rows = np.arange(start, min(start + COPY_ROWS, len(spectra)))
         flux_BP, error_BP = spectra.gather(rows)
+        flux_BP = flux_BP if spectra.observed else np.clip(flux_BP, 0.0, None)
         with np.errstate(divide="ignore", invalid="ignore"):
-            snr_N[rows] = np.median(np.clip(flux_BP, 0.0, None) / error_BP, axis=1)
-    level = effective_level(noise)
+            snr_N[rows] = np.median(flux_BP / error_BP, axis=1)
+    level = whole_level(spectra, noise)
     return snr_N / level if level > 0 else np.full(len(spectra), np.inf)
 
 

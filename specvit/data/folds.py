@@ -21,7 +21,7 @@ def open_fold(files: Sequence[Path], data: DataConfig, split: str, wanted: int, 
 
     `wanted` rows of the split are taken (-1: all), as `data.subset` says; raises `DataError`.
     """
-    whole = open_spectra(files, -1)
+    whole = open_spectra(files, -1, observed=data.observed)
     ahead_N = _ahead(whole, data)
     inside_N = {"test": ahead_N == 0, "val": ahead_N == 1, "train": ahead_N > 1}[split]
     rows_n = whole.rows_N[inside_N]

@@ -17,12 +17,12 @@ import h5py
 import numpy as np
 
 from specvit.data.hdf5 import filter_of, open_dataset, open_file
-from specvit.data.shards import Array2D, Shard, check_wave, open_array, read_labels, read_wave
+from specvit.data.shards import Array2D, Shard, check_wave, open_array, read_labels, read_mark, read_wave
 from specvit.utils.errors import DataError
 from specvit.utils.files import cache_dir, read_json, write_json
 from specvit.utils.quantities import ERROR, FLUX, LABELS, WAVE
 
-INSPECT_VERSION = 4
+INSPECT_VERSION = 5
 CHUNK_ROWS = 2048
 NAMED_ROWS = 5
 """How many bad rows a fault names."""
@@ -107,6 +107,8 @@ def _check_layout(path: Path, report: Report) -> tuple[Array2D | None, Array2D |
             except DataError as problem:
                 report.faults.append(_shorten(problem, path))
         try:
+            if arrays[FLUX] and read_mark(file, path):
+                report.notes.append("note: the flux is marked as observed: it gets no further noise")
             wave_P = read_wave(file, path)
             report.columns.append((WAVE, str(wave_P.shape), "float", "Å vacuum", _span(wave_P)))
             flux = arrays[FLUX]

@@ -3,7 +3,8 @@
 Legend: B batch, P pixels. `flux` is median-normalised flux, `error` its 1 sigma in the same unit.
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -18,6 +19,18 @@ STATISTICS_ROWS = 20_000
 """Rows that the mean spectrum is computed from: more would not change it by a tenth of the noise."""
 STATISTICS_CHUNK = 128
 """Rows summed at a time: their float64 copies fit into a processor's cache."""
+
+
+def added_noise(spectra: SpectraView, noise: NoiseConfig) -> NoiseConfig:
+    """Return the noise that is added to a view's flux: none to an observed one, unless `noise.on_observed` adds it."""
+    without = spectra.observed and noise.on_observed == "none"
+    return replace(noise, noise_type="none") if without else noise
+
+
+def whole_level(spectra: SpectraView, noise: NoiseConfig) -> float:
+    """Return the level of all noise in a view's flux, in units of its errors: of an observed one with its own."""
+    level = effective_level(added_noise(spectra, noise))
+    return math.hypot(1.0, level) if spectra.observed else level
 
 
 def sigma_of(error_BP: Tensor, noise: NoiseConfig) -> Tensor | None:
@@ -77,7 +90,7 @@ def fit_flux_norm(spectra: SpectraView, kind: str, noise: NoiseConfig) -> FluxNo
     chunks of the first `STATISTICS_ROWS` rows, so they do not depend on the hardware. Raises `DataError` for a
     spectrum that is not finite.
     """
-    pixels = spectra.num_pixels
+    pixels, noise = spectra.num_pixels, added_noise(spectra, noise)
     if kind == "none":
         return FluxNorm(torch.zeros(pixels), 1.0)
     rows = min(len(spectra), STATISTICS_ROWS)
@@ -86,7 +99,7 @@ def fit_flux_norm(spectra: SpectraView, kind: str, noise: NoiseConfig) -> FluxNo
         index_B = np.arange(start, min(start + STATISTICS_CHUNK, rows))
         flux_BP, error_BP = spectra.gather(index_B)
         check_rows(spectra, index_B, flux_BP, error_BP, "float32")
-        flux_BP = np.clip(flux_BP, 0.0, None).astype(np.float64)
+        flux_BP = (flux_BP if spectra.observed else np.clip(flux_BP, 0.0, None)).astype(np.float64)
         sum_P += flux_BP.sum(axis=0)
         square += np.square(flux_BP).sum(axis=0)
         sigma_BP = sigma_of(torch.from_numpy(error_BP), noise)

@@ -10,7 +10,7 @@ import glob
 import os
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import numpy as np
 from specvit.data.hdf5 import open_dataset, open_file
 from specvit.data.tables import label_table, read_table
 from specvit.utils.errors import DataError, explain, os_fault
-from specvit.utils.quantities import ERROR, FLUX, PARAMS, WAVE
+from specvit.utils.quantities import ERROR, FLUX, OBSERVED, PARAMS, WAVE
 
 PAGE_BYTES = 4096
 
@@ -60,6 +60,8 @@ class Shard:
     flux: Array2D
     error: Array2D
     wave_P: np.ndarray
+    observed: bool = False
+    """Whether the flux has the noise of its errors already, as an observed one has."""
 
     @property
     def rows(self) -> int:
@@ -102,17 +104,21 @@ def open_shard(path: Path) -> Shard:
     """Return a file as a shard after checking layout, shapes and length; raises `DataError`."""
     with open_file(path) as file:
         flux, error = open_array(file, path, FLUX), open_array(file, path, ERROR)
-        wave_P = read_wave(file, path)
+        wave_P, observed = read_wave(file, path), read_mark(file, path)
     if (flux.rows, flux.pixels) != (error.rows, error.pixels):
         what = f"has shape {error.rows, error.pixels} but the flux has {flux.rows, flux.pixels}"
         raise DataError(what, where=f"{path}:{ERROR}", remedy="both need one value a pixel")
     check_wave(wave_P, flux.pixels, path)
-    return Shard(path=path, flux=flux, error=error, wave_P=wave_P)
+    return Shard(path=path, flux=flux, error=error, wave_P=wave_P, observed=observed)
 
 
-def open_shards(paths: Sequence[Path]) -> list[Shard]:
-    """Open several files as one index; raises `DataError` if one is named twice or their wavelengths differ."""
+def open_shards(paths: Sequence[Path], observed: bool | None = None) -> list[Shard]:
+    """Open several files as one index, their flux marked as `observed` says unless that is None.
+
+    Raises `DataError` if one is named twice or their wavelengths or marks differ.
+    """
     shards = [open_shard(path) for path in paths]
+    shards = shards if observed is None else [replace(shard, observed=observed) for shard in shards]
     sources = [shard.source for shard in shards]
     if len(set(sources)) < len(sources):
         twice = next(p for i, p in enumerate(paths) if sources[i] in sources[:i])
@@ -122,6 +128,10 @@ def open_shards(paths: Sequence[Path]) -> list[Shard]:
         if not same_wavelengths(shard.wave_P, first.wave_P):
             what = f"has other wavelengths than {first.path}"
             raise DataError(what, where=f"{shard.path}:{WAVE}", remedy="shards of one set need one wavelength grid")
+        if shard.observed != first.observed:
+            one, other = (first, shard) if first.observed else (shard, first)
+            what = f"is marked as observed, and {other.path} is not"
+            raise DataError(what, where=str(one.path), remedy="use them in separate sets, or set data.observed")
     return shards
 
 
@@ -207,6 +217,14 @@ def read_wave(file: h5py.File, path: Path) -> np.ndarray:
         what = f"has shape {dataset.shape} and type {dataset.dtype}"
         raise DataError(what, where=f"{path}:{WAVE}", remedy="store one wavelength a pixel as float64")
     return np.asarray(dataset[()], dtype=np.float64)
+
+
+def read_mark(file: h5py.File, path: Path) -> bool:
+    """Return whether the flux is marked as observed; raises `DataError` for a mark that is neither true nor false."""
+    mark = open_dataset(file, path, FLUX).attrs.get(OBSERVED, False)
+    if np.ndim(mark) or mark not in (True, False):
+        raise DataError(f"is {mark!r}, neither true nor false", where=f"{path}:{FLUX}, attribute {OBSERVED}")
+    return bool(mark)
 
 
 def faint_rows(values_BP: np.ndarray, lowest: float) -> np.ndarray:

@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from specvit.config.schema import Config, DataConfig, NetworkConfig
+from specvit.config.schema import Config, DataConfig, NetworkConfig, effective_level
 from specvit.config.validate import smaller_step
 from specvit.data.folds import open_fold
 from specvit.data.labels import ClassCoder, TargetCoder, fit_classes, fit_scaler
 from specvit.data.shards import find_files, same_wavelengths
 from specvit.data.synthetic import SyntheticSpectra, builtin_files, builtin_manifest
 from specvit.data.views import Spectra, SpectraView, open_spectra
-from specvit.utils.errors import DataError
+from specvit.utils.errors import ConfigError, DataError
 from specvit.utils.memory import free_memory
 
 SPLITS = {
@@ -64,9 +64,11 @@ def open_split(data: DataConfig, split: str, report: Callable[[str, int, int], N
     else:
         files = find_files(getattr(data, path_key), root=data.root, where=f"data.{path_key}")
         rows = -1 if data.makes else rows  # counts are of specvit's own spectra
+    observed = None if is_synthetic(data, split) else data.observed
     if split == "train":
-        return open_spectra(files, rows, subset=data.subset, seed=data.subset_seed, where=where)
-    return open_spectra(files, rows, where=where)
+        subset, seed = data.subset, data.subset_seed
+        return open_spectra(files, rows, subset=subset, seed=seed, where=where, observed=observed)
+    return open_spectra(files, rows, where=where, observed=observed)
 
 
 def _check_memory(stars: int, where: str, *, endless: bool) -> None:
@@ -91,6 +93,7 @@ def open_splits(config: Config, report: Callable[[str, int, int], None]) -> Spli
         if not same_wavelengths(view.wave_P, train.wave_P):
             what = f"has other wavelengths than the training set, {view.wave_P[0]:.2f}-{view.wave_P[-1]:.2f} Å"
             raise DataError(what, where=view.origins()[0][0], remedy="resample it to the training set's pixels")
+    _check_noise(config, (train, val, test))
     is_network = isinstance(config.model, NetworkConfig)
     step_rows = config.train.batch_size * config.train.accumulate
     if is_network and len(train) < step_rows:
@@ -108,6 +111,25 @@ def open_splits(config: Config, report: Callable[[str, int, int], None]) -> Spli
     if not data.folds:
         _check_no_overlap(train, val, test)
     return Splits(train, val, test, coder)
+
+
+def _check_noise(config: Config, views: Sequence[SpectraView]) -> None:
+    """Refuse a choice for observed flux where there is none, and a noise level where all flux is observed."""
+    observed, noise = [view.observed for view in views], config.noise
+    if noise.on_observed != "none" and not any(observed):
+        what = f"is {noise.on_observed}, but no flux is marked as observed"
+        raise ConfigError(what, where="noise.on_observed", remedy="leave it out, or set data.observed=true")
+    if noise.on_observed == "none" and all(observed) and effective_level(noise) not in (0.0, 1.0):
+        what = f"is {noise.noise_level:g}, but all flux is observed, which gets no further noise"
+        raise ConfigError(what, where="noise.noise_level", remedy="leave it out, or set noise.on_observed=add")
+
+
+def note_of_observed(config: Config, splits: Splits) -> str:
+    """Return a note on splits whose flux is marked as observed, or ""."""
+    views = {"training": splits.train, "validation": splits.val, "test": splits.test}
+    names = ", ".join(name for name, view in views.items() if view.observed)
+    added = "no noise is added" if config.noise.on_observed == "none" else "the noise is added to its own"
+    return f"note: observed flux ({names} set): {added}, and it is not clipped at 0" if names else ""
 
 
 def note_of_classes(config: Config, splits: Splits) -> str:

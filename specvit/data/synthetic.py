@@ -163,6 +163,11 @@ class SyntheticSpectra:
         return ()
 
     @property
+    def observed(self) -> bool:
+        """Whether the flux has the noise of its errors already: never."""
+        return False
+
+    @property
     def num_pixels(self) -> int:
         """Pixels a spectrum."""
         return len(self.wave_P)

@@ -41,6 +41,11 @@ class SpectraView(Protocol):
         ...
 
     @property
+    def observed(self) -> bool:
+        """Whether the flux has the noise of its errors already."""
+        ...
+
+    @property
     def num_pixels(self) -> int:
         """Pixels a spectrum."""
         ...
@@ -95,6 +100,11 @@ class Spectra:
     def __len__(self) -> int:
         """Number of spectra."""
         return len(self.rows_N)
+
+    @property
+    def observed(self) -> bool:
+        """Whether the flux has the noise of its errors already."""
+        return self.shards[0].observed
 
     @property
     def num_pixels(self) -> int:
@@ -195,7 +205,7 @@ class Spectra:
         return [str(self.shards[s].path) for s in shard_N], self.rows_N - self.starts[shard_N]
 
     def manifest(self, param: Sequence[str]) -> dict[str, Any]:
-        """Return what identifies this data whatever file holds it: shape, digests of labels and of sampled rows.
+        """Return what identifies this data whatever file holds it: shape, digests of labels and sampled rows, mark.
 
         Labels of the layout and those of `param` count; other columns may be added without renaming a run.
         """
@@ -207,7 +217,8 @@ class Spectra:
         flux_bP, error_bP = self.gather(sample_b)
         sampled = hashlib.sha256(flux_bP.tobytes() + error_bP.tobytes() + self.wave_P.tobytes())
         shape = [len(self), self.num_pixels]
-        return {"shape": shape, "labels": digest.hexdigest()[:16], "rows": sampled.hexdigest()[:16]}
+        digests = {"labels": digest.hexdigest()[:16], "rows": sampled.hexdigest()[:16]}
+        return {"shape": shape, **digests, **({"observed": True} if self.observed else {})}
 
     def _touched(self) -> tuple[int, int]:
         """Return the first and the last shard that rows come from."""
@@ -264,10 +275,16 @@ def epoch_order(num_rows: int, *, seed: int, epoch: int, order: str) -> np.ndarr
 
 
 def open_spectra(
-    paths: Sequence[Path], wanted: int, *, subset: str = "first", seed: int = 0, where: str = "data.num_samples"
+    paths: Sequence[Path],
+    wanted: int,
+    *,
+    subset: str = "first",
+    seed: int = 0,
+    where: str = "data.num_samples",
+    observed: bool | None = None,
 ) -> Spectra:
-    """Open files as one view of `wanted` rows; raises `DataError`."""
-    shards = open_shards(paths)
+    """Open files as one view of `wanted` rows, marked as `observed` says unless that is None; raises `DataError`."""
+    shards = open_shards(paths, observed)
     total = sum(shard.rows for shard in shards)
     return Spectra(shards, select_rows(total, wanted, subset=subset, seed=seed, where=where))
 

@@ -16,7 +16,7 @@ from specvit.config.build import to_plain
 from specvit.config.model_kinds import check_fits
 from specvit.config.schema import Config, NetworkConfig, ViTConfig, effective_level
 from specvit.config.tracking_uri import resolve_uri
-from specvit.data.splits import Splits, note_of_classes, note_of_missing_labels, open_splits
+from specvit.data.splits import Splits, note_of_classes, note_of_missing_labels, note_of_observed, open_splits
 from specvit.metrics.format import summary_line
 from specvit.run.context import RunContext, locate
 from specvit.run.outcome import RunOutcome, outcome_of_error, record_outcome, remedy_for
@@ -85,7 +85,11 @@ def run(
         _check_device(config)
         splits = splits or open_splits(config, console.show_generation)
         notes = _check_model(config, splits, weights)
-        notes += [note for note in (note_of_classes(config, splits), note_of_missing_labels(config, splits)) if note]
+        notes += [
+            note
+            for noted in (note_of_classes, note_of_missing_labels, note_of_observed)
+            if (note := noted(config, splits))
+        ]
         if config.train.rerun or not _can_resume(folder):
             _check_rows(config, splits)
         commit()  # cached: a `git` started under the lock would hold it, too, until its exec, though this run is killed
@@ -178,6 +182,7 @@ def _start_mlflow_sync(config: Config, folder: RunFolder, console: Console) -> S
 
 def _train_and_test(run: RunContext) -> Verdict:
     """Train, judge and test; raises `Diverged` for a run that exploded, which has no test scores."""
+    from specvit.data.noise import added_noise
     from specvit.run import evaluation, train_estimator, train_network
     from specvit.run.predictor import load_predictor
     from specvit.tracking.metric_files import read_metrics
@@ -197,7 +202,7 @@ def _train_and_test(run: RunContext) -> Verdict:
     best = next(row[monitor] for row in rows if row["epoch"] == trained.epoch)
     facts = {"run_id": folder.run_id, "state": judged.state, "data": config.data.kind, "epochs": rows[-1]["epoch"]}
     facts |= {"best_epoch": trained.epoch, f"best_{monitor}": best, "test_rows": len(splits.test)}
-    facts |= {"noise_level": effective_level(config.noise), "seed": config.train.seed}
+    facts |= {"noise_level": effective_level(added_noise(splits.test, config.noise)), "seed": config.train.seed}
     evaluation.write_scored(scored, folder.path, split="test", summary=facts)
     _draw(scored, rows, folder, run.console, steps="epoch" if is_network else "trees")
     return judged

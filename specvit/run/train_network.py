@@ -16,7 +16,7 @@ from specvit.config.build import to_plain
 from specvit.config.schema import Config, NetworkConfig, ViTConfig
 from specvit.data.batches import SpectraStore, TrainData, encoded, eval_data
 from specvit.data.labels import coder_to_dict
-from specvit.data.noise import FluxNorm, fit_flux_norm
+from specvit.data.noise import FluxNorm, added_noise, fit_flux_norm
 from specvit.data.splits import Splits, file_mtimes, is_synthetic, note_of_changes
 from specvit.data.synthetic import SyntheticSpectra
 from specvit.data.validate import check_view
@@ -144,7 +144,7 @@ def train_data(
         store=SpectraStore(splits.train, config.data, device),
         targets=encoded(splits.train, splits.coder, config, device),
         flux_norm=flux_norm.to(device),
-        noise=config.noise,
+        noise=added_noise(splits.train, config.noise),
         order=config.data.order,
         seed=seed,
         step_rows=step_rows,

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 WAVE = "spectrumdataset/wave"
 FLUX = "dataset/arrays/flux/value"
 ERROR = "dataset/arrays/error/value"
+OBSERVED = "observed"
+"""Attribute of the flux: true where it has the noise of its errors already."""
 PARAMS = "dataset/params"
 STAR_ID = "star_id"
 """Column of the label table, beside the labels: which star a spectrum is of, a number or a name."""

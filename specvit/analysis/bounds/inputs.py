@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from specvit.config.schema import Config, NoiseConfig
-from specvit.data.noise import sigma_of
+from specvit.data.noise import sigma_of, whole_level
 from specvit.data.shards import same_wavelengths
 from specvit.data.splits import is_synthetic, open_split
 from specvit.data.views import SpectraView
@@ -156,6 +156,8 @@ def _file_stars(view: SpectraView, rows: int | None, noise: NoiseConfig) -> Star
     low_L, span_L = _box(names, {**RANGES, "redshift": (-MAX_REDSHIFT, MAX_REDSHIFT)})
     mag_N = labels["mag"].to_numpy(np.float64) if "mag" in labels else np.full(len(index_N), np.nan)
     place_NL = (torch.tensor(labels_NL) - low_L) / span_L
+    if view.observed:
+        noise = replace(noise, noise_type="heteroscedastic", noise_level=whole_level(view, noise))
     return Stars(names, low_L, span_L, place_NL, mag_N, noise, _file_pixels(view, model), None, None)
 
 
