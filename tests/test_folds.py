@@ -223,7 +223,7 @@ def test_one_id_for_several_stars_gets_a_note(write_stars, words, tmp_path: Path
         run(build_config(compose(settings(words(path), "ridge", *more))))
     assert analysis(["folds", str(tmp_path / "outputs"), "--out", str(tmp_path)]) == 0
     said = capsys.readouterr().out
-    assert said.count("note: 1 of 30 stars have spectra of different log_g") == 1
+    assert said.count("note: 1 of 30 stars has spectra of different log_g") == 1
 
 
 @pytest.mark.slow

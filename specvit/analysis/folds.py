@@ -1,10 +1,9 @@
-"""Scores of a cross-validation: the predictions of all folds together, in which each star is tested once a seed.
+"""Scores of a cross-validation: those of the predictions of all folds together (`pooled_folds`), star by star.
 
 The interval of a score is over stars: 1,000 resamples of them, the same for all settings, each scored for every seed
 and averaged over seeds. It says nothing of other seeds or training stars; ± is the standard deviation over seeds.
-Several spectra of a star count once, by the mean of their predictions.
 
-Shape suffixes: N test rows of a run, S stars, R resamples.
+Shape suffixes: R resamples of the stars.
 """
 
 import statistics
@@ -16,6 +15,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from specvit.analysis.grouping import without_repeated
+from specvit.analysis.pooled_folds import pool_folds, pool_key
 from specvit.analysis.records import Run, Runs, rows_of, with_predictions
 from specvit.analysis.report import Row, bullets, table, write_report
 from specvit.metrics.intervals import Interval, percentile_interval, resampled
@@ -69,35 +70,48 @@ class Setting:
 
 
 def settings_of(runs: Runs, label: str) -> tuple[list[Setting], list[str]]:
-    """Return the settings of cross-validated runs that predict a label, and a note on each seed without all folds."""
+    """Return the settings of cross-validated runs that predict a label, and a note on each seed without all folds.
+
+    Raises `FolderError` if no seed of any setting has all folds.
+    """
     tested, notes = with_predictions(runs, label, noiseless=True)
-    files = [repr((config.data.folds, config.data.file_path)) for config in tested.config]
-    settings = []
-    for _, group in tested.groupby([tested.setting, files], sort=False):
-        pooled: dict[int, Any] = {}
-        for seed, of_seed in group.groupby("seed", sort=True):
-            folds, expected = sorted(config.data.fold for config in of_seed.config), of_seed.config.iloc[0].data.folds
-            if folds == list(range(expected)):
-                by_star = _by_star(rows_of(of_seed))
-                pooled[int(seed)] = by_star.mean()
-                if several := int((by_star.true.nunique() > 1).sum()):
-                    what = f"{several} of {len(by_star)} stars have spectra of different {label}: their mean is taken"
-                    notes.append(f"note: {what}; give every star a {STAR_ID} of its own")
-            else:
-                name, known = setting_text(group.factors.iloc[0]) or "all", len(set(folds))
-                twice = ", some of them twice" if known < len(folds) else ""
-                notes.append(f"note: {name}, seed {seed}: left out, {known} of {expected} folds are tested{twice}")
-        if pooled:
-            chosen = tuple(run for run in rows_of(group) if run.seed in pooled)
-            mean = pd.concat(list(pooled.values())).groupby(level=0).mean()
-            settings.append(Setting(label, group.factors.iloc[0], chosen, tuple(pooled), mean, _scores(pooled)))
-    return settings, notes
+    pooled, more = pool_folds(tested, label)
+    groups = [rows_of(group) for _, group in pooled.groupby(list(map(pool_key, rows_of(pooled))), sort=False)]
+    factors = _distinct([group[0] for group in groups])
+    return [_setting(label, *both) for both in zip(groups, factors, strict=True)], [*notes, *more]
 
 
-def _by_star(runs: Sequence[Run]) -> Any:
-    """Return the predictions of all folds of a seed, grouped by star in order of the stars' ids."""
-    parts = [{"star": run.star_N, "true": run.true_N, "predicted": run.predicted_N} for run in runs]
-    return pd.concat(map(pd.DataFrame, parts)).groupby("star")
+def _setting(label: str, seeds: Sequence[Run], factors: dict[str, Any]) -> Setting:
+    seeds = sorted(seeds, key=lambda run: run.seed)
+    by_seed = {run.seed: pd.DataFrame({"true": run.true_N, "predicted": run.predicted_N}, run.star_N) for run in seeds}
+    mean = pd.concat(list(by_seed.values())).groupby(level=0).mean()
+    return Setting(
+        label, factors, tuple(part for run in seeds for part in run.parts), tuple(by_seed), mean, _scores(by_seed)
+    )
+
+
+def _distinct(firsts: Sequence[Run]) -> list[dict[str, Any]]:
+    """Return the factors of settings, each given by a run of it.
+
+    Where several have the same ones, as those of two studies may, all get the keys in which these differ.
+    """
+    places = [
+        {
+            **without_repeated(run.identity["config"]),
+            **{f"data.{name}": getattr(run.config.data, name) for name in ("num_samples", "root", "file_path")},
+        }
+        for run in firsts
+    ]
+    same = [[other for other, run in zip(places, firsts, strict=True) if run.setting == one.setting] for one in firsts]
+    differing = {
+        key: None
+        for others, own in zip(same, places, strict=True)
+        for key in own
+        if any(other.get(key) != own[key] for other in others)
+    }
+    return [
+        {**run.factors, **{key: own.get(key) for key in differing}} for run, own in zip(firsts, places, strict=True)
+    ]
 
 
 def _scores(pooled: dict[int, Any]) -> dict[str, Score]:

@@ -13,7 +13,7 @@ from specvit.config.build import flatten
 from specvit.config.schema import Config, ViTConfig
 from specvit.run_folder.folder import DONE
 from specvit.run_folder.identity import identity_of
-from specvit.study.schema import SEED
+from specvit.study.schema import REPEATED
 
 TIED = (
     "train.epochs",
@@ -33,9 +33,14 @@ class Setting:
     runs: tuple[Run, ...]
 
     @property
+    def trained(self) -> list[Run]:
+        """The runs that were trained: those of each fold in place of a pooled one."""
+        return [part for run in self.runs for part in run.parts or (run,)]
+
+    @property
     def seeds_and_ids(self) -> dict[str, str]:
         """The runs' seeds and ids, as columns of tables."""
-        seeds, ids = ([str(run.seed) for run in self.runs], [run.run_id for run in self.runs])
+        seeds, ids = ([str(run.seed) for run in self.runs], [run.run_id for run in self.trained])
         return {"seeds": " ".join(seeds), "run_ids": " ".join(ids)}
 
 
@@ -54,6 +59,16 @@ class TestSet:
     def runs(self) -> list[Run]:
         """All runs; rows, noise and S/N are the same in each."""
         return [run for setting in self.settings for run in setting.runs]
+
+    @property
+    def num_trained(self) -> int:
+        """The number of runs that were trained, each fold counted."""
+        return sum(len(setting.trained) for setting in self.settings)
+
+    @property
+    def is_pooled(self) -> bool:
+        """Whether the test rows are the stars of all folds of a cross-validation."""
+        return self.runs[0].parts is not None
 
     def facts(self, label: str) -> dict[str, Any]:
         """Return the columns that say what a score of `label` was measured on."""
@@ -85,7 +100,7 @@ def by_test_set(runs: Runs) -> list[TestSet]:
     """Return runs with their predictions by test rows and noise, in the order of first appearance."""
     test_sets: list[TestSet] = []
     noises = [[config.noise.noise_type, config.noise.noise_level] for config in runs.config]
-    keys = [_key([identity["data"]["test"], noise]) for identity, noise in zip(runs.identity, noises, strict=True)]
+    keys = [key_of([identity["data"]["test"], noise]) for identity, noise in zip(runs.identity, noises, strict=True)]
     for _, of_set in runs.groupby(keys, sort=False):
         description, short = _described(rows_of(of_set)[0])
         same = sum(re.fullmatch(rf"{re.escape(short)}(-\d+)?", other.short) is not None for other in test_sets)
@@ -112,6 +127,7 @@ def series_of(test_set: TestSet) -> list[Series]:
 def add_missing(series: list[Series], runs: Runs) -> None:
     """Count in each series the runs that have not finished; a series without any other run is appended."""
     by_key = {one.key: one for one in series}
+    all_rows = max((size for one in series for size in one.points), default=0)
     for run in rows_of(runs[~runs.state.isin(DONE)]):
         identity = identity_of(run.config, {})["config"]
         key = _series_key(identity, tied=False)
@@ -121,18 +137,24 @@ def add_missing(series: list[Series], runs: Runs) -> None:
             taken = any(other.name == name for other in series)
             one = by_key[key] = Series(f"{name} (unfinished)" if taken else name, key, {})
             series.append(one)
-        one.missing.setdefault(run.config.data.num_samples, Counter())[run.state] += 1
+        wanted = run.config.data.num_samples
+        size = max(one.points, default=all_rows) if wanted < 0 else wanted
+        one.missing.setdefault(size, Counter())[run.state] += 1
 
 
 def _settings(runs: Runs) -> list[Setting]:
     """Return the runs grouped by all but their seed; settings of the same name get their differences appended."""
-    keys = [_key([_without_seed(one["config"]), one["data"], one.get("extra")]) for one in runs.identity]
+    keys = [key_of([without_repeated(one["config"]), one["data"], one.get("extra")]) for one in runs.identity]
     groups = {key: tuple(rows_of(group)) for key, group in runs.groupby(keys, sort=False)}
     firsts = {key: group[0] for key, group in groups.items()}
-    names = {
-        key: run.folder.name.removesuffix(f"-{run.run_id}").removesuffix(f"-s{run.seed}") for key, run in firsts.items()
-    }
+    names = {key: _name_of(run) for key, run in firsts.items()}
     return [Setting(name, groups[key]) for key, name in _distinct(names, firsts, among_all=True).items()]
+
+
+def _name_of(run: Run) -> str:
+    """Return the name of a run's folder without its id and seed; of a pooled run also without its fold."""
+    name, data = run.folder.name.removesuffix(f"-{run.run_id}").removesuffix(f"-s{run.seed}"), run.config.data
+    return name.removesuffix(f"-f{data.fold}of{data.folds}") if run.parts else name
 
 
 def _distinct(names: Mapping[str, str], runs: Mapping[str, Run], *, among_all: bool) -> dict[str, str]:
@@ -140,7 +162,7 @@ def _distinct(names: Mapping[str, str], runs: Mapping[str, Run], *, among_all: b
 
     From the others of that name, or `among_all`.
     """
-    configs = {key: _without_seed(run.identity["config"]) for key, run in runs.items()}
+    configs = {key: without_repeated(run.identity["config"]) for key, run in runs.items()}
     shared = Counter(names.values())
     distinct = dict(names)
     for key, name in names.items():
@@ -151,15 +173,16 @@ def _distinct(names: Mapping[str, str], runs: Mapping[str, Run], *, among_all: b
     return distinct
 
 
-def _without_seed(identity: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in flatten(identity).items() if name != SEED}
+def without_repeated(identity: dict[str, Any]) -> dict[str, Any]:
+    """Return the configuration in an identity as dotted keys, without seed and fold."""
+    return {name: value for name, value in flatten(identity).items() if name not in REPEATED}
 
 
 def _series_key(identity: dict[str, Any], *, tied: bool) -> str:
-    return _key({name: value for name, value in _without_seed(identity).items() if tied or name not in TIED})
+    return key_of({name: value for name, value in without_repeated(identity).items() if tied or name not in TIED})
 
 
-def _key(value: Any) -> str:
+def key_of(value: Any) -> str:
     """Return a text that is the same for equal values."""
     return json.dumps(value, sort_keys=True)
 
@@ -186,9 +209,14 @@ def _described(run: Run) -> tuple[str, str]:
         data = run.config.data
         paths = [Path(name) for name in (data.file_path if data.folds else data.test_path) or ()]
         fold = f", fold {data.fold} of {data.folds}" if data.folds else ""
-        text = f"{len(run.true_N)} rows of {', '.join(map(str, paths))}{fold}"
+        count = f"{len(run.true_N)} rows"
+        if run.parts:
+            fold = f", all {data.folds} folds"
+            count = f"{len(run.true_N)} stars"
+            count += f" ({run.spectra} spectra)" if run.spectra > len(run.true_N) else ""
+        text = f"{count} of {', '.join(map(str, paths))}{fold}"
         short = "-".join(dict.fromkeys(path.parent.name for path in paths if "*" not in path.parent.name)) or "files"
-        short += f"-fold{data.fold}" if data.folds else ""
+        short += f"-folds{data.folds}" if run.parts else f"-fold{data.fold}" if data.folds else ""
     homoscedastic = noise.noise_type == "homoscedastic"
     kind = ", one sigma a spectrum" if homoscedastic else ""
     return f"{text}, noise {noise.noise_level:g}{kind}", f"{short}-noise{noise.noise_level:g}{'-homo' * homoscedastic}"

@@ -36,7 +36,7 @@ from specvit.study.trial_queue import group_of
 from specvit.utils.errors import ConfigError, FolderError, SpecvitError
 from specvit.utils.files import read_json, read_yaml
 from specvit.utils.quantities import STAR_ID
-from specvit.utils.text import nearest
+from specvit.utils.text import counted, nearest
 
 Array = np.ndarray
 Runs = Any
@@ -144,7 +144,7 @@ def read_runs(folders: Sequence[Path]) -> tuple[Runs, list[str]]:
     if not rows:
         places = ", ".join(map(str, folders))
         raise FolderError("holds no run", where=places, remedy="name a study in multirun/, or a folder of runs")
-    notes = [f"note: {unreadable} run(s) left out: no config.yaml to read"] if unreadable else []
+    notes = [f"note: {counted(unreadable, 'run')} left out: no config.yaml to read"] if unreadable else []
     return run_table(list(rows.values())), notes
 
 
@@ -183,16 +183,17 @@ def with_predictions(runs: Runs, label: str, *, noiseless: bool = False) -> tupl
     """Return the finished runs that predict `label` with what they predicted, and a note on each kind left out.
 
     New columns: `identity` (what determines the run id), `rows` (of training), `true_N` and `predicted_N` in the
-    label's unit, `snr_N`, `mag_N`, `star_N` (None without ids), `best_epoch`. Runs that were tested without noise or on
+    label's unit, `snr_N`, `mag_N`, `star_N` (None without ids), `spectra`, `best_epoch`, `parts` (None; the runs that
+    `pooled_folds` makes one of). Runs that were tested without noise or on
     built-in spectra of another generator version, have no ceiling; they are left out unless `noiseless`.
     Raises `FolderError` if no run is left, or a run that was named itself has not finished.
     """
     tested: list[dict[str, Any]] = []
     omitted: Counter[str] = Counter()
     for run in rows_of(runs):
-        missing = [f"it has no {name}" for name in RESULTS if not (run.folder / name).exists()]
+        missing = [f"no {name}" for name in RESULTS if not (run.folder / name).exists()]
         if run.run_state not in DONE:
-            missing = [f"it is {run.run_state}" if run.run_state else "it has not begun"]
+            missing = [run.run_state or "not begun"]
         if missing and run.named:
             what = f"is not a finished run: {missing[0]}"
             raise FolderError(what, where=str(run.folder), remedy="train it to its end first")
@@ -206,7 +207,7 @@ def with_predictions(runs: Runs, label: str, *, noiseless: bool = False) -> tupl
         remedy = "name runs that have finished, such as outputs/ after `specvit train`"
         places = ", ".join(dict.fromkeys(str(folder.parent) for folder in runs.folder))
         raise FolderError(f"no finished run that predicts {label}: {states}", where=places, remedy=remedy)
-    return run_table(tested), [f"note: {count} run(s) left out: {why}" for why, count in omitted.items()]
+    return run_table(tested), [f"note: {counted(count, 'run')} left out: {why}" for why, count in omitted.items()]
 
 
 def _predictions(folder: Path, label: str, noiseless: bool) -> dict[str, Any] | str:
@@ -220,13 +221,13 @@ def _predictions(folder: Path, label: str, noiseless: bool) -> dict[str, Any] | 
         columns = {f"{name}_N": table[name].to_numpy(np.float64) for name in ("snr", "mag")}
         rows = int(train["rows"] if "builtin" in train else train["shape"][0])
     except (SpecvitError, ValueError, KeyError, TypeError):
-        return "its records are damaged, or another specvit wrote them"
+        return "records that are damaged, or that another specvit wrote"
     if config.model.task_type != "reg" or f"pred_{label}" not in table:
-        return f"it does not predict {label}"
+        return f"no prediction of {label}"
     if effective_level(config.noise) == 0 and not noiseless:
-        return "it was tested without noise, where no ceiling is below 1"
+        return "tested without noise, where no ceiling is below 1"
     if not noiseless and test.get("builtin", GENERATOR_VERSION) != GENERATOR_VERSION:
-        return "its built-in spectra are those of another specvit"
+        return "built-in spectra of another specvit"
     columns["true_N"], columns["predicted_N"] = (table[f"{kind}_{label}"].to_numpy(float) for kind in ("true", "pred"))
     columns["star_N"] = table[STAR_ID].to_numpy() if STAR_ID in table else None
     known_N = ~np.isnan(columns["true_N"])
@@ -234,7 +235,8 @@ def _predictions(folder: Path, label: str, noiseless: bool) -> dict[str, Any] | 
         return f"its test rows lack {label}"
     columns = {name: None if values is None else values[known_N] for name, values in columns.items()}
     best = (read_json(folder / "summary.json") or {}).get("best_epoch")
-    return {**columns, "config": config, "identity": identity, "rows": rows, "best_epoch": best}
+    about = {"config": config, "identity": identity, "rows": rows, "best_epoch": best}
+    return {**columns, **about, "spectra": len(table), "parts": None}
 
 
 def metric_of(folders: Sequence[Path]) -> str:

@@ -39,6 +39,7 @@ DEFINITIONS = {
     "slope": "R² gained for each decade of rows: least squares of the mean R² on log10 N over the sizes in common",
     "overtakes": "from this N on the mean R² is higher at all sizes in common; linear in log N between sizes",
 }
+POOLED = "all folds together, as in `specvit analysis folds`: a row is a star, training rows are the mean over folds"
 COLUMNS = ("series", "rows", *(f"{name}{end}" for name in SCORES for end in ("", "_sd", "_low", "_high")))
 COLUMNS += ("best_epochs", "seeds", "run_ids", "missing", "label", "unit", "noise_level", "noise_type", "test_set")
 
@@ -136,7 +137,8 @@ def _point(series: Series, rows: int, replicates: dict[str, dict[str, np.ndarray
         scores[name] = Score(statistics.fmean(values), spread, *percentile_interval(mean_R))
         resampled_means[name] = mean_R
     of_seed = {run.seed: replicates[run.run_id]["r2"] for run in runs}
-    return Point(rows, runs, scores, tuple(run.best_epoch for run in runs), resampled_means["r2"], of_seed)
+    epochs = tuple(run.best_epoch for run in series.points[rows].trained)
+    return Point(rows, runs, scores, epochs, resampled_means["r2"], of_seed)
 
 
 def _laws(points: list[Point], limit: float) -> tuple[Law | None, Law | None]:
@@ -211,7 +213,7 @@ def write_scaling(scaling: Scaling, reference: list[Row], out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     models, pairs = [], []
     for line in scaling.lines:
-        sizes = {short_count(point.rows): _by_size(point) for point in line.points}
+        sizes = {short_count(point.rows): _by_size(line, point) for point in line.points}
         missing = {short_count(size): dict(states) for size, states in line.series.missing.items()}
         models.append({"name": line.series.name, "sizes": sizes, "missing": missing, "law": _law_facts(line)})
         write_json(out / file_of(line.series.name), finite(sizes))
@@ -223,7 +225,7 @@ def write_scaling(scaling: Scaling, reference: list[Row], out: Path) -> None:
     facts = {
         **scaling.test_set.facts(scaling.label),
         "unit": unit_of(scaling.label),
-        "definitions": DEFINITIONS | {"snr": SNR},
+        "definitions": DEFINITIONS | {"snr": SNR} | ({"folds": POOLED} if scaling.test_set.is_pooled else {}),
         "limit_at_most": scaling.limit,
         "models": models,
         "overtaking": pairs,
@@ -251,10 +253,11 @@ def _scores(point: Point, prefix: str = "") -> Row:
     return row
 
 
-def _by_size(point: Point) -> Row:
+def _by_size(line: Line, point: Point) -> Row:
     """Return a point as other programs read it: {"test_r2": ..., "test_mae": ..., "best_epoch": ..., ...}."""
     epochs = point.best_epochs[0] if len(point.best_epochs) == 1 else list(point.best_epochs)
-    runs = {"seeds": [run.seed for run in point.runs], "run_ids": [run.run_id for run in point.runs]}
+    ids = [run.run_id for run in line.series.points[point.rows].trained]
+    runs = {"seeds": [run.seed for run in point.runs], "run_ids": ids}
     return {**_scores(point, "test_"), "best_epoch": epochs, **runs}
 
 
@@ -298,6 +301,7 @@ def _blocks(scaling: Scaling, reference: list[Row]) -> Iterator[str]:
     r2, spread, interval = (DEFINITIONS[name] for name in ("r2", "sd", "interval"))
     law = f"Law: {DEFINITIONS['law']}; the limit is {scaling.limit:.3f} at most"
     more = [f"{name.capitalize()}: {DEFINITIONS[name]}" for name in ("overtakes", "slope")]
+    more += [f"Folds: {POOLED}"] if scaling.test_set.is_pooled else []
     yield bullets([f"R²: {r2}; ±: {spread}; [ ]: {interval}", law, *more])
 
 

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from specvit.analysis.bounds.report import read_bounds
 from specvit.analysis.figures import draw_ablation, draw_curves, draw_scaling, save_figures
 from specvit.analysis.fit_verdict import bounds_of
 from specvit.analysis.grouping import add_missing, by_test_set, series_of
+from specvit.analysis.pooled_folds import pool_folds
 from specvit.analysis.records import Runs, directions_of, is_search, with_predictions
 from specvit.analysis.report import as_page, bullets, fill, inert, joined, table
 from specvit.analysis.scaling import Scaling, pair_sentence, scaling_of, slope_sentence
@@ -25,7 +26,7 @@ from specvit.study.trial_queue import group_counts, group_of
 from specvit.utils.errors import FolderError
 from specvit.utils.files import write_text
 from specvit.utils.provenance import commit
-from specvit.utils.text import short_value
+from specvit.utils.text import counted, short_value
 
 MOST_CAUSES = 30
 TEMPLATES = Path(__file__).with_name("templates")
@@ -53,7 +54,7 @@ def write_study_report(
     bounds = bounds_of([study.path], runs)
     asked = directions_of([study.path])
     ablation = ablation_of(runs, metric, study.name, bounds, search=is_search([study.path]), asked=asked)
-    scaling, allowed = _scaling(study, runs, label)
+    scaling, allowed, notes = _scaling(study, runs, label)
     figures = {"ablation": lambda: draw_ablation(ablation)}
     if scaling:
         figures = {"scaling": lambda: draw_scaling(scaling, [], allowed), **figures}
@@ -68,7 +69,7 @@ def write_study_report(
         of_search, matters = search_figures(study)
         figures = {**of_search, **figures}
     drawn = save_figures(out / "figures", figures)
-    parts = study_parts(study, runs, ablation, scaling, matters)
+    parts = study_parts(study, runs, ablation, scaling, matters, notes)
     text = whole(parts, {name: f"figures/{path.name}" for name, path in drawn.items() if name != "single"})
     pages = [out / "report.html", out / "report.md"]
     write_text(pages[1], text)
@@ -84,30 +85,40 @@ def write_study_report(
     return parts["status"], pages
 
 
-def _scaling(study: StudyFolder, runs: Runs, label: str) -> tuple[Scaling | None, dict[str, float]]:
-    """Return scores by training rows and bounds, if the study has several sizes and all runs have one test set."""
+def _scaling(study: StudyFolder, runs: Runs, label: str) -> tuple[Scaling | None, dict[str, float], list[str]]:
+    """Return scores by training rows, bounds and notes, if a study has several sizes and its runs one test set."""
     if len({config.data.num_samples for config in runs.config}) < 2:
-        return None, {}
+        return None, {}, []
     try:
-        tested, _ = with_predictions(runs, label, noiseless=True)
+        pooled, notes = pool_folds(with_predictions(runs, label, noiseless=True)[0], label)
     except FolderError:
-        return None, {}
-    first, *others = by_test_set(tested)
+        return None, {}, []
+    first, *others = by_test_set(pooled)
     if others:
-        return None, {}
+        return None, {}, []
     series = series_of(first)
     add_missing(series, runs)
     bounds = read_bounds(first, label, [study.path])
-    return scaling_of(label, first, series, bounds.get("van_trees", 1.0)), bounds
+    notes = [f"by training rows, {note.removeprefix('note: ')}" for note in notes]
+    return scaling_of(label, first, series, bounds.get("van_trees", 1.0)), bounds, notes
 
 
 def study_parts(
-    study: StudyFolder, runs: Runs, ablation: Ablation, scaling: Scaling | None, matters: str = ""
+    study: StudyFolder,
+    runs: Runs,
+    ablation: Ablation,
+    scaling: Scaling | None,
+    matters: str = "",
+    notes: Sequence[str] = (),
 ) -> Parts:
-    """Return the parts by name; each is markdown, and may be empty. `matters`: a finding on a search's keys."""
+    """Return the parts by name; each is markdown, and may be empty.
+
+    `matters` is a finding on a search's keys, `notes` are those on `scaling`.
+    """
     about = study.about()
     sentences = [
         *([*map(pair_sentence, scaling.pairs), *map(slope_sentence, scaling.pairs)] if scaling else ()),
+        *notes,
         *ablation.sentences,
         *[matters] * bool(matters),
     ]
@@ -195,7 +206,7 @@ def _cost(study: StudyFolder, runs: Runs) -> Iterator[str]:
     minutes = runs.minutes.dropna()
     hosts = Counter(trial.run.status().get("host") for trial in study.trials())
     devices = Counter(str(trial.run.status().get("device")) for trial in study.trials() if trial.run.status())
-    yield f"- {sum(minutes) / 60:.2f} hours of training and validation in {len(minutes)} runs"
+    yield f"- {sum(minutes) / 60:.2f} hours of training and validation in {counted(len(minutes), 'run')}"
     yield f"- devices: {', '.join(f'{count} on {name}' for name, count in devices.items())}"
     yield f"- hosts: {len([host for host in hosts if host])}; begun {study.about().get('started', '')}"
 

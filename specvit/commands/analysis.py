@@ -14,7 +14,7 @@ from specvit.analysis.published_points import PUBLISHED, Point, read_reference
 from specvit.commands.entry import Parser, user_facing
 from specvit.study.find import find_folder_of_runs, find_study
 from specvit.utils.errors import ConfigError, DataError, FolderError
-from specvit.utils.text import nearest, read_count
+from specvit.utils.text import counted, nearest, read_count
 
 if TYPE_CHECKING:
     from specvit.analysis.grouping import TestSet
@@ -104,14 +104,20 @@ def _out(options: argparse.Namespace) -> Path:
 
 
 def _test_sets(options: argparse.Namespace, *, noiseless: bool = False) -> "tuple[Runs, list[TestSet]]":
-    """Return all runs, and the tested ones by test set; print these, and what was left out."""
+    """Return all runs, and the tested ones by test set, with folds pooled; print these, and what was left out."""
     from specvit.analysis.grouping import by_test_set
+    from specvit.analysis.pooled_folds import pool_folds
     from specvit.analysis.records import read_runs, with_predictions
 
     runs, notes = read_runs(options.folder)
     tested, omitted = with_predictions(runs, options.label, noiseless=noiseless)
-    sets = by_test_set(tested)
-    notes += [*omitted, *(f"test set: {one.description}, {len(one.runs)} run(s)" for one in sets)]
+    pooled, incomplete = pool_folds(tested, options.label)
+    sets = by_test_set(pooled)
+    notes += [
+        *omitted,
+        *incomplete,
+        *(f"test set: {one.description}, {counted(one.num_trained, 'run')}" for one in sets),
+    ]
     if options.reference == PUBLISHED and any(one.facts(options.label)["noise_level"] != 1 for one in sets):
         notes.append("note: the published scores are those at noise level 1")
     _say("\n".join(notes))
@@ -156,7 +162,8 @@ def _ceiling_of(test_set: "TestSet", options: argparse.Namespace, reference: lis
     from specvit.analysis.figures import draw_bounds, save_figures
 
     first, label = test_set.runs[0], options.label
-    stars = open_stars(first.config, options.rows or MOST_ROWS)
+    names = first.star_N if test_set.is_pooled else None
+    stars = open_stars(first.config, options.rows or MOST_ROWS, names)
     if label not in stars.names:
         what = f"{label} is 0 in every star of {test_set.description}"
         raise DataError(what, where="--label", remedy=f"there are {', '.join(stars.names)}")
@@ -234,15 +241,19 @@ def _folds(options: argparse.Namespace) -> None:
     from specvit.analysis.records import read_runs
 
     runs, notes = read_runs(options.folder)
-    runs, settings = cross_validated(runs), []
+    runs, settings, refused = cross_validated(runs), [], []
     for label in labels_of(runs):
-        found, more = settings_of(runs, label)
+        try:
+            found, more = settings_of(runs, label)
+        except FolderError as problem:  # of this label: runs of another one may have finished
+            refused.append(problem)
+            continue
         settings += found
         notes += more
-    where, out = ", ".join(folder.name for folder in options.folder), _out(options)
     if not settings:
-        remedy = "run the same training command again to complete the folds"
-        raise FolderError(f"has no setting with all folds: {'; '.join(notes)}", where=where, remedy=remedy)
+        raise refused[0]
+    notes += [f"note: {problem.what}" for problem in refused]
+    where, out = ", ".join(folder.name for folder in options.folder), _out(options)
     sentences = write_folds(settings, where, out)
     _say("\n".join([*dict.fromkeys(notes), *sentences, f"written: {out}"]))
 
@@ -309,4 +320,4 @@ def _archive(options: argparse.Namespace) -> None:
     from specvit.analysis.archive import pack
 
     runs, size = pack(find_study(options.study).path, options.file)
-    _say(f"written: {options.file}, {runs} runs, {size / 1e6:.1f} MB")
+    _say(f"written: {options.file}, {counted(runs, 'run')}, {size / 1e6:.1f} MB")

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 
 from specvit.config.schema import DataConfig
+from specvit.data.shards import find_files
 from specvit.data.views import Spectra, open_spectra, select_rows
 from specvit.utils import seeding
 from specvit.utils.errors import DataError
 from specvit.utils.quantities import STAR_ID
+from specvit.utils.text import safe_cell
 
 
 def open_fold(files: Sequence[Path], data: DataConfig, split: str, wanted: int, where: str) -> Spectra:
@@ -31,6 +33,24 @@ def open_fold(files: Sequence[Path], data: DataConfig, split: str, wanted: int, 
     subset = data.subset if split == "train" else "first"
     chosen = select_rows(len(rows_n), wanted, subset=subset, seed=data.subset_seed, where=where)
     return Spectra(whole.shards, rows_n[chosen])
+
+
+def open_stars_named(data: DataConfig, names: Sequence[str]) -> Spectra:
+    """Open the one spectrum of each star named as in tables of predictions, of all folds and in that order.
+
+    Raises `DataError` if a star has several spectra, or none.
+    """
+    whole = open_spectra(find_files(data.file_path or (), root=data.root, where="data.file_path"), -1)
+    rows_of: dict[str, list[int]] = {}
+    for row, name in zip(whole.rows_N.tolist(), star_names(whole.labels()), strict=True):
+        rows_of.setdefault(safe_cell(name), []).append(row)
+    for name in names:
+        if (count := len(rows_of.get(name, []))) != 1:
+            what = f"has {count or 'no'} spectra of star {name}"
+            remedy = "a cross-validation scores the mean prediction of a star, and a bound is that of one spectrum"
+            remedy = remedy if count else "put the file back that the runs were tested on"
+            raise DataError(what, where=str(whole.shards[0].path), remedy=remedy)
+    return Spectra(whole.shards, np.array([rows_of[name][0] for name in names]))
 
 
 def of_known_stars(spectra: Spectra, data: DataConfig) -> int:

@@ -96,6 +96,11 @@ def nearest(word: str, words: Iterable[str]) -> str:
     return f"did you mean {by_lower[near[0]]}? " if near else ""
 
 
+def counted(count: int, noun: str, nouns: str = "") -> str:
+    """Return "1 run" or "2,000 runs"; `nouns` is the plural where it takes more than an s."""
+    return f"{count:,} {noun if count == 1 else nouns or f'{noun}s'}"
+
+
 def short_count(count: int) -> str:
     """Return 5k for 5000, 1m for 1000000, 1234 for 1234."""
     for size, letter in ((1_000_000, "m"), (1000, "k")):

@@ -5,6 +5,7 @@ Built-in stars are drawn again, and their noise depends on the labels; a file's 
 Shape suffixes: N stars, B stars of a chunk, S columns of a star, L labels, P pixels.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from specvit.config.schema import Config, NoiseConfig
+from specvit.data.folds import open_stars_named
 from specvit.data.noise import sigma_of, whole_level
 from specvit.data.shards import same_wavelengths
 from specvit.data.splits import is_synthetic, open_split
@@ -98,11 +100,16 @@ class Stars:
         return replace(self, place_NL=self.place_NL[:rows], mag_N=self.mag_N[:rows], drawn=drawn)
 
 
-def open_stars(config: Config, rows: int | None) -> Stars:
-    """Return the first `rows` (or all) test stars of a run; raises `DataError` for files that the model cannot draw."""
+def open_stars(config: Config, rows: int | None, names: Sequence[str] | None = None) -> Stars:
+    """Return the first `rows` (or all) test stars of a run; raises `DataError` for files that the model cannot draw.
+
+    `names` are the ids of the stars of all folds of a cross-validation, which are taken in their place and order.
+    """
     if is_synthetic(config.data, "test"):
         wanted = config.data.test_samples if rows is None else min(rows, config.data.test_samples)
         return synthetic_stars(config, wanted)
+    if names is not None:
+        return _file_stars(open_stars_named(config.data, names), rows, config.noise)
     return _file_stars(open_split(config.data, "test", lambda *_: None), rows, config.noise)
 
 

@@ -15,6 +15,7 @@ from specvit.metrics.format import bin_name
 from specvit.utils.errors import DataError
 from specvit.utils.files import read_json
 from specvit.utils.quantities import LABELS, unit_of
+from specvit.utils.text import counted
 
 if TYPE_CHECKING:
     from specvit.analysis.bounds.r2_bounds import Bounds  # imports torch
@@ -105,7 +106,7 @@ def write_bounds(report: BoundsReport, out: Path) -> None:
     """Write ceiling.csv, ceiling.md and ceiling.json into `out`; open ends of bins are null in JSON."""
     models = []
     for setting, rows in report.models:
-        runs = [{"run_id": run.run_id, "seed": run.seed, "folder": str(run.folder)} for run in setting.runs]
+        runs = [{"run_id": run.run_id, "seed": run.seed, "folder": str(run.folder)} for run in setting.trained]
         models.append({"name": setting.name, "runs": runs, "bins": rows})
     facts = {
         **report.test_set.facts(report.label),
@@ -164,7 +165,8 @@ def _blocks(report: BoundsReport) -> Iterator[str]:
         notes.append(f"no van Trees bound: {report.bounds.no_van_trees}")
     if report.bounds.without_bound:
         notes.append(
-            f"{report.bounds.without_bound} stars have a singular Fisher matrix; their Cramér-Rao variance is infinite"
+            f"{counted(report.bounds.without_bound, 'star')} with a singular Fisher matrix, and so an infinite "
+            "Cramér-Rao variance"
         )
     yield bullets(notes)
 
