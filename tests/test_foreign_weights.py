@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from specvit.commands.train import main as train_main
 from specvit.config.schema import ViTConfig
 from specvit.models import ViT, build_model
-from specvit.models.foreign_weights import in_own_names, start_from
+from specvit.models.foreign_weights import EPSILON, in_own_names, start_from
+from specvit.run import train_network
 from specvit.training import checkpoint
 
 PIXELS = 100
@@ -127,10 +128,40 @@ def test_a_run_starts_from_them_and_says_what_it_did_not_take(
     (note,) = [line for line in capsys.readouterr().out.splitlines() if "lightning.ckpt" in line]
     assert "as model.init makes them: head.weight, head.bias" in note
     assert "left out: head.weight, pooler.dense.bias" in note and "model.num_attention_heads=2" in note
+    assert "layer_norm_eps of their model is unknown" in note
     (second,) = set((tmp_path / "runs").iterdir()) - {first}
     tuned = checkpoint.load(second / "best.ckpt")["model"]
     assert all(torch.allclose(tuned[name], value, atol=1e-6) for name, value in kept.items())
     assert not torch.allclose(tuned["head.weight"], state["head.weight"], atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "is unknown, since no config.json"),
+        ('{"model_type": "vit"}', "is unknown, since no config.json"),
+        ("{damaged", "is unknown, since no config.json"),
+        (
+            '{"layer_norm_eps": 1e-12}',
+            "layer_norm_eps is 1e-12 in their config.json, 1e-05 here: predictions differ by",
+        ),
+        ('{"layer_norm_eps": 1e-3}', "layer_norm_eps is 0.001 in their config.json, 1e-05 here, which changes"),
+        ('{"layer_norm_eps": 1e-5}', ""),
+    ],
+)
+def test_the_epsilon_of_their_layer_norms_is_read_beside_the_file(
+    content: str | None, said: str, tmp_path: Path
+) -> None:
+    if content is not None:
+        (tmp_path / "config.json").write_text(content)
+    torch.save(under_their_names(vit(1).state_dict(), new=True), tmp_path / "model.pt")
+    note = train_network.read_weights(str(tmp_path / "model.pt")).norm_note
+    assert said in note if said else note == ""
+
+
+def test_specvits_layer_norms_have_the_epsilon_that_the_note_names() -> None:
+    norms = [module for module in vit(1).modules() if isinstance(module, nn.LayerNorm)]
+    assert norms and {norm.eps for norm in norms} == {EPSILON}
 
 
 def saved(content: Any) -> Callable[[Path], Any]:

@@ -21,7 +21,7 @@ from specvit.data.splits import Splits, file_mtimes, is_synthetic, note_of_chang
 from specvit.data.synthetic import SyntheticSpectra
 from specvit.data.validate import check_view
 from specvit.models import Network, ViT, build_model
-from specvit.models.foreign_weights import in_own_names, named, start_from
+from specvit.models.foreign_weights import in_own_names, named, note_of_epsilon, start_from
 from specvit.run.context import RunContext
 from specvit.run.predictor import Weights, build_task, load_weights
 from specvit.tracking.console import ProgressTracker
@@ -158,6 +158,8 @@ class InitialWeights:
     values: Weights
     foreign: bool
     """Whether no specvit run saved them: tokenizer and encoder must fit, other parts may be missing."""
+    norm_note: str = ""
+    """How the epsilon of their layer norms differs from specvit's, for weights of another program."""
 
     @property
     def digest(self) -> str:
@@ -182,7 +184,7 @@ def read_weights(name: str) -> InitialWeights:
     if infinite := [parameter for parameter, value in weights.items() if not checkpoint.is_finite(value)]:
         what = f"{named(infinite)} {'is' if len(infinite) == 1 else 'are'} not finite"
         raise CheckpointError(what, where=str(path), remedy="name weights of a run that did not diverge")
-    return InitialWeights(weights, foreign)
+    return InitialWeights(weights, foreign, note_of_epsilon(path) if foreign else "")
 
 
 def _read_safetensors(path: Path) -> Any:
@@ -228,6 +230,7 @@ def _start_from(model: Network, config: Config, weights: InitialWeights) -> list
         parts.append(f"model.num_attention_heads={config.model.num_attention_heads} must be theirs")
     parts += [f"as model.init makes them: {named(lacking)}"] if lacking else []
     parts += [f"left out: {named(over)}"] if over else []
+    parts += [weights.norm_note] if weights.norm_note and isinstance(config.model, ViTConfig) else []
     return [f"note: {where}: {'; '.join(parts)}"]
 
 
