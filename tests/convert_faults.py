@@ -186,12 +186,12 @@ WAVELENGTH_FAULTS: dict[str, Fault] = {
     "one wavelength": (
         beside("8000\n", table(), "one.txt"),
         ["--unit", "A", "--source-wave", "{folder}/../one.txt"],
-        ["one.txt:1: holds 1 wavelength(s); at least two are needed"],
+        ["one.txt:1: holds 1 wavelength; at least two are needed"],
     ),
     "one pixel": (
         beside("8000\n", table(), "one.txt"),
         ["--unit", "A", "--wave", "{folder}/../one.txt"],
-        ["one.txt:1: holds 1 wavelength(s); at least two are needed"],
+        ["one.txt:1: holds 1 wavelength; at least two are needed"],
     ),
     "no file of pixels": (table(), ["--wave", "nowhere"], ["nowhere: is not there; check the path"]),
     "other wavelengths than flux": (

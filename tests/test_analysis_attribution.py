@@ -229,7 +229,7 @@ def test_what_cannot_be_looked_into_is_left_out_or_refused(
     (second / "best.ckpt").unlink()
     assert main(["attention", str(ceiling_runs), "--rows", "20", "--out", "made"]) == 0
     said = capsys.readouterr().out
-    assert "1 run(s) left out: no best.ckpt" in said and "1 run(s) left out: model=template" in said
+    assert "1 run left out: no best.ckpt" in said and "1 run left out: model=template" in said
     assert first.name.split("-")[-1] in Path("made/attention.md").read_text()
     assert main(["attention", str(second)]) == 2
     assert "has no run to look into" in capsys.readouterr().err

@@ -148,7 +148,7 @@ def test_other_noise_has_ceilings_of_its_own(runs: Path, capsys: pytest.CaptureF
     trained(runs, *BUILTIN, "noise=none")
     assert main(["ceiling", str(runs), "--rows", "80"]) == 0
     said = capsys.readouterr().out
-    assert "1 run(s) left out: it was tested without noise" in said and "each of the 2 has its own folder" in said
+    assert "1 run left out: tested without noise" in said and "each of the 2 has its own folder" in said
     found = {}
     for name in ("noise1", "noise0.5"):
         (path,) = (runs / "ceiling").glob(f"*-{name}/ceiling.json")
@@ -237,7 +237,9 @@ def test_runs_that_do_not_belong_are_named_and_left_out(runs: Path, capsys: pyte
     assert RunFolder(second, "").state() == "preempted"
     found, notes = log_g_runs([runs])
     assert [folder.name for folder in found.folder] == [first.name]
-    assert any("it is preempted" in note for note in notes) and any("another specvit" in note for note in notes)
+    assert any("1 run left out: preempted" in note for note in notes) and any(
+        "another specvit" in note for note in notes
+    )
 
 
 def test_both_forms_of_a_reference_file_hold_the_same(tmp_path: Path) -> None:

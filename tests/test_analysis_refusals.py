@@ -33,7 +33,7 @@ def test_no_run_no_table(runs: Path, refused: Callable[..., str], tmp_path: Path
 
 def test_labels_that_have_no_ceilings(runs: Path, refused: Callable[..., str]) -> None:
     assert "did you mean log_g" in refused(runs, "--label", "log_h")
-    assert "it does not predict T_eff" in refused(runs, "--label", "T_eff")
+    assert "no prediction of T_eff" in refused(runs, "--label", "T_eff")
     assert "no ceilings for 'mag'" in refused(runs, "--label", "mag")
 
 

@@ -111,7 +111,7 @@ def test_several_files_keep_their_names_in_a_folder(write_set: Any, tmp_path: Pa
     assert made == ["other.h5", "train_0/dataset.h5", "train_1/dataset.h5"]
     shown = capsys.readouterr().out
     assert f"writing {tmp_path / 'out' / 'train_1' / 'dataset.h5'} " in shown
-    assert "converted 3 file(s)" in shown
+    assert "converted 3 files" in shown
     flux_BP, _ = open_spectra([tmp_path / "out" / "train_1" / "dataset.h5"], -1).gather(np.arange(8))
     np.testing.assert_array_equal(flux_BP, open_spectra([sources[1]], -1).gather(np.arange(8))[0])
 

@@ -38,12 +38,12 @@ def test_a_sound_file_has_no_fault(sound: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "where", "value", "expected"),
     [
-        (FLUX, (3, 7), np.nan, "flux is not finite in 1 row(s): 3"),
-        (FLUX, (slice(2, 5), 0), np.inf, "flux is not finite in 3 row(s): 2, 3, 4"),
-        (FLUX, 6, 0.5, "flux is the same in every pixel in 1 row(s): 6"),
-        (ERROR, (8, 1), 0.0, "error is zero or negative in 1 row(s): 8"),
-        (ERROR, (9, 1), -1.0, "error is zero or negative in 1 row(s): 9"),
-        (ERROR, (1, 1), np.nan, "error is not finite in 1 row(s): 1"),
+        (FLUX, (3, 7), np.nan, "flux is not finite in 1 row: 3"),
+        (FLUX, (slice(2, 5), 0), np.inf, "flux is not finite in 3 rows: 2, 3, 4"),
+        (FLUX, 6, 0.5, "flux is the same in every pixel in 1 row: 6"),
+        (ERROR, (8, 1), 0.0, "error is zero or negative in 1 row: 8"),
+        (ERROR, (9, 1), -1.0, "error is zero or negative in 1 row: 9"),
+        (ERROR, (1, 1), np.nan, "error is not finite in 1 row: 1"),
         (WAVE, 5, 0.0, "does not rise at pixel 5"),
         (WAVE, 5, np.nan, "is not finite at pixel 5"),
     ],
@@ -56,7 +56,7 @@ def test_a_bad_value_is_named_with_its_rows(sound: Path, name: str, where: objec
 def test_dark_spectra_are_found(sound: Path) -> None:
     with h5py.File(sound, "r+") as file:
         file[FLUX][4] = -file[FLUX][4]
-    assert "flux has a median of zero or less in 1 row(s): 4" in faults(sound)
+    assert "flux has a median of zero or less in 1 row: 4" in faults(sound)
 
 
 def test_repeated_rows_are_found_within_and_between_files(sound: Path, write_set, tmp_path: Path) -> None:
@@ -71,9 +71,9 @@ def test_repeated_rows_are_found_within_and_between_files(sound: Path, write_set
 @pytest.mark.parametrize(
     ("column", "value", "expected"),
     [
-        ("log_g", np.inf, "label log_g is infinite in 1 row(s): 5"),
-        ("T_eff", -10.0, "label T_eff is outside 1000 to 100000 K in 1 row(s): 5"),
-        ("log_g", 44.4, "label log_g is outside -2 to 10 dex in 1 row(s): 5"),
+        ("log_g", np.inf, "label log_g is infinite in 1 row: 5"),
+        ("T_eff", -10.0, "label T_eff is outside 1000 to 100000 K in 1 row: 5"),
+        ("log_g", 44.4, "label log_g is outside -2 to 10 dex in 1 row: 5"),
     ],
 )
 def test_bad_labels_are_found(write_set, stars, tmp_path: Path, column: str, value: float, expected: str) -> None:
@@ -87,7 +87,7 @@ def test_a_missing_label_is_a_note(write_set, stars, tmp_path: Path) -> None:
     labels[[3, 5]] = np.nan
     report = inspect_file(write_set(tmp_path / "gaps", 12, M_H=labels))
     assert report.faults == []
-    assert "note: label M_H is missing (NaN) in 2 row(s): 3, 5" in report.notes
+    assert "note: label M_H is missing (NaN) in 2 rows: 3, 5" in report.notes
 
 
 def test_all_missing_pieces_are_named_at_once(tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_a_file_that_changed_is_scanned_again_and_an_unchanged_one_is_not(sound:
     known.write_text(known.read_text().replace('"faults": []', '"faults": ["from the cache"]'))
     assert inspect_files([sound])[0].faults == ["from the cache"]
     change(sound, FLUX, (0, 0), np.nan)
-    assert "flux is not finite in 1 row(s): 0" in inspect_files([sound])[0].faults
+    assert "flux is not finite in 1 row: 0" in inspect_files([sound])[0].faults
 
 
 def test_a_missing_file_is_one_sentence(capsys) -> None:
@@ -161,10 +161,9 @@ def test_rows_of_a_damaged_chunk_are_named_with_the_filter_and_the_others_checke
     assert data_cli.main(["inspect", str(sound)]) == 1
     text = capsys.readouterr().out
     assert (
-        f"FAULT: {name}: damaged, cannot be read (deflate) in 4 row(s): 4, 5, 6, 7; copy or make the file again\n"
-        in text
+        f"FAULT: {name}: damaged, cannot be read (deflate) in 4 rows: 4, 5, 6, 7; copy or make the file again\n" in text
     )
-    assert "FAULT: flux is the same in every pixel in 1 row(s): 11" in text
+    assert "FAULT: flux is the same in every pixel in 1 row: 11" in text
     assert text.count("FAULT") == 2
 
 
@@ -202,4 +201,4 @@ def test_a_report_on_linked_values_is_not_kept(sound: Path, write_set, tmp_path:
         file[FLUX] = h5py.ExternalLink("../other/dataset.h5", FLUX)
     assert inspect_files([sound])[0].faults == []
     change(other, FLUX, 3, np.nan)
-    assert inspect_files([sound])[0].faults == ["flux is not finite in 1 row(s): 3"]
+    assert inspect_files([sound])[0].faults == ["flux is not finite in 1 row: 3"]

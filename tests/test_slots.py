@@ -149,13 +149,13 @@ def test_threads_are_shared_out() -> None:
 
 
 MISSING = [
-    ("", True, {}, "gpus_per_job", "a worker needs 1 GPU(s), but none is visible here; set train.device=cpu"),
-    ("-1", True, {"slots": 2}, "gpus_per_job", "needs 1 GPU(s), but none is visible here"),
-    ("", True, {"gpus_per_job": 0}, "gpus_per_job", "needs 1 GPU(s), but none is visible here"),
-    ("", False, {"gpus_per_job": 1}, "gpus_per_job", "needs 1 GPU(s), but none is visible here"),
-    ("0", False, {"gpus_per_job": 2}, "gpus_per_job", "needs 2 GPU(s), but 1 is visible here"),
+    ("", True, {}, "gpus_per_job", "a worker needs 1 GPU, but none is visible here; set train.device=cpu"),
+    ("-1", True, {"slots": 2}, "gpus_per_job", "needs 1 GPU, but none is visible here"),
+    ("", True, {"gpus_per_job": 0}, "gpus_per_job", "needs 1 GPU, but none is visible here"),
+    ("", False, {"gpus_per_job": 1}, "gpus_per_job", "needs 1 GPU, but none is visible here"),
+    ("0", False, {"gpus_per_job": 2}, "gpus_per_job", "needs 2 GPUs, but 1 is visible here"),
     ("0", True, {"gpus_per_job": 0}, "gpus_per_job", "is 0, but train.device asks for CUDA"),
-    ("0,1", False, {"slots": 3}, "slots", "is 3, but 2 GPU(s) make 2 slot(s); raise hydra.launcher.jobs_per_gpu"),
+    ("0,1", False, {"slots": 3}, "slots", "is 3, but 2 GPUs can serve 2 slots; raise hydra.launcher.jobs_per_gpu"),
 ]
 
 

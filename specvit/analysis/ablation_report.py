@@ -108,7 +108,12 @@ def twin_sentences(combined: Sequence[Combination]) -> list[str]:
     if not twins:
         return []
     own, first = twins[0]
-    return [f"{len(twins)} of {len(runs)} runs equal another to the last digit and count once ({own} and {first})"]
+    equal = (
+        "equals another to the last digit and counts"
+        if len(twins) == 1
+        else "equal another to the last digit and count"
+    )
+    return [f"{len(twins)} of {len(runs)} runs {equal} once ({own} and {first})"]
 
 
 def write_ablation(ablation: Ablation, out: Path, others: Sequence[Ablation] = ()) -> None:

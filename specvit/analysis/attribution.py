@@ -33,6 +33,7 @@ from specvit.run.predictor import Predictor, load_predictor
 from specvit.tracking.console import Console
 from specvit.training.device import resolve_device, set_up_torch
 from specvit.utils.errors import CheckpointError, DataError
+from specvit.utils.text import counted
 
 Array = np.ndarray
 BATCH, MOST_WEIGHTS = 64, 2**24
@@ -98,12 +99,12 @@ def attributions_of(
         remedy = "put the spectra back that the runs were tested on"
         raise DataError("is not what it was", where="data.test_path", remedy=remedy)
     stars = min(rows, len(spectra))
-    say(f"test set: {test_set.description}, {len(test_set.runs)} run(s), first {stars:,} rows")
+    say(f"test set: {test_set.description}, {counted(len(test_set.runs), 'run')}, first {counted(stars, 'row')}")
     settings = []
     for setting in test_set.settings:
         of_runs = [_run_attribution(run, spectra, label, stars, torch_device) for run in setting.runs]
         settings.append(SettingAttribution(setting, of_runs))
-        say(f"{setting.name}: {len(setting.runs)} run(s)")
+        say(f"{setting.name}: {counted(len(setting.runs), 'run')}")
     starts = range(0, stars, MEAN_CHUNK)
     parts = (spectra.gather(np.arange(start, min(start + MEAN_CHUNK, stars)))[0].sum(axis=0) for start in starts)
     flux_P = sum(parts, np.zeros(spectra.num_pixels)) / stars

@@ -15,7 +15,7 @@ from specvit.analysis.report import Row, bullets, table, write_report
 from specvit.config.model_kinds import kind_of
 from specvit.utils.files import write_text
 from specvit.utils.quantities import unit_of
-from specvit.utils.text import csv_text
+from specvit.utils.text import counted, csv_text
 
 if TYPE_CHECKING:
     from specvit.analysis.attribution import Attribution, OptimalWeights
@@ -86,7 +86,7 @@ def with_slopes(runs: Runs) -> tuple[Runs, list[str]]:
         reasons.append(lacking if known else f"model={run.config.model.kind} has no derivative by its pixels")
     omitted = Counter(filter(None, reasons))
     usable = runs[[not reason for reason in reasons]]
-    return usable, [f"note: {count} run(s) left out: {why}" for why, count in omitted.items()]
+    return usable, [f"note: {counted(count, 'run')} left out: {why}" for why, count in omitted.items()]
 
 
 def write_attention(report: AttributionReport, out: Path) -> None:

@@ -29,6 +29,7 @@ from specvit.analysis.records import Run, Runs, rows_of, scored
 from specvit.analysis.survival import Pair, least_p, logrank_p, resolution, restricted_difference, time_of
 from specvit.study.results import has_direction, is_r2, lower_is_better
 from specvit.study.schema import ESCAPED
+from specvit.utils.text import counted
 
 LEVEL = 0.95
 UNEQUAL = 0.5
@@ -290,10 +291,7 @@ def sentence(difference: Difference, metric: str, asked: dict[str, str] | None =
     what = f"{difference.factor}={difference.value} against {difference.base}"
     if not difference.pairs:
         return f"{what}: the same runs to the last digit as {difference.like}"
-    pairs = ", ".join(
-        f"{count} {noun}{'s' if count > 1 else ''}"
-        for count, noun in ((difference.pairs, "pair"), (difference.seeds, "seed"))
-    )
+    pairs = ", ".join(counted(count, noun) for count, noun in ((difference.pairs, "pair"), (difference.seeds, "seed")))
     pairs += f", {difference.twins} more of equal runs" if difference.twins else ""
     size = "" if difference.mean is None else f"{metric} {_signed(difference.mean)}"
     if difference.horizon is not None:

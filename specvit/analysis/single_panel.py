@@ -11,6 +11,7 @@ from specvit.analysis.report import Row
 from specvit.analysis.scaling import Line, Pair, Scaling, pair_sentence
 from specvit.tracking.figures import LOWEST as FLOOR
 from specvit.tracking.figures import canvas
+from specvit.utils.text import counted
 
 TITLE = "ViT vs Traditional ML Scaling Curve"
 RANGE = (0.3, 0.75)
@@ -128,6 +129,6 @@ def _size(rows: float) -> str:
 
 def _note(scaling: Scaling, crossed: list[Pair]) -> str:
     missing = sum(count.total() for line in scaling.lines for count in line.series.missing.values())
-    left = [f"not in the figure: {missing} run(s) without a test score"] if missing else []
+    left = [f"not in the figure: {counted(missing, 'run')} without a test score"] if missing else []
     facts = [f"{scaling.label}: {scaling.test_set.description}", NOTE, *map(pair_sentence, crossed), *left]
     return ". ".join(facts) + "."

@@ -11,6 +11,7 @@ from specvit.training.gpus import visible_gpus
 from specvit.utils.errors import ConfigError
 from specvit.utils.memory import JOBS_PER_GPU
 from specvit.utils.processes import python_environment
+from specvit.utils.text import counted
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Slot:
     def __str__(self) -> str:
         """Return the resources as text."""
         gpus = f"GPU {','.join(self.gpus)}, " if self.gpus else ""
-        return f"{gpus}{self.threads} CPU thread{'s' if self.threads > 1 else ''}"
+        return f"{gpus}{counted(self.threads, 'CPU thread')}"
 
 
 def read_launcher(plain: dict[str, Any]) -> LauncherConfig:
@@ -78,7 +79,7 @@ def plan_slots(config: LauncherConfig, devices: Set[str], *, limit: int | None =
     each = each if config.gpus_per_job is None else config.gpus_per_job
     if (wants_cuda or config.gpus_per_job) and len(gpus) < max(1, each):
         there = f"{len(gpus) or 'none'} {'are' if len(gpus) > 1 else 'is'} visible"
-        what = f"a worker needs {max(1, each)} GPU(s), but {there} here"
+        what = f"a worker needs {counted(max(1, each), 'GPU')}, but {there} here"
         raise ConfigError(
             what, where="hydra.launcher.gpus_per_job", remedy="set train.device=cpu, or start it on a GPU"
         )
@@ -89,7 +90,7 @@ def plan_slots(config: LauncherConfig, devices: Set[str], *, limit: int | None =
         room = len(groups) * config.jobs_per_gpu
         count = config.slots or room
         if count > room:
-            what = f"is {count}, but {len(gpus)} GPU(s) make {room} slot(s)"
+            what = f"is {count}, but {counted(len(gpus), 'GPU')} can serve {counted(room, 'slot')}"
             raise ConfigError(what, where="hydra.launcher.slots", remedy="raise hydra.launcher.jobs_per_gpu")
         shares = [groups[n % len(groups)] for n in range(count)]
     else:

@@ -11,7 +11,7 @@ from specvit.convert.command import add_options, given_options, is_other_format
 from specvit.convert.command import convert as convert_other_format
 from specvit.convert.libraries import LIBRARIES, WHEEL
 from specvit.utils.errors import DataError
-from specvit.utils.text import read_count, text_table
+from specvit.utils.text import counted, read_count, text_table
 
 
 @user_facing
@@ -123,7 +123,7 @@ def _convert(sources: list[Path], target: Path) -> int:
             print(f"note: {conversion.source.path}: left out, not in the layout: {', '.join(conversion.left_out)}")
         convert(conversion, _report_bytes)
     size = sum(conversion.num_bytes for conversion in conversions) / 1e9
-    print(f"converted {len(conversions)} file(s), {size:.2f} GB, in {time.perf_counter() - started:.0f} s")
+    print(f"converted {counted(len(conversions), 'file')}, {size:.2f} GB, in {time.perf_counter() - started:.0f} s")
     print("a run on converted files is the same run: it keeps its name and resumes where it stopped")
     return 0
 
@@ -150,7 +150,7 @@ def _inspect(files: list[Path]) -> int:
             print(f"  {note}")
         for fault in report.faults:
             print(f"  FAULT: {fault}")
-        print("  no fault found" if not report.faults else f"  {len(report.faults)} fault(s)")
+        print("  no fault found" if not report.faults else f"  {counted(len(report.faults), 'fault')}")
         faults += len(report.faults)
     return 1 if faults else 0
 

@@ -15,6 +15,7 @@ from specvit.convert.options import Options
 from specvit.convert.text_file import separator_of
 from specvit.utils.errors import DataError
 from specvit.utils.quantities import LABELS
+from specvit.utils.text import counted
 
 FILE = "file"
 """Column of a label file that names the file of a spectrum."""
@@ -52,7 +53,7 @@ def labels_from_file(sources: list[Path], base: Path, options: Options) -> tuple
         raise DataError(f"has one row for two files, {twice} the second", where=str(path), remedy="name folder/file")
     labels = _renamed(path, table.drop(columns=FILE), options)
     spare = len(table) - len(chosen)
-    notes = [f"note: {path}: {spare} row(s) name no file that is converted"] if spare else []
+    notes = [f"note: {path}: no file that is converted is named by {counted(spare, 'row')}"] if spare else []
     return labels.iloc[chosen].reset_index(drop=True), notes
 
 

@@ -17,6 +17,7 @@ from specvit.convert.names import WAVE_FILES, Naming
 from specvit.convert.options import Options
 from specvit.convert.wavelengths import LOG_NAMES, WAVE_NAMES
 from specvit.utils.errors import ConfigError, DataError
+from specvit.utils.text import counted
 
 
 def find_sources(given: Sequence[Path], out: Path, options: Options) -> tuple[list[Path], Path]:
@@ -87,7 +88,7 @@ def read_wavelengths(path: Path) -> Array:
             raise DataError(what, where=f"{path}:{array.name}", remedy="one column of numbers is needed")
         wave_X = np.asarray(array.take(None), dtype=np.float64)
         if len(wave_X) < 2:
-            what = f"holds {len(wave_X)} wavelength(s)"
+            what = f"holds {counted(len(wave_X), 'wavelength')}"
             raise DataError(what, where=f"{path}:{array.name}", remedy="at least two are needed")
     return replace(array, take=lambda rows: wave_X)
 

@@ -12,6 +12,7 @@ from specvit.convert.options import SPLITS, Options
 from specvit.utils import seeding
 from specvit.utils.errors import ConfigError
 from specvit.utils.quantities import LABELS
+from specvit.utils.text import counted
 
 MEASURED = ("snr", "mag")
 """Labels in which copies of one star differ."""
@@ -54,7 +55,7 @@ def _split_stars(star_N: NDArray[np.intp], shares: tuple[float, ...], seed: int)
     cuts = [int(ends_G[np.argmin(np.abs(ends_G - cut))]) for cut in wanted]
     parts = np.split(mixed_N, cuts)
     if min(map(len, parts)) < 1:
-        copies = f", since by their labels they are of {len(ends_G)} star(s)" if len(ends_G) < total else ""
+        copies = f", since by their labels they are of {counted(len(ends_G), 'star')}" if len(ends_G) < total else ""
         what = f"of {total} spectra leaves a set without any{copies}"
         raise ConfigError(what, where="--split", remedy="take larger shares, or convert more spectra")
     return [rng.permutation(part) for part in parts]

@@ -40,7 +40,8 @@ def open_stars_named(data: DataConfig, names: Sequence[str]) -> Spectra:
 
     Raises `DataError` if a star has several spectra, or none.
     """
-    whole = open_spectra(find_files(data.file_path or (), root=data.root, where="data.file_path"), -1)
+    files = find_files(data.file_path or (), root=data.root, where="data.file_path")
+    whole = open_spectra(files, -1, observed=data.observed)
     rows_of: dict[str, list[int]] = {}
     for row, name in zip(whole.rows_N.tolist(), star_names(whole.labels()), strict=True):
         rows_of.setdefault(safe_cell(name), []).append(row)

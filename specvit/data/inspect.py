@@ -21,6 +21,7 @@ from specvit.data.shards import Array2D, Shard, check_wave, open_array, read_lab
 from specvit.utils.errors import DataError
 from specvit.utils.files import cache_dir, read_json, write_json
 from specvit.utils.quantities import ERROR, FLUX, LABELS, WAVE
+from specvit.utils.text import counted
 
 INSPECT_VERSION = 5
 CHUNK_ROWS = 2048
@@ -225,7 +226,7 @@ def _bad_rows(what: str, bad_N: np.ndarray) -> list[str]:
     if not len(rows):
         return []
     named = ", ".join(map(str, rows[:NAMED_ROWS])) + (", …" if len(rows) > NAMED_ROWS else "")
-    return [f"{what} in {len(rows)} row(s): {named}"]
+    return [f"{what} in {counted(len(rows), 'row')}: {named}"]
 
 
 def _span(values: np.ndarray) -> str:

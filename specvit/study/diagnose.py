@@ -15,6 +15,7 @@ from specvit.study.results import Outcome, outcome_of
 from specvit.study.store import Trial
 from specvit.utils.errors import FolderError
 from specvit.utils.files import read_yaml
+from specvit.utils.text import counted
 
 BARS = "▁▂▃▄▅▆▇█"
 WIDTH = 60
@@ -43,7 +44,7 @@ def health_of(run: RunFolder, outcome: Outcome, now: float | None = None) -> str
 
 def _learning(rows: list[dict[str, Any]], losses: list[float]) -> str:
     if len(losses) >= PATIENT_EPOCHS and not min(losses[1:]) < losses[0]:
-        return f"the training loss has not fallen in {len(losses)} epochs"
+        return f"the training loss has not fallen in {counted(len(losses), 'epoch')}"
     scores = [row["val_r2"] for row in rows if row.get("val_r2") is not None]
     if len(scores) >= PATIENT_EPOCHS and verdict("completed", rows).state not in LEARNT:
         return f"val R² is {scores[-1]:.3f} after step {rows[-1]['step']}: nothing learnt yet"
@@ -93,7 +94,7 @@ def _job(run: RunFolder, state: str) -> Iterator[str]:
 def _curves(outcome: Outcome) -> Iterator[str]:
     rows = outcome.rows
     if rows:
-        yield f"{len(rows)} epochs, {rows[-1]['step']} steps"
+        yield f"{counted(len(rows), 'epoch')}, {counted(rows[-1]['step'], 'step')}"
     for name in CURVES:
         values = [row[name] for row in rows if isinstance(row.get(name), int | float) and math.isfinite(row[name])]
         if values:

@@ -17,6 +17,7 @@ from specvit.study.store import StudyFolder, Trial
 from specvit.study.trial_queue import CLOSED_STATES, FAILED_STATES
 from specvit.utils.errors import ConfigError, FolderError
 from specvit.utils.files import read_yaml
+from specvit.utils.text import counted
 
 if TYPE_CHECKING:
     from specvit.study.request import StudyRequest  # imports Hydra, which status commands do not need
@@ -77,7 +78,7 @@ def print_plan(study: StudyFolder, order: "StudyRequest", trials: list[Trial]) -
             print(f"  {trial.run.shown_state() or 'to do':<14} {trial.name}  {_settings(trial)}")
         states = Counter(trial.run.shown_state() or "to do" for trial in trials)
         parts = ", ".join(f"{count} {state}" for state, count in states.items())
-        print(f"{len(trials)} run{'s' if len(trials) != 1 else ''}: {parts}")
+        print(f"{counted(len(trials), 'run')}: {parts}")
         if line := twins_line(trials):
             print(line)
         trials = [trial for trial in trials if trial.run.state() not in DONE]
@@ -107,8 +108,9 @@ def twins_line(trials: list[Trial]) -> str:
         return ""
     tokenizers = " and ".join(sorted({name for group in groups for name in group}))
     twins = sum(len(group) - 1 for group in groups)
+    alike = "is a twin of another" if twins == 1 else "are twins of others"
     return (
-        f"{twins} of {len(trials)} runs are twins of others: model.proj_fn {tokenizers} are the same map without "
+        f"{twins} of {len(trials)} runs {alike}: model.proj_fn {tokenizers} are the same map without "
         "overlap (model.stride_size = model.patch_size); a comparison counts them once"
     )
 
@@ -124,7 +126,7 @@ def cost_lines(trials: list[Trial]) -> list[str]:
         return [*lines, f"time: {known}"]
     hours, count = known
     total = f"{sum(hours):.1f} hours" if sum(hours) >= 1 else f"{60 * sum(hours):.0f} minutes"
-    runs = f"{count} run{'s' if count != 1 else ''}"
+    runs = counted(count, "run")
     return [*lines, f"time: about {total} for one worker, by the operations and {runs} timed here"]
 
 
@@ -176,14 +178,14 @@ def gpu_hours(trials: list[Trial], config: SlurmConfig) -> tuple[float, str]:
     gpus, known = config.gpus, hours_of(trials)
     if isinstance(known, str):
         total = len(trials) * gpus * config.minutes / 60
-        jobs = f"{len(trials)} job{'s' if len(trials) > 1 else ''} of {config.time}"
-        each = f"{jobs} with {gpus} GPU{'s' if gpus != 1 else ''}"
+        jobs = f"{counted(len(trials), 'job')} of {config.time}"
+        each = f"{jobs} with {counted(gpus, 'GPU')}"
         return total, f"GPU-hours: {known}; up to {total:.1f} ({each}) before a job is queued again"
     hours, _ = known
     at_once = min(config.jobs or len(trials), len(trials))
     span = max(sum(hours) / at_once, max(hours))
     end = time.strftime("%a %H:%M", time.localtime(time.time() + 3600 * span))
-    through = f"through about {end} if {at_once} job{'s' if at_once > 1 else ''} can run at once from now on"
+    through = f"through about {end} if {counted(at_once, 'job')} can run at once from now on"
     return gpus * sum(hours), f"GPU-hours: about {gpus * sum(hours):.1f} by runs timed here; {through}"
 
 

@@ -14,6 +14,7 @@ from specvit.study.store import BROKEN_GPU, StudyFolder, living_pid
 from specvit.training.signals import signal_handlers
 from specvit.utils.errors import Interrupted
 from specvit.utils.processes import python_command, start
+from specvit.utils.text import counted
 
 POLL_SECONDS, NEWS_SECONDS = 0.2, 1.0
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -45,7 +46,7 @@ class LocalSlots:
 
     def run(self) -> int:
         """Keep the slots filled until no trial is open; return the exit code. Raises `Interrupted` after a signal."""
-        count = f"{len(self.slots)} slot{'s' if len(self.slots) > 1 else ''}"
+        count = counted(len(self.slots), "slot")
         with signal_handlers(SIGNALS, self._handle_signal):
             print(f"{count}: {'; '.join(dict.fromkeys(map(str, self.slots)))}", flush=True)
             monitor, next_news = StudyMonitor(self.study), 0.0

@@ -24,7 +24,7 @@ from specvit.study.yaml_schema import Settings, matches
 from specvit.utils import provenance
 from specvit.utils.errors import ConfigError, DataError, SpecvitError
 from specvit.utils.files import copy_folders
-from specvit.utils.text import nearest, short_value
+from specvit.utils.text import counted, nearest, short_value
 
 SHOWN_FAULTS = 5
 EPOCHS, WARMUP = "train.epochs", "opt.warmup_epochs"
@@ -230,7 +230,7 @@ def _all_faults(faults: list[tuple[Point, SpecvitError]], total: int) -> Specvit
         f"{sentence} ({labels[0]}{f' and {len(labels) - 1} more' if len(labels) > 1 else ''})"
         for sentence, labels in list(sentences.items())[:SHOWN_FAULTS]
     ]
-    more = f"; {len(sentences) - SHOWN_FAULTS} more faults" if len(sentences) > SHOWN_FAULTS else ""
+    more = f"; {counted(len(sentences) - SHOWN_FAULTS, 'more fault')}" if len(sentences) > SHOWN_FAULTS else ""
     kind = DataError if isinstance(faults[0][1], DataError) else ConfigError
     return kind(f"{len(faults)} of {total} runs cannot be made: {'; '.join(shown)}{more}", remedy="nothing was started")
 

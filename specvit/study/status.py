@@ -19,6 +19,7 @@ from specvit.study.search_space import FORBIDDEN
 from specvit.study.store import WAITING, StudyFolder, Trial, command_of
 from specvit.study.table import factors_of, setting_text
 from specvit.study.trial_queue import state_counts
+from specvit.utils.text import counted
 
 HEALTH_MINUTES, HEALTH_SECONDS = 2.0, 10.0
 """Time from the start of a run to the first check of its health where the study names none, and between checks."""
@@ -89,7 +90,7 @@ def status_lines(study: StudyFolder) -> Iterator[str]:
     """Yield the status of a study: counts, then one line for each trial that runs, failed or learnt nothing."""
     about = study.about()
     slots = study.busy_slots()
-    workers = f"{len(slots)} worker{'s' if len(slots) != 1 else ''} running" if slots else "no worker running"
+    workers = f"{counted(len(slots), 'worker')} running" if slots else "no worker running"
     trials, queued = study.trials(), jobs_in_queue(study, about)
     jobs = jobs_of_trials(study, about, queued)
     states = {trial.number: _state(study, trial, jobs) for trial in trials}
@@ -121,9 +122,9 @@ def refused_lines(study: StudyFolder) -> Iterator[str]:
     """Yield the number of refused points of a search, with the most frequent cause."""
     causes = Counter(event["cause"] for event in study.events("refused") if FORBIDDEN not in event["cause"])
     if causes:
-        (cause, count), *others = causes.most_common()
-        more = f" ({len(others)} other cause{'s' if len(others) > 1 else ''})" if others else ""
-        yield f"{causes.total()} point{'s' if count > 1 else ''} refused: {cause}{more}"
+        (cause, _), *others = causes.most_common()
+        more = f" ({counted(len(others), 'other cause')})" if others else ""
+        yield f"{counted(causes.total(), 'point')} refused: {cause}{more}"
 
 
 def _state(study: StudyFolder, trial: Trial, jobs: dict[int, ClusterJob]) -> str:

@@ -11,6 +11,7 @@ from specvit.run_folder.folder import ALIVE, DONE, FAILED
 from specvit.run_folder.verdict import LEARNT
 from specvit.study.store import StudyFolder, Trial, has_failed
 from specvit.training.protocols import Pruner
+from specvit.utils.text import counted
 
 FAILED_STATES = (*(state for state in FAILED if state != "pruned"), "refused", "lost", "timeout")
 """States in which a trial counts as failed."""
@@ -97,7 +98,7 @@ def stop_reason(study: StudyFolder, about: dict[str, Any]) -> str:
     if (limit := about.get("failures")) is not None:
         failed = sum(trial.failed and study.state(trial) in FAILED_STATES for trial in study.trials())
         if failed >= limit:
-            return f"{failed} runs failed, which is the budget (sweep.failures)"
+            return f"{counted(failed, 'run')} failed, which is the budget (sweep.failures)"
     return ""
 
 
@@ -119,7 +120,7 @@ def group_counts(states: Iterable[str]) -> str:
     counts = Counter(map(group_of, states))
     total = counts.total()
     parts = ", ".join(f"{counts[name]} {name}" for name in GROUPS if counts[name])
-    return f"{total} run{'s' if total != 1 else ''}: {parts}"
+    return f"{counted(total, 'run')}: {parts}"
 
 
 def count_states(study: StudyFolder, states: dict[int, str] | None = None) -> Counter[str]:
@@ -136,7 +137,7 @@ def state_counts(study: StudyFolder, states: dict[int, str] | None = None) -> st
     known = [name for name in ORDER if counts[name]]
     rest = sorted(name for name in counts if name not in ORDER and counts[name])
     parts = ", ".join(f"{counts[name]} {name}" for name in known + rest)
-    return f"{counts.total()} run{'s' if counts.total() != 1 else ''}: {parts}"
+    return f"{counted(counts.total(), 'run')}: {parts}"
 
 
 def has_open_trials(study: StudyFolder) -> bool:

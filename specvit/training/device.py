@@ -12,6 +12,7 @@ from specvit.config.schema import TrainConfig
 from specvit.training.gpus import given_by
 from specvit.utils.errors import ConfigError, DeviceError
 from specvit.utils.memory import keep_memory
+from specvit.utils.text import counted
 
 DEFAULT_THREADS = torch.get_num_threads()
 """torch's default (physical cores, or OMP_NUM_THREADS); a run must not inherit what the last one in its process set."""
@@ -48,7 +49,7 @@ def resolve_device(train: TrainConfig) -> torch.device:
         if not torch.cuda.is_available():
             raise ConfigError("no CUDA device is there", where="train.device", remedy="set train.device=cpu or auto")
         if (device.index or 0) >= torch.cuda.device_count():
-            what = f"{name} is not there, {torch.cuda.device_count()} device(s) are"
+            what = f"{name} is not there, of {counted(torch.cuda.device_count(), 'device')}"
             raise ConfigError(what, where="train.device", remedy="count from cuda:0")
         if fault := fault_of(device):
             raise DeviceError(f"{name} does not work: {fault}", where="train.device", remedy=_remedy(fault, device))
