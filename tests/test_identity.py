@@ -163,8 +163,8 @@ def test_the_keys_outside_the_id_are_these() -> None:
     places |= {f"data.{name}" for name in ("num_samples", "val_samples", "test_samples", "observed")}  # in the manifest
     handling = {
         f"train.{name}"
-        for name in ("save_every", "init_from", "device", "threads", "keep_memory", "rerun", "checkpoint_blocks")
-    }
+        for name in ("log_every", "save_every", "init_from", "device", "threads", "keep_memory", "rerun")
+    } | {"train.checkpoint_blocks"}
     assert {key for key in outside if not key.startswith("tracking.")} == places | handling
     assert all(not rules["identity"] for path, _, rules in fields_of(Config) if path[0] == "tracking")
 

@@ -27,6 +27,9 @@ def command(folder: Path, overrides: list[str]) -> list[str]:
         "train.epochs=12",
         "train.threads=1",
         "train.deterministic=true",
+        "train.eval_every=7steps",
+        "train.log_every=2steps",
+        "train.save_every=0.4",
     ]
     settings += [
         "model.hidden_size=64",

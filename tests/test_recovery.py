@@ -11,12 +11,15 @@ from faults import by_day
 from harm import DAMAGES, rewrite
 from toys import LIVELY, Recorder, Run, StopAfter, assert_identical, toy_run
 
+from specvit.config.schema import TrainConfig
 from specvit.run_folder.folder import RunFolder
 from specvit.tracking.metric_files import FileTracker
 from specvit.training import checkpoint
 from specvit.training.recovery import Start, faults_of_best, find_start
+from specvit.training.schedule import build_rhythm
 
 EPOCH_STEPS, EPOCHS = 4, 5
+RHYTHM = build_rhythm(TrainConfig(epochs=EPOCHS), EPOCH_STEPS)
 NOTHING = Start(None)
 HASTY = dataclasses.replace(LIVELY, lr=0.1)
 """At this rate the toy's third epoch is its best, and each before it was when it ended."""
@@ -87,7 +90,7 @@ def test_a_run_resumes_from_the_checkpoint_before_a_damaged_one(
     start(folder).fit(StopAfter(steps))
     spoil, words = DAMAGES[damage]
     spoil(folder.file("last.ckpt"))
-    found = find_start(folder, EPOCH_STEPS)
+    found = find_start(folder, RHYTHM)
     if damage == "missing" and steps <= 4:
         assert found.saved is None  # nothing was ever saved, for all one can see
     else:
@@ -110,7 +113,7 @@ def test_where_no_checkpoint_is_good_the_run_starts_from_nothing(
     start(folder).fit(StopAfter(14))
     for name in ("last.ckpt", "previous.ckpt", *also):
         DAMAGES[damage][0](folder.file(name))
-    found = find_start(folder, EPOCH_STEPS)
+    found = find_start(folder, RHYTHM)
     assert found.saved is None
     if damage != "missing":
         assert "last.ckpt.damaged; previous.ckpt" in found.note
@@ -121,14 +124,14 @@ def test_where_no_checkpoint_is_good_the_run_starts_from_nothing(
 
 
 def test_a_good_start_says_nothing_and_moves_nothing(folder: RunFolder) -> None:
-    assert find_start(folder, EPOCH_STEPS) == NOTHING
+    assert find_start(folder, RHYTHM) == NOTHING
     start(folder).fit(StopAfter(3))
-    found = find_start(folder, EPOCH_STEPS)  # before there are best weights
+    found = find_start(folder, RHYTHM)  # before there are best weights
     assert (found.note, found.saved is not None and found.saved["state"]["step"]) == ("", 3)
     start(folder, found).fit(StopAfter(11))
     before = {path.name: path.read_bytes() for path in folder.path.iterdir()}
     assert set(before) == {"last.ckpt", "previous.ckpt", "best.ckpt", "metrics.jsonl"}
-    found = find_start(folder, EPOCH_STEPS)
+    found = find_start(folder, RHYTHM)
     assert found.note == ""
     assert found.saved is not None and found.saved["state"]["step"] == 14
     assert {path.name: path.read_bytes() for path in folder.path.iterdir()} == before
@@ -136,7 +139,7 @@ def test_a_good_start_says_nothing_and_moves_nothing(folder: RunFolder) -> None:
 
 def test_the_previous_checkpoint_is_another_one(folder: RunFolder) -> None:
     for steps in (4, 4, 1, 3):  # stops at an end of an epoch and within one
-        start(folder, find_start(folder, EPOCH_STEPS)).fit(StopAfter(steps))
+        start(folder, find_start(folder, RHYTHM)).fit(StopAfter(steps))
     steps_saved = [checkpoint.load(folder.file(name))["state"]["step"] for name in ("previous.ckpt", "last.ckpt")]
     assert steps_saved == [9, 12]
 
@@ -152,7 +155,7 @@ def test_a_checkpoint_that_is_only_kept_from_us_is_not_set_aside(
 
     monkeypatch.setattr(checkpoint.zipfile, "ZipFile", refuse)
     with pytest.raises(OSError, match=problem.strerror):
-        find_start(folder, EPOCH_STEPS)
+        find_start(folder, RHYTHM)
     assert folder.file("last.ckpt").exists() and folder.file("previous.ckpt").exists()
 
 
@@ -166,7 +169,7 @@ def test_a_checkpoint_is_not_set_aside_because_memory_is_short(
 
     monkeypatch.setattr(torch, "load", refuse)
     with pytest.raises(RuntimeError, match="allocate"):
-        find_start(folder, EPOCH_STEPS)
+        find_start(folder, RHYTHM)
     assert folder.file("last.ckpt").exists()
 
 
@@ -180,7 +183,7 @@ def test_a_bad_block_under_a_checkpoint_is_damage(folder: RunFolder, monkeypatch
         return real(path)
 
     monkeypatch.setattr(checkpoint.zipfile, "ZipFile", read)
-    found = find_start(folder, EPOCH_STEPS)
+    found = find_start(folder, RHYTHM)
     assert found.saved is not None and found.saved["state"]["step"] == 12
 
 
@@ -203,7 +206,7 @@ def test_a_checkpoint_needs_the_rows_of_its_epochs(
     start(folder, save_every=2).fit(StopAfter(14))
     path = folder.file("metrics.jsonl")
     path.write_text("".join(path.read_text().splitlines(keepends=True)[kept]))
-    found = find_start(folder, EPOCH_STEPS)
+    found = find_start(folder, RHYTHM)
     assert words in found.note
     again = start(folder, found, save_every=2)
     assert again.state.step == resuming_from
@@ -233,7 +236,7 @@ def test_lost_best_weights_are_taken_from_a_checkpoint_or_made_again(
     before = {name: checkpoint.load(folder.file(name)) for name in ("last.ckpt", "best.ckpt")}
     for name in ("best.ckpt", also) if also else ("best.ckpt",):
         DAMAGES[damage][0](folder.file(name))
-    found = find_start(folder, EPOCH_STEPS)
+    found = find_start(folder, RHYTHM)
     if "it is written again" in found.note and not also:
         assert_identical(checkpoint.load(folder.file("best.ckpt"))["model"], before["best.ckpt"]["model"])
     if not also:
@@ -248,11 +251,11 @@ def test_lost_best_weights_are_taken_from_a_checkpoint_or_made_again(
 
 def test_best_weights_of_a_later_epoch_are_come_to_again(folder: RunFolder, unbroken: dict[str, Any]) -> None:
     start(folder).fit(StopAfter(5))
-    first = start(folder, find_start(folder, EPOCH_STEPS), save_every=5)
+    first = start(folder, find_start(folder, RHYTHM), save_every=5)
     with pytest.raises(KeyboardInterrupt):
         first.fit(DiesAt(8))
     assert checkpoint.load(folder.file("best.ckpt"))["epoch"] == 3
-    found = find_start(folder, EPOCH_STEPS)
+    found = find_start(folder, RHYTHM)
     assert found.saved is not None
     state = found.saved["state"]
     assert (found.note, state["step"], state["best_epoch"]) == ("", 5, 1)
@@ -278,10 +281,10 @@ def test_an_ended_run_does_not_take_another_epochs_weights_for_its_best(
     whole = start(folder)
     whole.fit()
     assert whole.state.best_epoch not in (1, 5)
-    assert faults_of_best(folder, whole.state, EPOCH_STEPS) == ""
+    assert faults_of_best(folder, whole.state, RHYTHM) == ""
     rewrite(lambda content: content.update(epoch=epoch))(folder.file("best.ckpt"))
-    assert f"is of epoch {epoch}, not" in faults_of_best(folder, whole.state, EPOCH_STEPS)
-    found = find_start(folder, EPOCH_STEPS)
+    assert f"is of epoch {epoch}, not" in faults_of_best(folder, whole.state, RHYTHM)
+    found = find_start(folder, RHYTHM)
     again = start(folder, found)
     again.fit()
     assert_identical(outcome(again, folder), unbroken)
@@ -290,6 +293,6 @@ def test_an_ended_run_does_not_take_another_epochs_weights_for_its_best(
 def test_a_run_from_nothing_that_is_killed_early_does_not_come_upon_the_old_checkpoints(folder: RunFolder) -> None:
     start(folder).fit(StopAfter(18))
     folder.file("best.ckpt").unlink()
-    assert find_start(folder, EPOCH_STEPS).saved is None
-    again = find_start(folder, EPOCH_STEPS)
+    assert find_start(folder, RHYTHM).saved is None
+    again = find_start(folder, RHYTHM)
     assert again == Start(None, "note: there is no checkpoint; starting from nothing, which leads to the same numbers")

@@ -35,9 +35,9 @@ def why(run: RunFolder, *trial: Any) -> str:
         ({"train_loss": [1.0, 0.8, 0.6, 0.5, None]}, "the loss is not finite"),
         ({"train_loss": [1.0, 0.8, 0.6, 0.5, float("nan")]}, "the loss is not finite"),
         ({"train_loss": [None, 0.8, 0.6, 0.5, 0.4]}, "healthy"),
-        ({"skipped_steps": [9, 0, 0, 0, 2]}, "healthy"),
-        ({"skipped_steps": [0, 0, 0, 0, 3]}, "3 of 10 steps overflowed fp16"),
-        ({"train_loss": [0.4, 0.5, 0.6, 0.5, 0.4]}, "the training loss has not fallen in 5 epochs"),
+        ({"skipped_steps": [9, 9, 9, 9, 11]}, "healthy"),
+        ({"skipped_steps": [1, 1, 1, 1, 4]}, "3 of 10 steps overflowed fp16"),
+        ({"train_loss": [0.4, 0.5, 0.6, 0.5, 0.4]}, "the training loss has not fallen in 5 validations"),
         ({"train_loss": [0.4, 0.5, 0.3, 0.5, 0.6]}, "healthy"),
         ({"val_r2": [-0.1, 0.0, 0.02, 0.01, 0.0]}, "val R² is 0.000 after step 50: nothing learnt yet"),
         ({"val_r2": [0.0, 0.03, 0.0, 0.0, 0.0]}, "healthy"),
@@ -65,10 +65,10 @@ def test_a_run_without_an_epoch_has_no_verdict(path: Path) -> None:
     ("seconds", "later", "expected"),
     [
         ([10.0] * 5, 0.0, "healthy"),
-        ([10.0, 10.0, 10.0, 10.0, 31.0], 0.0, "the last epoch took 31.0 s, the usual one 10.0 s"),
+        ([10.0, 10.0, 10.0, 10.0, 31.0], 0.0, "the steps to the last validation took 31.0 s, usually 10.0 s"),
         ([10.0, 10.0, 10.0, 10.0, 29.0], 0.0, "healthy"),
         ([10.0] * 5, 35.0, "healthy"),
-        ([10.0] * 5, 100.0, "no epoch for 100 s, the usual one takes 10.0 s"),
+        ([10.0] * 5, 100.0, "no news for 100 s, a validation usually comes every 10.0 s"),
         ([10.0, 40.0], 100.0, "healthy"),
     ],
 )
@@ -121,7 +121,7 @@ def test_gradient_norms_are_printed_by_part_and_a_faint_one_is_named(path: Path)
         grad_norm=[3.0, 2.0], grad_norm_tokenizer=[1.0, 1e-4], grad_norm_blocks=[1.0, 1.5], grad_norm_head=[1, None]
     )
     said = why(make_run(path, "diverged", rows=rows))
-    assert "gradient norm by part, last epoch: tokenizer 0.0001, blocks 1.5\n  tokenizer hardly gets a gradient" in said
+    assert "gradient norm by part, at the end: tokenizer 0.0001, blocks 1.5\n  tokenizer hardly gets a gradient" in said
     rows[-1]["grad_norm_tokenizer"] = 0.01
     assert "hardly" not in why(make_run(path, "diverged", rows=rows))
 

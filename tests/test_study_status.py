@@ -257,4 +257,4 @@ def test_a_verdict_is_given_after_a_while_and_when_it_changes(
         ]
     name = run.path.name
     expected = [[], [], [f"{name}: the loss is not finite"], [], [f"{name}: healthy"], []]
-    assert said == [*expected, [f"{name}: the training loss has not fallen in 5 epochs"], [], []]
+    assert said == [*expected, [f"{name}: the training loss has not fallen in 5 validations"], [], []]

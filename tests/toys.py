@@ -119,11 +119,16 @@ class Recorder:
     def __init__(self) -> None:
         """Nothing is kept yet."""
         self.rows: list[dict[str, Any]] = []
+        self.logged: list[dict[str, Any]] = []
         self.losses: dict[int, float] = {}
 
     def metrics(self, row: dict[str, Any]) -> None:
-        """Keep one epoch's row."""
+        """Keep a validation's row."""
         self.rows.append(row)
+
+    def log(self, row: dict[str, Any]) -> None:
+        """Keep a line between two validations."""
+        self.logged.append(row)
 
     def timing(self, row: dict[str, Any]) -> None:
         """Wall-clock figures are of no interest here."""

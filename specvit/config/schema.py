@@ -6,6 +6,7 @@ The rest of specvit sees these frozen dataclasses and nothing of Hydra; each par
 from dataclasses import dataclass, field
 from typing import Any
 
+from specvit.config.durations import Duration, read_duration
 from specvit.config.fields import key, mapping
 
 
@@ -178,7 +179,8 @@ class OptConfig:
 class EarlyStoppingConfig:
     """`train.early_stopping`: `monitor` also chooses a network's best checkpoint; patience null never stops early.
 
-    With `target` a run ends at the first epoch that reaches it.
+    `patience` is in epochs, however often a run is validated. With `target` a run ends at the first validation that
+    reaches it.
     """
 
     monitor: str = key("val_mae")
@@ -189,7 +191,10 @@ class EarlyStoppingConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """`train`: the loop. `batch_size` is one forward pass; a step takes `batch_size * accumulate` spectra."""
+    """`train`: the loop. `batch_size` is one forward pass; a step takes `batch_size * accumulate` spectra.
+
+    `eval_every`, `log_every` and `save_every` are durations (`config.durations`).
+    """
 
     epochs: int = key(200, low=1, high=10_000_000)
     batch_size: int = key(256, low=1, high=10_000_000)
@@ -197,7 +202,9 @@ class TrainConfig:
     precision: str = key("16-mixed", choices=("32", "16-mixed", "bf16-mixed", "auto"))
     gradient_clip: float | None = key(0.5, above=0.0)
     early_stopping: EarlyStoppingConfig = field(default_factory=EarlyStoppingConfig)
-    save_every: int = key(1, low=1, high=10_000_000, identity=False)
+    eval_every: Duration = key(1, read=read_duration, neutral=1)
+    log_every: Duration | None = key(None, read=read_duration, identity=False)
+    save_every: Duration = key(1, read=read_duration, identity=False)
     init_from: str | None = key(None, identity=False)
     device: str = key("auto", identity=False)
     threads: int | None = key(None, low=1, high=4_096, identity=False)

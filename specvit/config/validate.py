@@ -3,6 +3,7 @@
 import itertools
 import re
 
+from specvit.config.durations import check_rhythm
 from specvit.config.model_kinds import check_fits, kind_of
 from specvit.config.schema import Config, DataConfig, effective_level
 from specvit.config.tracking_uri import check_uri
@@ -184,6 +185,7 @@ def _check_training(config: Config) -> None:
         raise ConfigError(
             what, where="train.batch_size", remedy=smaller_step(config.data.num_samples, train.accumulate)
         )
+    check_rhythm(train.epochs, train.eval_every, train.log_every)
     if opt.warmup_epochs >= train.epochs:
         what = f"is {opt.warmup_epochs:g}, not less than train.epochs={train.epochs}"
         raise ConfigError(what, where="opt.warmup_epochs", remedy="set opt.warmup_epochs=0, or more train.epochs")

@@ -30,7 +30,7 @@ class Predictor:
     coder: TargetCoder
     flux_norm: FluxNorm
     wave_P: np.ndarray
-    epoch: int
+    epoch: int | float
     config: Config
 
     def check_pixels(self, spectra: SpectraView) -> None:

@@ -38,7 +38,7 @@ from specvit.tracking.mlflow_sync import SyncProcess
 from specvit.training.protocols import NoPruner, Pruner
 from specvit.training.signals import SignalStop
 from specvit.utils.errors import Diverged
-from specvit.utils.files import read_json
+from specvit.utils.files import read_json, read_json_lines
 from specvit.utils.provenance import commit
 
 _ORIGIN = {
@@ -132,6 +132,7 @@ def _check_model(config: Config, splits: Splits, weights: Any) -> list[str]:
     if not isinstance(config.model, NetworkConfig):
         return [build_estimator(config).describe(splits)]
     check_fits(config.model, splits.train.num_pixels)
+    train_network.check_durations(config, splits)
     notes = train_network.check_weights(config, splits, weights) if weights else []
     return [*train_network.describe_model(config, splits), *_notes_of_legacy(config.model), *notes]
 
@@ -216,8 +217,8 @@ def _draw(scored: Any, rows: list[dict[str, Any]], folder: RunFolder, console: C
     name = "r2" if "r2" in scored.scores else "accuracy"
     evaluation.draw_scored(scored, folder.file("figures"), console.say)
     if len(rows) > 1:
-        place = folder.file("figures") / "curves.png"
-        attempt(place, lambda path: draw_curves(path, rows, score=name, steps=steps), console.say)
+        place, between = folder.file("figures") / "curves.png", read_json_lines(folder.file("training.jsonl"))
+        attempt(place, lambda path: draw_curves(path, rows, score=name, steps=steps, between=between), console.say)
 
 
 def _skipped(folder: RunFolder, console: Console) -> Result:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from specvit.config.build import to_plain
+from specvit.config.durations import check_rhythm
 from specvit.config.schema import Config, NetworkConfig, ViTConfig
 from specvit.data.batches import SpectraStore, TrainData, encoded, eval_data
 from specvit.data.labels import coder_to_dict
@@ -32,7 +33,7 @@ from specvit.training.device import build_scaler, hardware, has_bf16, resolve_de
 from specvit.training.loop import Callbacks, fit
 from specvit.training.optimizer import build_optimizer
 from specvit.training.recovery import faults_of_best, find_start
-from specvit.training.schedule import build_schedule
+from specvit.training.schedule import build_rhythm, build_schedule
 from specvit.training.state import TrainState
 from specvit.training.step import Learner
 from specvit.utils.errors import CheckpointError
@@ -58,6 +59,12 @@ def train(run: RunContext) -> str:
     raise CheckpointError(faults, where=str(run.folder.path), remedy=remedy)
 
 
+def check_durations(config: Config, splits: Splits) -> None:
+    """Raise `ConfigError` for durations in steps that do not go with those in epochs."""
+    train = config.train
+    check_rhythm(train.epochs, train.eval_every, train.log_every, _epoch_steps(config, splits))
+
+
 def check_evaluation_rows(config: Config, splits: Splits) -> None:
     """Raise `DataError` for a validation or test spectrum from a file that is not finite, before training."""
     for split in ("val", "test"):
@@ -69,7 +76,8 @@ def _train(run: RunContext) -> tuple[str, str]:
     """Return the state, and what is wrong with the best weights if the run has ended."""
     config, splits, folder, console = run.config, run.splits, run.folder, run.console
     device, epoch_steps = resolve_device(config.train), _epoch_steps(config, splits)
-    start = find_start(folder, epoch_steps)
+    rhythm = build_rhythm(config.train, epoch_steps)
+    start = find_start(folder, rhythm)
     origin = {**made_by(), **hardware(device)}
     changed = _report_changes(run, start.saved, origin)
     if start.note:
@@ -105,7 +113,7 @@ def _train(run: RunContext) -> tuple[str, str]:
         tracker = CompositeTracker(FileTracker(folder.path), status, progress)
         callbacks = Callbacks(tracker=tracker, stop=run.stop, checkpoints=checkpoints, pruner=run.pruner)
         ended = fit(learner, state, data, val_data, config.opt, callbacks)
-    return ended, faults_of_best(folder, state, epoch_steps) if state.ended else ""
+    return ended, faults_of_best(folder, state, rhythm) if state.ended else ""
 
 
 def _report_changes(run: RunContext, saved: dict[str, Any] | None, origin: dict[str, str]) -> dict[str, Any]:

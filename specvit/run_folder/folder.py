@@ -5,8 +5,9 @@
         config.yaml      the resolved configuration
         status.json      the current state: step, cause, remedy, pid, host
         attempts.jsonl   start and end of each process that worked on the run
-        metrics.jsonl    one line an epoch; bitwise reproducible
-        timing.jsonl     wall-clock figures of the same epochs
+        metrics.jsonl    one line a validation; bitwise reproducible
+        timing.jsonl     wall-clock figures of the same validations
+        training.jsonl   loss, rate and gradient norms between validations (train.log_every)
         summary.json     test scores
         predictions.csv  one line a test spectrum
         last.ckpt previous.ckpt best.ckpt  figures/  log.txt
@@ -51,7 +52,8 @@ FAILED = ("diverged", "oom", "crashed", "cancelled", "pruned")
 STATES = ALIVE + DONE + RESUMABLE + FAILED
 CHECKPOINTS = ("last.ckpt", "previous.ckpt")
 """What a run resumes from, newest first."""
-RESULTS = ("best.ckpt", "metrics.jsonl", "timing.jsonl", "summary.json", "predictions.csv")
+LINES = ("metrics.jsonl", "timing.jsonl", "training.jsonl")
+RESULTS = ("best.ckpt", *LINES, "summary.json", "predictions.csv")
 STOPPED_BY_USER = ("stopped by SIGINT", "stopped by Ctrl-C")
 """Causes of `preempted` for which users read the state `stopped`."""
 DISK_RESERVE_BYTES = 256 * 1024
@@ -154,13 +156,13 @@ class RunFolder:
         """Return True if a process was killed while it removed the results."""
         return bool(self.status().get("to_forget"))
 
-    def epochs_on_file(self) -> set[int]:
-        """Return the epochs whose line in `metrics.jsonl` is complete."""
-        return {row["epoch"] for row in read_json_lines(self.file("metrics.jsonl")) if "epoch" in row}
+    def steps_on_file(self) -> set[int]:
+        """Return the steps whose line in `metrics.jsonl` is complete."""
+        return {row["step"] for row in read_json_lines(self.file("metrics.jsonl")) if "step" in row}
 
     def cut_back(self, step: int) -> None:
         """Drop lines of the metric files that are later than `step` or truncated."""
-        for name in ("metrics.jsonl", "timing.jsonl"):
+        for name in LINES:
             path = self.file(name)
             if path.exists():
                 lines = [line for line in path.read_text(errors="replace").splitlines() if _step_of(line) <= step]

@@ -64,14 +64,16 @@ def default_name(config: Config) -> str:
 def without_effect(config: Config, typed: Iterable[str]) -> list[str]:
     """Return which `typed` keys and groups, such as train.epochs and opt, change no result of this configuration.
 
-    Those of `tracking`, keys that are never part of the identity, and keys at their neutral value do not count.
+    Those of `tracking`, keys that are never part of the identity, and keys at their neutral value do not count; how
+    often the loop logs and saves does where there is no loop.
     """
+    loops = () if kind_of(config.model).is_network else ("train.log_every", "train.save_every")
     used, idle = flatten(identity_of(config, {})["config"]), []
     for dotted in dict.fromkeys(typed):
         value, rules = config, {}
         for name in dotted.split("."):
             field = getattr(value, "__dataclass_fields__", {}).get(name)
-            if field is None or not field.metadata.get("identity", True):
+            if field is None or not (field.metadata.get("identity", True) or dotted in loops):
                 break
             value, rules = getattr(value, name), field.metadata
         else:

@@ -13,7 +13,7 @@ Row = dict[str, Any]
 LEARNT = ("completed", "early_stopped")
 """States of a finished run that learnt something; a finished run that did not is a `plateau`."""
 LEARNT_R2 = 0.02
-"""A run whose validation R² exceeds this in no epoch has learnt nothing."""
+"""A run whose validation R² exceeds this at no validation has learnt nothing."""
 EXPLODED = 2.0
 """A run that has learnt nothing has exploded if its last loss is more than so many times its first."""
 EXPLODED_CAUSE = "it exploded: "
@@ -33,7 +33,7 @@ class Verdict:
 def verdict(state: str, rows: Sequence[Row]) -> Verdict:
     """Return how a run with these rows of `metrics.jsonl` ended; only a finished run is judged.
 
-    The epoch of the highest validation R² decides, which is not always the one that is tested: above `LEARNT_R2`, for
+    The validation of the highest R² decides, which is not always the one that is tested: above `LEARNT_R2`, for
     any label, the run has learnt. Otherwise it is `diverged` if it exploded, else `plateau`. Without R² (classes, or a
     label that is the same in all validation rows) it has learnt if its training loss fell at all, and is never
     `plateau`.
@@ -58,7 +58,7 @@ def verdict(state: str, rows: Sequence[Row]) -> Verdict:
 def _explosion(rows: Sequence[Row]) -> str:
     """Return how far the last loss is above the first one, or "" if the run did not explode.
 
-    The reference is the mean loss of the first epoch. Since a run may explode within that epoch, the loss of the first
+    The reference is the mean loss until the first validation. Since a run may explode before it, the loss of the first
     step is a second reference; it is of one batch only, so R² must confirm it by being below -1 (a squared error above
     twice that of predicting the mean). Older versions record R² only. Rows of estimators have no learning rate.
     """

@@ -20,33 +20,33 @@ from specvit.utils.text import counted
 BARS = "▁▂▃▄▅▆▇█"
 WIDTH = 60
 CURVES = ("train_loss", "val_loss", "val_r2", "val_accuracy", "lr", "grad_norm")
-PATIENT_EPOCHS = 5
-"""A run that has learnt nothing after this many epochs is reported; networks may need longer to start learning."""
+PATIENT_ROWS = 5
+"""A run that has learnt nothing after so many validations is reported; networks may need longer to start learning."""
 SLOWER, LATE = 3.0, 3.0
-"""An epoch that took, or is overdue by, this many times the median one is reported."""
+"""Validations whose steps took, or that are overdue by, this many times the median are reported."""
 
 
 def health_of(run: RunFolder, outcome: Outcome, now: float | None = None) -> str:
-    """Return `healthy`, or what looks wrong; "" before the first epoch. Only a live run can be called slow."""
+    """Return `healthy`, or what looks wrong; "" before the first validation. Only a live run can be called slow."""
     rows = outcome.rows
     if not rows:
         return ""
     losses = [row.get("train_loss") for row in rows]
     if losses[-1] is None or not math.isfinite(losses[-1]):
         return "the loss is not finite"
-    if skipped := rows[-1].get("skipped_steps"):
-        steps = rows[-1]["step"] - (rows[-2]["step"] if len(rows) > 1 else 0)
-        if skipped > 0.2 * steps:
-            return f"{skipped} of {steps} steps overflowed fp16"
+    before = rows[-2] if rows[1:] else {}
+    skipped, steps = (rows[-1].get(name, 0) - before.get(name, 0) for name in ("skipped_steps", "step"))
+    if skipped > 0.2 * steps:
+        return f"{skipped} of {steps} steps overflowed fp16"
     words = _learning(rows, [loss for loss in losses if loss is not None])
     return words or _pace(run, outcome, time.time() if now is None else now) or "healthy"
 
 
 def _learning(rows: list[dict[str, Any]], losses: list[float]) -> str:
-    if len(losses) >= PATIENT_EPOCHS and not min(losses[1:]) < losses[0]:
-        return f"the training loss has not fallen in {counted(len(losses), 'epoch')}"
+    if len(losses) >= PATIENT_ROWS and not min(losses[1:]) < losses[0]:
+        return f"the training loss has not fallen in {counted(len(losses), 'validation')}"
     scores = [row["val_r2"] for row in rows if row.get("val_r2") is not None]
-    if len(scores) >= PATIENT_EPOCHS and verdict("completed", rows).state not in LEARNT:
+    if len(scores) >= PATIENT_ROWS and verdict("completed", rows).state not in LEARNT:
         return f"val R² is {scores[-1]:.3f} after step {rows[-1]['step']}: nothing learnt yet"
     return ""
 
@@ -57,9 +57,13 @@ def _pace(run: RunFolder, outcome: Outcome, now: float) -> str:
         return ""
     usual = sorted(times)[len(times) // 2]
     if times[-1] > SLOWER * usual:
-        return f"the last epoch took {times[-1]:.1f} s, the usual one {usual:.1f} s"
+        return f"the steps to the last validation took {times[-1]:.1f} s, usually {usual:.1f} s"
     since = now - (moment(run.status().get("updated")) or now)
-    return f"no epoch for {since:.0f} s, the usual one takes {usual:.1f} s" if since > LATE * usual + 10 else ""
+    return (
+        f"no news for {since:.0f} s, a validation usually comes every {usual:.1f} s"
+        if since > LATE * usual + 10
+        else ""
+    )
 
 
 def diagnosis_lines(run: RunFolder, trial: Trial | None = None) -> Iterator[str]:
@@ -94,7 +98,7 @@ def _job(run: RunFolder, state: str) -> Iterator[str]:
 def _curves(outcome: Outcome) -> Iterator[str]:
     rows = outcome.rows
     if rows:
-        yield f"{counted(len(rows), 'epoch')}, {counted(rows[-1]['step'], 'step')}"
+        yield f"{counted(rows[-1]['epoch'], 'epoch')}, {counted(rows[-1]['step'], 'step')}"
     for name in CURVES:
         values = [row[name] for row in rows if isinstance(row.get(name), int | float) and math.isfinite(row[name])]
         if values:
@@ -102,11 +106,11 @@ def _curves(outcome: Outcome) -> Iterator[str]:
 
 
 def _gradients(outcome: Outcome) -> Iterator[str]:
-    """Yield the mean gradient norm of each part in the last epoch, and whether any part hardly gets one."""
+    """Yield the mean gradient norm of each part before the last validation, and whether any part hardly gets one."""
     last = outcome.rows[-1] if outcome.rows else {}
     norms = {n.removeprefix("grad_norm_"): v for n, v in last.items() if n.startswith("grad_norm_") and v is not None}
     if norms:
-        yield "gradient norm by part, last epoch: " + ", ".join(f"{name} {value:.3g}" for name, value in norms.items())
+        yield "gradient norm by part, at the end: " + ", ".join(f"{name} {value:.3g}" for name, value in norms.items())
         faint = [name for name, value in norms.items() if value < 1e-3 * max(norms.values())]
         if faint:
             yield f"  {', '.join(faint)} hardly gets a gradient"

@@ -18,6 +18,8 @@ import optuna
 from optuna.trial import TrialState
 
 from specvit.config.compose import Composer
+from specvit.config.durations import Duration, in_steps
+from specvit.config.model_kinds import kind_of
 from specvit.run_folder.folder import DONE
 from specvit.study.grid import Point
 from specvit.study.optuna_study import LOCK, build_pruner, build_sampler, open_storage, quiet, study_name
@@ -72,13 +74,15 @@ class OptunaTrials(TrialSource):
             yield trial
 
     def pruner(self, trial: Trial) -> "TrialPruner | None":
-        """Return what reports each epoch to Optuna and asks whether to continue."""
+        """Return what reports each validation to Optuna and asks whether to continue."""
         metric = next(iter(self.search.metrics))
         frozen = self._frozen(trial.number)
         if len(self.search.metrics) > 1 or frozen.state != TrialState.RUNNING:
             return None
-        pruner = TrialPruner(optuna.trial.Trial(self.optuna, frozen._trial_id), metric, self.search)
-        for row in outcome_of(trial.run).rows:  # epochs of a resumed run, or of one that another study started
+        network = kind_of(trial.config["model"]).is_network
+        every = trial.config["train"].get("eval_every", 1) if network else 1
+        pruner = TrialPruner(optuna.trial.Trial(self.optuna, frozen._trial_id), metric, self.search, every)
+        for row in outcome_of(trial.run).rows:  # those of a resumed run, or of one that another study started
             pruner.report(row)
         return pruner
 
@@ -265,14 +269,14 @@ def _counts(frozen: Any) -> bool:
 
 
 class TrialPruner:
-    """Reports a run's epochs to Optuna and asks whether to continue; a storage that fails does not end the run."""
+    """Reports validations to Optuna and asks whether to continue; a storage that fails does not end the run."""
 
-    def __init__(self, trial: Any, metric: str, search: Search) -> None:
-        """`metric` is one of an epoch's."""
-        self.trial, self.metric, self.search = trial, metric, search
+    def __init__(self, trial: Any, metric: str, search: Search, eval_every: Duration = 1) -> None:
+        """`metric` is one of a validation's; they come `eval_every`."""
+        self.trial, self.metric, self.search, self.eval_every = trial, metric, search, eval_every
 
     def prunes(self, row: dict[str, Any]) -> str:
-        """Report an epoch and return why the run is to end, or ""."""
+        """Report a validation and return why the run is to end, or ""."""
         if not self.report(row) or row["step"] < self.search.warmup_steps:
             return ""
         try:
@@ -285,13 +289,17 @@ class TrialPruner:
         return f"{self.metric} {value:.4g} in epoch {row['epoch']} is not among the better ones ({by})"
 
     def report(self, row: dict[str, Any]) -> bool:
-        """Report an epoch; return True if it has the metric and the storage accepted it."""
+        """Report a validation by its number; return True if it has the metric and the storage accepted it.
+
+        The number is the epoch's by default; it makes trials with other steps an epoch comparable.
+        """
         if row.get(self.metric) is None:
             return False
         try:
-            with warnings.catch_warnings():  # Optuna warns about an epoch reported twice, which has the same value
+            with warnings.catch_warnings():  # Optuna warns about one reported twice, which has the same value
                 warnings.simplefilter("ignore")
-                self.trial.report(row[self.metric], row["epoch"])
+                passed = row["step" if isinstance(self.eval_every, str) else "epoch"]
+                self.trial.report(row[self.metric], round(passed / in_steps(self.eval_every, 1)))
         except Exception as problem:
             self._print_note(row, problem)
             return False

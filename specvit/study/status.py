@@ -166,15 +166,15 @@ def best_trial(finished: list[Trial], about: dict[str, Any]) -> BestTrial | None
 
 
 def _progress(trial: Trial) -> str:
-    outcome, config = outcome_of(trial.run), trial.config
+    outcome, config, status = outcome_of(trial.run), trial.config, trial.run.status()
     if not outcome.rows:
         return "starting"
     row = outcome.rows[-1]
     score = "val_r2" if "val_r2" in row else "val_accuracy"
-    epoch = f"epoch {row['epoch']}/{config['train']['epochs']}"
+    epoch = f"epoch {status.get('epoch', row['epoch'])}/{config['train']['epochs']}"
     place = epoch if kind_of(config["model"]).is_network else f"step {row['step']}"
     progress = f"{place}, {score} {row.get(score) or float('nan'):.3f}"
-    until = f", until {end[11:16]}" if (end := trial.run.status().get("forecast")) else ""
+    until = f", until {end[11:16]}" if (end := status.get("forecast")) else ""
     return f"{progress}{until}, {health_of(trial.run, outcome)}"
 
 

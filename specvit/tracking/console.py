@@ -131,28 +131,27 @@ class ProgressTracker:
         self.bar.update(self.task, completed=step, description=f"epoch {epoch}/{self.epochs}", facts=facts)
 
     def metrics(self, row: dict[str, Any]) -> None:
-        """Print an epoch's line, where there is no bar."""
+        """Print a validation's line, where there is no bar."""
         self.latest = row
-        if self.console.style == "none":
+        scores = [f"val loss {row['val_loss']:.4f}", f"val {self.score} {row[f'val_{self.score}']:.4f}"]
+        self._print(row, row["train_loss"], scores, row["grad_norm"])
+
+    def log(self, row: dict[str, Any]) -> None:
+        """Print a line between two validations, where there is no bar."""
+        self._print(row, row["running_loss"], [], row["running_grad_norm"])
+
+    def _print(self, row: dict[str, Any], loss: float, scores: list[str], grad_norm: float) -> None:
+        if self.console.style == "none" or self.bar is not None:
             return
         now, step = time.monotonic(), row["step"]
         left = (self.epochs * self.steps_per_epoch - step) * (now - self.started) / max(1, step - self.start_step)
-        parts = [
-            f"epoch {row['epoch']}/{self.epochs}",
-            f"loss {row['train_loss']:.4f}",
-            f"val loss {row['val_loss']:.4f}",
-        ]
-        parts += [
-            f"val {self.score} {row[f'val_{self.score}']:.4f}",
-            f"lr {row['lr']:.2e}",
-            f"gradient {row['grad_norm']:.2f}",
-        ]
+        parts = [f"epoch {row['epoch']}/{self.epochs}", f"loss {loss:.4f}", *scores]
+        parts += [f"lr {row['lr']:.2e}", f"gradient {grad_norm:.2f}"]
         parts += [f"{self._rate(step, now):,.0f} spectra/s", f"ETA {int(left) // 60}:{int(left) % 60:02d}"]
-        if self.bar is None:
-            self.console.say("  ".join(parts))
+        self.console.say("  ".join(parts))
 
     def timing(self, row: dict[str, Any]) -> None:
-        """Show nothing: the rate is in the epoch's line."""
+        """Show nothing: the rate is in the validation's line."""
 
     def _rate(self, step: int, now: float) -> float:
         return (step - self.start_step) * self.step_rows / max(now - self.started, 1e-9)

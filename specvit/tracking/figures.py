@@ -47,16 +47,24 @@ def attempt(path: Path, draw: Callable[[Path], None], say: Callable[[str], None]
         say(f"note: {path.parent.name}/{path.name} could not be drawn ({type(problem).__name__}: {reason})")
 
 
-def draw_curves(path: Path, rows: list[dict[str, Any]], *, score: str, steps: str = "epoch") -> None:
-    """Draw loss and `score` by epoch (or the unit that `steps` names), training and validation."""
+def draw_curves(
+    path: Path, rows: list[dict[str, Any]], *, score: str, steps: str = "epoch", between: Sequence[dict[str, Any]] = ()
+) -> None:
+    """Draw loss and `score` by epoch (or the unit that `steps` names), training and validation.
+
+    The running loss of the lines `between` validations is drawn beside them.
+    """
     figure, axes = canvas(1, 2, (8.0, 3.2))
+    if between:
+        running = [_number(row.get("running_loss")) for row in between]
+        axes[0, 0].plot([row["epoch"] for row in between], running, color=GRAY, alpha=0.5, lw=0.8, label="running")
     epochs = [row["epoch"] for row in rows]
     for name, axis in zip(("loss", score), axes[0], strict=True):
         for split, style in (("train", "--"), ("val", "-")):
             values = [_number(row.get(f"{split}_{name}")) for row in rows]
             draw_curve(axis, epochs, values, ls=style, label=split, color=BLUE if split == "val" else GRAY)
         finish_curves(axis, steps, title_of(name), loss=name == "loss")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
     save(figure, path)
 
 

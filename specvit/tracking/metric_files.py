@@ -12,24 +12,34 @@ from specvit.utils.files import append_line, finite
 
 
 class FileTracker:
-    """Appends one line an epoch to `metrics.jsonl` (reproducible to the bit) and `timing.jsonl` (wall clock)."""
+    """Appends a line at each validation to `metrics.jsonl` (reproducible to the bit) and `timing.jsonl` (wall clock).
+
+    `training.jsonl` has those between, with the time of day.
+    """
 
     def __init__(self, folder: Path) -> None:
         """`folder` is the run folder."""
         self.folder = folder
 
     def metrics(self, row: dict[str, Any]) -> None:
-        """Append one epoch's scores."""
+        """Append the scores of a validation."""
         # Durable, so that no later checkpoint is on disk without this row.
         append_line(self.folder / "metrics.jsonl", finite(row), durable=True)
 
     def timing(self, row: dict[str, Any]) -> None:
-        """Append one epoch's wall-clock figures and the time of day, in seconds since 1970."""
-        timed = {**row, "time": round(time.time(), 3)}
-        append_line(self.folder / "timing.jsonl", finite(timed), durable=True)
+        """Append wall-clock figures and the time of day, in seconds since 1970."""
+        append_line(self.folder / "timing.jsonl", finite(_timed(row)), durable=True)
+
+    def log(self, row: dict[str, Any]) -> None:
+        """Append a line between two validations."""
+        append_line(self.folder / "training.jsonl", finite(_timed(row)))
 
     def progress(self, step: int, loss: Callable[[], float]) -> None:
-        """Write nothing between epochs."""
+        """Write nothing at a step."""
+
+
+def _timed(row: dict[str, Any]) -> dict[str, Any]:
+    return {**row, "time": round(time.time(), 3)}
 
 
 class StatusTracker:
@@ -41,18 +51,24 @@ class StatusTracker:
         self.started = time.monotonic()
 
     def metrics(self, row: dict[str, Any]) -> None:
+        """Write step, epoch, validation loss and the expected end."""
+        self._note(row, val_loss=row["val_loss"])
+
+    def log(self, row: dict[str, Any]) -> None:
         """Write step, epoch and the expected end."""
+        self._note(row)
+
+    def _note(self, row: dict[str, Any], **facts: float) -> None:
         elapsed, step = time.monotonic() - self.started, row["step"]
         left = elapsed * (self.total_steps - step) / max(1, step - self.start_step)
         forecast = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(time.time() + left))
-        facts = {"step": step, "epoch": row["epoch"], "val_loss": row["val_loss"], "forecast": forecast}
-        self.folder.note_progress(**finite(facts))
+        self.folder.note_progress(**finite({"step": step, "epoch": row["epoch"], **facts, "forecast": forecast}))
 
     def timing(self, row: dict[str, Any]) -> None:
         """Write nothing."""
 
     def progress(self, step: int, loss: Callable[[], float]) -> None:
-        """Write nothing between epochs."""
+        """Write nothing at a step."""
 
 
 class CompositeTracker:
@@ -63,14 +79,19 @@ class CompositeTracker:
         self.trackers = trackers
 
     def metrics(self, row: dict[str, Any]) -> None:
-        """Forward one epoch's scores."""
+        """Forward the scores of a validation."""
         for tracker in self.trackers:
             tracker.metrics(row)
 
     def timing(self, row: dict[str, Any]) -> None:
-        """Forward one epoch's wall-clock times."""
+        """Forward wall-clock times."""
         for tracker in self.trackers:
             tracker.timing(row)
+
+    def log(self, row: dict[str, Any]) -> None:
+        """Forward a line between two validations."""
+        for tracker in self.trackers:
+            tracker.log(row)
 
     def progress(self, step: int, loss: Callable[[], float]) -> None:
         """Forward the step count."""

@@ -11,10 +11,10 @@ from typing import Any
 
 from specvit.config.build import flatten
 from specvit.config.tracking_uri import KEY_CHARACTERS
-from specvit.run_folder.folder import ALIVE, RunFolder, moment
+from specvit.run_folder.folder import ALIVE, LINES, RunFolder, moment
 from specvit.utils.files import read_json, read_json_lines, read_yaml
 
-WATCHED = ("metrics.jsonl", "timing.jsonl", "status.json", "summary.json", "config.yaml")
+WATCHED = (*LINES, "status.json", "summary.json", "config.yaml")
 """Files whose change means that there is something to send."""
 SHOWN = ("config.yaml", "summary.json", "status.json", "attempts.jsonl", "log.txt")
 """Files that are copied to the server when the run has ended; figures are, too. Predictions stay in the folder."""
@@ -117,9 +117,14 @@ def fingerprint_of(folder: RunFolder) -> str:
 
 
 def _rows(folder: RunFolder, *, whole: bool) -> Iterator[list[MetricPoint]]:
-    """Yield each epoch's points; while the run is alive the last row waits for its wall-clock figures."""
+    """Yield the points of each line; while the run is alive a validation waits for its wall-clock figures.
+
+    Files are read in this order so that none has lines before one that is missing in the next.
+    """
     timing = {row["step"]: row for row in read_json_lines(folder.file("timing.jsonl")) if "step" in row}
-    for row in read_json_lines(folder.file("metrics.jsonl")):
+    timing |= (between := {row["step"]: row for row in read_json_lines(folder.file("training.jsonl"))})
+    rows = [*read_json_lines(folder.file("metrics.jsonl")), *between.values()]
+    for row in sorted(rows, key=lambda row: row["step"]):
         times = timing.get(row["step"])
         if times is None and not whole:
             return
@@ -131,7 +136,7 @@ def _rows(folder: RunFolder, *, whole: bool) -> Iterator[list[MetricPoint]]:
         yield [
             MetricPoint(name, value, step, int(1000 * moment))
             for name, value in _numbers({**times, **row}, "")
-            if name != "step"
+            if name not in ("step", "time")
         ]
 
 

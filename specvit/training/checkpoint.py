@@ -24,11 +24,13 @@ FORMAT = 1
 Parts = dict[str, type | tuple[type, ...]]
 """What a checkpoint holds, and of which type; a name with dots leads into dicts."""
 CONSTANTS: Parts = {"run_id": str, "coder": dict, "flux_mean_P": Tensor, "flux_scale": (float, int), "wave_P": Tensor}
-BEST: Parts = {**CONSTANTS, "epoch": int, "model": dict}
+EPOCH = (int, float)
+"""A whole number at an epoch's end."""
+BEST: Parts = {**CONSTANTS, "epoch": EPOCH, "model": dict}
 """What a trained model is restored from."""
 AGAIN = "remove it, or train again from the beginning with train.rerun=true"
 MAX_PENDING = 2
-"""Copies in the queue to be written (an epoch's best and last); with a slower disk the training waits."""
+"""Copies in the queue to be written (best and last of a validation); with a slower disk the training waits."""
 
 
 def save(path: Path, content: dict[str, Any], *, keep: Path | None = None) -> None:
@@ -165,7 +167,7 @@ class AsyncCheckpointWriter:
 
 @dataclass
 class CheckpointManager:
-    """Writes the checkpoints of a run: `last` to resume from, `best` of the epoch that `TrainState.update_best` chose.
+    """Writes the checkpoints of a run: `last` to resume from, `best` as `TrainState.update_best` chose.
 
     `constants` go into both. `last` replaces the one before it, which stays as `previous.ckpt`. Files are written in
     the background: all are on disk when `writer.finish` returns.
@@ -186,7 +188,7 @@ class CheckpointManager:
         return True
 
     def save_best(self, learner: Learner, state: TrainState) -> None:
-        """Write the weights of the best epoch so far."""
+        """Write the best weights so far."""
         model = host_copy(learner.module.state_dict())
         if is_finite(model):
             facts = {"epoch": state.best_epoch, "step": state.step}

@@ -59,15 +59,19 @@ class Tracker(Protocol):
     """Receives metrics, such as the run folder's files and the console."""
 
     def metrics(self, row: dict[str, float]) -> None:
-        """Receive one epoch's row; `step` and `epoch` are in it."""
+        """Receive a validation's row; `step` and `epoch` are in it."""
         ...
 
     def timing(self, row: dict[str, float]) -> None:
-        """Receive one epoch's wall-clock times."""
+        """Receive the wall-clock times of a validation and of the steps before it."""
+        ...
+
+    def log(self, row: dict[str, float]) -> None:
+        """Receive learning rate, running loss and gradient norms between two validations."""
         ...
 
     def progress(self, step: int, loss: Callable[[], float]) -> None:
-        """Receive the step count after each step; `loss()` is the epoch's mean so far and costs a device sync."""
+        """Receive the step count after each step; `loss()` is the mean since the last validation and costs a sync."""
         ...
 
 
@@ -83,7 +87,7 @@ class Pruner(Protocol):
     """Compares a run with others of its study while it trains."""
 
     def prunes(self, row: dict[str, Any]) -> str:
-        """Return why the run is to end after the epoch of this row, or ""."""
+        """Return why the run is to end after the validation of this row, or ""."""
         ...
 
 

@@ -1,9 +1,14 @@
-"""The learning rate as a function of the step. Durations in epochs become steps here, once."""
+"""The learning rate as a function of the step, and when a run validates, logs and saves.
+
+Durations become steps here, once.
+"""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
 
-from specvit.config.schema import OptConfig
+from specvit.config.durations import Duration, in_steps
+from specvit.config.schema import EarlyStoppingConfig, OptConfig, TrainConfig
 
 ONECYCLE_RISE = 0.3
 ONECYCLE_START = 25.0
@@ -52,3 +57,60 @@ def build_schedule(opt: OptConfig, *, epochs: int, steps_per_epoch: int) -> Sche
         warmup_steps=round(opt.warmup_epochs * steps_per_epoch),
         decay_every_steps=max(1, round(opt.step_epochs * steps_per_epoch)),
     )
+
+
+@dataclass(frozen=True)
+class Every:
+    """Each whole `period` of a run, rounded up to a step, and the run's last step.
+
+    The period need not be whole: four quarters of an epoch of 3,906 steps end with the epoch.
+    """
+
+    period: Fraction
+    total_steps: int
+
+    @property
+    def first(self) -> int:
+        """The first such step."""
+        return math.ceil(self.period)
+
+    def due(self, step: int) -> bool:
+        """Return whether `step`, counted from 1, is one of them."""
+        return step == self.total_steps or step // self.period > (step - 1) // self.period
+
+    def until(self, step: int) -> set[int]:
+        """Return all of them up to `step`."""
+        last = {self.total_steps} if step >= self.total_steps else set()
+        return {math.ceil(number * self.period) for number in range(1, step // self.period + 1)} | last
+
+
+@dataclass(frozen=True)
+class Rhythm:
+    """At which steps a run validates, logs between two validations (None: never) and saves."""
+
+    epoch_steps: int
+    evaluate: Every
+    log: Every | None
+    save: Every
+
+    def epoch(self, step: int) -> int | float:
+        """Return how many epochs `step` steps are: an int where they are whole, else with six decimals."""
+        whole, rest = divmod(step, self.epoch_steps)
+        return round(step / self.epoch_steps, 6) if rest else whole
+
+    def in_validations(self, rule: EarlyStoppingConfig, opt: OptConfig) -> tuple[EarlyStoppingConfig, OptConfig]:
+        """Return both with their patience, which is configured in epochs, as a number of validations."""
+        per_epoch = self.epoch_steps / self.evaluate.period
+        patience = None if rule.patience is None else math.ceil(rule.patience * per_epoch)
+        plateau_patience = math.floor(opt.plateau_patience * per_epoch)
+        return replace(rule, patience=patience), replace(opt, plateau_patience=plateau_patience)
+
+
+def build_rhythm(train: TrainConfig, epoch_steps: int) -> Rhythm:
+    """Return when a run of `epoch_steps` an epoch does what; a period shorter than a step is each step."""
+
+    def every(duration: Duration) -> Every:
+        return Every(max(Fraction(1), in_steps(duration, epoch_steps)), train.epochs * epoch_steps)
+
+    log = None if train.log_every is None else every(train.log_every)
+    return Rhythm(epoch_steps, every(train.eval_every), log, every(train.save_every))

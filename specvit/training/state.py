@@ -1,4 +1,4 @@
-"""All that a run must remember besides weights and optimizer, and the decisions at the end of an epoch from it.
+"""All that a run must remember besides weights and optimizer, and the decisions at a validation from it.
 
 Randomness is not in it: every draw is keyed by the step.
 """
@@ -19,14 +19,18 @@ class TrainState:
 
     step: int = 0
     best_value: float | None = None
-    best_epoch: int = 0
+    best_epoch: int | float = 0
     epochs_since_best: int = 0
+    """Validations since the best one; one each epoch by default."""
     plateau_factor: float = 1.0
     plateau_epochs: int = 0
+    """Validations since the best one or since the plateau schedule last lowered its rate."""
     ended: str | None = None
     sums: dict[str, Tensor] = field(default_factory=dict)
-    """Sums over the steps of the current epoch: `task`, `loss`, `norms`, `steps`; and `skipped`, `bad` over the run;
-    `first` is the loss of the first step, 0 if that was not finite."""
+    """Sums over the steps since the last validation: `task`, `loss`, `norms`, `steps`; and `skipped`, `bad` over the
+    run; `first` is the loss of the first step, 0 if that was not finite."""
+    logged: dict[str, Tensor] = field(default_factory=dict)
+    """`loss`, `norms` and `steps` as they were at the last line of the log; empty if a validation came after it."""
 
     def start_sums(self, *, task: int, norms: int, device: torch.device) -> None:
         """Create the sums in a new run, and move them to `device`; `task` and `norms` are their lengths."""
@@ -34,16 +38,27 @@ class TrainState:
             sizes = {"task": task, "loss": 1, "norms": norms, "steps": 1, "skipped": 1, "bad": 1}
             self.sums = {name: torch.zeros(size, dtype=torch.float64, device=device) for name, size in sizes.items()}
         self.sums = {name: value.to(device) for name, value in self.sums.items()}
+        self.logged = {name: value.to(device) for name, value in self.logged.items()}
 
-    def clear_epoch_sums(self) -> None:
-        """Set the sums of the current epoch to zero."""
+    def clear_sums(self) -> None:
+        """Set the sums since the last validation to zero."""
         for name in ("task", "loss", "norms", "steps"):
             self.sums[name].zero_()
+        self.logged = {}
 
-    def update_best(self, scores: dict[str, float], *, epoch: int, rule: EarlyStoppingConfig, opt: OptConfig) -> bool:
-        """Record an epoch's validation scores (`val_...`) and return whether they are the best so far.
+    def sums_since_log(self) -> dict[str, Tensor]:
+        """Return `loss`, `norms` and `steps` since the last line of the log or validation; a new line begins."""
+        now = {name: self.sums[name].clone() for name in ("loss", "norms", "steps")}
+        since = {name: value - self.logged.get(name, 0.0) for name, value in now.items()}
+        self.logged = now
+        return since
 
-        Without improvement for `opt.plateau_patience` epochs the plateau schedule lowers its learning rate.
+    def update_best(
+        self, scores: dict[str, float], *, epoch: int | float, rule: EarlyStoppingConfig, opt: OptConfig
+    ) -> bool:
+        """Record a validation's scores (`val_...`) and return whether they are the best so far.
+
+        After more than `opt.plateau_patience` validations without improvement the plateau schedule lowers its rate.
         """
         value = scores[rule.monitor]
         if math.isfinite(value) and (self.best_value is None or _is_better(value, self.best_value, rule.mode)):
@@ -57,7 +72,7 @@ class TrainState:
         return False
 
     def should_stop_early(self, rule: EarlyStoppingConfig) -> bool:
-        """Return whether the target is reached or the patience used up."""
+        """Return whether the target is reached or the patience, in validations, used up."""
         best, target = self.best_value, rule.target
         if best is not None and target is not None and (best == target or _is_better(best, target, rule.mode)):
             return True
@@ -65,7 +80,9 @@ class TrainState:
 
     def to_plain(self) -> dict[str, Any]:
         """Return numbers and tensors only, for a checkpoint."""
-        return {**asdict(self), "sums": {name: value.cpu().clone() for name, value in self.sums.items()}}
+        tensors = {"sums": self.sums, "logged": self.logged}
+        copied = {part: {name: value.cpu().clone() for name, value in one.items()} for part, one in tensors.items()}
+        return {**asdict(self), **copied}
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> "TrainState":
