@@ -31,18 +31,18 @@ def epochs(val_r2: list[Any] | None, train_loss: list[Any], **more: list[Any]) -
         (epochs([0.1, 0.8, NAN], [0.9, 0.3, None]), "completed", "0.8 in epoch 2 and not finite in the last (3)"),
         (epochs([0.0, LEARNT_R2, -0.1], [1.0, 1.0, 1.9]), "plateau", "val R² was 0.02 at best, not above 0.02"),
         (epochs([0.0, LEARNT_R2 + 1e-9, -0.1], [1.0, 1.0, 1.0]), "completed", "collapsed"),
-        (epochs([0.0, -0.5], [1.0, 2.1]), "diverged", "loss was 1 in the first epoch and 2.1 in the last epoch (2)"),
+        (epochs([0.0, -0.5], [1.0, 2.1]), "diverged", "loss was 1 at first and 2.1 at the end (epoch 2)"),
         (epochs([-60.0, -49.0], [5000.0, 4281.0]), "diverged", "val R² is -49 and the training loss 4281"),
         (epochs([-1.1], [2.2]), "diverged", "val R² was -1.1 at best"),
-        (epochs([-1.1], [2.2], first_step_loss=[1.0]), "diverged", "the training loss 2.2 in the last epoch (1)"),
+        (epochs([-1.1], [2.2], first_step_loss=[1.0]), "diverged", "the training loss 2.2 at the end (epoch 1)"),
         (epochs([-9.0, -8.0], [10.0, 9.0], first_step_loss=[10.5, None]), "plateau", "-8 at best"),  # label_norm=none
-        (epochs([0.0, 0.0], [1.0, NAN]), "diverged", "the training loss in the last epoch (2) is not finite"),
-        (epochs([0.0, None], [1.0, 1.0], val_loss=[1.0, None]), "diverged", "the validation loss in the last epoch"),
+        (epochs([0.0, 0.0], [1.0, NAN]), "diverged", "the training loss at the end (epoch 2) is not finite"),
+        (epochs([0.0, None], [1.0, 1.0], val_loss=[1.0, None]), "diverged", "the validation loss at the end"),
         (epochs([None, None], [1.0, 0.5]), "completed", ""),  # a label that is the same in all validation rows
         (epochs([0.0, 0.0], [1.0, 0.5], val_r2_T_eff=[0.1, 0.9]), "completed", ""),  # it has learnt the other label
         (epochs(None, [1.0, 0.5], val_accuracy=[0.5, 0.9]), "completed", ""),
         (epochs(None, [1.0, 1.0], val_accuracy=[0.5, 0.5]), "completed", ""),
-        (epochs(None, [1.0, 5.0], val_accuracy=[0.5, 0.5]), "diverged", "5 in the last epoch (2)"),
+        (epochs(None, [1.0, 5.0], val_accuracy=[0.5, 0.5]), "diverged", "5 at the end (epoch 2)"),
         (epochs(None, [1.0, 0.1, 5.0], val_accuracy=[0.5, 0.9, 0.5]), "completed", ""),
         ([{"epoch": 1, "step": 1, "val_loss": 2.1, "val_r2": -1.1}], "plateau", "-1.1 at best"),  # templates
         ([{"epoch": 1, "step": 1, "train_loss": 0.1, "val_r2": -1.1}], "plateau", "-1.1 at best"),  # ridge

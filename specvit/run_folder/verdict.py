@@ -67,11 +67,11 @@ def _explosion(rows: Sequence[Row]) -> str:
         return ""
     before, after, r2 = _finite(first.get("train_loss")), _finite(last["train_loss"]), _r2(last)
     at_step_1 = _finite(first.get("first_step_loss")) or 0.0
-    which = f"in the last epoch ({last.get('epoch')})"
+    which = f"at the end (epoch {last.get('epoch')})"
     if after is None or _finite(last.get("val_loss", 0.0)) is None:
         return f"the {'training' if after is None else 'validation'} loss {which} is not finite"
     if before is not None and after > EXPLODED * before:
-        return f"the training loss was {before:.4g} in the first epoch and {after:.4g} {which}"
+        return f"the training loss was {before:.4g} at first and {after:.4g} {which}"
     if "lr" in last and r2 is not None and r2 < 1 - EXPLODED and after > EXPLODED * at_step_1:
         return f"val R² is {r2:.4g} and the training loss {after:.4g} {which}"
     return ""
