@@ -3,8 +3,9 @@
 import dataclasses
 import difflib
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
+from typing import Any
 
 from specvit.config.fields import hints_of, spellings
 from specvit.config.foreign_keys import entry_of, own_spelling
@@ -36,16 +37,23 @@ def known_keys(cls: type = Config, prefix: str = "") -> dict[str, bool]:
 
 
 @cache
-def choices_by_name(dotted: str) -> dict[str, str]:
-    """Return the choices of a key by their names and aliases in lower case; none where it is not of that kind."""
+def declarations(dotted: str) -> list[tuple[Any, Mapping[str, Any]]]:
+    """Return the type of a key and what `fields.key` says of it: of `model`, once for each kind that has the key."""
     *sections, leaf = dotted.split(".")
     classes: list[type] = [Config]
     for name in sections:
         kinds = [hints_of(cls).get(name) for cls in classes]
         models = [model.config for model in MODEL_KINDS.values() if ModelConfig in kinds]
         classes = [cls for cls in (*kinds, *models) if isinstance(cls, type) and dataclasses.is_dataclass(cls)]
-    entries = [entry for cls in classes for entry in dataclasses.fields(cls) if entry.name == leaf and entry.metadata]
-    return {name: choice for entry in entries for name, choice in spellings(entry.metadata).items()}
+    classes.sort(key=lambda cls: cls is ModelConfig)  # which says less than the kinds themselves
+    entries = [(cls, entry) for cls in classes for entry in dataclasses.fields(cls) if entry.name == leaf]
+    return [(hints_of(cls)[leaf], entry.metadata) for cls, entry in entries]
+
+
+@cache
+def choices_by_name(dotted: str) -> dict[str, str]:
+    """Return the choices of a key by their names and aliases in lower case; none where it is not of that kind."""
+    return {name: one for _, rules in declarations(dotted) if rules for name, one in spellings(rules).items()}
 
 
 def is_known(dotted: str) -> bool:

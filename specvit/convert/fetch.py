@@ -14,7 +14,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from specvit.convert.contents import damaged
 from specvit.convert.fits_file import header_wavelength, import_fits
 from specvit.convert.libraries import (
     MILES,
+    RANGES,
     TABLE,
     TEMPLATES,
     WHEEL,
@@ -70,23 +71,6 @@ class Fetched:
     is_new: bool = True
 
 
-@dataclass
-class _Rows:
-    """The spectra that are taken, and what became of each file."""
-
-    wave_P: NDArray[np.float64]
-    flux: list[NDArray[np.float32]] = field(default_factory=list)
-    error: list[NDArray[np.float32]] = field(default_factory=list)
-    stars: list[Star] = field(default_factory=list)
-    table: list[dict[str, Any]] = field(default_factory=list)
-
-    def note(self, name: str, star: Star | None, why: str) -> None:
-        """Add a line to the table of all stars."""
-        known = {STAR_ID: star.number, "name": star.name, "type": star.type, **star.labels} if star else {}
-        row = "" if why else len(self.stars)
-        self.table.append({"file": name, **known, "row": row, "left_out": why})
-
-
 def fetch(library: Library, source: Path, out: Path) -> Fetched:
     """Write `out`/NAME with the shard, a table of all stars, and a manifest, whole or not at all; raises `DataError`.
 
@@ -99,16 +83,16 @@ def fetch(library: Library, source: Path, out: Path) -> Fetched:
     if target.exists():
         return _finished(target, library, made_from)
     stars = read_stars(blobs.pop(TABLE).decode("latin-1"), f"{source}, {TABLE}")
-    rows = _convert(library, blobs, stars, source)
-    left_out = dict(Counter(line["left_out"] for line in rows.table if line["left_out"]))
-    check_space(out, 2 * sum(flux_P.nbytes for flux_P in rows.flux))
+    table, arrays = _convert(library, blobs, stars, source)
+    left_out = dict(Counter(line["left_out"] for line in table if line["left_out"]))
+    check_space(out, 2 * arrays[FLUX].nbytes)
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{library.name}.", suffix=".tmp", dir=out) as scratch:
         made = Path(scratch) / library.name
         made.mkdir()
-        _write(made, library, rows, {"made_from": made_from, "left_out": left_out})
+        _write(made, library, table, arrays, {"made_from": made_from, "left_out": left_out})
         os.replace(made, target)
-    return Fetched(target, len(rows.stars), left_out)
+    return Fetched(target, len(arrays[FLUX]), left_out)
 
 
 @contextmanager
@@ -160,28 +144,29 @@ def _finished(target: Path, library: Library, made_from: str) -> Fetched:
     return Fetched(target, known["outputs"][0]["rows"], known["left_out"], is_new=False)
 
 
-def _convert(library: Library, blobs: Mapping[str, bytes], stars: dict[int, Star], source: Path) -> _Rows:
-    """Return the spectra of stars with labels in range on common pixels."""
-    rows = _Rows(wavelength() if library.instrument else np.empty(0))
+def _convert(
+    library: Library, blobs: Mapping[str, bytes], stars: dict[int, Star], source: Path
+) -> tuple[list[dict[str, Any]], dict[str, NDArray[Any]]]:
+    """Return what became of each file, and the arrays of those taken: wavelengths (P,), flux and error (N, P)."""
+    wave_P = wavelength() if library.instrument else None
+    table, flux, error = [], [], []
     for name, blob in sorted(blobs.items()):
         star = star_of(library, name, stars)
         why = star.why_not if star else "not in MILES's table"
-        if not star or why:
-            rows.note(name, star, why)
-            continue
-        where = f"{source}, {library.name}/{name}"
-        wave_X, flux_X = _spectrum(blob, where)
-        if not len(rows.wave_P):
-            rows.wave_P = wave_X
-        flux_P, masked_P = _on_pixels(where, wave_X, flux_X, Target(rows.wave_P), keep=not library.instrument)
-        if flux_P is None:
-            rows.note(name, star, f"no data in more than {MOST_MASKED:.0%} of the pixels")
-            continue
-        rows.note(name, star, "")
-        rows.stars.append(star)
-        rows.flux.append(flux_P)
-        rows.error.append(np.where(masked_P, MASKED, 1.0).astype(np.float32) * np.median(flux_P) / np.float32(SNR))
-    return rows
+        if not why:
+            where = f"{source}, {library.name}/{name}"
+            wave_X, flux_X = _spectrum(blob, where)
+            wave_P = wave_X if wave_P is None else wave_P
+            flux_P, masked_P = _on_pixels(where, wave_X, flux_X, Target(wave_P), keep=not library.instrument)
+            if flux_P is None:
+                why = f"no data in more than {MOST_MASKED:.0%} of the pixels"
+            else:
+                flux.append(flux_P)
+                error.append(np.where(masked_P, MASKED, 1.0).astype(np.float32) * np.median(flux_P) / np.float32(SNR))
+        about = {STAR_ID: star.number, "name": star.name, "type": star.type, **star.labels} if star else {}
+        table.append({"file": name, **about, "row": "" if why else len(flux) - 1, "left_out": why})
+    assert wave_P is not None
+    return table, {"wave": wave_P, FLUX: np.stack(flux), ERROR: np.stack(error)}
 
 
 def _spectrum(blob: bytes, where: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -214,22 +199,24 @@ def _on_pixels(
     return on_pixels(where, wave_X, filled_X, None, recipe)[0], masked_P
 
 
-def _write(made: Path, library: Library, rows: _Rows, facts: dict[str, Any]) -> None:
+def _write(
+    made: Path, library: Library, table: list[dict[str, Any]], arrays: dict[str, NDArray[Any]], facts: dict[str, Any]
+) -> None:
     """Write shard, table of stars and manifest into a folder."""
     import pandas as pd
 
-    labels = pd.DataFrame([star.labels for star in rows.stars]).assign(snr=SNR)
-    labels[STAR_ID] = [star.number for star in rows.stars]
+    taken = pd.DataFrame([line for line in table if not line["left_out"]])
     about = terms(library)
 
     def fill(file: h5py.File) -> None:
-        file[FLUX], file[ERROR] = np.stack(rows.flux), np.stack(rows.error)
+        file[FLUX], file[ERROR] = arrays[FLUX], arrays[ERROR]
         for name in ("source", "licence"):
             file.attrs[name] = np.bytes_(about[name])
         file.attrs["cite"] = np.bytes_("; ".join(about["cite"]).encode())
 
-    fill_shard(made / SHARD, fill, wave_P=rows.wave_P, labels=labels)
-    write_text(made / STAR_TABLE, csv_text(rows.table))
+    labels = taken[list(RANGES)].assign(snr=SNR, **{STAR_ID: taken[STAR_ID]})
+    fill_shard(made / SHARD, fill, wave_P=arrays["wave"], labels=labels)
+    write_text(made / STAR_TABLE, csv_text(table))
     outputs = [{"file": SHARD, "rows": len(labels), **digest_of(made / SHARD)}]
     outputs += [{"file": STAR_TABLE, **digest_of(made / STAR_TABLE)}]
     write_json(made / MANIFEST, {"format": FORMAT, "library": library.name, **about, **facts, "outputs": outputs})

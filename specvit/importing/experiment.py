@@ -1,10 +1,10 @@
 """An imported configuration as an experiment: the file, its check, and the command that runs it."""
 
-import contextlib
 import os
 import re
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,8 @@ from specvit.utils.files import write_text
 from specvit.utils.text import printable
 
 HOME = "conf/experiment"
-GROUPS = {"data": "data", "model": "model.kind"}
-"""Groups that an experiment chooses, with the key that says which."""
+GROUPS = {"data.kind": "data", "model.kind": "model"}
+"""Groups that an experiment chooses, by their keys."""
 VARIABLE = re.compile(r"\$\{oc\.env:(\w+)\}")
 OTHERS_DIFFER = (
     *("data.param", "data.label_norm", "noise.noise_level", "loss.name", "opt.type", "opt.lr", "opt.weight_decay"),
@@ -42,8 +42,7 @@ def import_configuration(plain: dict[str, Any], source: str, out: Path, say: Cal
     """
     found = translate(resolved(flat(plain)))
     missing = choose_groups(found)
-    say("\n".join([f"{source}: {found.counts()}", *found.messages()]))
-    found.faults.report()
+    say_answers(found, source, say)
     config, fault = _checked_on_some_data(found.settings, missing)
     if fault:
         missing = ["data=hdf5", *FILES]
@@ -59,6 +58,12 @@ def import_configuration(plain: dict[str, Any], source: str, out: Path, say: Cal
     words = [base, *(key if "=" in key else f"{key}={NO_FILE}" for key in missing)]
     say(f"run it:  {command_at(out, HOME, words)}")
     return found
+
+
+def say_answers(found: Translation, source: str, say: Callable[[str], None]) -> None:
+    """Say what became of the names of a file; raises `ConfigError` for contradictions."""
+    say("\n".join([f"{source}: {found.counts()}", *found.messages()]))
+    found.faults.report()
 
 
 def _checked_on_some_data(settings: dict[str, Any], missing: list[str]) -> tuple[Config, str]:
@@ -77,24 +82,17 @@ def _checked_on_some_data(settings: dict[str, Any], missing: list[str]) -> tuple
 
 def choose_groups(found: Translation) -> list[str]:
     """Choose the group `data` where only its keys are stated; ask for what is missing, and return the missing paths."""
-    settings = found.settings
-
-    def ask(whose: str, text: str) -> None:
-        found.lines[ASKED].append((whose, text))
-
+    settings, asked = found.settings, found.lines[ASKED]
     paths = [key for key in ("data.root", *FILES) if settings.get(key) is not None]
-    if "data" not in settings and (kind := settings.get("data.kind") or ("hdf5" if paths else None)):
-        settings["data"] = kind
+    if kind := settings.get("data.kind") or ("hdf5" if paths else None):
+        settings.setdefault("data", kind)
     if "data" not in settings:
-        ask(
-            "(no data)",
-            "which spectra? specvit's own until you type data=bosz data.root=FOLDER, or data=hdf5 (docs/data.md)",
-        )
+        text = "which spectra? specvit's own until you type data=bosz data.root=FOLDER, or data=hdf5 (docs/data.md)"
+        asked.append(("(no data)", text))
     missing = [key for key in FILES if settings.get(key) is None] if settings.get("data") == "hdf5" else []
     if missing:
-        ask("(not stated)", f"which files? type {', '.join(f'{key}={NO_FILE}' for key in missing)}")
-    for variable in _unset(settings):
-        ask(f"${variable}", "not set here; set it where the run starts")
+        asked.append(("(not stated)", f"which files? type {', '.join(f'{key}={NO_FILE}' for key in missing)}"))
+    asked += [(f"${variable}", "not set here; set it where the run starts") for variable in _unset(settings)]
     return missing
 
 
@@ -103,22 +101,19 @@ def _unset(settings: Mapping[str, Any]) -> list[str]:
     return [name for name in dict.fromkeys(VARIABLE.findall(str(list(settings.values())))) if name not in os.environ]
 
 
-@contextlib.contextmanager
-def _as_if_set(variables: list[str]) -> Iterator[None]:
-    os.environ.update(dict.fromkeys(variables, "not-set"))
-    try:
-        yield
-    finally:
-        for variable in variables:
-            del os.environ[variable]
+def groups_of(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the groups that settings choose, by name or by key, in order."""
+    by_key = {group: settings[key] for key, group in GROUPS.items() if key in settings}
+    return dict(sorted({**by_key, **{key: value for key, value in settings.items() if "." not in key}}.items()))
 
 
 def checked_config(settings: Mapping[str, Any], composer: Callable[[list[str]], dict[str, Any]] = compose) -> Config:
     """Return the configuration of a run with these settings; raises `ConfigError`. A `Composer` is faster for many."""
-    groups = {group: settings[key] for group, key in GROUPS.items() if key in settings}
     keys = {f"{'+' * key.startswith('tracking.tags.')}{key}": value for key, value in settings.items() if "." in key}
-    with _as_if_set(_unset(settings)):
-        return build_config(composer(as_overrides({**groups, **keys})))
+    overrides = as_overrides({**groups_of(settings), **keys})
+    for name in _unset(settings):
+        overrides = [text.replace(f"${{oc.env:{name}}}", "not-set") for text in overrides]
+    return build_config(composer(overrides))
 
 
 def not_stated(config: Config, settings: Mapping[str, Any]) -> str:
@@ -140,17 +135,12 @@ def header(found: Translation, source: str) -> str:
 
 def _body(settings: Mapping[str, Any]) -> str:
     """Return groups and keys as YAML."""
-    nested: dict[str, Any] = {}
-    chosen = [{f"override /{group}": settings[key]} for group, key in GROUPS.items() if key in settings]
-    if chosen:
-        nested["defaults"] = chosen
+    chosen = [{f"override /{group}": value} for group, value in groups_of(settings).items()]
+    nested: dict[str, Any] = {"defaults": chosen} if chosen else {}
     for key, value in settings.items():
         *sections, leaf = key.split(".")
-        inner = nested
-        for section in sections:
-            inner = inner.setdefault(section, {})
         if sections:
-            inner[leaf] = value
+            reduce(lambda inner, section: inner.setdefault(section, {}), sections, nested)[leaf] = value
     return as_yaml(nested)
 
 

@@ -1,6 +1,8 @@
 """Configuration files of other programs as flat dicts: dotted names, variables in our spelling, or one sentence."""
 
+import json
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,39 +15,36 @@ from specvit.utils.errors import DataError
 MOST_BYTES = 2_000_000
 """Of a configuration; larger files are data."""
 SECRET = re.compile(r"passw|secret|api_?key|access_?key|credential|(^|_)token$", re.IGNORECASE)
+OWN = re.compile(r"\$\{(\.*[\w.]+)\}")
+"""${a.b}, and relative to its section, ${.b}."""
 VARIABLE = re.compile(r"\$(?:\{((?:oc\.env:|env:)\w+|[A-Z_][A-Z0-9_]*)(?::-|,)?((?<=[-,])[^}]*)?\}|([A-Z_]{2,})\b)")
 """${NAME}, ${env:NAME}, ${NAME:-default}, $NAME."""
 
 
 def read_file(path: Path) -> dict[str, Any]:
     """Return the content of a YAML or JSON file with its keys; raises `DataError` naming the file."""
-    where = str(path)
+    fault = partial(DataError, where=str(path))
     if path.is_dir():
-        raise DataError("is a folder", where=where, remedy="name a file in it")
+        raise fault("is a folder", remedy="name a file in it")
     if path.stat().st_size > MOST_BYTES:
         what = f"has {path.stat().st_size / 1e6:,.0f} MB, and a configuration has a few kB"
-        raise DataError(what, where=where, remedy="name a YAML or JSON file; `specvit data convert` takes spectra")
-    content = path.read_bytes()
+        raise fault(what, remedy="name a YAML or JSON file; `specvit data convert` takes spectra")
     try:
-        text = content.decode("utf-8-sig")
+        plain = valued(parsed(path.read_bytes().decode("utf-8-sig")))
     except UnicodeDecodeError as problem:
-        raise DataError(
-            "is not UTF-8 text", where=where, remedy="name a YAML or JSON file, saved as UTF-8"
-        ) from problem
-    if "\0" in text:
-        raise DataError("is not text", where=where, remedy="name a YAML or JSON file")
-    try:
-        plain = valued(parsed(text))
+        raise fault("is not UTF-8 text", remedy="name a YAML or JSON file, saved as UTF-8") from problem
     except yaml.YAMLError as problem:
+        if "#x0000" in str(problem):
+            raise fault("is not text", remedy="name a YAML or JSON file") from problem
         tab = " (a tab, where YAML wants spaces)" * ("'\\t'" in str(problem))
         what = f"is not valid YAML{tab}: {' '.join(str(problem).split())[:200]}"
-        raise DataError(what, where=where, remedy="correct the line that it names") from problem
+        raise fault(what, remedy="correct the line that it names") from problem
     if not plain:
-        raise DataError("is empty", where=where, remedy="name a file with keys and values")
+        raise fault("is empty", remedy="name a file with keys and values")
     if not isinstance(plain, dict):
         kind = "a list" if isinstance(plain, list) else "a single value"
-        raise DataError(f"is {kind}, not keys with values", where=where, remedy="name a configuration")
-    return unwrapped(mapping(plain, where))
+        raise fault(f"is {kind}, not keys with values", remedy="name a configuration")
+    return unwrapped(mapping(plain, str(path)))
 
 
 def unwrapped(plain: dict[str, Any]) -> dict[str, Any]:
@@ -78,27 +77,25 @@ def _class_of(value: Any) -> str:
 def resolved(values: dict[str, Any]) -> dict[str, Any]:
     """Return flat values in which `${a.b}` is that value of the same file, and `${NAME}` is `${oc.env:NAME}`."""
 
-    def text_of(text: str, name: str, depth: int) -> Any:
-        own = re.compile(r"\$\{(\.*[\w.]+)\}")
-        if (whole := own.fullmatch(text)) and (target := _target(whole[1], name)) in values and depth < 9:
-            return value_of(values[target], target, depth + 1)
-
-        def replaced(found: re.Match[str]) -> str:
-            target = _target(found[1], name)
-            return str(value_of(values[target], target, depth + 1)) if target in values and depth < 9 else found[0]
-
-        text = own.sub(replaced, text)
-        return VARIABLE.sub(
-            lambda found: f"${{oc.env:{(found[1] or found[3]).rpartition(':')[2]}{f',{found[2]}' * bool(found[2])}}}",
-            text,
-        )
-
     def value_of(value: Any, name: str, depth: int = 0) -> Any:
+        def referred(found: re.Match[str]) -> Any:
+            target = _target(found[1], name)
+            return value_of(values[target], target, depth + 1) if target in values and depth < 9 else found[0]
+
         if isinstance(value, list):
             return [value_of(one, name, depth) for one in value]
-        return text_of(value, name, depth) if isinstance(value, str) and "$" in value else value
+        if not isinstance(value, str) or "$" not in value:
+            return value
+        whole = OWN.fullmatch(value)
+        value = referred(whole) if whole else OWN.sub(lambda found: str(referred(found)), value)
+        return VARIABLE.sub(_as_hydra_writes_it, value) if isinstance(value, str) else value
 
     return {name: value_of(value, name) for name, value in values.items()}
+
+
+def _as_hydra_writes_it(found: re.Match[str]) -> str:
+    default = f",{found[2]}" if found[2] else ""
+    return f"${{oc.env:{(found[1] or found[3]).rpartition(':')[2]}{default}}}"
 
 
 def _target(reference: str, name: str) -> str:
@@ -112,8 +109,5 @@ def shown(name: str, value: Any) -> str:
     """Return a value on one line for people, without what must not be shown."""
     if isinstance(value, str) and SECRET.search(name.rpartition(".")[2]):
         return "***"
-    text = (
-        {True: "true", False: "false", None: "null"}[value] if value is None or isinstance(value, bool) else str(value)
-    )
-    text = " ".join(text.split())
+    text = json.dumps(value) if value is None or isinstance(value, bool) else " ".join(str(value).split())
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -15,13 +15,16 @@ from specvit.config.compose import Composer
 from specvit.config.fields import mapping
 from specvit.config.schema import Config
 from specvit.importing.experiment import (
+    GROUPS,
     NO_FILE,
     as_yaml,
     checked_config,
     choose_groups,
     command_at,
+    groups_of,
     header,
     not_stated,
+    say_answers,
     write_new,
 )
 from specvit.importing.read_file import flat, resolved, shown
@@ -42,7 +45,6 @@ SWEEPS = "sweeps"
 RANGES = ("", "uniform", "int_uniform", "q_uniform", "log_uniform", "q_log_uniform", "log_uniform_values")
 RANGES += ("q_log_uniform_values", "inv_log_uniform_values")
 """Distributions between two numbers; log(1/x) is uniform where log(x) is."""
-GROUP_OF: dict[str, str] = {"model.kind": "model", "data.kind": "data"}
 TRIALS = 20
 MOST_POINTS = 2000
 """Of a grid, that are checked one by one."""
@@ -51,10 +53,8 @@ MOST_POINTS = 2000
 def is_sweep(plain: dict[str, Any]) -> bool:
     """Return True for a W&B sweep file."""
     parameters = plain.get("parameters")
-    if "method" in plain and "parameters" in plain:
-        return True
     specs = parameters.values() if isinstance(parameters, dict) else ()
-    return any(isinstance(one, dict) and SPEC & set(one) for one in specs)
+    return {"method", "parameters"} <= set(plain) or any(isinstance(one, dict) and SPEC & set(one) for one in specs)
 
 
 def import_sweep(plain: dict[str, Any], source: str, out: Path, say: Callable[[str], None]) -> Translation:
@@ -65,20 +65,20 @@ def import_sweep(plain: dict[str, Any], source: str, out: Path, say: Callable[[s
     found = translate(resolved(constants | _arguments(plain.get("command")) | about))
     space = _space(found, {name: spec for name, spec in specs.items() if "value" not in spec})
     if not space:
-        say("\n".join([f"{source}: {found.counts()}", *found.messages()]))
+        say_answers(found, source, say)
         raise ConfigError("has no parameter that varies here", where="parameters", remedy="import the file of one run")
     study = _study(found, plain, space)
     missing = dict.fromkeys(choose_groups(found), NO_FILE)
-    say("\n".join([f"{source}: {found.counts()}", *found.messages()]))
-    found.faults.report()
-    study = {"overrides": _overrides(found), **study}
+    say_answers(found, source, say)
+    constant = {key: value for key, value in found.settings.items() if "." in key and key not in GROUPS}
+    study = {"overrides": groups_of(found.settings) | constant, **study}
     definition = definition_of(yaml.safe_load(as_yaml(study)), out.stem, where=source)
     points = points_of(definition) if definition.grids else [Point(_example(definition), {})]
     points = [replace(point, settings={**point.settings, **missing}) for point in points]
     if rules := _impossible(points[:MOST_POINTS]):
         study["grids"][0]["forbid"] = rules
         say(f"points that cannot be runs, forbidden: {'; '.join(map(str, rules))}")
-    if text := not_stated(checked_config(_keyed(points[-1].settings)), {**found.settings, **points[-1].settings}):
+    if text := not_stated(checked_config(points[-1].settings), {**found.settings, **points[-1].settings}):
         say(text)
     write_new(out, header(found, source) + as_yaml(study), say)
     words = [f"sweeps={out.stem}", *(f"{key}={NO_FILE}" for key in missing), "sweep.dry_run=true"]
@@ -149,16 +149,12 @@ def _range(found: Translation, name: str, key: str, spec: dict[str, Any]) -> dic
     log, step = "log_uniform" in kind, spec.get("q")
     if log and not kind.endswith("values"):
         low, high = (float(f"{math.exp(power) if power < 700 else math.inf:.6g}") for power in sorted((low, high)))
-    whole = rules_of(key)[0] is int
-    dimension: dict[str, Any] = {"low": low, "high": high}
-    if log:
-        dimension["log"] = True
-        if step is not None:
-            found.note(CHANGES, f"{name}.q", step, "a logarithmic range has no steps here")
-    elif step is not None:
-        dimension["step"] = step
-    if whole and math.isfinite(high):
-        dimension |= {"whole": True, "low": round(low), "high": round(high)}
+    whole = rules_of(key)[0] is int and math.isfinite(high)
+    dimension = {"low": round(low), "high": round(high)} if whole else {"low": low, "high": high}
+    if log and step is not None:
+        found.note(CHANGES, f"{name}.q", step, "a logarithmic range has no steps here")
+    dimension |= {"log": True} if log else {} if step is None else {"step": step}
+    dimension |= {"whole": True} if whole else {}
     for problem in filter(None, (problem_with(key, dimension[end]) for end in ("low", "high"))):
         found.faults.append(ConfigError(f"has too wide a range: {key} {problem}", where=name, remedy="narrow it"))
     found.lines[TAKEN].append((name, f"{key} from {low:g} to {high:g}{', logarithmic' * log}"))
@@ -184,7 +180,7 @@ def _axis(found: Translation, name: str, values: list[Any], varied: set[str]) ->
         return {}
     rows = [{key: row.get(key, usual.get(key)) for key in keys} for row in rows]
     found.lines[TAKEN].append((f"{name}={shown(name, values)}", ", ".join(keys)))
-    own = ", ".join(GROUP_OF.get(key, key) for key in keys)
+    own = ", ".join(GROUPS.get(key, key) for key in keys)
     return {own: [list(row.values()) if len(keys) > 1 else row[keys[0]] for row in rows]}
 
 
@@ -200,14 +196,11 @@ def _study(found: Translation, plain: dict[str, Any], space: dict[str, Any]) -> 
         return {"search": _search(found, plain, space, SAMPLERS[method])}
     if ranges := [key for key, values in space.items() if isinstance(values, dict)]:
         raise ConfigError("has a range, from which a grid takes no values", where=ranges[0], remedy="list values")
-    for name in ("metric", "early_terminate", "run_cap"):
-        if name in plain:
-            verdict = DROPPED if name == "metric" else CHANGES
-            found.note(
-                verdict, name, plain[name], "a grid runs every point to its end; `specvit sweep table` ranks them"
-            )
-    seeds = {"seeds": space.pop(SEED)} if SEED in space else {}
-    return {"grids": [{"axes": space}], **seeds}
+    for name in [name for name in ("metric", "early_terminate", "run_cap") if name in plain]:
+        text = "a grid runs every point to its end; `specvit sweep table` ranks them"
+        found.note(DROPPED if name == "metric" else CHANGES, name, plain[name], text)
+    axes = {key: values for key, values in space.items() if key != SEED}
+    return {"grids": [{"axes": axes}], **({"seeds": space[SEED]} if SEED in space else {})}
 
 
 def _search(found: Translation, plain: dict[str, Any], space: dict[str, Any], sampler: str) -> dict[str, Any]:
@@ -226,12 +219,10 @@ def _search(found: Translation, plain: dict[str, Any], space: dict[str, Any], sa
     for key in metric:
         if key not in ("name", "goal"):
             found.note(CHANGES, f"metric.{key}", metric[key], "a search runs all its trials")
-    trials = plain.get("run_cap")
-    if not isinstance(trials, int):
-        trials = TRIALS
-        found.lines[ASKED].append(
-            ("(not stated)", f"how many trials? {TRIALS} are written (`wandb agent --count` has the number)")
-        )
+    trials = plain.get("run_cap") or TRIALS
+    if not plain.get("run_cap"):
+        text = f"how many trials? {TRIALS} are written (`wandb agent --count` has the number)"
+        found.lines[ASKED].append(("(not stated)", text))
     search = {"space": space, "metrics": {own: goal}, "trials": trials, "sampler": sampler}
     return search | _pruner(found, plain.get("early_terminate"))
 
@@ -250,14 +241,6 @@ def _pruner(found: Translation, rule: Any) -> dict[str, Any]:
     return {"pruner": {"name": "hyperband", "min_resource": least, "reduction_factor": int(eta)}}
 
 
-def _overrides(found: Translation) -> dict[str, Any]:
-    """Return the settings of all runs, groups first."""
-    settings = dict(found.settings)
-    groups = {"data": settings.pop("data")} if "data" in settings else {}
-    groups |= {"model": settings["model.kind"]} if "model.kind" in settings else {}
-    return groups | {key: value for key, value in settings.items() if key not in ("model.kind", "data.kind")}
-
-
 def _example(definition: Definition) -> dict[str, Any]:
     """Return the settings of a search's trial, from the first choices and the lower ends."""
     settings = dict(definition.overrides)
@@ -266,17 +249,13 @@ def _example(definition: Definition) -> dict[str, Any]:
     return settings
 
 
-def _keyed(settings: dict[str, Any]) -> dict[str, Any]:
-    return {"model.kind" if key == "model" else key: value for key, value in settings.items()}
-
-
 def _impossible(points: Sequence[Point]) -> list[dict[str, Any]]:
     """Return rules that forbid the points of a grid that cannot be runs, such as heads that do not divide the width."""
     rules: list[dict[str, Any]] = []
     composer = Composer()
     for point in points:
         try:
-            checked_config(_keyed(point.settings), composer)
+            checked_config(point.settings, composer)
         except ConfigError as fault:
             rule = {key: value for key, value in point.factors.items() if key in str(fault) and key != SEED}
             if not rule:

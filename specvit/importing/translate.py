@@ -30,19 +30,18 @@ TIMM = {"tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 12), "lar
 def translate(values: Mapping[str, Any]) -> Translation:
     """Return what the flat values of a file are here; contradictions are in its `faults`."""
     found = Translation()
-    entries = {name: find_entry(name) for name in values}
-    special = [(entry, name) for name, entry in entries.items() if entry and entry.special]
-    for name, entry in entries.items():
-        raw = values[name]
-        if entry and entry.special:
-            continue
+    special: list[tuple[Entry, str]] = []
+    for name, raw in values.items():
+        entry = find_entry(name)
         key = entry.key if entry else ""
-        if raw in ({}, "") or (raw in (None, []) and not (key and not problem_with(key, raw))):
+        if entry and entry.special:
+            special.append((entry, name))
+        elif raw in ({}, "") or (raw in (None, []) and not (key and not problem_with(key, raw))):
             found.note(DROPPED, name, raw, "it is not set")
         elif entry is None or isinstance(raw, dict):
             found.note(UNKNOWN, name, raw, suggestion(name))
-        elif entry.key:
-            take_key(found, name, raw, entry.key)
+        elif key:
+            take_key(found, name, raw, key)
         else:
             _drop(found, name, raw, entry)
     order = {who: number for number, who in enumerate(HANDLERS)}

@@ -1,6 +1,5 @@
 """A value of another file as the value of one of our keys: numbers that are text, 50k, other names of choices."""
 
-import dataclasses
 import math
 import re
 import types
@@ -8,11 +7,11 @@ import typing
 from functools import cache
 from typing import Any
 
-from specvit.config.fields import checked, hints_of, spellings
+from specvit.config.fields import checked, spellings
 from specvit.config.fields import key as declared
 from specvit.config.foreign_keys import tables
 from specvit.config.model_kinds import MODEL_KINDS
-from specvit.config.schema import Config, ModelConfig
+from specvit.config.suggestions import declarations
 from specvit.metrics.metrics import CLASSIFICATION, REGRESSION
 from specvit.utils.errors import ConfigError
 
@@ -29,16 +28,7 @@ def rules_of(key: str) -> tuple[Any, Any]:
     """Return the type of one of our keys, and what `config.fields.key` says of it; `Any` for a free mapping's."""
     if key == "model.kind":
         return str, declared(choices=tuple(MODEL_KINDS)).metadata
-    *sections, leaf = key.split(".")
-    classes: list[Any] = [Config]
-    for name in sections:
-        kinds = [hints_of(cls).get(name) for cls in classes]
-        models = [model.config for model in MODEL_KINDS.values() if ModelConfig in kinds]
-        classes = [cls for cls in (*kinds, *models) if isinstance(cls, type) and dataclasses.is_dataclass(cls)]
-    for cls in [*[cls for cls in classes if cls is not ModelConfig], *classes]:
-        if leaf in getattr(cls, "__dataclass_fields__", {}):
-            return hints_of(cls)[leaf], cls.__dataclass_fields__[leaf].metadata
-    return Any, {}
+    return next(iter(declarations(key)), (Any, {}))
 
 
 def value_of(key: str, raw: Any) -> Any:
