@@ -179,6 +179,8 @@ def test_what_is_not_known_shows_in_the_exit_code(imported: Any) -> None:
     code, message = imported("{lr: 1e-3, banana: 1, scheduler: linear}")
     assert code == 1 and "2 not known and left out" in message
     assert composed("experiment=old").opt.lr == 1e-3
+    code, message = imported("{precision: 16-mixed, amp_dtype: 64}", "half.yaml")
+    assert code == 1 and answers(message, "amp_dtype", f"{UNKNOWN}: train.precision 64 is not one of")
 
 
 def test_every_name_of_the_tables_leads_to_a_key_or_a_handler() -> None:

@@ -94,10 +94,13 @@ def test_a_wandb_search_becomes_a_search(imported: Any) -> None:
 
 
 def test_what_a_wandb_sweep_has_and_a_study_lacks_is_named(imported: Any) -> None:
-    random = "{method: random, parameters: {lr: {min: 1e-5, max: 1e-3}, foo: {values: [1, 2]}, "
+    random = (
+        "{method: random, early_terminate: hyperband, parameters: {lr: {min: 1e-5, max: 1e-3}, foo: {values: [1, 2]}, "
+    )
     random += "dropout: {distribution: normal, mu: 0.1, sigma: 0.1}}}"
     code, message = imported(random)
     assert code == 1 and "how many trials? 20 are written" in message
+    assert answers(message, "early_terminate", f"{UNKNOWN}: write search.pruner")
     random = (
         "{method: random, metric: val_loss, parameters: {optimizer: {values: [adam, sgd]}, lr: {min: 0.1, max: 1.0}}}"
     )
@@ -117,6 +120,7 @@ def test_what_a_wandb_sweep_has_and_a_study_lacks_is_named(imported: Any) -> Non
     refused = {
         "{method: grid, parameters: {lr: {min: 1e-5, max: 1e-3}}}": "opt.lr: has a range, from which a grid takes no",
         "{method: sobol, parameters: {lr: {min: 1e-5, max: 1e-3}}}": "'sobol' is not one of grid, random, bayes",
+        "{method: random, run_cap: many, parameters: {lr: {min: 1, max: 2}}}": "trials: expects a whole number",
         "{method: random, parameters: {lr: {min: 1, max: 1}}}": "needs low < high",
         "{method: random, parameters: {dropout: {min: 0.0, max: 1.0}}}": "a range: model.dropout expects",
         "{method: random, parameters: {lr: {distribution: log_uniform, min: 0, max: 800}}}": "a range: opt.lr expects",

@@ -7,8 +7,8 @@ from pathlib import Path
 from specvit.commands.entry import Parser, user_facing
 from specvit.utils.errors import ConfigError
 
-NOT_NAMES = ("null", "none")
-"""Names that are none on a command line: `experiment=null` is the run without an experiment."""
+FILE_NAME = re.compile(r"(?!(?i:null|none)\.)[A-Za-z0-9][A-Za-z0-9_-]*\.yaml")
+"""Names that a command line can choose; `experiment=null` is the run without an experiment."""
 
 
 @user_facing
@@ -43,16 +43,10 @@ def _import_configuration(file: Path, out: Path | None) -> int:
 
     plain = read_file(file)
     convert, folder = (import_sweep, SWEEPS) if is_sweep(plain) else (import_configuration, HOME)
-    name = re.sub(r"[^A-Za-z0-9_-]+", "_", file.stem)
-    target = out or Path(folder) / f"{name}.yaml"
-    if (
-        target.suffix != ".yaml"
-        or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", target.stem)
-        or target.stem.lower() in NOT_NAMES
-    ):
+    target = out or Path(folder, re.sub(r"[^A-Za-z0-9_-]+", "_", file.stem) + ".yaml")
+    if not FILE_NAME.fullmatch(target.name):
         what = f"cannot be the file of {'a study' if convert is import_sweep else 'an experiment'}"
-        remedy = f"write, say, --out {folder}/mine.yaml"
-        raise ConfigError(what, where=str(target), remedy=remedy)
+        raise ConfigError(what, where=str(target), remedy=f"write, say, --out {folder}/mine.yaml")
     found = convert(plain, file.name, target, lambda text: print(text, flush=True))
     return 1 if found.lines[UNKNOWN] else 0
 

@@ -67,25 +67,20 @@ def read_run_table(path: Path) -> RunTable:
     about |= {name for name in names if name[:1] == "_" or name.startswith(("tags.", "tags/"))}
     scores = {name: own for name in names if name not in about and (own := metric_name(_bare(name)))}
     _check_scores(path, scores, cells)
-    settings, left_out = _settings_of(
-        {n: [row[n] for row in cells] for n in names if n not in about and n not in scores}
-    )
+    others = [name for name in names if name not in about and name not in scores]
+    settings, left_out = _settings_of({name: [row[name] for row in cells] for name in others})
     rows = []
-    for number, row in enumerate(cells):
+    for number, row in enumerate(cells, 2):
+        if (said := STATES.get(row[state].strip().lower())) is None:
+            what = f"has the state {row[state]!r}"
+            raise DataError(what, where=f"{path} row {number}", remedy=f"write one of {', '.join(STATES)}")
         factors = {}
         for name, key in settings.items():
             factors |= _factor(key, _value(row[name]))
         known = {own: value for name, own in scores.items() if (value := _number(row[name])) is not None}
-        said = STATES.get(row[state].strip().lower())
-        if said is None:
-            what = f"has the state {row[state]!r}"
-            raise DataError(what, where=f"{path} row {number + 2}", remedy=f"write one of {', '.join(STATES)}")
-        about_run = {
-            "name": row.get(title) or f"row{number + 2}",
-            "state": said,
-            "seconds": _number(row.get(seconds, "")),
-        }
-        rows.append({**about_run, "seed": factors.get(SEED) or 0, "factors": factors, "scores": known})
+        about_run = {"name": row.get(title) or f"row{number}", "state": said, "seed": factors.get(SEED) or 0}
+        results = {"seconds": _number(row.get(seconds, "")), "scores": known}
+        rows.append({**about_run, **results, "factors": factors})
     keys = [key for key in dict.fromkeys(key for row in rows for key in row["factors"]) if key != SEED]
     varied = [key for key in keys if len({repr(row["factors"].get(key)) for row in rows}) > 1]
     for row in rows:
@@ -192,11 +187,6 @@ def summary(table: RunTable) -> str:
 
 def as_csv(table: RunTable) -> str:
     """Return a table in our words, which `read_run_table` reads, too."""
-    return csv_text(
-        [
-            {"name": row["name"], "state": row["state"], **row["factors"], SEED: row["seed"]}
-            | row["scores"]
-            | {"seconds": row["seconds"]}
-            for row in table.rows
-        ]
-    )
+    about = [{"name": row["name"], "state": row["state"]} | row["factors"] | {SEED: row["seed"]} for row in table.rows]
+    results = [row["scores"] | {"seconds": row["seconds"]} for row in table.rows]
+    return csv_text([first | second for first, second in zip(about, results, strict=True)])

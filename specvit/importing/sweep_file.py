@@ -228,13 +228,13 @@ def _search(found: Translation, plain: dict[str, Any], space: dict[str, Any], sa
 
 
 def _pruner(found: Translation, rule: Any) -> dict[str, Any]:
-    if not isinstance(rule, dict):
+    if rule is None:
         return {}
-    eta: Any = rule.get("eta", 3)
-    least: Any = rule.get("min_iter")
-    if least is None and is_number(rule.get("max_iter")) and is_number(eta):
-        least = max(1, int(rule["max_iter"] // eta ** rule.get("s", 2)))
-    if rule.get("type") != "hyperband" or not (isinstance(least, int) and isinstance(eta, int | float)):
+    given: dict[str, Any] = rule if isinstance(rule, dict) else {}
+    eta, least = given.get("eta", 3), given.get("min_iter")
+    if least is None and is_number(given.get("max_iter")) and is_number(eta):
+        least = max(1, int(given["max_iter"] // eta ** given.get("s", 2)))
+    if given.get("type") != "hyperband" or not (isinstance(least, int) and is_number(eta)):
         found.note(UNKNOWN, "early_terminate", rule, "write search.pruner (docs/sweeps.md)")
         return {}
     found.note(TAKEN, "early_terminate", rule, "search.pruner hyperband, which counts epochs, not logged values")

@@ -16,7 +16,6 @@ from specvit.metrics.metrics import CLASSIFICATION, REGRESSION
 from specvit.utils.errors import ConfigError
 
 CLASS_NAMES = {"vit": "vit", "transformer": "vit", "cnn": "cnn", "ridge": "ridge", "lgbm": "lightgbm"}
-LABEL_NAMES = {"logg": "log_g", "teff": "T_eff", "mh": "M_H", "feh": "M_H", "am": "a_M", "alpham": "a_M", "cm": "C_M"}
 SPLITS = {"valid": "val", "validation": "val", "eval": "val", "dev": "val", "training": "train", "testing": "test"}
 METRIC_NAMES = {"rsquared": "r2", "r2score": "r2", "acc": "accuracy", "meanabsoluteerror": "mae", "l1": "mae"}
 FLAGS = {**dict.fromkeys(("true", "yes", "on", "1"), True), **dict.fromkeys(("false", "no", "off", "0"), False)}
@@ -56,15 +55,13 @@ def value_of(key: str, raw: Any) -> Any:
 
 def _scalar(key: str, raw: Any, kinds: tuple[Any, ...], rules: Any) -> Any:
     """Return a single foreign value, not yet checked."""
-    if rules.get("choices"):
+    if rules.get("choices") or key in tables()["choices"]:
         return _choice(key, raw, rules)
     text = raw.strip() if isinstance(raw, str) else raw
     if key == "train.early_stopping.monitor":
         if own := validation_metric(str(raw)):
             return own
         raise ConfigError(f"{raw!r} is not a metric here, such as val_loss, val_r2, val_mae")
-    if key == "data.param":
-        return LABEL_NAMES.get(plain(str(raw)), raw)
     if types.NoneType in kinds and (text is False or str(text).lower() in ("none", "null", "")):
         return None
     if key == "train.gradient_clip" and raw in (0, 0.0, "0"):
