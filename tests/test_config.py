@@ -11,7 +11,7 @@ import yaml
 from specvit.config.build import build_config, to_plain
 from specvit.config.compose import compose
 from specvit.config.folders import conf_dir
-from specvit.config.foreign_keys import TAKEN
+from specvit.config.foreign_keys import tables
 from specvit.config.model_kinds import MODEL_KINDS, VIT_GROUPS
 from specvit.config.schema import Config
 from specvit.config.suggestions import is_known, known_keys, suggest
@@ -210,7 +210,7 @@ def test_a_stored_config_with_a_wrong_type_is_refused_by_key(section: str, key: 
 
 
 def test_an_older_spelling_is_refused_with_a_name_that_exists() -> None:
-    for name, others in TAKEN.items():
+    for name, others in tables()["keys"].items():
         assert is_known(name)
         unknown = [old for old in others.split() if not is_known(old) and old not in ("model", "loss", "noise", "opt")]
         assert {suggest(old) for old in unknown} <= {f"it is called {name} here"}
