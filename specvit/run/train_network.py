@@ -288,7 +288,7 @@ def build_learner(
         _start_from(model, config, weights)
     model.to(device)
     parts = {name: parameters for name, parameters in model.parts().items() if parameters}
-    task = build_task(config, splits.coder)
+    task = build_task(config, splits.coder, splits.train)
     learner = Learner(
         module=model,
         task=task,
