@@ -161,6 +161,7 @@ def test_the_keys_outside_the_id_are_these() -> None:
     outside = {".".join(path) for path, _, rules in fields_of(Config) if not rules["identity"]}
     places = {f"data.{name}" for name in ("root", "file_path", "val_path", "test_path", "resident")}
     places |= {f"data.{name}" for name in ("num_samples", "val_samples", "test_samples", "observed")}  # in the manifest
+    places |= {"data.max_masked"}  # refuses only
     handling = {
         f"train.{name}"
         for name in ("log_every", "save_every", "init_from", "device", "threads", "keep_memory", "rerun")

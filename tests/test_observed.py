@@ -25,7 +25,7 @@ from specvit.data.splits import open_splits
 from specvit.data.views import epoch_order, open_spectra
 from specvit.run.context import locate
 from specvit.run.run import run
-from specvit.run.train_network import _train_data
+from specvit.run.train_network import train_data
 from specvit.utils.errors import DataError
 from specvit.utils.quantities import FLUX
 
@@ -87,7 +87,7 @@ def test_training_and_evaluation_see_the_flux_as_it_is(tiny: list[str], marked: 
     config = configured(tiny, marked, "data.flux_norm=none")
     splits = open_splits(config, lambda *_: None)
     norm = FluxNorm(torch.zeros(256), 1.0)
-    train = _train_data(config, splits, norm, torch.device("cpu"))
+    train = train_data(config, splits, norm, torch.device("cpu"))
     assert isinstance(train, TrainData)
     rows_B = epoch_order(192, seed=config.train.seed, epoch=0, order="global")[48:64]
     assert torch.equal(train.batch(3).flux_BP, torch.from_numpy(splits.train.gather(rows_B)[0]))

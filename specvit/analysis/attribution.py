@@ -106,8 +106,11 @@ def attributions_of(
         settings.append(SettingAttribution(setting, of_runs))
         say(f"{setting.name}: {counted(len(setting.runs), 'run')}")
     starts = range(0, stars, MEAN_CHUNK)
-    parts = (spectra.gather(np.arange(start, min(start + MEAN_CHUNK, stars)))[0].sum(axis=0) for start in starts)
-    flux_P = sum(parts, np.zeros(spectra.num_pixels)) / stars
+    parts = (spectra.gather(np.arange(start, min(start + MEAN_CHUNK, stars)))[0] for start in starts)
+    flux_P, count_P = np.zeros(spectra.num_pixels), np.zeros(spectra.num_pixels)
+    for flux_BP in parts:
+        flux_P, count_P = flux_P + np.nansum(flux_BP, axis=0), count_P + (~np.isnan(flux_BP)).sum(axis=0)
+    flux_P /= np.maximum(count_P, 1)
     best = _known_optimum(config, label, stars, say)
     return AttributionReport(label, test_set, stars, spectra.wave_P, flux_P, best, settings)
 
@@ -156,6 +159,7 @@ def attribution(predictor: Predictor, view: EvalData, label: str, stars: int, wh
         error_BP = view.store.gather(rows_B)[1]
         sigma = sigma_of(error_BP, view.noise)
         part_BP = (slope_BP * (error_BP if sigma is None else sigma)).square()
+        part_BP = torch.where(error_BP.isnan(), 0.0, part_BP)  # in masked pixels
         whole_B1 = part_BP.sum(dim=1, keepdim=True)
         sums["gradient"] += slope_BP.sum(dim=0)
         sums["share"] += torch.where(whole_B1 > 0, part_BP / whole_B1, 0.0).sum(dim=0)

@@ -121,7 +121,8 @@ def _convert(sources: list[Path], target: Path) -> int:
     for conversion in conversions:
         if conversion.left_out:
             print(f"note: {conversion.source.path}: left out, not in the layout: {', '.join(conversion.left_out)}")
-        convert(conversion, _report_bytes)
+        if masked := convert(conversion, _report_bytes):
+            print(f"note: {masked:,} pixels are masked, so a run on {conversion.target} names their number")
     size = sum(conversion.num_bytes for conversion in conversions) / 1e9
     print(f"converted {counted(len(conversions), 'file')}, {size:.2f} GB, in {time.perf_counter() - started:.0f} s")
     print("a run on converted files is the same run: it keeps its name and resumes where it stopped")

@@ -86,8 +86,8 @@ def _evaluate(config: Config, run: RunFolder, file: str | None, levels: list[flo
     """
     from specvit.data.folds import of_known_stars
     from specvit.data.noise import added_noise
-    from specvit.data.splits import missing_labels, open_split
-    from specvit.data.views import Spectra, open_spectra
+    from specvit.data.splits import masked_words, missing_labels, open_split
+    from specvit.data.views import Spectra, check_masked, open_spectra
     from specvit.run import evaluation
     from specvit.run.predictor import load_predictor
     from specvit.training.device import resolve_device, set_up_torch
@@ -102,6 +102,9 @@ def _evaluate(config: Config, run: RunFolder, file: str | None, levels: list[flo
     )
     trained = load_predictor(folder / "best.ckpt", config, device, run.run_id)
     trained.check_pixels(spectra)
+    check_masked(spectra, config.data.max_masked)
+    if masked := masked_words(spectra):
+        console.say(f"note: masked pixels, in which the model sees the mean spectrum: {masked} rows")
     if file and isinstance(spectra, Spectra) and (known := of_known_stars(spectra, config.data)):
         what = f"{known:,} of {len(spectra):,} spectra are of stars that this fold trained or validated on"
         console.say(f"note: {what}; without --data its own test stars are scored")

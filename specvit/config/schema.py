@@ -120,6 +120,7 @@ class DataConfig:
     resident: str = key("auto", choices=("auto", "never"), identity=False)
     storage: str = key("float32", choices=("float32", "float16"))
     observed: bool | None = key(None, identity=False)
+    max_masked: float = key(0.2, low=0.0, high=0.99, identity=False)
 
     @property
     def makes(self) -> bool:

@@ -12,11 +12,11 @@ import h5py
 import numpy as np
 
 from specvit.data.hdf5 import open_file, unreadable
-from specvit.data.shards import Array2D, Shard, as_float32, fill_shard, open_shard, read_labels
+from specvit.data.shards import Array2D, Shard, as_float32, fill_shard, masked_pixels, open_shard, read_labels
 from specvit.data.tables import find_tables
 from specvit.utils.errors import DataError
 from specvit.utils.files import check_space
-from specvit.utils.quantities import ERROR, FLUX, OBSERVED, WAVE
+from specvit.utils.quantities import ERROR, FLUX, MASKED, OBSERVED, WAVE
 
 PIECE_BYTES = 64 * 2**20
 """Most that is held in memory of an array, unless a single row of its chunks is larger."""
@@ -61,27 +61,47 @@ def plan(sources: Sequence[Path], target: Path) -> list[Conversion]:
     return conversions
 
 
-def convert(conversion: Conversion, report: Report) -> None:
-    """Write one target, whole or not at all, holding one piece of an array in memory; raises `DataError`."""
+def convert(conversion: Conversion, report: Report) -> int:
+    """Write one target, whole or not at all, holding one piece of an array in memory; raises `DataError`.
+
+    Returns how many pixels are masked, which the target then says of each row: those that a run would refuse, and with
+    them errors of 0. Where there are errors of 0 alone nothing is masked, as in a run on the source.
+    """
     source, target = conversion.source, conversion.target
     target.parent.mkdir(parents=True, exist_ok=True)
     for leftover in target.parent.glob(f".{target.name}.*.tmp"):  # of a conversion that was killed
         leftover.unlink(missing_ok=True)
-    total, done = 8 * source.flux.rows * source.flux.pixels, 0
+    total, done, masked, refused = 8 * source.flux.rows * source.flux.pixels, 0, 0, False
 
     def fill(file: h5py.File) -> None:
-        nonlocal done
+        nonlocal done, masked, refused
         for name, array in ((FLUX, source.flux), (ERROR, source.error)):
             written = file.create_dataset(name, (array.rows, array.pixels), np.float32)
             if name == FLUX and source.observed:
                 written.attrs[OBSERVED] = True
             for rows, pixels, values_bp in _pieces(array):
                 written[rows, pixels] = values_bp
+                refused |= not np.isfinite(values_bp).all() or (name == ERROR and bool((values_bp < 0).any()))
                 before, done = done, done + values_bp.nbytes
                 if 10 * done // total > 10 * before // total:
                     report(target, done, total)
+        if refused or source.masked_N is not None:
+            file[MASKED] = counts = _count_masked(file)
+            masked = sum(counts)
 
     fill_shard(target, fill, wave_P=source.wave_P, labels=read_labels(source))
+    return masked
+
+
+def _count_masked(file: h5py.File) -> list[int]:
+    """Return how many pixels of each row are masked."""
+    flux, error = file[FLUX], file[ERROR]
+    assert isinstance(flux, h5py.Dataset)
+    assert isinstance(error, h5py.Dataset)
+    step, counts = max(PIECE_BYTES // (8 * flux.shape[1]), 1), []
+    for start in range(0, flux.shape[0], step):
+        counts += masked_pixels(flux[start : start + step], error[start : start + step]).sum(axis=1).tolist()
+    return counts
 
 
 def _check_target(source: Path, target: Path, targets: list[Path]) -> None:
@@ -105,7 +125,7 @@ def _further(file: h5py.File) -> tuple[str, ...]:
     """Return the datasets of a file that are neither arrays of the layout nor in a table of pandas."""
     names: list[str] = []
     file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
-    known = (WAVE, FLUX, ERROR, *(f"{table}/" for table in find_tables(file)))
+    known = (WAVE, FLUX, ERROR, MASKED, *(f"{table}/" for table in find_tables(file)))
     return tuple(name for name in names if not name.startswith(known))
 
 

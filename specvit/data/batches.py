@@ -235,7 +235,7 @@ class EvalData:
         if self.store.spectra.observed:
             sigma_BP = error_BP if sigma_BP is None else torch.hypot(error_BP, sigma_BP.expand_as(error_BP))
         assert sigma_BP is not None
-        if not bool((sigma_BP > 0).all()):
+        if bool((sigma_BP <= 0).any()):
             row = int(index_B[int((sigma_BP <= 0).expand_as(flux_BP).any(1).nonzero()[0])])
             where, what = self.store.spectra.describe_row(row), "has an error of 0, and templates are weighed by errors"
             raise DataError(what, where=where, remedy="correct or remove that row")
@@ -254,7 +254,7 @@ def eval_data(
     return EvalData(
         store=SpectraStore(spectra, config.data, device),
         targets=encoded(spectra, coder, config, device),
-        flux_norm=flux_norm.to(device),
+        flux_norm=flux_norm.filling(spectra, config.data.flux_norm).to(device),
         noise=added_noise(spectra, config.noise),
         split=split,
         with_sigma=kind_of(config.model).needs_sigma,
@@ -262,14 +262,18 @@ def eval_data(
 
 
 def signal_to_noise(spectra: SpectraView, noise: NoiseConfig) -> np.ndarray:
-    """Return S/N (N,) = median over pixels of flux/error, over the level of all noise (infinite for clean flux)."""
+    """Return S/N (N,) = median over pixels of flux/error, over the level of all noise (infinite for clean flux).
+
+    Masked pixels do not count.
+    """
     snr_N = np.empty(len(spectra))
     for start in range(0, len(spectra), COPY_ROWS):
         rows = np.arange(start, min(start + COPY_ROWS, len(spectra)))
         flux_BP, error_BP = spectra.gather(rows)
         flux_BP = flux_BP if spectra.observed else np.clip(flux_BP, 0.0, None)
         with np.errstate(divide="ignore", invalid="ignore"):
-            snr_N[rows] = np.median(flux_BP / error_BP, axis=1)
+            median = np.median if spectra.masked_N is None else np.nanmedian
+            snr_N[rows] = median(flux_BP / error_BP, axis=1)
     level = whole_level(spectra, noise)
     return snr_N / level if level > 0 else np.full(len(spectra), np.inf)
 

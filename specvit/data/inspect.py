@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import itertools
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,14 +18,25 @@ import h5py
 import numpy as np
 
 from specvit.data.hdf5 import filter_of, open_dataset, open_file
-from specvit.data.shards import Array2D, Shard, check_wave, open_array, read_labels, read_mark, read_wave
+from specvit.data.shards import (
+    Array2D,
+    Shard,
+    check_wave,
+    masked_pixels,
+    open_array,
+    read_labels,
+    read_mark,
+    read_masked,
+    read_wave,
+)
 from specvit.utils.errors import DataError
 from specvit.utils.files import cache_dir, read_json, write_json
-from specvit.utils.quantities import ERROR, FLUX, LABELS, WAVE
+from specvit.utils.quantities import ERROR, FLUX, LABELS, MASKED, WAVE
 from specvit.utils.text import counted
 
-INSPECT_VERSION = 5
+INSPECT_VERSION = 6
 CHUNK_ROWS = 2048
+PIXEL_FAULTS = "(flux|error) is (not finite|zero or negative) "
 NAMED_ROWS = 5
 """How many bad rows a fault names."""
 
@@ -75,7 +87,24 @@ def inspect_file(path: Path) -> Report:
         _check_duplicates(flux, report)
     if error is not None:
         _check_values(error, "error", report, _error_faults)
+    if flux is not None and error is not None and report.faults:
+        _excuse_masked(path, flux, error, report)
     return report
+
+
+def _excuse_masked(path: Path, flux: Array2D, error: Array2D, report: Report) -> None:
+    """Replace the faults of pixels by a note, where the file says of each row how many are masked."""
+    with open_file(path) as file:
+        masked_N = read_masked(file, path, flux) if MASKED in file else None
+    if masked_N is None:
+        return
+    report.faults = [fault for fault in report.faults if not re.match(PIXEL_FAULTS, fault)]
+    pieces = zip(_chunks_of(flux), _chunks_of(error), strict=False)
+    counted_N = np.concatenate([masked_pixels(flux_BP, error_BP).sum(axis=1) for (_, flux_BP), (_, error_BP) in pieces])
+    if len(counted_N) == len(masked_N):  # else rows cannot be read, which is a fault of its own
+        report.faults += _bad_rows(f"masked pixels are not as many as {MASKED} says", counted_N != masked_N)
+    in_rows = counted(int(np.count_nonzero(masked_N)), "row")
+    report.notes.append(f"note: masked pixels: {masked_N.sum():,}, in {in_rows}")
 
 
 def _cached(path: Path) -> Report:

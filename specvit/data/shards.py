@@ -20,7 +20,7 @@ import numpy as np
 from specvit.data.hdf5 import open_dataset, open_file
 from specvit.data.tables import label_table, read_table
 from specvit.utils.errors import DataError, explain, os_fault
-from specvit.utils.quantities import ERROR, FLUX, OBSERVED, PARAMS, WAVE
+from specvit.utils.quantities import ERROR, FLUX, MASKED, OBSERVED, PARAMS, WAVE
 
 PAGE_BYTES = 4096
 
@@ -62,6 +62,8 @@ class Shard:
     wave_P: np.ndarray
     observed: bool = False
     """Whether the flux has the noise of its errors already, as an observed one has."""
+    masked_N: np.ndarray | None = None
+    """How many pixels of each row are masked, int64; None for a file that does not say so, which may have none."""
 
     @property
     def rows(self) -> int:
@@ -105,11 +107,12 @@ def open_shard(path: Path) -> Shard:
     with open_file(path) as file:
         flux, error = open_array(file, path, FLUX), open_array(file, path, ERROR)
         wave_P, observed = read_wave(file, path), read_mark(file, path)
+        masked_N = read_masked(file, path, flux) if MASKED in file else None
     if (flux.rows, flux.pixels) != (error.rows, error.pixels):
         what = f"has shape {error.rows, error.pixels} but the flux has {flux.rows, flux.pixels}"
         raise DataError(what, where=f"{path}:{ERROR}", remedy="both need one value a pixel")
     check_wave(wave_P, flux.pixels, path)
-    return Shard(path=path, flux=flux, error=error, wave_P=wave_P, observed=observed)
+    return Shard(path=path, flux=flux, error=error, wave_P=wave_P, observed=observed, masked_N=masked_N)
 
 
 def open_shards(paths: Sequence[Path], observed: bool | None = None) -> list[Shard]:
@@ -225,6 +228,22 @@ def read_mark(file: h5py.File, path: Path) -> bool:
     if np.ndim(mark) or mark not in (True, False):
         raise DataError(f"is {mark!r}, neither true nor false", where=f"{path}:{FLUX}, attribute {OBSERVED}")
     return bool(mark)
+
+
+def read_masked(file: h5py.File, path: Path, flux: Array2D) -> np.ndarray:
+    """Return how many pixels of each row are masked (N,), int64; raises `DataError`."""
+    dataset = open_dataset(file, path, MASKED)
+    valid = dataset.shape == (flux.rows,) and dataset.dtype.kind in "iu"
+    masked_N = np.asarray(dataset[()], dtype=np.int64) if valid else np.array([-1])
+    if masked_N.min() < 0 or masked_N.max() > flux.pixels:
+        what = f"does not hold a number of pixels for each of {flux.rows} rows"
+        raise DataError(what, where=f"{path}:{MASKED}", remedy="write one whole number a row, or remove it")
+    return masked_N
+
+
+def masked_pixels(flux_BP: np.ndarray, error_BP: np.ndarray) -> np.ndarray:
+    """Return which pixels (B, P) cannot be used: flux that is not finite, or an error that is not, or not above 0."""
+    return ~(np.isfinite(flux_BP) & np.isfinite(error_BP) & (error_BP > 0))
 
 
 def faint_rows(values_BP: np.ndarray, lowest: float) -> np.ndarray:

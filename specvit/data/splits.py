@@ -13,7 +13,7 @@ from specvit.data.folds import open_fold
 from specvit.data.labels import ClassCoder, TargetCoder, fit_classes, fit_scaler
 from specvit.data.shards import find_files, same_wavelengths
 from specvit.data.synthetic import SyntheticSpectra, builtin_files, builtin_manifest
-from specvit.data.views import Spectra, SpectraView, open_spectra
+from specvit.data.views import Spectra, SpectraView, check_masked, open_spectra
 from specvit.utils.errors import ConfigError, DataError
 from specvit.utils.memory import free_memory
 
@@ -36,6 +36,11 @@ class Splits:
     val: SpectraView
     test: SpectraView
     coder: TargetCoder
+
+    @property
+    def masked(self) -> bool:
+        """Whether any pixel is masked."""
+        return any(view.masked_N is not None for view in (self.train, self.val, self.test))
 
 
 def is_synthetic(data: DataConfig, split: str) -> bool:
@@ -93,6 +98,8 @@ def open_splits(config: Config, report: Callable[[str, int, int], None]) -> Spli
         if not same_wavelengths(view.wave_P, train.wave_P):
             what = f"has other wavelengths than the training set, {view.wave_P[0]:.2f}-{view.wave_P[-1]:.2f} Å"
             raise DataError(what, where=view.origins()[0][0], remedy="resample it to the training set's pixels")
+    for view in (train, val, test):
+        check_masked(view, data.max_masked)
     _check_noise(config, (train, val, test))
     is_network = isinstance(config.model, NetworkConfig)
     step_rows = config.train.batch_size * config.train.accumulate
@@ -130,6 +137,20 @@ def note_of_observed(config: Config, splits: Splits) -> str:
     names = ", ".join(name for name, view in views.items() if view.observed)
     added = "no noise is added" if config.noise.on_observed == "none" else "the noise is added to its own"
     return f"note: observed flux ({names} set): {added}, and it is not clipped at 0" if names else ""
+
+
+def note_of_masked(config: Config, splits: Splits) -> str:
+    """Return a note on masked pixels, or ""."""
+    views = {"training": splits.train, "validation": splits.val, "test": splits.test}
+    parts = [f"{words} {name} rows" for name, view in views.items() if (words := masked_words(view))]
+    return f"note: masked pixels, in which the model sees the mean spectrum: {'; '.join(parts)}" if parts else ""
+
+
+def masked_words(view: SpectraView) -> str:
+    """Return how many pixels of a view are masked, such as "1,234 pixels of 56 of 5,000", or ""."""
+    if view.masked_N is None:
+        return ""
+    return f"{view.masked_N.sum():,} pixels of {np.count_nonzero(view.masked_N):,} of {len(view):,}"
 
 
 def note_of_classes(config: Config, splits: Splits) -> str:

@@ -162,6 +162,9 @@ class SyntheticSpectra:
         """No files."""
         return ()
 
+    masked_N = None
+    """No pixel is masked."""
+
     @property
     def observed(self) -> bool:
         """Whether the flux has the noise of its errors already: never."""

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from specvit.data.shards import faint_rows
-from specvit.data.views import SpectraView
+from specvit.data.views import COUNT, SpectraView
 from specvit.utils.errors import DataError
 
 CHECK_ROWS = 1024
@@ -22,8 +22,10 @@ def check_rows(
 ) -> None:
     """Raise `DataError` unless view rows `index_B` have finite flux and finite error, not negative, that fit `storage`.
 
-    One pass over each array; a second one only to find what is wrong.
+    One pass over each array; a second one only to find what is wrong. Masked pixels do not count.
     """
+    if spectra.masked_N is not None:
+        flux_BP, error_BP = np.nan_to_num(flux_BP), np.nan_to_num(error_BP)
     highest = torch.finfo(getattr(torch, storage)).max
     lowest_flux, highest_flux = (bound.item() for bound in torch.aminmax(torch.from_numpy(flux_BP)))
     lowest_error, highest_error = (bound.item() for bound in torch.aminmax(torch.from_numpy(error_BP)))
@@ -74,6 +76,7 @@ def _refuse_first(
     file = shlex.quote(where.rsplit(" row ", 1)[0])
     remedy = f"correct or remove that row; `specvit data inspect {file}` lists all"
     if not np.isfinite(values_BP[row]).all():
+        remedy += f"; `{COUNT}` makes such pixels masked ones"
         raise DataError(f"{name} is not finite", where=where, remedy=remedy)
     if values_BP[row].min() < lowest:
         raise DataError(f"{name} is negative", where=where, remedy=remedy)

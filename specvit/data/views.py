@@ -12,15 +12,17 @@ from typing import Any, Protocol
 import numpy as np
 
 from specvit.data.hdf5 import unreadable
-from specvit.data.shards import Shard, as_float32, open_shards, read_labels
+from specvit.data.shards import Shard, as_float32, masked_pixels, open_shards, read_labels
 from specvit.utils import seeding
 from specvit.utils.errors import DataError
-from specvit.utils.quantities import LABELS
+from specvit.utils.quantities import LABELS, MASKED
 
 MANIFEST_ROWS = 16
 """Evenly spaced spectra in the manifest's digest: enough to tell files apart, cheap at every start."""
 MAX_SLICE_BYTES = 64 * 2**20
 """Largest slice that is read at once from a chunked array of which only some rows are needed."""
+COUNT = "specvit data convert FILE NEW"
+"""Counts the masked pixels of a file in the layout."""
 BLOCK_ROWS = 1024
 WINDOW_BLOCKS = 16
 """`data.order=block` shuffles blocks of neighbouring rows, and the rows within windows of this many blocks."""
@@ -43,6 +45,11 @@ class SpectraView(Protocol):
     @property
     def observed(self) -> bool:
         """Whether the flux has the noise of its errors already."""
+        ...
+
+    @property
+    def masked_N(self) -> np.ndarray | None:
+        """How many pixels of each row are masked (N,), int64; None where none of any row is."""
         ...
 
     @property
@@ -74,7 +81,10 @@ class SpectraView(Protocol):
         ...
 
     def gather(self, index_B: np.ndarray, /) -> tuple[np.ndarray, np.ndarray]:
-        """Return flux and error (B, P), float32, of view rows `index_B` in that order; raises `DataError`."""
+        """Return flux and error (B, P), float32, of view rows `index_B` in that order; raises `DataError`.
+
+        Both are NaN in masked pixels, whatever is stored there.
+        """
         ...
 
     def describe_row(self, index: int, /) -> str:
@@ -94,6 +104,13 @@ class Spectra:
         self.shards = list(shards)
         self.rows_N = rows_N
         self.starts = np.cumsum([0, *(shard.rows for shard in shards)])
+        masked_N = None
+        if any(shard.masked_N is not None for shard in shards):
+            none = (
+                np.zeros(shard.rows, dtype=np.int64) if shard.masked_N is None else shard.masked_N for shard in shards
+            )
+            masked_N = np.concatenate(list(none))[rows_N]
+        self.masked_N = masked_N if masked_N is not None and masked_N.any() else None
         self._arrays: dict[tuple[int, str], Any] = {}
         self._labels: Any = None
 
@@ -169,7 +186,10 @@ class Spectra:
         return values_NK
 
     def gather(self, index_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return flux and error (B, P), float32, of view rows `index_B` in that order; raises `DataError`."""
+        """Return flux and error (B, P), float32, of view rows `index_B` in that order; raises `DataError`.
+
+        Both are NaN in masked pixels, whose number is checked.
+        """
         rows_B = self.rows_N[index_B]
         shard_B = np.searchsorted(self.starts, rows_B, side="right") - 1
         flux_BP = np.empty((len(rows_B), self.num_pixels), dtype=np.float32)
@@ -183,6 +203,15 @@ class Spectra:
                 except OSError as problem:
                     raise unreadable(problem, getattr(self.shards[shard], name).path) from problem
                 values_BP[where_b] = as_float32(taken_bP, f"{self.shards[shard].path}, {name}")
+        if self.masked_N is not None:
+            masked_BP = masked_pixels(flux_BP, error_BP)
+            wrong = np.flatnonzero(masked_BP.sum(axis=1) != self.masked_N[index_B])
+            if len(wrong):
+                row = int(wrong[0])
+                what = f"has {masked_BP[row].sum()} masked pixels, and {MASKED} says {self.masked_N[index_B[row]]}"
+                remedy = f"correct that number; `{COUNT}` into a new file"
+                raise DataError(what, where=self.describe_row(int(index_B[row])), remedy=remedy)
+            flux_BP[masked_BP] = error_BP[masked_BP] = np.nan
         return flux_BP, error_BP
 
     def expect_random_reads(self) -> None:
@@ -205,7 +234,7 @@ class Spectra:
         return [str(self.shards[s].path) for s in shard_N], self.rows_N - self.starts[shard_N]
 
     def manifest(self, param: Sequence[str]) -> dict[str, Any]:
-        """Return what identifies this data whatever file holds it: shape, digests of labels and sampled rows, mark.
+        """Return what identifies this data whatever file holds it: shape, digests of labels and sampled rows, marks.
 
         Labels of the layout and those of `param` count; other columns may be added without renaming a run.
         """
@@ -218,7 +247,8 @@ class Spectra:
         sampled = hashlib.sha256(flux_bP.tobytes() + error_bP.tobytes() + self.wave_P.tobytes())
         shape = [len(self), self.num_pixels]
         digests = {"labels": digest.hexdigest()[:16], "rows": sampled.hexdigest()[:16]}
-        return {"shape": shape, **digests, **({"observed": True} if self.observed else {})}
+        masked = {} if self.masked_N is None else {"masked": int(self.masked_N.sum())}
+        return {"shape": shape, **digests, **({"observed": True} if self.observed else {}), **masked}
 
     def _touched(self) -> tuple[int, int]:
         """Return the first and the last shard that rows come from."""
@@ -240,6 +270,21 @@ class Spectra:
         if (shard, name) not in self._arrays:
             self._arrays[shard, name] = getattr(self.shards[shard], name).open()
         return self._arrays[shard, name]
+
+
+def check_masked(spectra: SpectraView, share: float) -> None:
+    """Raise `DataError` for rows of which more than a `share` of the pixels is masked."""
+    if spectra.masked_N is None:
+        return
+    rows = np.flatnonzero(spectra.masked_N > share * spectra.num_pixels)
+    if len(rows):
+        part = spectra.masked_N[rows[0]] / spectra.num_pixels
+        what = f"has {100 * part:.3g} % of its pixels masked, more than data.max_masked={share:g}"
+        if len(rows) > 1:
+            more = ", ".join(spectra.describe_row(int(row)).rsplit(" ", 1)[1] for row in rows[1:6])
+            what += f", and so have {len(rows) - 1:,} more rows ({more}{', …' if len(rows) > 6 else ''})"
+        remedy = "leave these rows out, or set data.max_masked higher"
+        raise DataError(what, where=spectra.describe_row(int(rows[0])), remedy=remedy)
 
 
 def select_rows(total: int, wanted: int, *, subset: str, seed: int, where: str) -> np.ndarray:

@@ -36,16 +36,20 @@ class Templates(nn.Module):
         super().__init__()
         self.store, self.targets_TK, self.best = store, targets_TK, best
         self.known = list(by_known_rows(targets_TK.isnan().logical_not_().cpu().numpy()))
-        self.mean_P = store.gather(np.arange(min(CHUNK, len(targets_TK))))[0].mean(0)
+        first_TP = store.gather(np.arange(min(CHUNK, len(targets_TK))))[0]
+        self.mean_P = first_TP.mean(0) if store.spectra.masked_N is None else first_TP.nanmean(0)
 
     def forward(self, flux_and_sigma: Tensor) -> Tensor:
         """Return the labels: one pass over all templates, of which each label takes those that have it."""
         flux_BP, weight_BP = flux_and_sigma[:, 0] - self.mean_P, flux_and_sigma[:, 1].square().reciprocal()
+        masked_BP = flux_BP.isnan()
+        flux_BP, weight_BP = (torch.where(masked_BP, 0.0, part) for part in (flux_BP, weight_BP))
         weighted_BP = flux_BP * weight_BP
         estimates = [Estimate(flux_BP, len(labels), best=self.best) for _, labels in self.known]
         for start in range(0, len(self.targets_TK), CHUNK):
             target_TK = self.targets_TK[start : start + CHUNK]
             template_TP = self.store.gather(np.arange(start, start + len(target_TK)))[0] - self.mean_P
+            template_TP = torch.where(template_TP.isnan(), 0.0, template_TP)  # a masked pixel is that of the mean
             # log likelihood, without the term that all templates share
             log_BT = weighted_BP @ template_TP.T - 0.5 * (weight_BP @ template_TP.square().T)
             for estimate, (known_T, labels) in zip(estimates, self.known, strict=True):

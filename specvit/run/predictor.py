@@ -51,7 +51,7 @@ def load_predictor(path: Path, config: Config, device: torch.device, run_id: str
     Raises `CheckpointError` for one that is damaged, incomplete or of another run, and `DataError` for lost templates.
     """
     content, coder = _load_checked(path, config, run_id)
-    flux_norm = FluxNorm(content["flux_mean_P"], content["flux_scale"])
+    flux_norm = FluxNorm(content["flux_mean_P"], content["flux_scale"], content.get("flux_fill_P"))
     if isinstance(config.model, NetworkConfig):
         sizes = {"num_pixels": len(flux_norm.mean_P), "num_outputs": coder.num_outputs}
         model: nn.Module = build_model(config.model, **sizes, seed=0)

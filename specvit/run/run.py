@@ -16,7 +16,14 @@ from specvit.config.build import to_plain
 from specvit.config.model_kinds import check_fits
 from specvit.config.schema import Config, NetworkConfig, ViTConfig, effective_level
 from specvit.config.tracking_uri import resolve_uri
-from specvit.data.splits import Splits, note_of_classes, note_of_missing_labels, note_of_observed, open_splits
+from specvit.data.splits import (
+    Splits,
+    note_of_classes,
+    note_of_masked,
+    note_of_missing_labels,
+    note_of_observed,
+    open_splits,
+)
 from specvit.metrics.format import summary_line
 from specvit.run.context import RunContext, locate
 from specvit.run.outcome import RunOutcome, outcome_of_error, record_outcome, remedy_for
@@ -87,7 +94,7 @@ def run(
         notes = _check_model(config, splits, weights)
         notes += [
             note
-            for noted in (note_of_classes, note_of_missing_labels, note_of_observed)
+            for noted in (note_of_classes, note_of_missing_labels, note_of_observed, note_of_masked)
             if (note := noted(config, splits))
         ]
         if config.train.rerun or not _can_resume(folder):

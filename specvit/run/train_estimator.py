@@ -36,7 +36,8 @@ def train(run: RunContext) -> str:
     origin = {**made_by(), **hardware(device)}
     folder.record_attempt(event="ready", step=0, **facts, made_by=origin, files=file_mtimes(config.data, splits))
     console.say(f"device {device}; {len(splits.train):,} training spectra, each with one noise")
-    flux_norm = fit_flux_norm(splits.train, config.data.flux_norm, config.noise).to(device)
+    flux_norm = fit_flux_norm(splits.train, config.data.flux_norm, config.noise, fills=splits.masked)
+    flux_norm = flux_norm.to(device)
     task = build_task(config, splits.coder)
     assert isinstance(task, Regression)
     status = StatusTracker(folder, start_step=0, total_steps=estimator.num_steps)
@@ -66,6 +67,7 @@ def _save(run: RunContext, context: FitContext, fitted: Fitted, origin: dict[str
         "coder": coder_to_dict(run.splits.coder),
         "flux_mean_P": context.flux_norm.mean_P.cpu(),
         "flux_scale": context.flux_norm.scale,
+        **({} if (fill_P := context.flux_norm.fill_P) is None else {"flux_fill_P": fill_P.cpu()}),
         "wave_P": torch.from_numpy(run.splits.train.wave_P),
         "made_by": origin,
         "epoch": fitted.best_step,

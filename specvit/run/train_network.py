@@ -264,6 +264,7 @@ def _build(
         "coder": coder_to_dict(splits.coder),
         "flux_mean_P": flux_norm.mean_P,
         "flux_scale": flux_norm.scale,
+        **({} if flux_norm.fill_P is None else {"flux_fill_P": flux_norm.fill_P}),
         "wave_P": torch.from_numpy(splits.train.wave_P),
         "precision": learner.precision,
         "threads": torch.get_num_threads(),
@@ -277,9 +278,9 @@ def build_learner(
 ) -> tuple[Learner, TrainState, FluxNorm]:
     """Return what takes a run's steps; `weights` are those to start from, `saved` has state, precision, statistics."""
     if saved:
-        flux_norm = FluxNorm(saved["flux_mean_P"], saved["flux_scale"])
+        flux_norm = FluxNorm(saved["flux_mean_P"], saved["flux_scale"], saved.get("flux_fill_P"))
     else:
-        flux_norm = fit_flux_norm(splits.train, config.data.flux_norm, config.noise)
+        flux_norm = fit_flux_norm(splits.train, config.data.flux_norm, config.noise, fills=splits.masked)
     precision = saved["precision"] if saved else resolve_precision(config.train.precision, device)
     model = _new_model(config, splits)
     if isinstance(model, ViT):

@@ -150,6 +150,8 @@ def _file_stars(view: SpectraView, rows: int | None, noise: NoiseConfig) -> Star
     redshifted = "redshift" in labels and bool((labels["redshift"] != 0).any())
     names = LABEL_COLUMNS if redshifted else LABEL_COLUMNS[:-1]
     labels_NL = view.label_values(names)[: len(index_N)]
+    if view.masked_N is not None:
+        raise DataError("has masked pixels", where=where, remedy="ceilings need the errors of all pixels")
     if missing := np.argwhere(np.isnan(labels_NL)).tolist():
         row, column = missing[0]
         what = f"lacks label {names[column]}, without which the built-in model knows no spectrum"
