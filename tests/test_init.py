@@ -76,6 +76,13 @@ def test_tokenizer_keeps_unit_noise_at_one_third_whatever_the_patch(proj_fn: str
     assert_std(values["tokenizer.proj.weight"], (3 * patch) ** -0.5)
 
 
+def test_fan_in_scales_the_matrices_of_the_default_rule_and_nothing_else() -> None:
+    default, scaled = parameters(), parameters(init="fan_in")
+    for name, value in default.items():
+        factor = (3 * value.shape[-1]) ** -0.5 / 0.02 if group_of(name) == "linears" else 1.0
+        torch.testing.assert_close(scaled[name], value * factor, msg=name)
+
+
 def test_legacy_rule_gives_c1d_torchs_uniform_and_sw_a_small_normal() -> None:
     c1d, sw = pooled(0, proj_fn="C1D", init="legacy"), pooled(1000, proj_fn="SW", init="legacy")
     uniform, normal = c1d["tokenizer.proj.weight"], sw["tokenizer.proj.weight"]

@@ -40,7 +40,7 @@ class ViTConfig(NetworkConfig):
     pos_encoding_type: str = key("learned", choices=("learned", "sinusoidal", "rope", "none"))
     pool: str = key("cls", choices=("cls", "mean", "attention"))
     qkv_bias: bool = key(True)
-    init: str = key("specvit", choices=("specvit", "legacy", "legacy_tokenizer", "legacy_positions"))
+    init: str = key("specvit", choices=("specvit", "fan_in", "legacy", "legacy_tokenizer", "legacy_positions"))
 
 
 @dataclass(frozen=True)
