@@ -27,7 +27,7 @@ def test_no_run_no_table(runs: Path, refused: Callable[..., str], tmp_path: Path
     one = next(runs.iterdir())
     (one / "status.json").write_text(json.dumps({"state": "crashed"}))
     (one / "summary.json").unlink()
-    assert "is not a finished run: it is crashed" in refused(one)
+    assert "is not a finished run: crashed" in refused(one)
     assert not (tmp_path / "ceiling").exists() and not (one / "ceiling").exists()
 
 
