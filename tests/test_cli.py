@@ -39,7 +39,7 @@ def test_an_unknown_command_is_one_sentence(capsys) -> None:
     assert cli.main(["trian"]) == 2
     assert (
         capsys.readouterr().err.strip() == "specvit: no command 'trian'; did you mean train? "
-        "there are train, runs, sweep, evaluate, analysis, track, doctor, data, import, completion."
+        "there are train, runs, sweep, evaluate, predict, analysis, track, doctor, data, import, completion."
     )
 
 

@@ -24,6 +24,8 @@ LINES = [
     ("specvit sweep why toy-aaaa00", "toy-aaaa0001"),
     ("specvit evaluate aaaa", "aaaa0001"),
     ("specvit evaluate x --dev", "--device"),
+    ("specvit predict aaaa", "aaaa0001"),
+    ("specvit predict --study to", "toy"),
     ("specvit train sweeps=tokenization_s", "sweeps=tokenization_small"),
     ("specvit train opt.lr=1 hydra/launcher=sl", "hydra/launcher=slurm"),
     ("specvit train opt.lr_", "opt.lr_sch="),

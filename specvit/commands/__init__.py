@@ -8,6 +8,7 @@ COMMANDS = {
     "runs": "the runs in a folder: state, scores, and the settings in which they differ",
     "sweep": "studies: list, status, table, why, diff, retry, cancel",
     "evaluate": "score a finished run again, on any file",
+    "predict": "labels of your spectra (FITS, CSV, NPZ, HDF5, shards) by one run or several seeds",
     "analysis": "from finished runs: ceiling (the best that a test set allows), scaling, ablation, attention …",
     "track": "send MLflow the records that it lacks from run folders",
     "doctor": "--cluster: can jobs run, see a GPU and save in time; --against: two runs' first steps side by side",

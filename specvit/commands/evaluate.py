@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from specvit.commands.entry import Parser, user_facing
-from specvit.config.build import build_config
 from specvit.config.model_kinds import kind_of
 from specvit.config.schema import Config, NoiseConfig, effective_level
 from specvit.metrics.format import bin_lines, rest_line, row_line
 from specvit.run_folder.folder import RunFolder
+from specvit.run_folder.identity import read_config
 from specvit.study.find import find_run
 from specvit.tracking.console import Console
 from specvit.utils.errors import ConfigError, FolderError
-from specvit.utils.files import finite, read_yaml, write_text
+from specvit.utils.files import finite, write_text
 from specvit.utils.text import csv_text
 
 if TYPE_CHECKING:
@@ -67,16 +67,6 @@ def read_levels(text: str) -> list[float]:
             raise ConfigError(what, where="--noise", remedy="give numbers of 0 or more between commas, such as 0,0.5,1")
         levels.append(abs(level))  # -0 is 0
     return list(dict.fromkeys(levels))
-
-
-def read_config(folder: Path) -> Config:
-    """Return the configuration of a run folder; raises `FolderError`."""
-    RunFolder(folder, "").about()  # raises for a folder of another format
-    try:
-        return build_config(read_yaml(folder / "config.yaml"))
-    except OSError as problem:
-        remedy = "name a folder in outputs/"
-        raise FolderError("is not a run folder (no config.yaml)", where=str(folder), remedy=remedy) from problem
 
 
 def _evaluate(config: Config, run: RunFolder, file: str | None, levels: list[float], device_name: str) -> None:

@@ -14,6 +14,7 @@ from specvit.utils.text import nearest
 
 if TYPE_CHECKING:
     from specvit.config.precedence import Replaced
+    from specvit.run.run import Result
     from specvit.study.request import StudyRequest
 
 GRID = ("-m", "--multirun")
@@ -42,6 +43,14 @@ def main(arguments: list[str] | None = None) -> int:
         return drive(order)
     if flags:
         return _show(flags, overrides)
+    result = train(overrides)
+    if result.mlflow_sync and (words := result.mlflow_sync.closing_note()):
+        print(f"specvit: {words}", file=sys.stderr)
+    return result.exit_code
+
+
+def train(overrides: list[str]) -> "Result":
+    """Compose and run one run, with notes on overrides that change less than they seem to; raises `SpecvitError`."""
     from specvit.config.build import build_config
     from specvit.config.compose import compose
     from specvit.config.precedence import replaced_lines
@@ -55,10 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
     if idle := without_effect(config, (text.lstrip("+").partition("=")[0] for text in overrides)):
         kind, has = config.model.kind, "have" if len(idle) > 1 else "has"
         print(f"note: {', '.join(idle)} {has} no effect on the result of this run (model.kind={kind})", flush=True)
-    result = run(config)
-    if result.mlflow_sync and (words := result.mlflow_sync.closing_note()):
-        print(f"specvit: {words}", file=sys.stderr)
-    return result.exit_code
+    return run(config)
 
 
 def study_asked_for(flags: dict[str, str], overrides: list[str], words: tuple[str, ...]) -> "StudyRequest | None":

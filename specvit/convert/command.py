@@ -16,14 +16,10 @@ from specvit.utils.text import read_count
 LABEL = re.compile(r"[A-Za-z_]\w*")
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options to the parser of `convert`; all are None where they are not given."""
+def add_reading_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how spectra are read; all are None where they are not given."""
     read = parser.add_argument_group("reading other formats")
     add = read.add_argument
-    add("--names", metavar="PATTERN", help="labels from names of files: bosz2017, bosz2024, or {T_eff}_{log_g}_{M_H}")
-    add("--labels", metavar="CSV", help="labels from a table: a column `file`, and one a label")
-    add("--columns", type=_pairs, metavar="LABEL=NAME,..", help="what labels are called in the source")
-    add("--fill", type=_numbers, metavar="LABEL=VALUE,..", help="labels that are the same in all spectra")
     add("--wave-name", metavar="NAME", help="column or dataset of the wavelengths, if its name is not clear")
     add("--flux-name", metavar="NAME", help="column or dataset of the flux, if its name is not clear")
     add("--error-name", metavar="NAME", help="column or dataset of errors, variances or inverse variances; or none")
@@ -39,6 +35,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     medium = read.add_mutually_exclusive_group()
     medium.add_argument("--air", dest="medium", action="store_const", const="air", help="wavelengths are of air")
     medium.add_argument("--vacuum", dest="medium", action="store_const", const="vacuum", help="of vacuum (default)")
+    normalise = "median of the pixels to 0.5 (default; not for files in the layout)"
+    add("--normalise", action=argparse.BooleanOptionalAction, default=None, help=normalise)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options to the parser of `convert`; all are None where they are not given."""
+    add = parser.add_argument_group("labels of other formats").add_argument
+    add("--names", metavar="PATTERN", help="labels from names of files: bosz2017, bosz2024, or {T_eff}_{log_g}_{M_H}")
+    add("--labels", metavar="CSV", help="labels from a table: a column `file`, and one a label")
+    add("--columns", type=_pairs, metavar="LABEL=NAME,..", help="what labels are called in the source")
+    add("--fill", type=_numbers, metavar="LABEL=VALUE,..", help="labels that are the same in all spectra")
+    add_reading_options(parser)
     make = parser.add_argument_group("what to write")
     add = make.add_argument
     add("--wave", metavar="FILE", help="target pixels: a file of vacuum Angstrom, instrument (default), or keep")
@@ -48,8 +56,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     magnitudes = "errors: the instrument's, at magnitudes drawn between these"
     add("--magnitudes", type=float, nargs=2, metavar=("LOW", "HIGH"), help=magnitudes)
     add("--seed", type=int, help="another seed draws other magnitudes and another split (default: 0)")
-    normalise = "median of the pixels to 0.5 (default; not for files in the layout)"
-    add("--normalise", action=argparse.BooleanOptionalAction, default=None, help=normalise)
     add("--split", type=_shares, metavar="A,B,C", help="shares of train, val and test, such as 0.8,0.1,0.1")
     add("--shard", type=read_count, metavar="ROWS", help=f"most spectra a file (default: {Options.shard})")
     add("--skip-bad", action="store_true", default=None, help="leave out spectra that cannot be used, and list them")

@@ -3,7 +3,7 @@
 Shape suffixes: X points of a spectrum, P pixels.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +17,25 @@ from specvit.convert.resample import Target, Wave, smoothing
 from specvit.convert.sources import read_wavelengths
 from specvit.convert.spectrum import Recipe, check_flux, read_rows
 from specvit.convert.wavelengths import LOG_NAMES, guess, read_unit, to_vacuum_angstrom
-from specvit.data.shards import check_wave, same_wavelengths
+from specvit.data.shards import SAME, check_wave, same_wavelengths
 from specvit.physics import instrument
 from specvit.utils.errors import ConfigError, DataError
 
 LEAST_ANGSTROM = 900.0
 """A FITS axis that begins below this is hardly in Angstrom: few stars are observed there."""
+
+
+@dataclass(frozen=True)
+class RunPixels:
+    """The pixels (P,) of a trained model, vacuum Angstrom, and whether spectra of others are resampled to them."""
+
+    wave_P: Wave
+    resample: bool
+
+    @property
+    def covered(self) -> tuple[float, float]:
+        """Wavelengths that spectra reach over in their right unit, also those on the very pixels."""
+        return float(self.wave_P[0]) + SAME, float(self.wave_P[-1]) - SAME
 
 
 def make_recipe(
@@ -33,23 +46,29 @@ def make_recipe(
     resolution: float | None,
     *,
     layout: bool,
+    run_pixels: RunPixels | None = None,
 ) -> tuple[Recipe, list[str]]:
     """Return how each spectrum is made, and notes on what was taken to be so; raises `ConfigError` or `DataError`.
 
-    `resolution` is that of the sources, None if nobody says it; `layout` says that they are shards already.
+    `resolution` is that of the sources, None if nobody says it; `layout` says that they are shards already. With
+    `run_pixels`, those of a trained model, sources may lack errors.
     """
     check_flux(contents, contents.arrays[choice.flux])
     wave = contents.arrays[choice.wave] if choice.wave else read_wavelengths(Path(options.source_wave or ""))
     notes = [] if layout else [_read_from(contents, choice, options)]
     keep = (options.wave or (KEEP if layout else INSTRUMENT)) == KEEP
+    keep = keep if run_pixels is None else not run_pixels.resample
     if keep and (options.resolution or options.to_resolution):
-        what, remedy = "needs pixels to smooth onto, but these are kept", "give --wave instrument or --wave FILE"
-        raise ConfigError(what, where="--resolution", remedy=remedy)
-    target = None if keep else _target(options, resolution, notes)
+        remedy = "give --wave instrument or --wave FILE" if run_pixels is None else "add --resample"
+        raise ConfigError("needs pixels to smooth onto, but these are kept", where="--resolution", remedy=remedy)
+    target = None if keep else _target(options, resolution, notes, run_pixels)
+    covered = target.needed if target else None
+    if run_pixels is not None:
+        target, covered = target or Target(run_pixels.wave_P), run_pixels.covered
     medium = _medium(wave, options, naming, notes, layout=layout)
     usual = naming.unit if naming else ("A" if layout else None)
     log10 = options.log10 or plain(wave.name) in LOG_NAMES
-    unit, log10 = _unit(contents, wave, options.unit or usual, target, notes, log10=log10)
+    unit, log10 = _unit(contents, wave, options.unit or usual, covered, notes, log10=log10)
     recipe = Recipe(
         choice=choice,
         target=target or Target(np.empty(0)),
@@ -58,13 +77,13 @@ def make_recipe(
         log10=log10,
         keep=keep,
         normalise=not layout if options.normalise is None else options.normalise,
-        with_error=_uses_errors(contents, choice, options, notes),
+        with_error=_uses_errors(contents, choice, options, notes, optional=run_pixels is not None),
         digest=choice.spectra is None,
     )
     if choice.wave is None:
         given = np.asarray(wave.take(None), dtype=np.float64)
         recipe = replace(recipe, wave_X=to_vacuum_angstrom(given, unit, log10=log10, air=recipe.air))
-    if keep:
+    if keep and run_pixels is None:
         recipe = replace(recipe, target=_own_pixels(contents, recipe))
     if options.magnitudes is not None and not same_wavelengths(recipe.target.wave_P, instrument.wavelength()):
         what = "needs the instrument's pixels, of which the noise is known"
@@ -91,9 +110,15 @@ def _medium(wave: Array, options: Options, naming: Naming | None, notes: list[st
     return medium
 
 
-def _target(options: Options, resolution: float | None, notes: list[str]) -> Target:
+def _target(
+    options: Options, resolution: float | None, notes: list[str], run_pixels: RunPixels | None = None
+) -> Target:
     """Return pixels and smoothing; raises `ConfigError` for resolutions that do not go together."""
-    if options.wave in (None, INSTRUMENT):
+    if run_pixels is not None:
+        wave_P, wanted = run_pixels.wave_P, options.to_resolution
+        if same_wavelengths(wave_P, instrument.wavelength()):
+            wanted = wanted or instrument.RESOLUTION
+    elif options.wave in (None, INSTRUMENT):
         wave_P, wanted = instrument.wavelength(), options.to_resolution or instrument.RESOLUTION
     else:
         path = Path(str(options.wave))
@@ -119,11 +144,18 @@ def _target(options: Options, resolution: float | None, notes: list[str]) -> Tar
 
 
 def _unit(
-    contents: Contents, wave: Array, said: str | None, target: Target | None, notes: list[str], *, log10: bool
+    contents: Contents,
+    wave: Array,
+    said: str | None,
+    covered: tuple[float, float] | None,
+    notes: list[str],
+    *,
+    log10: bool,
 ) -> tuple[str, bool]:
     """Return the unit of the wavelengths and whether they are its logarithm: as said, by the header, or guessed.
 
-    A FITS axis or logarithms without a unit are of Angstrom, the custom, unless only another one covers the target.
+    A FITS axis or logarithms without a unit are of Angstrom, the custom, unless only another one covers the target,
+    which reaches over `covered`.
     Raises `DataError` for a unit that is not a length, and where a guess may be wrong.
     """
     spelled = read_unit(wave.unit)
@@ -136,10 +168,10 @@ def _unit(
         return spelled, log10
     values_X = np.asarray(wave.take(None), dtype=np.float64)
     try:
-        if target is None:
+        if covered is None:
             remedy = "give --unit A, nm or um"
             raise DataError("says no unit of its wavelengths", where=str(contents.path), remedy=remedy)
-        unit, log10 = guess(values_X, *target.needed, log10=log10, path=contents.path)
+        unit, log10 = guess(values_X, *covered, log10=log10, path=contents.path)
     except DataError:
         first = 10 ** values_X.min() if log10 else values_X.min()
         if not (wave.derived or log10) or not first >= LEAST_ANGSTROM:
@@ -151,12 +183,14 @@ def _unit(
     return unit, log10
 
 
-def _uses_errors(contents: Contents, choice: Choice, options: Options, notes: list[str]) -> bool:
-    """Say whether errors come from the source; raises `DataError` if they come from nowhere."""
+def _uses_errors(contents: Contents, choice: Choice, options: Options, notes: list[str], *, optional: bool) -> bool:
+    """Say whether errors come from the source; raises `DataError` if they come from nowhere, unless `optional`."""
     made = options.snr is not None or options.magnitudes is not None
     if choice.error is not None and made:
         what = f"those of the source ({choice.error}), and what they mark as bad pixels, are left out"
         notes.append(f"note: errors are made; {what}")
+    if choice.error is None and optional:
+        return False
     if choice.error is None and not made:
         what = f"has no errors by a name known; {contents.listing()}"
         remedy = "name them by --error-name, or have them made: --magnitudes LOW HIGH, or --snr X"

@@ -16,7 +16,7 @@ from specvit.convert.contents import Contents, kind_of
 from specvit.convert.labels import faults, labels_from_contents, labels_from_file, ordered, ranges, read_table
 from specvit.convert.names import RESOLUTION, Naming, labels_from_names, naming_of
 from specvit.convert.options import Options
-from specvit.convert.pixels import make_recipe
+from specvit.convert.pixels import RunPixels, make_recipe
 from specvit.convert.sources import find_sources, wave_file_of
 from specvit.convert.spectrum import Recipe
 from specvit.convert.split import shards_of
@@ -87,8 +87,31 @@ class Plan:
         return self.recipe.keep and self.recipe.with_error and "snr" in self.labels
 
 
-def make_plan(given: Sequence[Path], out: Path, options: Options) -> Plan:
-    """Return the plan for sources and options; raises `ConfigError` or `DataError`, and writes nothing."""
+@dataclass(frozen=True)
+class Reading:
+    """How sources are read, as a look at the first of them says."""
+
+    sources: list[Path]
+    base: Path
+    options: Options
+    """With the columns of a library's texts."""
+    layout: bool
+    naming: Naming | None
+    named: list[dict[str, float]]
+    recipe: Recipe
+    notes: list[str]
+    left_out: list[str]
+    """Arrays that are not read."""
+    piece_rows: int
+
+    @property
+    def choice(self) -> Choice:
+        """Which arrays are read."""
+        return self.recipe.choice
+
+
+def look_at_sources(given: Sequence[Path], out: Path, options: Options, run_pixels: RunPixels | None = None) -> Reading:
+    """Return how sources are read, for shards or for the pixels of a trained model; raises as `make_plan` does."""
     options.check()
     sources, base = find_sources(given, out, options)
     if options.planes is not None and kind_of(sources[0]) != "FITS":
@@ -106,24 +129,33 @@ def make_plan(given: Sequence[Path], out: Path, options: Options) -> Plan:
         naming = naming if choice.spectra is None else None
         named = [] if naming is None else labels_from_names(naming, sources)
         resolution = options.resolution or _common_resolution(named, sources)
-        recipe, notes = make_recipe(contents, choice, reading, naming, resolution, layout=layout)
+        known = {"layout": layout, "run_pixels": run_pixels}
+        recipe, notes = make_recipe(contents, choice, reading, naming, resolution, **known)
         left_out = sorted(set(contents.arrays) - set(choice.arrays) - set(choice.labels.values()))
         piece_rows = FILES_A_PIECE if choice.spectra is None else _rows_a_piece(contents, recipe)
+    return Reading(sources, base, reading, layout, naming, named, recipe, notes, left_out, piece_rows)
+
+
+def make_plan(given: Sequence[Path], out: Path, options: Options) -> Plan:
+    """Return the plan for sources and options; raises `ConfigError` or `DataError`, and writes nothing."""
+    found = look_at_sources(given, out, options)
+    sources, layout, notes = found.sources, found.layout, list(found.notes)
     counts, to_unpack = [1] * len(sources), {}
-    if choice.spectra is None:
-        labels, more = _labels_of_files(sources, base, options, naming, named)
+    if found.choice.spectra is None:
+        labels, more = _labels_of_files(sources, found.base, options, found.naming, found.named)
         notes += more
     else:
-        labels, counts, to_unpack = _labels_of_tables(sources, reading, choice, piece_rows, layout=layout)
+        labels, counts, to_unpack = _labels_of_tables(found)
         if options.labels is not None:
             labels = read_table(Path(options.labels), len(labels), options)
-        notes += [f"note: {sources[0]}: left out: {', '.join(left_out)}"] if left_out and not layout else []
-    labels = _filled(labels, options, naming, layout=layout)
+        left_out = ", ".join(found.left_out)
+        notes += [f"note: {sources[0]}: left out: {left_out}"] if left_out and not layout else []
+    labels = _filled(labels, options, found.naming, layout=layout)
     source_N = np.repeat(np.arange(len(sources)), counts)
     row_N = np.concatenate([np.arange(count) for count in counts])
-    wave_file = Path(reading.source_wave) if reading.source_wave else None
-    rows = source_N, row_N, labels
-    plan = Plan(options, tuple(sources), base, layout, wave_file, *rows, recipe, piece_rows, to_unpack)
+    wave_file = Path(found.options.source_wave) if found.options.source_wave else None
+    where = options, tuple(sources), found.base, layout, wave_file
+    plan = Plan(*where, source_N, row_N, labels, found.recipe, found.piece_rows, to_unpack)
     bad = _bad_labels(plan)
     shards, more = shards_of(labels, options)
     notes += [*_replaced_labels(plan), *([] if layout else ranges(labels)), *more]
@@ -204,25 +236,32 @@ def _labels_of_files(
     return pd.DataFrame(named).drop(columns=RESOLUTION, errors="ignore"), notes
 
 
-def _labels_of_tables(
-    sources: list[Path], options: Options, choice: Choice, piece_rows: int, *, layout: bool
-) -> tuple[Any, list[int], dict[int, int]]:
+def check_form(contents: Contents, found: Reading) -> Choice:
+    """Return what is read of another file with many spectra; raises `DataError` unless it holds what the first does."""
+    own = choose(contents, found.options)
+    if own.arrays != found.choice.arrays or own.spectra is None:
+        what = f"does not hold the same as {found.sources[0]}; {contents.listing()}"
+        raise DataError(what, where=str(contents.path), remedy="convert files of one form at a time")
+    return own
+
+
+def _labels_of_tables(found: Reading) -> tuple[Any, list[int], dict[int, int]]:
     """Return labels and row counts of files with many spectra, and which have to be unpacked, to how many bytes."""
     import pandas as pd
 
     tables, counts, to_unpack = [], [], {}
-    for number, path in enumerate(sources):
-        with open_source(path, options) as contents:
-            own = choose(contents, options)
-            if (own.arrays, set(own.labels)) != (choice.arrays, set(choice.labels)) or own.spectra is None:
-                what = f"does not hold the same as {sources[0]}; {contents.listing()}"
+    for number, path in enumerate(found.sources):
+        with open_source(path, found.options) as contents:
+            own = check_form(contents, found)
+            if set(own.labels) != set(found.choice.labels):
+                what = f"does not hold the labels of {found.sources[0]}; {contents.listing()}"
                 raise DataError(what, where=str(path), remedy="convert files of one form at a time")
-            if is_needed(contents, own, 1 if options.split is not None else piece_rows):
+            if is_needed(contents, own, 1 if found.options.split is not None else found.piece_rows):
                 to_unpack[number] = bytes_of(contents, own)
-            refuse_beyond_memory(ROW_BYTES * (sum(counts) + own.spectra), str(path))
-            tables.append(None if layout else labels_from_contents(contents, own))
-            counts.append(own.spectra)
-        if layout:
+            refuse_beyond_memory(ROW_BYTES * (sum(counts) + (own.spectra or 0)), str(path))
+            tables.append(None if found.layout else labels_from_contents(contents, own))
+            counts.append(own.spectra or 0)
+        if found.layout:
             tables[-1] = read_labels(open_shard(path))
     return pd.concat(tables, ignore_index=True), counts, to_unpack
 

@@ -1,4 +1,4 @@
-"""Progress of a conversion: a bar on a terminal, elsewhere a line now and then."""
+"""Progress of a conversion or prediction: a bar on a terminal, elsewhere a line now and then."""
 
 import time
 
@@ -12,9 +12,9 @@ VERBS = {"spectra": ("converting", "converted"), "MB": ("unpacking", "unpacked")
 class Progress:
     """Called with what is done, what there is in all, and of what. To be used as a context, which ends the bar."""
 
-    def __init__(self) -> None:
-        """Nothing is shown yet."""
-        self.console = Console("auto")
+    def __init__(self, verbs: dict[str, tuple[str, str]] = VERBS) -> None:
+        """Nothing is shown yet; `verbs` say what is done to each unit, and what was."""
+        self.console, self.verbs = Console("auto"), verbs
         self.bar = progress_bar(self.console)
         self.unit = ""
 
@@ -29,7 +29,7 @@ class Progress:
 
     def __call__(self, done: int, total: int, unit: str = "spectra") -> None:
         """Show it, if it is time to."""
-        now, (doing, finished) = time.monotonic(), VERBS[unit]
+        now, (doing, finished) = time.monotonic(), self.verbs[unit]
         if begins := unit != self.unit:
             self.unit, self.first, self.started, self.said = unit, done, now, now
             self.task = self.bar.add_task(unit, total=total)

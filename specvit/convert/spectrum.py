@@ -6,6 +6,7 @@ Shape suffixes: X points of a spectrum, P pixels, B spectra of one file.
 import hashlib
 import re
 from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +35,10 @@ MATRICES = 4
 """Sparse matrices kept for spectra of the same wavelengths."""
 
 
+class BadPixels(DataError):
+    """A spectrum with values that are not finite or marked as bad, and otherwise sound."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """What a worker needs to convert any spectrum of a conversion."""
@@ -59,13 +64,54 @@ class Recipe:
         return self.choice.options
 
 
-def read_rows(contents: Contents, recipe: Recipe, rows: list[int]) -> tuple[Values, Values, Values | None]:
-    """Return wavelengths, (B, X) or (X,) in vacuum Angstrom, flux and 1 sigma error (B, X) of rows of a file.
+Blocks = tuple[Values, Values, Values | None]
+"""Wavelengths, (B, X) or (X,) in vacuum Angstrom, flux and 1 sigma error (B, X)."""
 
-    Raises `DataError`.
-    """
+
+def read_rows(contents: Contents, recipe: Recipe, rows: list[int]) -> Blocks:
+    """Return rows of a file; raises `DataError`."""
+    contents = contents if recipe.choice.spectra is not None else contents.single()
+    single = recipe.choice.spectra is None
+    at = None if single else np.array(rows)
+
+    def taken(array: Array) -> Values:
+        values = np.asarray(array.take(at), dtype=np.float64)
+        return values[None] if single else values
+
+    return _read(contents, recipe, taken)
+
+
+def stream_rows(contents: Contents, recipe: Recipe, rows: int) -> Iterator[Blocks]:
+    """Yield all rows of a file with many spectra in order, so many at a time, each array gone through once."""
+    streams: dict[str, Iterator[Values]] = {}
+
+    def taken(array: Array) -> Values:
+        values = next(streams.setdefault(array.name, _in_blocks(array, rows)), None)
+        if values is None:
+            raise DataError("has fewer rows than it says", where=str(contents.path), remedy="copy or make it again")
+        return values
+
+    for _ in range(0, contents.arrays[recipe.choice.flux].shape[0], rows):
+        yield _read(contents, recipe, taken)
+
+
+def _in_blocks(array: Array, rows: int) -> Iterator[Values]:
+    """Yield all rows of an array, so many at a time, the last ones fewer."""
+    held, count = list[Values](), 0
+    for piece in array.pieces():
+        while len(piece):
+            held.append(np.asarray(piece[: rows - count], dtype=np.float64))
+            piece, count = piece[rows - count :], count + len(held[-1])
+            if count == rows:
+                yield held[0] if len(held) == 1 else np.concatenate(held)
+                held, count = [], 0
+    if held:
+        yield np.concatenate(held)
+
+
+def _read(contents: Contents, recipe: Recipe, taken: Callable[[Array], Values]) -> Blocks:
+    """Return the rows that `taken` reads of each array, checked against the recipe; raises `DataError`."""
     choice = recipe.choice
-    contents = contents if choice.spectra is not None else contents.single()
     missing = [name for name in choice.arrays if name not in contents.arrays]
     if missing:
         what = f"has no {missing[0]}, as the first file has; {contents.listing()}"
@@ -79,13 +125,6 @@ def read_rows(contents: Contents, recipe: Recipe, rows: list[int]) -> tuple[Valu
     if (len(flux.shape) == 2) != (choice.spectra is not None):
         what = f"has a flux of shape {flux.shape}, unlike the first file"
         raise DataError(what, where=str(contents.path), remedy="convert files of one form at a time")
-    single = choice.spectra is None
-    at = None if single else np.array(rows)
-
-    def taken(array: Any) -> Values:
-        values = np.asarray(array.take(at), dtype=np.float64)
-        return values[None] if single else values
-
     if wave is None:
         assert recipe.wave_X is not None
         vacuum_BX = recipe.wave_X
@@ -202,7 +241,7 @@ def _check_values(where: str, wave_X: Values, flux_X: Values, error_X: Values | 
             if kind == "ivar" and np.isinf(values_X[at]):
                 what = f"inverse variance is 0 at {wave_X[at]:.2f} Å, a bad pixel"
             what += f", and {more} more pixels are bad" if more else ""
-            raise DataError(what, where=where, remedy="correct it, or leave bad spectra out by --skip-bad")
+            raise BadPixels(what, where=where, remedy="correct it, or leave bad spectra out by --skip-bad")
 
 
 def _check_light(where: str, flux: NDArray[np.float32], recipe: Recipe) -> None:

@@ -23,6 +23,8 @@ from specvit.utils.errors import DataError, explain, os_fault
 from specvit.utils.quantities import ERROR, FLUX, MASKED, OBSERVED, PARAMS, WAVE
 
 PAGE_BYTES = 4096
+SAME = 0.01
+"""Angstrom to which wavelengths count as the same: a fortieth of the reference instrument's pixel."""
 
 
 @dataclass(frozen=True)
@@ -139,8 +141,21 @@ def open_shards(paths: Sequence[Path], observed: bool | None = None) -> list[Sha
 
 
 def same_wavelengths(one_P: np.ndarray, other_P: np.ndarray) -> bool:
-    """Return True if two grids agree to 0.01 Angstrom, a fortieth of the reference instrument's pixel."""
-    return len(one_P) == len(other_P) and np.allclose(one_P, other_P, rtol=0, atol=0.01)
+    """Return True if two grids agree to `SAME`."""
+    return len(one_P) == len(other_P) and np.allclose(one_P, other_P, rtol=0, atol=SAME)
+
+
+def grid_difference(wave_P: np.ndarray, run_P: np.ndarray) -> str:
+    """Return in which way wavelengths are not those that a run was trained on, vacuum Angstrom, for a message."""
+
+    def shown(wave: np.ndarray) -> str:
+        step = f", {np.median(np.diff(wave)):.4g} Å apart" if len(wave) > 1 else ""
+        return f"{len(wave)} pixels, {wave[0]:.2f}-{wave[-1]:.2f} Å{step}" if len(wave) else "no pixels"
+
+    apart = ""
+    if len(wave_P) == len(run_P) and shown(wave_P) == shown(run_P):
+        apart = f" (up to {np.nanmax(np.abs(wave_P - run_P)):.2g} Å apart)"
+    return f"has {shown(wave_P)} in vacuum; the run was trained on {shown(run_P)}{apart}"
 
 
 def read_labels(shard: Shard) -> Any:

@@ -8,13 +8,16 @@ import numpy as np
 import torch
 from torch import nn
 
+from specvit.config.build import to_plain
 from specvit.config.schema import Config, NetworkConfig
-from specvit.data.labels import LabelScaler, TargetCoder, coder_from_dict
+from specvit.data.labels import LabelScaler, TargetCoder, coder_from_dict, coder_to_dict
 from specvit.data.noise import FluxNorm
 from specvit.data.shards import same_wavelengths
+from specvit.data.training_range import TrainingRange, fit_range, range_from_plain, range_to_plain
 from specvit.data.views import SpectraView
 from specvit.estimators import build_estimator
 from specvit.models import build_model
+from specvit.run.context import RunContext
 from specvit.training import checkpoint
 from specvit.training.task import Classification, Regression
 from specvit.utils.errors import CheckpointError, DataError
@@ -32,6 +35,8 @@ class Predictor:
     wave_P: np.ndarray
     epoch: int | float
     config: Config
+    training_range: TrainingRange | None = None
+    """None for a checkpoint that an older specvit wrote."""
 
     def check_pixels(self, spectra: SpectraView) -> None:
         """Raise `DataError` unless the spectra have the wavelengths that the run was trained on."""
@@ -59,7 +64,8 @@ def load_predictor(path: Path, config: Config, device: torch.device, run_id: str
     else:
         model = build_estimator(config).load(content["model"], coder, device, str(path))
     wave_P = content["wave_P"].numpy()
-    return Predictor(model.to(device).eval(), coder, flux_norm.to(device), wave_P, content["epoch"], config)
+    known = range_from_plain(content.get("training_range"))
+    return Predictor(model.to(device).eval(), coder, flux_norm.to(device), wave_P, content["epoch"], config, known)
 
 
 def _load_checked(path: Path, config: Config, run_id: str) -> tuple[dict[str, Any], TargetCoder]:
@@ -85,6 +91,21 @@ def _load_checked(path: Path, config: Config, run_id: str) -> tuple[dict[str, An
             what = f"has {name} of shape {tuple(actual)} for a mean spectrum of shape {shape}"
             raise CheckpointError(what, where=where, remedy=again)
     return content, coder
+
+
+def described(run: RunContext, flux_norm: FluxNorm, known_range: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return what a checkpoint holds beside weights: what a trained model needs to predict."""
+    splits = run.splits
+    return {
+        "run_id": run.folder.run_id,
+        "config": to_plain(run.config),
+        "coder": coder_to_dict(splits.coder),
+        "flux_mean_P": flux_norm.mean_P.cpu(),
+        "flux_scale": flux_norm.scale,
+        **({} if flux_norm.fill_P is None else {"flux_fill_P": flux_norm.fill_P.cpu()}),
+        "training_range": known_range or range_to_plain(fit_range(splits.train, flux_norm, run.config.noise)),
+        "wave_P": torch.from_numpy(splits.train.wave_P),
+    }
 
 
 def build_task(config: Config, coder: TargetCoder, train: SpectraView | None = None) -> Regression | Classification:

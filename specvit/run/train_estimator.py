@@ -7,15 +7,13 @@ import math
 
 import torch
 
-from specvit.config.build import to_plain
 from specvit.data.batches import eval_data
-from specvit.data.labels import coder_to_dict
 from specvit.data.noise import fit_flux_norm
 from specvit.data.splits import file_mtimes
 from specvit.estimators import build_estimator
 from specvit.estimators.estimator import FitContext, Fitted
 from specvit.run.context import RunContext
-from specvit.run.predictor import build_task
+from specvit.run.predictor import build_task, described
 from specvit.tracking.metric_files import CompositeTracker, FileTracker, StatusTracker
 from specvit.training import checkpoint
 from specvit.training.device import hardware, resolve_device, set_up_torch
@@ -62,13 +60,7 @@ def train(run: RunContext) -> str:
 def _save(run: RunContext, context: FitContext, fitted: Fitted, origin: dict[str, str]) -> None:
     """Write `best.ckpt` atomically."""
     content = {
-        "run_id": run.folder.run_id,
-        "config": to_plain(run.config),
-        "coder": coder_to_dict(run.splits.coder),
-        "flux_mean_P": context.flux_norm.mean_P.cpu(),
-        "flux_scale": context.flux_norm.scale,
-        **({} if (fill_P := context.flux_norm.fill_P) is None else {"flux_fill_P": fill_P.cpu()}),
-        "wave_P": torch.from_numpy(run.splits.train.wave_P),
+        **described(run, context.flux_norm),
         "made_by": origin,
         "epoch": fitted.best_step,
         "step": fitted.best_step,

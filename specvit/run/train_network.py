@@ -12,11 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from specvit.config.build import to_plain
 from specvit.config.durations import check_rhythm
 from specvit.config.schema import Config, NetworkConfig, ViTConfig
 from specvit.data.batches import SpectraStore, TrainData, encoded, eval_data
-from specvit.data.labels import coder_to_dict
 from specvit.data.noise import FluxNorm, added_noise, fit_flux_norm
 from specvit.data.splits import Splits, file_mtimes, is_synthetic, note_of_changes
 from specvit.data.synthetic import SyntheticSpectra
@@ -24,7 +22,7 @@ from specvit.data.validate import check_view
 from specvit.models import Network, ViT, build_model
 from specvit.models.foreign_weights import in_own_names, named, note_of_epsilon, start_from
 from specvit.run.context import RunContext
-from specvit.run.predictor import Weights, build_task, load_weights
+from specvit.run.predictor import Weights, build_task, described, load_weights
 from specvit.tracking.console import ProgressTracker
 from specvit.tracking.metric_files import CompositeTracker, FileTracker, StatusTracker
 from specvit.training import checkpoint
@@ -259,13 +257,7 @@ def _build(
         torch._dynamo.reset()  # its cache of eight variants a function may hold those of other runs of this process
         learner.module.compile()
     constants = {
-        "run_id": folder.run_id,
-        "config": to_plain(config),
-        "coder": coder_to_dict(splits.coder),
-        "flux_mean_P": flux_norm.mean_P,
-        "flux_scale": flux_norm.scale,
-        **({} if flux_norm.fill_P is None else {"flux_fill_P": flux_norm.fill_P}),
-        "wave_P": torch.from_numpy(splits.train.wave_P),
+        **described(run, flux_norm, (saved or {}).get("training_range")),
         "precision": learner.precision,
         "threads": torch.get_num_threads(),
         "made_by": origin,

@@ -9,13 +9,15 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
-from specvit.config.build import flatten
+from specvit.config.build import build_config, flatten
 from specvit.config.model_kinds import kind_of
 from specvit.config.schema import Config, ViTConfig
 from specvit.run_folder.folder import RunFolder
-from specvit.utils.files import read_json
+from specvit.utils.errors import FolderError
+from specvit.utils.files import read_json, read_yaml
 from specvit.utils.text import short_count
 
 
@@ -132,3 +134,13 @@ def _differences(other: dict[str, Any], ours: dict[str, Any]) -> str:
         if kind in part and part[kind] != other[split].get(kind)
     ]
     return ", ".join(differing)
+
+
+def read_config(folder: Path) -> Config:
+    """Return the configuration of a run folder; raises `FolderError`."""
+    RunFolder(folder, "").about()  # raises for a folder of another format
+    try:
+        return build_config(read_yaml(folder / "config.yaml"))
+    except OSError as problem:
+        remedy = "name a folder in outputs/"
+        raise FolderError("is not a run folder (no config.yaml)", where=str(folder), remedy=remedy) from problem

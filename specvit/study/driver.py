@@ -38,7 +38,7 @@ DETACHED = "detached"
 
 def drive(request: StudyRequest) -> int:
     """Start or resume a study and run it until no trial is open; return the exit code."""
-    study = StudyFolder(Path(request.options.folder).absolute() / (request.options.name or request.definition.name))
+    study = StudyFolder(folder_of(request))
     planned = prepare(study, request)
     if request.options.dry_run:
         return _print_plan(study, request, planned)
@@ -56,6 +56,11 @@ def drive(request: StudyRequest) -> int:
         if not request.detaches:
             return _drive(study, request, planned)
     return _detach(study, request)
+
+
+def folder_of(request: StudyRequest) -> Path:
+    """Return the folder of the study that a request is for."""
+    return Path(request.options.folder).absolute() / (request.options.name or request.definition.name)
 
 
 def _drive(study: StudyFolder, request: StudyRequest, planned: list[Trial]) -> int:

@@ -43,11 +43,16 @@ class StudyRequest:
 
 
 def study_request(
-    name: str | None, overrides: list[str], words: tuple[str, ...], *, in_background: bool = False
+    name: str | None,
+    overrides: list[str],
+    words: tuple[str, ...],
+    *,
+    in_background: bool = False,
+    definition: Definition | None = None,
 ) -> StudyRequest:
     """Return what a command line asks for: the study `name`, or without one a plain grid over the swept overrides.
 
-    Raises `ConfigError`.
+    A `definition` takes the place of the study's file. Raises `ConfigError`.
     """
     overrides = [text for text in overrides if not text.startswith("sweeps=")]
     options, overrides = split_options(overrides)
@@ -55,7 +60,7 @@ def study_request(
     compose_launcher(launcher)  # its faults are reported first
     fixed, axes = parse_sweep(overrides)
     if name is not None:
-        definition = read_definition(find_study(name))
+        definition = definition or read_definition(find_study(name))
         if axes:
             key, values = next(iter(axes.items()))
             if key != SEED or definition.search is not None:

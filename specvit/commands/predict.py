@@ -1,0 +1,189 @@
+"""`specvit predict RUN [RUN ...] SOURCE`: the labels of spectra in any form that `specvit data convert` reads."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from specvit.commands.entry import Parser, user_facing
+from specvit.convert.command import add_reading_options, given_options
+from specvit.study.find import find_run, find_study
+from specvit.utils.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from specvit.convert.stream import SpectraStream
+    from specvit.run.ensemble import Ensemble
+    from specvit.run_folder.folder import RunFolder
+
+BLOCK_ROWS = 1024
+"""Spectra in memory at once: whole batches of evaluation, so that every row rounds as it does there."""
+SUFFIXES = (".csv", ".parquet")
+
+
+@user_facing
+def main(arguments: list[str] | None = None) -> int:
+    """Predict the labels of observed spectra by a trained run; by several runs or a study their mean and spread.
+
+    SOURCE is a shard, or a file, a folder or a glob in quotes of anything that `specvit data convert` reads; labels
+    are not needed. No noise is added. Columns: docs/predict.md.
+    """
+    options = parser().parse_args(sys.argv[1:] if arguments is None else arguments)
+    given = given_options(options)
+    out = None if options.out is None else Path(options.out)
+    if out is not None:
+        _check_out(out)
+    folders = _runs(options)
+    from specvit.convert.options import Options
+    from specvit.convert.pixels import RunPixels
+    from specvit.convert.stream import open_stream
+    from specvit.run.ensemble import load_ensemble
+
+    ensemble = load_ensemble(folders, options.device, _say)
+    pixels = RunPixels(ensemble.wave, options.resample)
+    stream = open_stream([Path(options.source)], Options(**given), pixels, out)
+    if out is not None and out.resolve() in [path.resolve() for path in stream.sources]:
+        raise ConfigError("is the source", where="--out", remedy="name another file")
+    if ensemble.needs_error and not stream.has_errors:
+        what = f"has no errors, by which model={ensemble.config.model.kind} weighs pixels"
+        raise DataError(what, where=str(stream.sources[0]), remedy="name them by --error-name")
+    for note in stream.notes:
+        _say(note)
+    counts = _write(out, ensemble, stream)
+    _conclude(counts, stream, out)
+    return 0
+
+
+def parser() -> Parser:
+    """Return the parser of the command."""
+    own = Parser(
+        prog="specvit predict", usage="specvit predict RUN [RUN ...] SOURCE [options]", description=main.__doc__
+    )
+    own.add_argument("run", nargs="*", help="a run's folder, name or hash; several, such as seeds, predict together")
+    own.add_argument("source", help="the spectra: a file, a folder, or a glob in quotes")
+    own.add_argument("--study", metavar="NAME", help="instead of runs: the best setting of a study, with all its seeds")
+    own.add_argument("--out", metavar="FILE", help="a .csv or .parquet file (default: CSV to standard output)")
+    own.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    pixels = own.add_argument_group("pixels")
+    what = "bring spectra on other wavelengths to the run's pixels, as `specvit data convert --wave FILE` does"
+    pixels.add_argument("--resample", action="store_true", help=what)
+    pixels.add_argument("--resolution", type=float, metavar="R", help="of the source; smoothed to that of the run")
+    pixels.add_argument("--to-resolution", type=float, metavar="R", help="that of the run (default: the instrument's)")
+    what = "leave spectra that cannot be read or resampled without prediction, instead of stopping at the first"
+    pixels.add_argument("--skip-bad", action="store_true", default=None, help=what)
+    add_reading_options(own)
+    return own
+
+
+def _runs(options: Any) -> "list[RunFolder]":
+    """Return the runs that are named, or those of a study's best setting; raises `SpecvitError`."""
+    if options.study is None and not options.run:
+        raise ConfigError(
+            "names no run", where="specvit predict", remedy="name a run before the source, or --study NAME"
+        )
+    if options.study is None:
+        return [find_run(name)[0] for name in options.run]
+    if options.run:
+        raise ConfigError("does not go with runs", where="--study", remedy=f"leave {options.run[0]} out")
+    from specvit.study.best import best_runs
+
+    runs, choice = best_runs(find_study(options.study))
+    _say(choice)
+    return runs
+
+
+def _check_out(out: Path) -> None:
+    """Raise `ConfigError` for a file that cannot be written, before anything is computed."""
+    if out.suffix.lower() not in SUFFIXES:
+        raise ConfigError("is neither .csv nor .parquet", where=f"--out {out}", remedy="name it so")
+    if out.is_dir() or not out.absolute().parent.is_dir():
+        what = "is a folder" if out.is_dir() else f"lies in {out.parent}, which is not a folder"
+        raise ConfigError(what, where=f"--out {out}", remedy="name a file in a folder that exists")
+    if out.suffix.lower() == ".parquet":
+        _parquet()
+
+
+def _parquet() -> Any:
+    try:
+        import pyarrow.parquet
+    except ImportError as problem:
+        remedy = "pip install pyarrow, or name a .csv file"
+        raise ConfigError("needs pyarrow, which writes Parquet", where="--out", remedy=remedy) from problem
+    return pyarrow
+
+
+def _write(out: Path | None, ensemble: "Ensemble", stream: "SpectraStream") -> dict[str, int]:
+    """Write all predictions, block by block, into a file that is whole or absent; return the counts of flags."""
+    from specvit.convert.progress import Progress
+    from specvit.utils.files import write_atomic
+
+    counts: dict[str, int] = {}
+    if out is None:
+        for number, table in enumerate(_tables(ensemble, stream, counts)):
+            print(table.to_csv(index=False, header=number == 0), end="")
+        return counts
+
+    def fill(file: IO[bytes]) -> None:
+        with Progress({"spectra": ("predicting", "predicted")}) as report:
+            done = 0
+            report(done, stream.rows)
+            tables = _tables(ensemble, stream, counts)
+            for table in _into(file, tables, parquet=out.suffix.lower() == ".parquet"):
+                done += len(table)
+                report(done, stream.rows)
+
+    write_atomic(out, fill)
+    return counts
+
+
+def _into(file: IO[bytes], tables: Iterator[Any], *, parquet: bool) -> Iterator[Any]:
+    """Write tables one after the other; yield each when it is written."""
+    if not parquet:
+        for number, table in enumerate(tables):
+            table.to_csv(file, index=False, header=number == 0)
+            yield table
+        return
+    arrow, writer = _parquet(), None
+    for table in tables:
+        part = arrow.Table.from_pandas(table, preserve_index=False)
+        writer = writer or arrow.parquet.ParquetWriter(file, part.schema)
+        writer.write_table(part)
+        yield table
+    if writer is not None:
+        writer.close()
+
+
+def _tables(ensemble: "Ensemble", stream: "SpectraStream", counts: dict[str, int]) -> Iterator[Any]:
+    """Yield tables of predictions with each spectrum's file and row in front; count flags."""
+    from specvit.run.ensemble import FLAGS
+    from specvit.utils.text import safe_cell
+
+    for block in stream.blocks(BLOCK_ROWS):
+        table = ensemble.predict(block.flux_BP, block.error_BP)
+        names = [safe_cell(str(Path(name).relative_to(stream.base))) for name in block.files_B]
+        table.insert(0, "file", names)
+        table.insert(1, "row", block.rows_B)
+        for flag in ("spectra", *FLAGS):
+            if flag in table or flag == "spectra":
+                counts[flag] = counts.get(flag, 0) + (len(table) if flag == "spectra" else int(table[flag].sum()))
+        yield table
+
+
+def _conclude(counts: dict[str, int], stream: "SpectraStream", out: Path | None) -> None:
+    """Print how many spectra have which flag, and where the predictions are."""
+    total = counts.pop("spectra", 0)
+    reasons = {
+        "flux_outside": "have a flux unlike any training spectrum",
+        "snr_outside": "have less or more noise than any training spectrum",
+        "not_finite": "have no prediction, since not all of their pixels can be used",
+    }
+    for flag, count in counts.items():
+        if count:
+            first = f"; the first: {stream.first_fault}" if flag == "not_finite" and stream.first_fault else ""
+            _say(f"note: {count:,} of {total:,} spectra {reasons[flag]} ({flag}){first}")
+    if out is not None:
+        print(f"predicted {total:,} spectra: {out}")
+
+
+def _say(text: str) -> None:
+    """Print a note beside the predictions, which may go to standard output."""
+    print(text, file=sys.stderr, flush=True)

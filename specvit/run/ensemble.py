@@ -1,0 +1,233 @@
+"""Runs that predict together: observed flux -> a table of labels and flags, a row a spectrum.
+
+Legend: N spectra, B rows of a batch, P pixels, K labels or classes, R runs.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from specvit.config.model_kinds import kind_of
+from specvit.config.schema import Config
+from specvit.data.batches import EVAL_BATCH
+from specvit.data.labels import ClassCoder, LabelScaler, TargetCoder
+from specvit.data.noise import sigma_of
+from specvit.data.shards import as_float32, grid_difference, same_wavelengths
+from specvit.data.training_range import Measures, measure
+from specvit.run.predictor import Predictor, build_task, load_predictor
+from specvit.run_folder.folder import DONE, FAILED, RunFolder
+from specvit.run_folder.identity import read_config
+from specvit.training.device import resolve_device, set_up_torch
+from specvit.utils.errors import DataError, FolderError
+
+FLAGS = ("flux_outside", "snr_outside", "not_finite")
+"""Columns of a table of predictions, True where: flux or S/N is not of the training range; nothing can be predicted."""
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """One or more trained runs that predict the same labels on the same pixels."""
+
+    runs: tuple[Predictor, ...]
+    device: torch.device
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels, or the one of which classes are predicted."""
+        return self._coder.names
+
+    @property
+    def wave(self) -> np.ndarray:
+        """Wavelengths (P,), vacuum Angstrom."""
+        return self.runs[0].wave_P
+
+    @property
+    def config(self) -> Config:
+        """The configuration of the first run; further seeds differ in `train.seed`."""
+        return self.runs[0].config
+
+    @property
+    def needs_error(self) -> bool:
+        """Whether a model weighs pixels by the errors of the spectrum."""
+        return any(kind_of(run.config.model).needs_sigma for run in self.runs)
+
+    @property
+    def _coder(self) -> TargetCoder:
+        return self.runs[0].coder
+
+    def predict(self, flux: Any, error: Any = None, wave: Any = None) -> Any:
+        """Return a DataFrame, a row a spectrum, of observed spectra as they are: no noise is added.
+
+        `flux` is (N, P), or (P,) of one spectrum, in the units of the training set (see the flag `flux_outside`);
+        `error`, of the same shape, its 1 sigma: pixels where that is not finite or below 0 are bad. `wave` (P,),
+        vacuum Angstrom, is checked against the run's. Columns: each label, with several runs `<label>_run_sd`,
+        `flux_snr`, and the flags; `docs/predict.md` has their meaning. Raises `DataError`.
+        """
+        import pandas as pd
+
+        flux_NP, error_NP = _rows(flux, "flux"), None if error is None else _rows(error, "error")
+        self._check(flux_NP, error_NP, wave)
+        starts = range(0, max(1, len(flux_NP)), EVAL_BATCH)
+        tables = []
+        for here in (slice(start, start + EVAL_BATCH) for start in starts):
+            error_BP = None if error_NP is None else as_float32(np.asarray(error_NP[here]), "error")
+            tables.append(self._table(as_float32(np.asarray(flux_NP[here]), "flux"), error_BP))
+        return pd.concat(tables, ignore_index=True)
+
+    def _check(self, flux_NP: np.ndarray, error_NP: np.ndarray | None, wave: Any) -> None:
+        """Raise `DataError` for arrays that do not fit the run or each other."""
+        if wave is not None:
+            wave_P = np.asarray(wave, dtype=np.float64)
+            if wave_P.ndim != 1 or not same_wavelengths(wave_P, self.wave):
+                what = grid_difference(wave_P.ravel(), self.wave)
+                raise DataError(what, where="wave", remedy="bring the spectra to the run's pixels, its .wave")
+        if flux_NP.shape[1] != len(self.wave):
+            what = f"has {flux_NP.shape[1]} pixels a spectrum, the run was trained on {len(self.wave)}"
+            raise DataError(what, where="flux", remedy="bring the spectra to the run's pixels, its .wave")
+        if error_NP is not None and error_NP.shape != flux_NP.shape:
+            what = f"has shape {error_NP.shape}, the flux {flux_NP.shape}"
+            raise DataError(what, where="error", remedy="give each pixel one")
+        if error_NP is None and self.needs_error:
+            what = f"is needed: model={self.config.model.kind} weighs pixels by their errors"
+            raise DataError(what, where="error", remedy="give the 1 sigma of each pixel")
+
+    @torch.no_grad()
+    def _table(self, flux_BP: np.ndarray, error_BP: np.ndarray | None) -> Any:
+        """Return the table of one batch, at most `EVAL_BATCH` rows: batches round alike wherever spectra come from."""
+        import pandas as pd
+
+        usable_B = _usable(flux_BP, error_BP, positive=self.needs_error)
+        # A row with bad pixels is predicted as the mean spectrum and left out afterwards, so that the others' bits do
+        # not depend on it. A model that takes masked pixels would be given the row and its mask here.
+        mean_P = self.runs[0].flux_norm.mean_P.cpu().numpy()
+        flux_BP = np.where(usable_B[:, None], flux_BP, mean_P)
+        if error_BP is not None:
+            error_BP = np.where(usable_B[:, None], error_BP, np.float32(1))
+        output_RBK = np.stack([_output(run, flux_BP, error_BP, self.device) for run in self.runs])
+        columns = self._label_columns(output_RBK)
+        measures = [measure(flux_BP, run.flux_norm) for run in self.runs]
+        columns |= {"flux_snr": measures[0].snr_B, **self._flags(measures, usable_B)}
+        table = pd.DataFrame(columns)
+        table.loc[~usable_B, [name for name in columns if name not in FLAGS]] = None
+        return table
+
+    def _label_columns(self, output_RBK: np.ndarray) -> dict[str, Any]:
+        coder = self._coder
+        if isinstance(coder, LabelScaler):
+            tasks = [build_task(run.config, run.coder) for run in self.runs]
+            label_RBK = np.stack([task.decode(out_BK) for task, out_BK in zip(tasks, output_RBK, strict=True)])
+            columns = dict(zip(coder.names, label_RBK.mean(axis=0).T, strict=True))
+            if len(self.runs) > 1:
+                spread_KB = label_RBK.std(axis=0, ddof=1).T
+                columns |= {f"{name}_run_sd": sd_B for name, sd_B in zip(coder.names, spread_KB, strict=True)}
+            return columns
+        share_BK = torch.from_numpy(output_RBK).double().softmax(dim=2).mean(dim=0).numpy()
+        label, names = coder.names[0], coder.class_names
+        import pandas as pd
+
+        class_B = np.array(names, dtype=object)[share_BK.argmax(axis=1)]
+        columns: dict[str, Any] = {f"{label}_class": pd.array(class_B, dtype="string")}  # or missing
+        return columns | {f"{label}_p_{name}": share_BK[:, k] for k, name in enumerate(names)}
+
+    def _flags(self, measures: Sequence[Measures], usable_B: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the flags; those of the range only where every run knows its own."""
+        ranges = [run.training_range for run in self.runs]
+        known = [(one, of_run) for one, of_run in zip(ranges, measures, strict=True) if one is not None]
+        flags = {}
+        if len(known) == len(ranges):
+            flags["flux_outside"] = usable_B & np.any([one.flux_outside(of_run) for one, of_run in known], axis=0)
+            flags["snr_outside"] = usable_B & np.any([one.snr_outside(of_run) for one, of_run in known], axis=0)
+        return {**flags, "not_finite": ~usable_B}
+
+
+def load_ensemble(folders: Sequence[RunFolder], device_name: str, say: Callable[[str], None]) -> Ensemble:
+    """Return trained runs, with notes on what their user should know; raises `SpecvitError`.
+
+    That is `FolderError` for a run that failed or is given twice, `DataError` for runs that do not fit each other.
+    """
+    configs = [_trained_config(folder, say) for folder in folders]
+    twice = next((one for i, one in enumerate(folders) if one.run_id in [run.run_id for run in folders[:i]]), None)
+    if twice is not None:
+        raise FolderError("is named twice", where=str(twice.path), remedy="name each run once")
+    train = replace(configs[0].train, device=device_name)
+    device = resolve_device(train)
+    set_up_torch(train, None, say, device)
+    runs = []
+    for folder, config in zip(folders, configs, strict=True):
+        run = load_predictor(folder.file("best.ckpt"), config, device, folder.run_id)
+        if runs:
+            _check_alike(run, runs[0], folder.path)
+        runs.append(run)
+        if run.training_range is None:
+            what = "an older specvit trained it, which did not record the range of its spectra"
+            say(f"note: {folder.path.name}: {what}: flags flux_outside and snr_outside are left out")
+    return Ensemble(tuple(runs), device)
+
+
+def _trained_config(folder: RunFolder, say: Callable[[str], None]) -> Config:
+    """Return the configuration of a run that can predict; raises `FolderError`."""
+    config, status, state = read_config(folder.path), folder.status(), folder.state()
+    cause = f": {status['cause']}" if status.get("cause") else ""
+    if state in FAILED:
+        what = f"ended as {state}{cause}, and a failed run predicts nothing"
+        raise FolderError(what, where=str(folder.path), remedy="name a run that has finished")
+    if not folder.file("best.ckpt").exists():
+        remedy = "run its training command again to finish it"
+        raise FolderError("has no trained model yet", where=str(folder.path), remedy=remedy)
+    if state == "plateau":
+        say(f"WARNING: {folder.path.name} is a plateau{cause}; its predictions are hardly better than the mean label")
+    elif state not in DONE:
+        shown = state or "unknown state"
+        say(f"WARNING: {folder.path.name} has not finished ({shown}); its best weights so far are used")
+    return config
+
+
+def _check_alike(run: Predictor, first: Predictor, path: Path) -> None:
+    """Raise `DataError` unless a run predicts what the first one does, on the same pixels."""
+    one, other = _predicts(run.coder), _predicts(first.coder)
+    if one != other:
+        remedy = "name runs that predict the same"
+        raise DataError(f"predicts {one}, and the first run {other}", where=str(path), remedy=remedy)
+    if not same_wavelengths(run.wave_P, first.wave_P):
+        what = grid_difference(run.wave_P, first.wave_P).replace("the run was", "the first run was")
+        raise DataError(what, where=str(path), remedy="name runs of the same pixels")
+
+
+def _predicts(coder: TargetCoder) -> str:
+    names = ", ".join(coder.names)
+    return f"{names} in classes {', '.join(coder.class_names)}" if isinstance(coder, ClassCoder) else names
+
+
+def _rows(values: Any, name: str) -> np.ndarray:
+    """Return (N, P) numbers; raises `DataError`."""
+    array = np.asanyarray(values)
+    array = array[None] if array.ndim == 1 else array
+    if array.ndim != 2 or array.dtype.kind not in "fiu":
+        what = f"has shape {np.shape(values)} and type {array.dtype}"
+        raise DataError(what, where=name, remedy="give numbers, (spectra, pixels), or (pixels,) of one spectrum")
+    return array
+
+
+def _usable(flux_BP: np.ndarray, error_BP: np.ndarray | None, *, positive: bool) -> np.ndarray:
+    """Return which rows (B,) have a finite flux and error in each pixel, not below 0, for some models above it."""
+    good_BP = np.isfinite(flux_BP)
+    if error_BP is not None:
+        good_BP &= np.isfinite(error_BP) & ((error_BP > 0) if positive else (error_BP >= 0))
+    return np.all(good_BP, axis=1)
+
+
+def _output(run: Predictor, flux_BP: np.ndarray, error_BP: np.ndarray | None, device: torch.device) -> np.ndarray:
+    """Return a run's normalised outputs (B, K), as in evaluation of observed flux, rounded as it was stored."""
+    dtype = torch.float16 if run.config.data.storage == "float16" else torch.float32
+    flux = torch.from_numpy(flux_BP).to(dtype).to(device).float()
+    if not kind_of(run.config.model).needs_sigma:
+        return run.model(run.flux_norm(flux)).float().cpu().numpy()
+    assert error_BP is not None
+    error = torch.from_numpy(error_BP).to(device)  # whose noise the flux has; with homoscedastic noise their median
+    sigma = sigma_of(error, replace(run.config.noise, noise_level=1.0))
+    sigma = error if sigma is None else sigma
+    return run.model(torch.stack((flux, sigma.expand_as(flux)), dim=1)).float().cpu().numpy()
