@@ -60,7 +60,6 @@ USED_WITH = {
     "data.endless": {"data.kind": "synth"},
     "loss.huber_delta": {"loss.name": "huber"},
     "loss.label_smoothing": {"loss.name": "ce"},
-    "opt.decay_on": {"opt.weight_decay": 0.01},
     "opt.momentum": {"opt.type": "SGD"},
     "opt.step_epochs": {"opt.lr_sch": "step"},
     "opt.factor": {"opt.lr_sch": "step"},
@@ -134,7 +133,6 @@ def test_keys_without_effect_beside_the_others_are_these() -> None:
 @pytest.mark.parametrize(
     ("key", "value", "beside"),
     [
-        ("opt.decay_on", "all", {"opt.weight_decay": 0.0}),
         ("opt.momentum", 0.5, {}),
         ("opt.betas", (0.5, 0.5), {"opt.type": "SGD"}),
         ("opt.factor", 0.1, {}),

@@ -159,9 +159,6 @@ class OptConfig:
     type: str = key("AdamW", choices=("AdamW", "Adam", "SGD", "RMSprop"))
     lr: float = key(3e-4, above=0.0)
     weight_decay: float = key(0.01, low=0.0)
-    decay_on: str = key(
-        "matrices", choices=("matrices", "all"), neutral="matrices", used_if=lambda opt: opt.weight_decay > 0
-    )
     betas: tuple[float, float] = key(
         (0.9, 0.999), low=0.0, high=0.9999999, commas=True, used_if=lambda opt: opt.type.startswith("Adam")
     )

@@ -171,18 +171,14 @@ class Optimizer:
         flat.values.add_(momentum, alpha=-self.lr * flat.lr_factor)
 
 
-def segments_of(
-    module: nn.Module, parts: Mapping[str, Sequence[nn.Parameter]], decay_on: str = "matrices"
-) -> Iterator[Segment]:
-    """Yield the parameters of each part with weight decay, then those without.
+def segments_of(module: nn.Module, parts: Mapping[str, Sequence[nn.Parameter]]) -> Iterator[Segment]:
+    """Yield the parameters of each part with weight decay, then those without: biases, norms, positions and CLS.
 
-    `parts` hold every parameter of `module` once. With `decay_on` "matrices" biases, norms, positions and the CLS token
-    have no decay; with "all" they have.
+    `parts` hold every parameter of `module` once.
     """
     named = dict(module.named_parameters())
     assert sorted(map(id, named.values())) == sorted(id(p) for part in parts.values() for p in part)
     spared = {p for name, p in named.items() if p.ndim <= 1 or name.startswith(("positions.", "cls_token"))}
-    spared = set() if decay_on == "all" else spared
     for part, parameters in parts.items():
         for decays in (True, False):
             if chosen := [p for p in parameters if (p not in spared) == decays]:
@@ -191,7 +187,7 @@ def segments_of(
 
 def build_optimizer(module: nn.Module, parts: Mapping[str, Sequence[nn.Parameter]], opt: OptConfig) -> Optimizer:
     """Return the optimizer of `opt` with `segments_of` the module, which must be on its device already."""
-    return Optimizer(list(segments_of(module, parts, opt.decay_on)), opt)
+    return Optimizer(list(segments_of(module, parts)), opt)
 
 
 def _spans(parameters: Sequence[nn.Parameter]) -> Iterator[slice]:
