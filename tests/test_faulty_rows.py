@@ -146,7 +146,7 @@ def test_a_spoilt_training_row_is_no_divergence_and_no_skipped_step(
     result = train(tiny, sets, f"train.precision={precision}", f"data.flux_norm={norm}")
     status = RunFolder(result.folder, "").status()
     assert (result.state, result.exit_code, status["traceback"]) == ("crashed", 1, "")
-    inspect = f"`specvit data inspect {path}` lists all"
+    inspect = f"`specvit data inspect {path}` lists all, and `specvit data convert FILE NEW` masks such pixels"
     assert status["cause"] == f"{path} row 61: flux is not finite; correct or remove that row; {inspect}."
     assert "Traceback" not in capsys.readouterr().out
     spoil(path, FLUX, 61, 0.9)

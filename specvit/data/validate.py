@@ -76,7 +76,7 @@ def _refuse_first(
     file = shlex.quote(where.rsplit(" row ", 1)[0])
     remedy = f"correct or remove that row; `specvit data inspect {file}` lists all"
     if not np.isfinite(values_BP[row]).all():
-        remedy += f"; `{COUNT}` makes such pixels masked ones"
+        remedy += f", and `{COUNT}` masks such pixels"
         raise DataError(f"{name} is not finite", where=where, remedy=remedy)
     if values_BP[row].min() < lowest:
         raise DataError(f"{name} is negative", where=where, remedy=remedy)
