@@ -104,6 +104,21 @@ def test_leaving_none_out_makes_no_difference(tmp_path: Path, capsys: Any) -> No
     assert "is finished: nothing to do" in capsys.readouterr().out
 
 
+def test_one_of_an_older_specvit_is_finished_unless_its_flux_lacks_the_mark(tmp_path: Path, capsys: Any) -> None:
+    np.savez(
+        tmp_path / "set.npz", wave=COARSE, flux=FLUX_NX[:, ::2], error=FLUX_NX[:, ::2] / 50, T_eff=4000 + np.arange(5)
+    )
+    for name, options in (("simulated", SNR), ("own", [])):
+        asked = (tmp_path / "set.npz", tmp_path / name, *options)
+        assert convert(*asked) == 0
+        (tmp_path / name / "manifest.json").write_text(json.dumps({**manifest(tmp_path / name), "format": 3}))
+        assert convert(*asked) == (2 if name == "own" else 0)
+    shown = capsys.readouterr()
+    assert "simulated is finished: nothing to do" in shown.out
+    assert "own: was made by an older specvit, which did not mark observed flux as such; train on it with" in shown.err
+    assert shown.err.endswith("data.observed=true, or name another target, or remove it first.\n")
+
+
 def test_what_is_unpacked_stays_for_the_next_time(tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     np.savez(tmp_path / "set.npz", wave=COARSE, flux=FLUX_NX[:, ::2], T_eff=4000 + np.arange(5))
     copy = tmp_path / "out" / ".convert" / "unpacked" / "0.h5"

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -19,6 +20,7 @@ from specvit.data.noise import evaluation_noise
 from specvit.data.shards import open_shard, write_shard
 from specvit.run.ensemble import FLAGS
 from specvit.training import checkpoint
+from specvit.utils.quantities import ERROR, FLUX, MASKED, OBSERVED
 
 ESTIMATORS = {
     "ridge": ["model=ridge"],
@@ -91,6 +93,52 @@ def test_it_predicts_observed_flux_as_evaluate_does_and_as_python_does(
     pd.testing.assert_frame_equal(again, table[list(again)], check_exact=True, check_dtype=False)
     one = trained.predict(content["flux_NP"][7])
     assert len(one) == 1 and one[trained.labels[0]][0] == pytest.approx(table[trained.labels[0]][7], rel=1e-5)
+
+
+MARKED = [("template", "file"), *((kind, mark) for kind in ("vit", "ridge") for mark in ("file", "run", "none"))]
+
+
+@pytest.mark.parametrize(("kind", "mark"), MARKED)
+def test_masked_pixels_and_the_mark_of_observed_flux_are_those_of_evaluate(
+    kind: str, mark: str, run_of: Any, observed: Any, tmp_path: Path, capsys: Any
+) -> None:
+    """Flux below 0 stays where the file or the run says so; rows with too many masked pixels are empty."""
+    override = ["data.observed=true", "noise=none"] if mark == "run" else []
+    run = Path(shutil.copytree(run_of(kind, *override), tmp_path / f"{kind}-run"))
+    source = observed[0]
+    masked_NP = np.random.default_rng(0).uniform(size=(300, 256)) < np.where(np.arange(300) % 2, 0.1, 0)[:, None]
+    with h5py.File(source, "r+") as file:
+        file[FLUX][:, 40:44] = -0.2
+        file[FLUX][()] = flux_NP = np.where(masked_NP, 7, file[FLUX][()])
+        file[ERROR][()] = error_NP = np.where(masked_NP, 0, file[ERROR][()])
+        file[MASKED] = masked_NP.sum(axis=1)
+        if mark == "file":
+            file[FLUX].attrs[OBSERVED] = True
+    level = ["--noise", "0"] if mark == "none" else []
+    assert evaluate.main([str(run), "--data", str(source), *level]) == 0
+    scored = run / f"evaluate-observed-stars{'-noise0' if level else ''}" / "predictions.csv"
+    table, expected = predicted(run, source), pd.read_csv(scored)
+    assert "model sees the mean spectrum: 3" in capsys.readouterr().err
+    assert not table["not_finite"].any()
+    np.testing.assert_array_equal(table["log_g"], expected["pred_log_g"])
+    seen_NP = np.ma.masked_array(flux_NP if level == [] else np.maximum(flux_NP, 0), masked_NP)
+    trained = specvit.load(run)
+    again = trained.predict(seen_NP, error_NP)
+    pd.testing.assert_frame_equal(again, table[list(again)], check_exact=True, check_dtype=False)
+    seen_NP[2, :60] = np.ma.masked
+    assert np.flatnonzero(trained.predict(seen_NP, error_NP)["not_finite"]).tolist() == [2]
+
+
+def test_runs_that_cannot_fill_masked_pixels_or_differ_in_the_mark_are_refused(
+    run_of: Any, observed: Any, capsys: Any
+) -> None:
+    run, marked = run_of("ridge"), run_of("ridge", "data.observed=true", "noise=none")
+    assert "runs differ in data.observed" in refusal(capsys, run, marked, observed[0])
+    with h5py.File(observed[0], "r+") as file:
+        file[FLUX][3, 5] = np.nan
+        file[MASKED] = (np.arange(300) == 3).astype(int)
+    raw = run_of("ridge", "data.flux_norm=none")
+    assert "stars.h5 row 3: has masked pixels, and the run kept no mean" in refusal(capsys, raw, observed[0])
 
 
 def test_templates_weigh_by_the_errors_of_the_source(

@@ -40,12 +40,14 @@ def main(arguments: list[str] | None = None) -> int:
 
     ensemble = load_ensemble(folders, options.device, _say)
     pixels = RunPixels(ensemble.wave, options.resample)
-    stream = open_stream([Path(options.source)], Options(**given), pixels, out)
+    stream = open_stream([Path(options.source)], Options(**given), pixels, out, ensemble.observed)
     if out is not None and out.resolve() in [path.resolve() for path in stream.sources]:
         raise ConfigError("is the source", where="--out", remedy="name another file")
     if ensemble.needs_error and not stream.has_errors:
         what = f"has no errors, by which model={ensemble.config.model.kind} weighs pixels"
         raise DataError(what, where=str(stream.sources[0]), remedy="name them by --error-name")
+    if stream.masked:
+        ensemble.filling(stream.masked)
     for note in stream.notes:
         _say(note)
     counts = _write(out, ensemble, stream)
@@ -154,11 +156,14 @@ def _into(file: IO[bytes], tables: Iterator[Any], *, parquet: bool) -> Iterator[
 
 def _tables(ensemble: "Ensemble", stream: "SpectraStream", counts: dict[str, int]) -> Iterator[Any]:
     """Yield tables of predictions with each spectrum's file and row in front; count flags."""
+    import numpy as np
+
     from specvit.run.ensemble import FLAGS
     from specvit.utils.text import safe_cell
 
     for block in stream.blocks(BLOCK_ROWS):
-        table = ensemble.predict(block.flux_BP, block.error_BP)
+        flux_BP = np.ma.masked_invalid(block.flux_BP) if stream.masked else block.flux_BP
+        table = ensemble.predict(flux_BP, block.error_BP)
         names = [safe_cell(str(Path(name).relative_to(stream.base))) for name in block.files_B]
         table.insert(0, "file", names)
         table.insert(1, "row", block.rows_B)

@@ -19,7 +19,8 @@ from specvit.convert.plan import LAYOUT, Reading, check_form, look_at_sources
 from specvit.convert.sources import find_sources
 from specvit.convert.spectrum import BadPixels, Recipe, Values, on_pixels, read_rows, stream_rows
 from specvit.data.shards import grid_difference, same_wavelengths
-from specvit.data.views import Spectra, open_spectra
+from specvit.data.splits import masked_words
+from specvit.data.views import Spectra, first_masked, open_spectra
 from specvit.utils.errors import DataError
 from specvit.utils.memory import refuse_beyond_memory
 
@@ -79,6 +80,11 @@ class SpectraStream:
                     held, count = [], 0
         if held:
             yield _joined(held)
+
+    @property
+    def masked(self) -> str:
+        """Where the first spectrum with masked pixels is, or ""; then all pixels that are NaN are masked."""
+        return first_masked(self._found) if isinstance(self._found, Spectra) else ""
 
     @property
     def has_errors(self) -> bool:
@@ -142,17 +148,22 @@ class SpectraStream:
             self.first_fault = self.first_fault or str(_of_prediction(problem))
 
 
-def open_stream(given: Sequence[Path], options: Options, pixels: RunPixels, out: Path | None) -> SpectraStream:
+def open_stream(
+    given: Sequence[Path], options: Options, pixels: RunPixels, out: Path | None, observed: bool | None = None
+) -> SpectraStream:
     """Return the spectra of sources, as `specvit data convert` reads them; `out` is not one. Raises `DataError`.
 
-    Shards on the model's pixels are read as they are; `options` with anything in them have shards read like any file.
+    Shards on the model's pixels are read as evaluation reads them, with `observed` in place of their mark unless it is
+    None; `options` with anything in them have shards read like any file.
     """
     nowhere = out or Path(os.devnull)
     sources, base = find_sources(given, nowhere, options)
     if not pixels.resample and not options.as_dict() and all(map(_is_shard, sources)):
-        spectra = open_spectra(sources, -1)
+        spectra = open_spectra(sources, -1, observed=observed)
         _check_grid(str(sources[0]), spectra.wave_P, pixels.wave_P)
-        return SpectraStream([], sources, base, [shard.rows for shard in spectra.shards], spectra)
+        words = masked_words(spectra)
+        notes = [f"note: masked pixels, in which the model sees the mean spectrum: {words} rows"] if words else []
+        return SpectraStream(notes, sources, base, [shard.rows for shard in spectra.shards], spectra)
     try:
         found = look_at_sources(given, nowhere, options, pixels)
         single = found.choice.spectra is None
@@ -182,7 +193,8 @@ def _read_shards(spectra: Spectra) -> Iterator[Block]:
     for start in range(0, len(spectra), SHARD_ROWS):
         here = slice(start, min(start + SHARD_ROWS, len(spectra)))
         flux_BP, error_BP = spectra.gather(np.arange(here.start, here.stop))
-        flux_BP = flux_BP if spectra.observed else np.clip(flux_BP, 0.0, None)  # as in evaluation
+        if not spectra.observed:  # clipped as in evaluation; pixels of -inf stay bad
+            flux_BP[np.isfinite(flux_BP) & (flux_BP < 0)] = 0.0
         yield Block(files[here], rows_N[here], flux_BP, error_BP)
 
 

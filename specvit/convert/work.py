@@ -19,6 +19,8 @@ from specvit.utils.files import locked, read_json, remove_leftovers, write_json
 
 FORMAT = 4
 """Of manifest and plan; raised when the same options make other spectra."""
+UNMARKED = 3
+"""The format before, whose spectra are the same, but without the mark of observed flux."""
 MANIFEST, HIDDEN = "manifest.json", ".convert"
 FRESH = "name another target, or remove it first"
 FACTS = {"format", "options", "inputs", "folder", "sources"}
@@ -178,7 +180,11 @@ class Work:
         return True
 
     def _compare(self, known: dict[str, Any], now: dict[str, Any], how: str) -> None:
-        if known["format"] != now["format"]:
+        if known["format"] == UNMARKED and self.plan.observed:
+            what = f"was {how} by an older specvit, which did not mark observed flux as such"
+            remedy = f"train on it with data.observed=true, or {FRESH}"
+            raise DataError(what, where=str(self.out), remedy=remedy if how == "made" else FRESH)
+        if known["format"] not in (UNMARKED, now["format"]):
             raise DataError(f"was {how} by another version of specvit", where=str(self.out), remedy=FRESH)
         before, after = known["options"], dict(now["options"])
         if "skip_bad" not in before:  # one that was stopped by a bad spectrum may go on without it

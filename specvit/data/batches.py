@@ -19,7 +19,7 @@ from specvit.data.labels import TargetCoder
 from specvit.data.noise import FluxNorm, added_noise, evaluation_noise, sigma_of, whole_level, with_training_noise
 from specvit.data.prefetch import Prefetcher
 from specvit.data.validate import check_rows
-from specvit.data.views import Spectra, SpectraView, epoch_order
+from specvit.data.views import Spectra, SpectraView, epoch_order, first_masked
 from specvit.utils.errors import DataError, is_out_of_memory
 from specvit.utils.memory import JOBS_PER_GPU, free_memory
 from specvit.utils.quantities import Batch
@@ -251,10 +251,12 @@ def eval_data(
     spectra: SpectraView, split: str, config: Config, coder: TargetCoder, flux_norm: FluxNorm, device: torch.device
 ) -> EvalData:
     """Return a validation or test view with the noise and the statistics of the run."""
+    if where := first_masked(spectra):
+        flux_norm = flux_norm.filling(config.data.flux_norm, where)
     return EvalData(
         store=SpectraStore(spectra, config.data, device),
         targets=encoded(spectra, coder, config, device),
-        flux_norm=flux_norm.filling(spectra, config.data.flux_norm).to(device),
+        flux_norm=flux_norm.to(device),
         noise=added_noise(spectra, config.noise),
         split=split,
         with_sigma=kind_of(config.model).needs_sigma,

@@ -87,17 +87,16 @@ class FluxNorm:
         """Return the same normaliser on `device`."""
         return FluxNorm(self.mean_P.to(device), self.scale, None if self.fill_P is None else self.fill_P.to(device))
 
-    def filling(self, spectra: SpectraView, kind: str) -> "FluxNorm":
-        """Return the normaliser for a view, which may have masked pixels though no set of the run had any.
+    def filling(self, kind: str, where: str) -> "FluxNorm":
+        """Return the normaliser for spectra with masked pixels, though no set of the run had any; the first is `where`.
 
         Raises `DataError` where the run kept no mean spectrum (`data.flux_norm=none`).
         """
-        if spectra.masked_N is None or self.fill_P is not None:
+        if self.fill_P is not None:
             return self
         if kind == "none":
             what = "has masked pixels, and the run kept no mean spectrum to fill them with (data.flux_norm=none)"
-            row = int(np.flatnonzero(spectra.masked_N)[0])
-            raise DataError(what, where=spectra.describe_row(row), remedy="leave out rows with masked pixels")
+            raise DataError(what, where=where, remedy="leave out rows with masked pixels")
         return replace(self, fill_P=self.mean_P)
 
 

@@ -47,14 +47,17 @@ class TrainingRange:
 
 
 def measure(flux_BP: np.ndarray, norm: FluxNorm) -> Measures:
-    """Return the measures of spectra as the model sees them, float32, before they are normalised.
+    """Return the measures of spectra as the model sees them, float32, not normalised yet; masked pixels are NaN.
 
     S/N is that of the flux alone, whatever errors are given: the median over 1.482602 / sqrt(6) times the median of
     |2 f(i) - f(i-2) - f(i+2)| (DER_SNR: Stoehr et al. 2008, ASP Conf. Ser. 394, 505). It takes noise as independent
     from pixel to pixel; NaN below five pixels, infinite for a flux without any scatter.
     """
+    if norm.fill_P is not None:
+        flux_BP = np.where(np.isnan(flux_BP), norm.fill_P.cpu().numpy(), flux_BP)
     median_B = np.median(flux_BP, axis=1)
-    square_BP = np.square((flux_BP - norm.mean_P.cpu().numpy()) / np.float32(norm.scale))
+    with np.errstate(over="ignore"):
+        square_BP = np.square((flux_BP - norm.mean_P.cpu().numpy()) / np.float32(norm.scale))
     noise_B = np.full(len(flux_BP), np.nan)
     if flux_BP.shape[1] > 4:
         scatter_BP = np.abs(2 * flux_BP[:, 2:-2] - flux_BP[:, :-4] - flux_BP[:, 4:])
@@ -92,9 +95,6 @@ def _measure_rows(spectra: SpectraView, start: int, norm: FluxNorm, noise: Noise
     if (sigma_BP := sigma_of(torch.from_numpy(error_BP), added_noise(spectra, noise))) is not None:
         unit_BP = evaluation_noise(spectra.rows_N[index_B], flux_BP.shape[1], seed=noise.eval_seed, split=SPLIT)
         flux_BP = flux_BP + sigma_BP.numpy() * unit_BP
-    if spectra.masked_N is not None:  # as the network sees masked pixels
-        fill_P = norm.mean_P if norm.fill_P is None else norm.fill_P
-        flux_BP = np.where(np.isnan(flux_BP), fill_P.cpu().numpy(), flux_BP)
     return measure(flux_BP, norm)
 
 

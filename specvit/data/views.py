@@ -272,6 +272,11 @@ class Spectra:
         return self._arrays[shard, name]
 
 
+def first_masked(spectra: SpectraView) -> str:
+    """Return where the first row with masked pixels comes from, or ""."""
+    return "" if spectra.masked_N is None else spectra.describe_row(int(np.flatnonzero(spectra.masked_N)[0]))
+
+
 def check_masked(spectra: SpectraView, share: float) -> None:
     """Raise `DataError` for rows of which more than a `share` of the pixels is masked."""
     if spectra.masked_N is None:

@@ -15,7 +15,7 @@ from specvit.config.model_kinds import kind_of
 from specvit.config.schema import Config
 from specvit.data.batches import EVAL_BATCH
 from specvit.data.labels import ClassCoder, LabelScaler, TargetCoder
-from specvit.data.noise import sigma_of
+from specvit.data.noise import FluxNorm
 from specvit.data.shards import as_float32, grid_difference, same_wavelengths
 from specvit.data.training_range import Measures, measure
 from specvit.run.predictor import Predictor, build_task, load_predictor
@@ -51,6 +51,15 @@ class Ensemble:
         return self.runs[0].config
 
     @property
+    def observed(self) -> bool | None:
+        """The runs' `data.observed`, which holds for shards; raises `DataError` where they differ."""
+        found = {run.config.data.observed for run in self.runs}
+        if len(found) > 1:
+            what = "runs differ in data.observed, which says whether flux below 0 is clipped"
+            raise DataError(what, remedy="name runs that have the same")
+        return found.pop()
+
+    @property
     def needs_error(self) -> bool:
         """Whether a model weighs pixels by the errors of the spectrum."""
         return any(kind_of(run.config.model).needs_sigma for run in self.runs)
@@ -63,20 +72,31 @@ class Ensemble:
         """Return a DataFrame, a row a spectrum, of observed spectra as they are: no noise is added.
 
         `flux` is (N, P), or (P,) of one spectrum, in the units of the training set (see the flag `flux_outside`);
-        `error`, of the same shape, its 1 sigma: pixels where that is not finite or below 0 are bad. `wave` (P,),
-        vacuum Angstrom, is checked against the run's. Columns: each label, with several runs `<label>_run_sd`,
-        `flux_snr`, and the flags; `docs/predict.md` has their meaning. Raises `DataError`.
+        `error`, of the same shape, its 1 sigma: pixels where that is not finite or below 0 are bad. Masked pixels of a
+        `numpy.ma.MaskedArray` are filled as in evaluation. `wave` (P,), vacuum Angstrom, is checked against the run's.
+        Columns: each label, with several runs `<label>_run_sd`, `flux_snr`, and the flags; `docs/predict.md` has their
+        meaning. Raises `DataError`.
         """
         import pandas as pd
 
         flux_NP, error_NP = _rows(flux, "flux"), None if error is None else _rows(error, "error")
         self._check(flux_NP, error_NP, wave)
+        masked = np.ma.is_masked(flux_NP) or (error_NP is not None and np.ma.is_masked(error_NP))
+        norms = self.filling("flux") if masked else [run.flux_norm for run in self.runs]
         starts = range(0, max(1, len(flux_NP)), EVAL_BATCH)
         tables = []
         for here in (slice(start, start + EVAL_BATCH) for start in starts):
-            error_BP = None if error_NP is None else as_float32(np.asarray(error_NP[here]), "error")
-            tables.append(self._table(as_float32(np.asarray(flux_NP[here]), "flux"), error_BP))
+            error_BP, masked_BP = None, np.ma.getmaskarray(flux_NP[here])
+            if error_NP is not None:
+                masked_BP = masked_BP | np.ma.getmaskarray(error_NP[here])
+                error_BP = as_float32(np.ma.getdata(error_NP[here]), "error")
+            flux_BP = as_float32(np.ma.getdata(flux_NP[here]), "flux")
+            tables.append(self._table(flux_BP, error_BP, masked_BP, norms))
         return pd.concat(tables, ignore_index=True)
+
+    def filling(self, where: str) -> list[FluxNorm]:
+        """Return each run's normaliser for spectra with masked pixels; raises `DataError` if a run has none."""
+        return [run.flux_norm.filling(run.config.data.flux_norm, where) for run in self.runs]
 
     def _check(self, flux_NP: np.ndarray, error_NP: np.ndarray | None, wave: Any) -> None:
         """Raise `DataError` for arrays that do not fit the run or each other."""
@@ -96,20 +116,25 @@ class Ensemble:
             raise DataError(what, where="error", remedy="give the 1 sigma of each pixel")
 
     @torch.no_grad()
-    def _table(self, flux_BP: np.ndarray, error_BP: np.ndarray | None) -> Any:
+    def _table(
+        self, flux_BP: np.ndarray, error_BP: np.ndarray | None, masked_BP: np.ndarray, norms: Sequence[FluxNorm]
+    ) -> Any:
         """Return the table of one batch, at most `EVAL_BATCH` rows: batches round alike wherever spectra come from."""
         import pandas as pd
 
-        usable_B = _usable(flux_BP, error_BP, positive=self.needs_error)
+        most = min(run.config.data.max_masked for run in self.runs) * len(self.wave)
+        usable_B = _usable(flux_BP, error_BP, masked_BP, positive=self.needs_error) & (masked_BP.sum(axis=1) <= most)
         # A row with bad pixels is predicted as the mean spectrum and left out afterwards, so that the others' bits do
-        # not depend on it. A model that takes masked pixels would be given the row and its mask here.
-        mean_P = self.runs[0].flux_norm.mean_P.cpu().numpy()
-        flux_BP = np.where(usable_B[:, None], flux_BP, mean_P)
+        # not depend on it. Masked pixels are NaN, as in evaluation.
+        mean_P, nan = self.runs[0].flux_norm.mean_P.cpu().numpy(), np.float32(np.nan)
+        flux_BP = np.where(usable_B[:, None], np.where(masked_BP, nan, flux_BP), mean_P)
         if error_BP is not None:
-            error_BP = np.where(usable_B[:, None], error_BP, np.float32(1))
-        output_RBK = np.stack([_output(run, flux_BP, error_BP, self.device) for run in self.runs])
+            error_BP = np.where(usable_B[:, None], np.where(masked_BP, nan, error_BP), np.float32(1))
+        runs = zip(self.runs, norms, strict=True)
+        output_RBK = np.stack([_output(run, norm, flux_BP, error_BP, self.device) for run, norm in runs])
+        usable_B &= np.isfinite(output_RBK).all(axis=(0, 2))  # a flux so large overflows
         columns = self._label_columns(output_RBK)
-        measures = [measure(flux_BP, run.flux_norm) for run in self.runs]
+        measures = [measure(flux_BP, norm) for norm in norms]
         columns |= {"flux_snr": measures[0].snr_B, **self._flags(measures, usable_B)}
         table = pd.DataFrame(columns)
         table.loc[~usable_B, [name for name in columns if name not in FLAGS]] = None
@@ -212,22 +237,22 @@ def _rows(values: Any, name: str) -> np.ndarray:
     return array
 
 
-def _usable(flux_BP: np.ndarray, error_BP: np.ndarray | None, *, positive: bool) -> np.ndarray:
-    """Return which rows (B,) have a finite flux and error in each pixel, not below 0, for some models above it."""
+def _usable(flux_BP: np.ndarray, error_BP: np.ndarray | None, masked_BP: np.ndarray, *, positive: bool) -> np.ndarray:
+    """Return which rows (B,) have in each pixel that is not masked a finite flux and error, not below (or at) 0."""
     good_BP = np.isfinite(flux_BP)
     if error_BP is not None:
         good_BP &= np.isfinite(error_BP) & ((error_BP > 0) if positive else (error_BP >= 0))
-    return np.all(good_BP, axis=1)
+    return np.all(good_BP | masked_BP, axis=1)
 
 
-def _output(run: Predictor, flux_BP: np.ndarray, error_BP: np.ndarray | None, device: torch.device) -> np.ndarray:
+def _output(
+    run: Predictor, norm: FluxNorm, flux_BP: np.ndarray, error_BP: np.ndarray | None, device: torch.device
+) -> np.ndarray:
     """Return a run's normalised outputs (B, K), as in evaluation of observed flux, rounded as it was stored."""
     dtype = torch.float16 if run.config.data.storage == "float16" else torch.float32
     flux = torch.from_numpy(flux_BP).to(dtype).to(device).float()
     if not kind_of(run.config.model).needs_sigma:
-        return run.model(run.flux_norm(flux)).float().cpu().numpy()
+        return run.model(norm(flux)).float().cpu().numpy()
     assert error_BP is not None
-    error = torch.from_numpy(error_BP).to(device)  # whose noise the flux has; with homoscedastic noise their median
-    sigma = sigma_of(error, replace(run.config.noise, noise_level=1.0))
-    sigma = error if sigma is None else sigma
-    return run.model(torch.stack((flux, sigma.expand_as(flux)), dim=1)).float().cpu().numpy()
+    error = torch.from_numpy(error_BP).to(dtype).to(device).float()  # whose noise the flux has
+    return run.model(torch.stack((flux, error), dim=1)).float().cpu().numpy()
