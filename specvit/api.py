@@ -70,7 +70,7 @@ def read_runs(folder_or_study: Name) -> Any:
 
 
 def read_metrics(run: Name) -> Any:
-    """Return the DataFrame of a run's epochs, as in `metrics.jsonl`: a row an epoch; raises `SpecvitError`."""
+    """Return the DataFrame of a run's validations, as in `metrics.jsonl`: a row each; raises `SpecvitError`."""
     import pandas as pd
 
     from specvit.tracking import metric_files

@@ -76,8 +76,8 @@ def _evaluate(config: Config, run: RunFolder, file: str | None, levels: list[flo
     """
     from specvit.data.folds import of_known_stars
     from specvit.data.noise import added_noise
-    from specvit.data.splits import masked_words, missing_labels, open_split
-    from specvit.data.views import Spectra, check_masked, open_spectra
+    from specvit.data.splits import check_masked, masked_words, missing_labels, open_split
+    from specvit.data.views import Spectra, open_spectra
     from specvit.run import evaluation
     from specvit.run.predictor import load_predictor
     from specvit.training.device import resolve_device, set_up_torch

@@ -13,7 +13,7 @@ from specvit.data.folds import open_fold
 from specvit.data.labels import ClassCoder, TargetCoder, fit_classes, fit_scaler
 from specvit.data.shards import find_files, same_wavelengths
 from specvit.data.synthetic import SyntheticSpectra, builtin_files, builtin_manifest
-from specvit.data.views import Spectra, SpectraView, check_masked, open_spectra
+from specvit.data.views import Spectra, SpectraView, open_spectra
 from specvit.utils.errors import ConfigError, DataError
 from specvit.utils.memory import free_memory
 
@@ -118,6 +118,21 @@ def open_splits(config: Config, report: Callable[[str, int, int], None]) -> Spli
     if not data.folds:
         _check_no_overlap(train, val, test)
     return Splits(train, val, test, coder)
+
+
+def check_masked(spectra: SpectraView, share: float) -> None:
+    """Raise `DataError` for rows of which more than a `share` of the pixels is masked."""
+    if spectra.masked_N is None:
+        return
+    rows = np.flatnonzero(spectra.masked_N > share * spectra.num_pixels)
+    if len(rows):
+        part = spectra.masked_N[rows[0]] / spectra.num_pixels
+        what = f"has {100 * part:.3g} % of its pixels masked, more than data.max_masked={share:g}"
+        if len(rows) > 1:
+            more = ", ".join(spectra.describe_row(int(row)).rsplit(" ", 1)[1] for row in rows[1:6])
+            what += f", and so have {len(rows) - 1:,} more rows ({more}{', …' if len(rows) > 6 else ''})"
+        remedy = "leave these rows out, or set data.max_masked higher"
+        raise DataError(what, where=spectra.describe_row(int(rows[0])), remedy=remedy)
 
 
 def _check_noise(config: Config, views: Sequence[SpectraView]) -> None:

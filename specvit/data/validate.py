@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from specvit.data.shards import faint_rows
-from specvit.data.views import COUNT, SpectraView
+from specvit.data.views import COUNT_COMMAND, SpectraView
 from specvit.utils.errors import DataError
 
 CHECK_ROWS = 1024
@@ -76,7 +76,7 @@ def _refuse_first(
     file = shlex.quote(where.rsplit(" row ", 1)[0])
     remedy = f"correct or remove that row; `specvit data inspect {file}` lists all"
     if not np.isfinite(values_BP[row]).all():
-        remedy += f", and `{COUNT}` masks such pixels"
+        remedy += f", and `{COUNT_COMMAND}` masks such pixels"
         raise DataError(f"{name} is not finite", where=where, remedy=remedy)
     if values_BP[row].min() < lowest:
         raise DataError(f"{name} is negative", where=where, remedy=remedy)

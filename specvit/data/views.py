@@ -21,7 +21,7 @@ MANIFEST_ROWS = 16
 """Evenly spaced spectra in the manifest's digest: enough to tell files apart, cheap at every start."""
 MAX_SLICE_BYTES = 64 * 2**20
 """Largest slice that is read at once from a chunked array of which only some rows are needed."""
-COUNT = "specvit data convert FILE NEW"
+COUNT_COMMAND = "specvit data convert FILE NEW"
 """Counts the masked pixels of a file in the layout."""
 BLOCK_ROWS = 1024
 WINDOW_BLOCKS = 16
@@ -209,7 +209,7 @@ class Spectra:
             if len(wrong):
                 row = int(wrong[0])
                 what = f"has {masked_BP[row].sum()} masked pixels, and {MASKED} says {self.masked_N[index_B[row]]}"
-                remedy = f"correct that number; `{COUNT}` into a new file"
+                remedy = f"correct that number; `{COUNT_COMMAND}` into a new file"
                 raise DataError(what, where=self.describe_row(int(index_B[row])), remedy=remedy)
             flux_BP[masked_BP] = error_BP[masked_BP] = np.nan
         return flux_BP, error_BP
@@ -275,21 +275,6 @@ class Spectra:
 def first_masked(spectra: SpectraView) -> str:
     """Return where the first row with masked pixels comes from, or ""."""
     return "" if spectra.masked_N is None else spectra.describe_row(int(np.flatnonzero(spectra.masked_N)[0]))
-
-
-def check_masked(spectra: SpectraView, share: float) -> None:
-    """Raise `DataError` for rows of which more than a `share` of the pixels is masked."""
-    if spectra.masked_N is None:
-        return
-    rows = np.flatnonzero(spectra.masked_N > share * spectra.num_pixels)
-    if len(rows):
-        part = spectra.masked_N[rows[0]] / spectra.num_pixels
-        what = f"has {100 * part:.3g} % of its pixels masked, more than data.max_masked={share:g}"
-        if len(rows) > 1:
-            more = ", ".join(spectra.describe_row(int(row)).rsplit(" ", 1)[1] for row in rows[1:6])
-            what += f", and so have {len(rows) - 1:,} more rows ({more}{', …' if len(rows) > 6 else ''})"
-        remedy = "leave these rows out, or set data.max_masked higher"
-        raise DataError(what, where=spectra.describe_row(int(rows[0])), remedy=remedy)
 
 
 def select_rows(total: int, wanted: int, *, subset: str, seed: int, where: str) -> np.ndarray:
