@@ -302,6 +302,9 @@ def test_arrays_that_do_not_fit_are_one_sentence(run_of: Any, observed: Any) -> 
             "(up to 0.02 Å apart); bring the spectra to the run's pixels, its .wave.",
         ),
         ((flux_NP, None, 5.0), "wave: has 1 pixels"),
+        ((flux_NP, None, flux_NP), "wave: has shape (4, 256) and type float64; give numbers, (pixels,)."),
+        ((flux_NP, None, ["a"] * 256), "wave: has shape (256,) and type <U1"),
+        (([[1, 2], [3]],), "flux: has rows of different lengths; give numbers, (spectra, pixels), or"),
     ):
         with pytest.raises(specvit.SpecvitError, match=re.escape(said)):
             trained.predict(*arguments)

@@ -231,6 +231,8 @@ def _check_grid(where: str, wave_X: Values, run_P: Values) -> None:
 def _of_prediction(problem: DataError) -> DataError:
     """Return a conversion's error with a remedy that holds for predictions, whose pixels are the run's."""
     remedy = problem.remedy.replace("convert files", "name files").replace(", and --wave keep for other pixels", "")
+    if isinstance(problem, BadPixels):  # which are left without prediction anyway
+        remedy = remedy.replace(", or leave bad spectra out by --skip-bad", "")
     if "--wave keep" in remedy:
         remedy = "name spectra that cover the run's pixels as finely"
     return type(problem)(problem.what, where=problem.where, remedy=remedy)

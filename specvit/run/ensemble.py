@@ -101,9 +101,9 @@ class Ensemble:
     def _check(self, flux_NP: np.ndarray, error_NP: np.ndarray | None, wave: Any) -> None:
         """Raise `DataError` for arrays that do not fit the run or each other."""
         if wave is not None:
-            wave_P = np.asarray(wave, dtype=np.float64)
-            if wave_P.ndim != 1 or not same_wavelengths(wave_P, self.wave):
-                what = grid_difference(wave_P.ravel(), self.wave)
+            wave_P = _numbers(wave, "wave", "(pixels,)", {0, 1}).astype(np.float64).ravel()
+            if not same_wavelengths(wave_P, self.wave):
+                what = grid_difference(wave_P, self.wave)
                 raise DataError(what, where="wave", remedy="bring the spectra to the run's pixels, its .wave")
         if flux_NP.shape[1] != len(self.wave):
             what = f"has {flux_NP.shape[1]} pixels a spectrum, the run was trained on {len(self.wave)}"
@@ -229,11 +229,19 @@ def _predicts(coder: TargetCoder) -> str:
 
 def _rows(values: Any, name: str) -> np.ndarray:
     """Return (N, P) numbers; raises `DataError`."""
-    array = np.asanyarray(values)
-    array = array[None] if array.ndim == 1 else array
-    if array.ndim != 2 or array.dtype.kind not in "fiu":
-        what = f"has shape {np.shape(values)} and type {array.dtype}"
-        raise DataError(what, where=name, remedy="give numbers, (spectra, pixels), or (pixels,) of one spectrum")
+    array = _numbers(values, name, "(spectra, pixels), or (pixels,) of one spectrum", {1, 2})
+    return array[None] if array.ndim == 1 else array
+
+
+def _numbers(values: Any, name: str, wanted: str, dimensions: set[int]) -> np.ndarray:
+    """Return an array of numbers of so many dimensions, as `wanted` says; raises `DataError`."""
+    remedy = f"give numbers, {wanted}"
+    try:
+        array = np.asanyarray(values)
+    except ValueError as problem:
+        raise DataError("has rows of different lengths", where=name, remedy=remedy) from problem
+    if array.ndim not in dimensions or array.dtype.kind not in "fiu":
+        raise DataError(f"has shape {array.shape} and type {array.dtype}", where=name, remedy=remedy)
     return array
 
 
