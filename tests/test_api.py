@@ -27,8 +27,8 @@ def test_the_import_is_quick_and_brings_nothing_heavy() -> None:
     code = "import sys, time; t = time.process_time(); import specvit; took = time.process_time() - t\n"
     code += "heavy = {'torch', 'numpy', 'pandas', 'hydra', 'mlflow', 'optuna'} & set(sys.modules)\n"
     code += "print(took < 0.1, heavy, hasattr(specvit, 'lo'), 'load' in dir(specvit))"
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert told == "True set() False True\n"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed == "True set() False True\n"
 
 
 def test_the_page_gives_each_public_function_with_its_arguments() -> None:

@@ -34,7 +34,7 @@ from specvit.utils.quantities import ERROR, FLUX, MASKED
 
 NAMES = ("train_0", "train_1", "val", "test")
 STORED = {"flux": (np.nan, np.inf, 7.0, -3.0), "error": (1.0, -2.0, np.nan, 0.0)}
-"""What may stand in a masked pixel: the flux or the error is unusable, and the other one may be anything."""
+"""What a masked pixel may hold: the flux or the error is unusable, and the other one may be anything."""
 
 
 def mask(root: Path, other: int = 0) -> Path:

@@ -162,7 +162,7 @@ def test_what_would_be_silently_wrong_is_refused(ridge: Path, spectra: Any, caps
     for words, said in (
         (["ghost.fits"], "ghost.fits: is not there; check the path."),
         (["air.npz", "--out", "x.txt"], "--out x.txt: is neither .csv nor .parquet; name it so."),
-        (["air.npz", "--out", "no/x.csv"], "lies in no, which is not a folder"),
+        (["air.npz", "--out", "no/x.csv"], "is in no, which is not a folder"),
         (["air.npz", "--labels", "x.csv"], "--help shows what it takes."),
     ):
         assert said in refusal(capsys, ridge, *words), words

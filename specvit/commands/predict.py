@@ -98,7 +98,7 @@ def _check_out(out: Path) -> None:
     if out.suffix.lower() not in SUFFIXES:
         raise ConfigError("is neither .csv nor .parquet", where=f"--out {out}", remedy="name it so")
     if out.is_dir() or not out.absolute().parent.is_dir():
-        what = "is a folder" if out.is_dir() else f"lies in {out.parent}, which is not a folder"
+        what = "is a folder" if out.is_dir() else f"is in {out.parent}, which is not a folder"
         raise ConfigError(what, where=f"--out {out}", remedy="name a file in a folder that exists")
     if out.suffix.lower() == ".parquet":
         _parquet()

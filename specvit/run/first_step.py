@@ -1,4 +1,4 @@
-"""A run's first step under the microscope: gradients, loss and activation scales. Legend: B rows of a step, P pixels.
+"""Gradients, loss and activation scales of a run's first step. Legend: B rows of a step, P pixels.
 
 Two configurations see the same rows and the same noise, so that their numbers compare.
 """
