@@ -192,12 +192,20 @@ class Reports:
 
 
 @pytest.mark.parametrize(
-    ("every", "numbers"), [(1, [1, 2]), (0.25, [1, 2, 3, 4, 5, 6, 7, 8]), ("3000steps", [1, 2, 3]), (2, [1])]
+    ("every", "epoch_steps", "numbers"),
+    [
+        (1, 3906, [1, 2]),
+        (0.25, 3906, [1, 2, 3, 4, 5, 6, 7, 8]),
+        (0.25, 5, [1, 2, 3, 4, 5, 6, 7, 8]),  # steps 2, 3, 4, 5, ...
+        (0.3333333, 3, [1, 2, 3, 4, 5, 6]),
+        ("3000steps", 3906, [1, 2, 2]),
+        (2, 3906, [1]),
+    ],
 )
-def test_pruners_compare_validations_by_their_number(every: Any, numbers: list[int]) -> None:
-    trial, rhythm = Reports(), build_rhythm(TrainConfig(epochs=2, eval_every=every), 3906)
+def test_pruners_compare_validations_by_their_number(every: Any, epoch_steps: int, numbers: list[int]) -> None:
+    trial, rhythm = Reports(), build_rhythm(TrainConfig(epochs=2, eval_every=every), epoch_steps)
     pruner = TrialPruner(trial, "val_r2", Search(metrics={"val_r2": "maximize"}, space=(), trials=1), every)
-    for step in sorted(rhythm.evaluate.until(7812)):
+    for step in sorted(rhythm.evaluate.until(2 * epoch_steps)):
         assert pruner.report({"step": step, "epoch": rhythm.epoch(step), "val_r2": 0.1})
     assert trial.numbers == numbers
 

@@ -57,9 +57,10 @@ def _check_same_batch(left: Config, right: Config, located_left: LocatedRun, loc
     if not differing and located_left.identity["data"] != located_right.identity["data"]:
         differing = ["the spectra"]
     if differing:
+        verb = "differs" if len(differing) == 1 and differing != ["the spectra"] else "differ"
         remedy = "give both the same rows, noise, loss, batch and seed; data.flux_norm may differ"
         raise ConfigError(
-            f"compares two first steps, but {', '.join(differing)} differ", where="--against", remedy=remedy
+            f"compares two first steps, but {', '.join(differing)} {verb}", where="--against", remedy=remedy
         )
 
 

@@ -6,6 +6,7 @@ depend on which worker asks.
 """
 
 import contextlib
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -39,6 +40,8 @@ RETRY_OF, REFUSED_BY, REPEATS = "retry_of", "refused", "repeats"
 """User attributes in Optuna: the trial that was retried, why a point cannot be a run, the earlier trial with the same
 run. Trials with any of them do not count towards the number wanted."""
 NOT_COUNTED = {RETRY_OF, REFUSED_BY, REPEATS}
+EPOCH_ROUNDING = 1e-6
+"""Validations follow a whole number of `eval_every`, rounded up to a step; rows give epochs with six decimals."""
 SURPLUS = 20
 """A worker gives up after this many points without a new run, per trial wanted."""
 
@@ -291,7 +294,8 @@ class TrialPruner:
     def report(self, row: dict[str, Any]) -> bool:
         """Report a validation by its number; return True if it has the metric and the storage accepted it.
 
-        The number is the epoch's by default; it makes trials with other steps an epoch comparable.
+        The number is the epoch's by default; it makes trials with other steps an epoch comparable. A last one after
+        only part of `eval_every` repeats the number before it, and the storage leaves it out.
         """
         if row.get(self.metric) is None:
             return False
@@ -299,7 +303,8 @@ class TrialPruner:
             with warnings.catch_warnings():  # Optuna warns about one reported twice, which has the same value
                 warnings.simplefilter("ignore")
                 passed = row["step" if isinstance(self.eval_every, str) else "epoch"]
-                self.trial.report(row[self.metric], round(passed / in_steps(self.eval_every, 1)))
+                number = math.floor((passed + EPOCH_ROUNDING) / in_steps(self.eval_every, 1))
+                self.trial.report(row[self.metric], number)
         except Exception as problem:
             self._print_note(row, problem)
             return False
