@@ -160,7 +160,7 @@ def test_the_record_in_chinese_of_the_published_scaling_study(tmp_path: Path, mo
         interval = f"[{float(row['r2_low']):.3f}, {float(row['r2_high']):.3f}]"
         assert f"| {row['series']} | {int(row['rows']) // 1000}k | {score} | {interval} |" in text
         assert all(f"| {run_id} |" in text for run_id in row["run_ids"].split())
-    assert len(rows) == 12 and text.count("在 2,000 到 20,000 条训练光谱的所有规模上") == 2
+    assert len(rows) == 12 and text.count("在 2,000 到 20,000 条训练光谱的所有规模上") == 1
     assert "反超点的 95% 区间为 [2,000 以下, 20,000 以上]" in text and text.count("按种子配对") == 3
     assert Path("out/figures/single.png").exists() and "single.png" not in Path("out/report.md").read_text()
     assert Page(Path("out/owner_zh.html").read_text()).tags.count("img") == 2

@@ -7,6 +7,7 @@ import sys
 INTERRUPTED_AT_EXIT = """
 import atexit, os, signal, sys
 from specvit.commands.entry import user_facing
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background begins with Ctrl-C ignored
 atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT))
 sys.exit(user_facing(lambda arguments: 0)({arguments}))
 """

@@ -95,7 +95,7 @@ def _train(run: RunContext) -> tuple[str, str]:
     for note in data.io_notes(state.step):
         console.say(note)
     if state.step:
-        console.say(f"resuming from step {state.step} (epoch {rhythm.epoch(state.step)})")
+        console.say(f"resuming from step {state.step} (epoch {rhythm.epoch(state.step):.4g})")
     folder.cut_back(state.step)
     val_data = eval_data(splits.val, "val", config, splits.coder, flux_norm, device)
     progress = ProgressTracker(
