@@ -61,6 +61,7 @@ def configured(tiny: list[str], root: Path, *more: str) -> Config:
     return build_config(compose([*tiny, f"data.root={root}", *more]))
 
 
+@pytest.mark.slow
 def test_what_is_stored_in_a_masked_pixel_has_no_influence(
     tiny: list[str], toy_sets: Path, masked: Path, tmp_path: Path
 ) -> None:

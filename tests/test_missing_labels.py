@@ -140,6 +140,7 @@ def test_a_run_says_what_is_missing_and_leaves_it_out(
     assert ids[0] != ids[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ridge", "template"])
 def test_an_estimator_learns_a_label_from_the_rows_that_have_it(
     kind: str, tiny: list[str], sets: Path, write_set: Any, stars: Any, tmp_path: Path

@@ -109,6 +109,7 @@ def test_signal_to_noise_is_that_of_the_own_errors(tiny: list[str], marked: Path
         np.testing.assert_allclose(signal_to_noise(view, noise), own_N / factor, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_mark_and_its_override_decide_which_run_it_is(tiny: list[str], marked: Path, tmp_path: Path) -> None:
     plain = Path(shutil.copytree(marked, tmp_path / "plain"))
     mark(*(plain / name / "dataset.h5" for name in NAMES), value=False)

@@ -181,6 +181,7 @@ def test_classes_have_probabilities(trained_classes: Path, observed: Any, tmp_pa
     assert specvit.load(run).predict(broken)["log_g_class"].isna().sum() == 256
 
 
+@pytest.mark.slow
 def test_seeds_are_averaged_and_their_spread_is_given(run_of: Any, observed: Any) -> None:
     runs = [run_of("vit", 'data.param="log_g,T_eff,M_H"', f"train.seed={seed}") for seed in (1, 2, 3)]
     single = [predicted(run, observed[0]) for run in runs]
@@ -274,6 +275,7 @@ def test_a_run_of_an_older_specvit_predicts_without_flags_of_the_range(
     assert "older-run: an older specvit trained it" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_study_predicts_by_all_seeds_of_its_best_setting(study: Any, observed: Any, capsys: Any) -> None:
     made = study({"grids": [{"axes": {"opt.lr": [3e-3, 1e-6]}}], "seeds": [1, 2]}, {"opt.eta_min": 0})
     code, said = made.run()
