@@ -66,8 +66,8 @@ def default_name(config: Config) -> str:
 def without_effect(config: Config, typed: Iterable[str]) -> list[str]:
     """Return which `typed` keys and groups, such as train.epochs and opt, change no result of this configuration.
 
-    Those of `tracking`, keys that are never part of the identity, and keys at their neutral value do not count; how
-    often the loop logs and saves does where there is no loop.
+    Those of `tracking`, keys that are never part of the identity, and keys at their neutral value do not count.
+    `train.log_every` and `train.save_every` do count for an estimator, which has no training loop.
     """
     loops = () if kind_of(config.model).is_network else ("train.log_every", "train.save_every")
     used, idle = flatten(identity_of(config, {})["config"]), []

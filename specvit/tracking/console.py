@@ -131,13 +131,13 @@ class ProgressTracker:
         self.bar.update(self.task, completed=step, description=f"epoch {epoch}/{self.epochs}", facts=facts)
 
     def metrics(self, row: dict[str, Any]) -> None:
-        """Print a validation's line, where there is no bar."""
+        """Print the line of a validation; a progress bar replaces it."""
         self.latest = row
         scores = [f"val loss {row['val_loss']:.4f}", f"val {self.score} {row[f'val_{self.score}']:.4f}"]
         self._print(row, row["train_loss"], scores, row["grad_norm"])
 
     def log(self, row: dict[str, Any]) -> None:
-        """Print a line between two validations, where there is no bar."""
+        """Print a line between two validations; a progress bar replaces it."""
         self._print(row, row["running_loss"], [], row["running_grad_norm"])
 
     def _print(self, row: dict[str, Any], loss: float, scores: list[str], grad_norm: float) -> None:
