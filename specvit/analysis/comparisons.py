@@ -29,6 +29,7 @@ from specvit.analysis.records import Run, Runs, rows_of, scored
 from specvit.analysis.survival import Pair, least_p, logrank_p, resolution, restricted_difference, time_of
 from specvit.study.results import has_direction, is_r2, lower_is_better
 from specvit.study.schema import ESCAPED
+from specvit.utils.errors import FolderError
 from specvit.utils.text import counted
 
 LEVEL = 0.95
@@ -123,7 +124,9 @@ def _matches(runs: Sequence[Run], factor: str) -> tuple[Any, list[_Match]]:
     for run in runs:
         others = sorted((k, repr(v)) for k, v in run.factors.items() if k != factor)
         rest = repr([*others, run.config.data.fold])
-        sides[repr(run.factors.get(factor))][run.seed, rest] = run
+        side = sides[repr(run.factors.get(factor))]
+        if side.setdefault((run.seed, rest), run).run_id != run.run_id:
+            raise _alike(side[run.seed, rest], run)
     base, *others = levels
     matches = []
     seen: dict[frozenset[tuple[int, int, int]], Any] = {}
@@ -147,6 +150,13 @@ def _matches(runs: Sequence[Run], factor: str) -> tuple[Any, list[_Match]]:
             seen[equal] = levels[level]
             matches.append(_Match(levels[level], pairs_of, twins, levels[base]))
     return levels[base], matches
+
+
+def _alike(one: Run, other: Run) -> FolderError:
+    """Return the error of two runs of which either could be in a pair."""
+    what = f"runs {one.run_id} and {other.run_id} have the same settings and seed, on other data or by another specvit"
+    where = ", ".join(dict.fromkeys(str(run.folder.parent) for run in (one, other)))
+    return FolderError(what, where=where, remedy="name the study or the runs of one of them")
 
 
 Tested = tuple[Difference, float | None, float | None]

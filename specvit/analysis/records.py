@@ -145,7 +145,7 @@ def read_runs(folders: Sequence[Path]) -> tuple[Runs, list[str]]:
         places = ", ".join(map(str, folders))
         raise FolderError("holds no run", where=places, remedy="name a study in multirun/, or a folder of runs")
     notes = [f"note: {counted(unreadable, 'run')} left out: no config.yaml to read"] if unreadable else []
-    return run_table(list(rows.values())), notes
+    return run_table(_told_apart([*rows.values()])), notes
 
 
 def _runs_in(folder: Path) -> Iterator[RunFolder]:
@@ -264,6 +264,22 @@ def check_metric(runs: Runs, metric: str) -> None:
         metrics = sorted(name for name in known if name.startswith(SPLITS) and not name.endswith(INTERVAL_ENDS))
         remedy = f"{nearest(metric, metrics)}there are {', '.join(metrics)}"
         raise ConfigError("is a metric that no run has", where=f"--metric {metric}", remedy=remedy)
+
+
+def _told_apart(rows: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
+    """Return the rows with further factors: the settings in which runs of equal factors, seed and fold differ.
+
+    Two studies may vary the same keys and fix others at different values.
+    """
+    alike: dict[tuple[Any, ...], list[Config]] = {}
+    for row in rows:
+        alike.setdefault((row["setting"], row["seed"], row["config"].data.fold), []).append(row["config"])
+    fixed = {key for configs in alike.values() for own in _differing_settings(configs) for key in own}
+    for row in rows if fixed else ():
+        settings = flatten(identity_of(row["config"], {})["config"])
+        row["factors"] = {key: settings.get(key) for key in sorted(fixed)} | row["factors"]
+        row["setting"] = repr(row["factors"])
+    return rows
 
 
 def _independent(factors_of_all: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
