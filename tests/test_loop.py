@@ -13,9 +13,10 @@ from specvit.training.device import build_scaler, resolve_precision
 from specvit.utils.quantities import Batch
 
 
-@pytest.mark.parametrize("clip", [None, 0.05])
-def test_accumulated_pieces_make_the_step_of_the_whole_batch(tmp_path: Path, clip: float | None) -> None:
-    runs = [toy_run(tmp_path, batch_size=16 // pieces, accumulate=pieces, gradient_clip=clip) for pieces in (1, 2, 8)]
+@pytest.mark.parametrize(("clip", "loss"), [(None, "mse"), (0.05, "mse"), (None, "gaussian"), (None, "laplace")])
+def test_accumulated_pieces_make_the_step_of_the_whole_batch(tmp_path: Path, clip: float | None, loss: str) -> None:
+    each = {"gradient_clip": clip, "loss": loss}
+    runs = [toy_run(tmp_path, batch_size=16 // pieces, accumulate=pieces, **each) for pieces in (1, 2, 8)]
     before = runs[0].weights()
     for run in runs:
         run.step()

@@ -11,13 +11,16 @@ from toys import FREE, LIVELY, OVERFLOW, Run, Shuffled, StopAfter, assert_identi
 from specvit.training import checkpoint
 
 
-@pytest.mark.parametrize("precision", ["32", "16-mixed"])
+@pytest.mark.parametrize(("precision", "loss"), [("32", "mse"), ("16-mixed", "mse"), ("16-mixed", "gaussian")])
 @pytest.mark.parametrize("stops", [[1], [2], [4], [7, 3], [13], [19], [1] * 19])
-def test_interrupted_and_resumed_run_ends_bitwise_equal(tmp_path: Path, stops: list[int], precision: str) -> None:
+def test_interrupted_and_resumed_run_ends_bitwise_equal(
+    tmp_path: Path, stops: list[int], precision: str, loss: str
+) -> None:
     def start(saved: dict[str, Any] | None = None) -> Run:
         view = Shuffled(spoilt={2: OVERFLOW} if precision == "16-mixed" else None)
         changes = {"gradient_clip": 0.5, "accumulate": 2, "batch_size": 8, "save_every": 3}
-        return toy_run(tmp_path, opt=LIVELY, precision=precision, dropout=0.3, view=view, saved=saved, **changes)
+        about = {"precision": precision, "loss": loss, "dropout": 0.3, "view": view}
+        return toy_run(tmp_path, opt=LIVELY, saved=saved, **about, **changes)
 
     whole = start()
     ended = whole.fit()

@@ -44,6 +44,11 @@ def epochs(val_r2: list[Any] | None, train_loss: list[Any], **more: list[Any]) -
         (epochs(None, [1.0, 1.0], val_accuracy=[0.5, 0.5]), "completed", ""),
         (epochs(None, [1.0, 5.0], val_accuracy=[0.5, 0.5]), "diverged", "5 at the end (epoch 2)"),
         (epochs(None, [1.0, 0.1, 5.0], val_accuracy=[0.5, 0.9, 0.5]), "completed", ""),
+        (epochs([0.0, 0.0], [-6.0, -6.7], val_nll=[0.1, 0.1]), "plateau", "0 at best"),  # minus a log-likelihood
+        (epochs([0.0, 0.0], [0.1, 0.9], val_nll=[0.1, 0.1]), "plateau", "0 at best"),
+        (epochs([0.0, -3.0], [-6.0, -4.9], val_nll=[0.1, 9.0]), "diverged", "loss was -6 at first and -4.9 at the end"),
+        (epochs([-1.1], [2.5], val_nll=[9.0], first_step_loss=[1.4]), "diverged", "the training loss 2.5 at the end"),
+        (epochs([-1.1], [2.2], val_nll=[9.0], first_step_loss=[1.4]), "plateau", "-1.1 at best"),
         ([{"epoch": 1, "step": 1, "val_loss": 2.1, "val_r2": -1.1}], "plateau", "-1.1 at best"),  # templates
         ([{"epoch": 1, "step": 1, "train_loss": 0.1, "val_r2": -1.1}], "plateau", "-1.1 at best"),  # ridge
         ([], "completed", ""),

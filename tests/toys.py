@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from specvit.config.schema import EarlyStoppingConfig, LossConfig, OptConfig, TrainConfig
 from specvit.data.views import epoch_order
+from specvit.metrics.distributions import BY_LOSS
 from specvit.models.dropout import KeyedDropout, set_dropout_key
 from specvit.training.checkpoint import CheckpointManager
 from specvit.training.device import build_scaler
@@ -195,6 +196,7 @@ def toy_run(
     dropout: float = 0.0,
     view: Shuffled | None = None,
     task: str = "reg",
+    loss: str = "mse",
     saved: dict[str, Any] | None = None,
     **train,
 ) -> Run:
@@ -203,8 +205,8 @@ def toy_run(
     view = view or (Classes() if task == "cls" else Shuffled())
     if task == "cls" and "early_stopping" not in train:
         settings = dataclasses.replace(settings, early_stopping=EarlyStoppingConfig("val_accuracy", "max"))
-    module = Toy(dropout, 2 if task == "cls" else 1)
-    regression = Regression(LossConfig(), ("log_g",), (3.0,), (1.3,))
+    module = Toy(dropout, 2 if task == "cls" or loss in BY_LOSS else 1)
+    regression = Regression(LossConfig(loss), ("log_g",), (3.0,), (1.3,))
     learner = Learner(
         module=module,
         task=Classification(LossConfig(name="ce")) if task == "cls" else regression,

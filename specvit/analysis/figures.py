@@ -295,7 +295,7 @@ def draw_curves(runs: Runs) -> Any:
             for run, once in zip(one.records, itertools.chain([label], itertools.repeat(None)), strict=False):
                 points = [(row["step"], row[name]) for row in run.outcome.rows if isinstance(row.get(name), float)]
                 if points:
-                    draw_curve(axis, *zip(*points, strict=True), label=once, **style)
+                    draw_curve(axis, *zip(*points, strict=True), loss=name == "train_loss", label=once, **style)
         if axis.lines:
             finish_curves(axis, "step", title, loss=name == "train_loss")
     figure.legend(

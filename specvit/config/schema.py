@@ -147,7 +147,9 @@ def effective_level(noise: NoiseConfig) -> float:
 class LossConfig:
     """`loss`: computed in float32 on normalised labels."""
 
-    name: str = key("mse", choices=("mse", "l1", "huber", "ce"), aliases={"l2": "mse", "mae": "l1"})
+    name: str = key(
+        "mse", choices=("mse", "l1", "huber", "gaussian", "laplace", "ce"), aliases={"l2": "mse", "mae": "l1"}
+    )
     huber_delta: float = key(1.0, above=0.0, used_if=lambda loss: loss.name == "huber")
     label_smoothing: float = key(0.0, low=0.0, high=0.5, used_if=lambda loss: loss.name == "ce")
 

@@ -7,6 +7,7 @@ from specvit.config.durations import check_rhythm
 from specvit.config.model_kinds import check_fits, kind_of
 from specvit.config.schema import Config, DataConfig, effective_level
 from specvit.config.tracking_uri import check_uri
+from specvit.metrics.distributions import BY_LOSS
 from specvit.metrics.metrics import METRICS, REGRESSION, better_direction
 from specvit.utils.errors import ConfigError
 from specvit.utils.quantities import LABELS, NUM_PIXELS
@@ -169,7 +170,8 @@ def _check_task(config: Config) -> None:
     classifies = config.model.task_type == "cls"
     if classifies != (config.loss.name == "ce"):
         what = f"{config.loss.name} does not go with model.task_type={config.model.task_type}"
-        raise ConfigError(what, where="loss.name", remedy="use loss=ce" if classifies else "use loss=mse, l1 or huber")
+        remedy = "use loss=ce" if classifies else "use loss=mse, l1, huber, gaussian or laplace"
+        raise ConfigError(what, where="loss.name", remedy=remedy)
     if classifies and len(config.data.param) != 1:
         raise ConfigError("classification takes one label", where="data.param", remedy="name one")
     if config.data.class_edges and not classifies:
@@ -202,6 +204,9 @@ def _check_estimator(config: Config) -> None:
     if "loss" not in kind.identity_sections and config.loss.name != "mse":
         what = f"is {config.loss.name}, but model={name} minimises squared errors"
         raise ConfigError(what, where="loss.name", remedy="use loss=mse")
+    if config.loss.name in BY_LOSS:
+        what = f"is {config.loss.name}, but model={name} predicts one number a label, without a scale"
+        raise ConfigError(what, where="loss.name", remedy="use loss=mse, l1 or huber, or model=vit or cnn")
     if kind.needs_sigma and effective_level(config.noise) == 0:
         what = f"is 0, and model={name} weights pixels by their noise"
         raise ConfigError(what, where="noise.noise_level", remedy="set it above 0, and noise.noise_type to a noise")
@@ -215,8 +220,13 @@ def _check_estimator(config: Config) -> None:
 
 def _check_monitor(config: Config) -> None:
     stopping = config.train.early_stopping
-    allowed = [f"val_{name}" for name in ("loss", *METRICS[config.model.task_type]) if better_direction(name)]
-    where = "train.early_stopping.monitor"
+    metrics = METRICS[config.model.task_type]
+    where, known = "train.early_stopping.monitor", [name for name in metrics if better_direction(name)]
+    has_std = config.loss.name in BY_LOSS
+    allowed = ["val_loss", *(f"val_{name}" for name in known if has_std or not metrics[name].needs_std)]
+    if stopping.monitor not in allowed and stopping.monitor.removeprefix("val_") in known:
+        what = f"{stopping.monitor} is a score of predicted standard deviations, and loss={config.loss.name} has none"
+        raise ConfigError(what, where=where, remedy=f"use loss={' or '.join(BY_LOSS)}, or monitor val_loss")
     if stopping.monitor not in allowed:
         what = f"{stopping.monitor!r} is not one of {', '.join(allowed)}"
         remedy = nearest(stopping.monitor, allowed).strip()

@@ -23,7 +23,7 @@ class LabelScaler:
 
     @property
     def num_outputs(self) -> int:
-        """Outputs that the network needs."""
+        """Numbers that a prediction has: one a label."""
         return len(self.names)
 
     def encode(self, labels_NK: np.ndarray) -> np.ndarray:
@@ -50,7 +50,7 @@ class ClassCoder:
 
     @property
     def num_outputs(self) -> int:
-        """Outputs that the network needs."""
+        """Numbers that a prediction has: one a class."""
         return self.num_classes
 
     @property

@@ -26,6 +26,8 @@ class Metric:
     better: Better | None = None
     """None if neither direction is better (bias, slope): the metric is not monitored, and does not rank runs."""
     unit: Literal["", "label"] = ""
+    needs_std: bool = False
+    """Whether only predictions with a standard deviation (`metrics.distributions.Uncertainty`) have it."""
 
     @property
     def formats(self) -> tuple[str, str]:
@@ -43,6 +45,8 @@ REGRESSION = {
         Metric("p90", lambda s: s.absolute_error_quantile(0.9), "p90", "lower", "label"),
         Metric("slope", lambda s: s.ratio(s.sxy, s.sst), "slope"),
         Metric("mae_norm", lambda s: s.mae / s.errors.scale, "MAE / scale", "lower"),
+        Metric("nll", lambda s: s.mean(s.errors.minus_log_density_N), "NLL", "lower", needs_std=True),
+        Metric("crps", lambda s: s.mean(s.errors.crps_N), "CRPS", "lower", "label", needs_std=True),
     )
 }
 CLASSIFICATION = {

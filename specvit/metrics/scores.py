@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from specvit.metrics.distributions import Uncertainty
 from specvit.metrics.intervals import intervals
 from specvit.metrics.statistics import ClassRows, RegressionRows
 
@@ -34,21 +35,29 @@ def class_scores(true_N: np.ndarray, predicted_N: np.ndarray) -> dict[str, float
 
 
 def all_label_scores(
-    true_NK: np.ndarray, predicted_NK: np.ndarray, names: Sequence[str], scales: Sequence[float]
+    true_NK: np.ndarray,
+    predicted_NK: np.ndarray,
+    names: Sequence[str],
+    scales: Sequence[float],
+    uncertainty: Uncertainty | None = None,
 ) -> dict[str, float]:
     """Return the metrics of all labels under flat names, without intervals."""
-    labels = zip(names, true_NK.T, predicted_NK.T, scales, strict=True)
-    return flat_scores(
-        [{"label": name, **regression_scores(true, predicted, scale=scale)} for name, true, predicted, scale in labels]
-    )
+    sets = _label_sets(true_NK, predicted_NK, scales, uncertainty)
+    return flat_scores([{"label": name, **_scores(rows)} for name, rows in zip(names, sets, strict=True)])
 
 
 def label_rows(
-    true_NK: np.ndarray, predicted_NK: np.ndarray, names: Sequence[str], scales: Sequence[float]
+    true_NK: np.ndarray,
+    predicted_NK: np.ndarray,
+    names: Sequence[str],
+    scales: Sequence[float],
+    uncertainty: Uncertainty | None = None,
 ) -> list[Row]:
-    """Return one row a label, over the rows that have it, in label units; `scales` are the training scaler's."""
-    columns = zip(true_NK.T, predicted_NK.T, scales, strict=True)
-    return _rows(names, [_known_rows(true_N, predicted_N, scale) for true_N, predicted_N, scale in columns])
+    """Return one row a label, over the rows that have it, in label units; `scales` are the training scaler's.
+
+    Metrics that need a standard deviation are there where `uncertainty`, whose `std` is (N, K), is.
+    """
+    return _rows(names, _label_sets(true_NK, predicted_NK, scales, uncertainty))
 
 
 def class_rows(true_N: np.ndarray, predicted_N: np.ndarray, name: str) -> list[Row]:
@@ -99,10 +108,23 @@ def confusion_matrix(true_N: np.ndarray, predicted_N: np.ndarray, num_classes: i
     return np.bincount(pairs_N, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
-def _known_rows(true_N: np.ndarray, predicted_N: np.ndarray, scale: float) -> RegressionRows:
+def _label_sets(
+    true_NK: np.ndarray, predicted_NK: np.ndarray, scales: Sequence[float], uncertainty: Uncertainty | None
+) -> list[RegressionRows]:
+    columns = zip(true_NK.T, predicted_NK.T, scales, strict=True)
+    return [
+        _known_rows(true_N, predicted_N, scale, None if uncertainty is None else uncertainty[:, k])
+        for k, (true_N, predicted_N, scale) in enumerate(columns)
+    ]
+
+
+def _known_rows(
+    true_N: np.ndarray, predicted_N: np.ndarray, scale: float, uncertainty: Uncertainty | None = None
+) -> RegressionRows:
     """Return the statistics of the rows that have the label."""
     known_N = ~np.isnan(true_N)
-    return RegressionRows(true_N[known_N], predicted_N[known_N], scale=scale)
+    of_known = None if uncertainty is None else uncertainty[known_N]
+    return RegressionRows(true_N[known_N], predicted_N[known_N], scale=scale, uncertainty=of_known)
 
 
 def _scores(statistics: RegressionRows | ClassRows) -> dict[str, float]:

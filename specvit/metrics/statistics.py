@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from specvit.metrics.metrics import CLASSIFICATION, REGRESSION
+from specvit.metrics.distributions import Distribution, Uncertainty
+from specvit.metrics.metrics import CLASSIFICATION, REGRESSION, Metric
 
 Statistic = Any
 """A float of a set of rows, or (R,) of resamples."""
@@ -22,10 +23,12 @@ Statistic = Any
 class LabelErrors:
     """Predictions of one label over N rows, label units, float64."""
 
-    def __init__(self, true_N: np.ndarray, predicted_N: np.ndarray, scale: float) -> None:
-        """`scale` is the training scaler's, for `mae_norm`."""
+    def __init__(
+        self, true_N: np.ndarray, predicted_N: np.ndarray, scale: float, uncertainty: Uncertainty | None = None
+    ) -> None:
+        """`scale` is the training scaler's, for `mae_norm`; `uncertainty` is of the same rows, if there is one."""
         self.true_N, self.predicted_N = np.asarray(true_N, np.float64), np.asarray(predicted_N, np.float64)
-        self.scale = scale
+        self.scale, self.uncertainty = scale, uncertainty
         self.signed_N = self.predicted_N - self.true_N
         self.absolute_N, self.squared_N = np.abs(self.signed_N), np.square(self.signed_N)
 
@@ -37,6 +40,25 @@ class LabelErrors:
     def __len__(self) -> int:
         """Return N."""
         return len(self.true_N)
+
+    @cached_property
+    def _scaled(self) -> tuple[Distribution, np.ndarray, np.ndarray]:
+        """The predicted distribution, its scale (N,) and the label's distance from the prediction in scales (N,)."""
+        assert self.uncertainty is not None
+        scale_N = self.uncertainty.std / self.uncertainty.distribution.std
+        return self.uncertainty.distribution, scale_N, -self.signed_N / scale_N
+
+    @cached_property
+    def minus_log_density_N(self) -> np.ndarray:
+        """Minus the logarithm of the predicted density at the true value, natural, of the label in its unit."""
+        distribution, scale_N, z_N = self._scaled
+        return np.log(scale_N) + distribution.minus_log_density(z_N)
+
+    @cached_property
+    def crps_N(self) -> np.ndarray:
+        """The continuous ranked probability score of each row."""
+        distribution, scale_N, z_N = self._scaled
+        return scale_N * distribution.crps(z_N)
 
     @cached_property
     def sorted_signed(self) -> "SortedValues":
@@ -52,12 +74,17 @@ class LabelErrors:
 class RegressionStatistics(ABC):
     """What the statistics of rows and of resamples share: a property added here serves both."""
 
-    metrics = REGRESSION
     sqrt = staticmethod(np.sqrt)
 
     def __init__(self, errors: LabelErrors) -> None:
         """`errors` are of all rows, also where the statistics are of resamples."""
         self.errors = errors
+
+    @property
+    def metrics(self) -> dict[str, Metric]:
+        """The metrics that these predictions have."""
+        known = self.errors.uncertainty is not None
+        return {name: metric for name, metric in REGRESSION.items() if known or not metric.needs_std}
 
     @abstractmethod
     def mean(self, term_N: np.ndarray) -> Statistic:
@@ -77,9 +104,16 @@ class RegressionStatistics(ABC):
 class RegressionRows(RegressionStatistics):
     """Statistics of a set of rows of one label, label units; each a float."""
 
-    def __init__(self, true_N: np.ndarray, predicted_N: np.ndarray, *, scale: float = 1.0) -> None:
-        """`scale` is the training scaler's, for `mae_norm`."""
-        super().__init__(LabelErrors(true_N, predicted_N, scale))
+    def __init__(
+        self,
+        true_N: np.ndarray,
+        predicted_N: np.ndarray,
+        *,
+        scale: float = 1.0,
+        uncertainty: Uncertainty | None = None,
+    ) -> None:
+        """`scale` is the training scaler's, for `mae_norm`; `uncertainty` is of the same rows, if there is one."""
+        super().__init__(LabelErrors(true_N, predicted_N, scale, uncertainty))
 
     def __len__(self) -> int:
         """Return N."""

@@ -18,7 +18,7 @@ from specvit.data.labels import ClassCoder, LabelScaler, TargetCoder
 from specvit.data.noise import FluxNorm
 from specvit.data.shards import as_float32, grid_difference, same_wavelengths
 from specvit.data.training_range import Measures, measure
-from specvit.run.predictor import Predictor, build_task, load_predictor
+from specvit.run.predictor import Predictor, load_predictor
 from specvit.run_folder.folder import DONE, FAILED, RunFolder
 from specvit.run_folder.identity import read_config
 from specvit.training.device import resolve_device, set_up_torch
@@ -131,26 +131,26 @@ class Ensemble:
         if error_BP is not None:
             error_BP = np.where(usable_B[:, None], np.where(masked_BP, nan, error_BP), np.float32(1))
         runs = zip(self.runs, norms, strict=True)
-        output_RBK = np.stack([_output(run, norm, flux_BP, error_BP, self.device) for run, norm in runs])
-        usable_B &= np.isfinite(output_RBK).all(axis=(0, 2))  # a flux so large overflows
-        columns = self._label_columns(output_RBK)
+        outputs = [_output(run, norm, flux_BP, error_BP, self.device) for run, norm in runs]
+        usable_B &= np.all([np.isfinite(output_BX).all(axis=1) for output_BX in outputs], axis=0)  # so large overflows
+        columns = self._label_columns(outputs)
         measures = [measure(flux_BP, norm) for norm in norms]
         columns |= {"flux_snr": measures[0].snr_B, **self._flags(measures, usable_B)}
         table = pd.DataFrame(columns)
         table.loc[~usable_B, [name for name in columns if name not in FLAGS]] = None
         return table
 
-    def _label_columns(self, output_RBK: np.ndarray) -> dict[str, Any]:
+    def _label_columns(self, outputs: Sequence[np.ndarray]) -> dict[str, Any]:
+        """Return the columns of the labels from each run's outputs (B, X), whose number depends on its loss."""
         coder = self._coder
         if isinstance(coder, LabelScaler):
-            tasks = [build_task(run.config, run.coder) for run in self.runs]
-            label_RBK = np.stack([task.decode(out_BK) for task, out_BK in zip(tasks, output_RBK, strict=True)])
+            label_RBK = np.stack([run.task.decode(out_BX) for run, out_BX in zip(self.runs, outputs, strict=True)])
             columns = dict(zip(coder.names, label_RBK.mean(axis=0).T, strict=True))
             if len(self.runs) > 1:
                 spread_KB = label_RBK.std(axis=0, ddof=1).T
                 columns |= {f"{name}_run_sd": sd_B for name, sd_B in zip(coder.names, spread_KB, strict=True)}
             return columns
-        share_BK = torch.from_numpy(output_RBK).double().softmax(dim=2).mean(dim=0).numpy()
+        share_BK = torch.from_numpy(np.stack(outputs)).double().softmax(dim=2).mean(dim=0).numpy()
         label, names = coder.names[0], coder.class_names
         import pandas as pd
 

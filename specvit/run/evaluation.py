@@ -12,7 +12,7 @@ from specvit.data.folds import star_names
 from specvit.data.labels import LabelScaler
 from specvit.data.views import SpectraView
 from specvit.metrics.scores import Row, class_rows, confusion_matrix, flat_scores, label_rows, rows_by
-from specvit.run.predictor import Predictor, build_task
+from specvit.run.predictor import Predictor
 from specvit.tracking.figures import attempt, draw_bins, draw_confusion, draw_predictions, draw_residuals
 from specvit.training.loop import predict
 from specvit.utils.files import finite, write_atomic, write_json
@@ -62,9 +62,10 @@ def score(trained: Predictor, spectra: SpectraView, split: str, device: Any) -> 
     """Predict every row of `spectra` with its fixed noise and score it; training statistics only."""
     config, coder = trained.config, trained.coder
     view = eval_data(spectra, split, config, coder, trained.flux_norm, device)
-    task = build_task(config, coder)
-    output_NK, target = predict(trained.model, view)
-    predicted_NK, table = task.decode(output_NK), _table(spectra, config.noise)
+    task = trained.task
+    output_NX, target = predict(trained.model, view)
+    predicted_NK, table = task.decode(output_NX), _table(spectra, config.noise)
+    uncertainty = task.uncertainty(output_NX)
     classes, true_NK, names = None, target[:, None], ("class",)
     if isinstance(coder, LabelScaler):
         names, true_NK = coder.names, spectra.label_values(coder.names)  # the targets are rounded to float32
@@ -73,14 +74,17 @@ def score(trained: Predictor, spectra: SpectraView, split: str, device: Any) -> 
         classes = Classes(coder.names[0], coder.class_names, counts_CC)
     for k, name in enumerate(names):
         table[f"true_{name}"], table[f"pred_{name}"] = true_NK[:, k], predicted_NK[:, k]
+        if uncertainty is not None:
+            table[f"std_{name}"] = uncertainty.std[:, k]
 
     def rows_of(index_n: np.ndarray) -> list[Row]:
         if isinstance(coder, LabelScaler):
-            return label_rows(true_NK[index_n], predicted_NK[index_n], names, coder.scale)
+            of_rows = None if uncertainty is None else uncertainty[index_n]
+            return label_rows(true_NK[index_n], predicted_NK[index_n], names, coder.scale, of_rows)
         return class_rows(target[index_n], predicted_NK[index_n, 0], names[0])
 
     return Scored(
-        loss=task.scores(output_NK, target)["loss"],
+        loss=task.scores(output_NX, target)["loss"],
         rows=rows_of(np.arange(len(target))),
         by_snr=rows_by(table["snr"].to_numpy(), SNR_BIN_EDGES, rows_of),
         by_mag=rows_by(table["mag"].to_numpy(), MAG_BIN_EDGES, rows_of),

@@ -16,6 +16,7 @@ from specvit.data.shards import same_wavelengths
 from specvit.data.training_range import TrainingRange, fit_range, range_from_plain, range_to_plain
 from specvit.data.views import SpectraView
 from specvit.estimators import build_estimator
+from specvit.metrics.distributions import BY_LOSS
 from specvit.models import build_model
 from specvit.run.context import RunContext
 from specvit.training import checkpoint
@@ -27,7 +28,7 @@ Weights = dict[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class Predictor:
-    """A model (normalised flux -> normalised labels), in evaluation mode, and the statistics of its training."""
+    """A model (normalised flux -> the outputs that its `task` decodes), in evaluation mode, and training statistics."""
 
     model: nn.Module
     coder: TargetCoder
@@ -37,6 +38,11 @@ class Predictor:
     config: Config
     training_range: TrainingRange | None = None
     """None for a checkpoint that an older specvit wrote."""
+
+    @property
+    def task(self) -> Regression | Classification:
+        """What the outputs mean: `decode` gives labels or locations, `uncertainty` standard deviations, label units."""
+        return build_task(self.config, self.coder)
 
     def check_pixels(self, spectra: SpectraView) -> None:
         """Raise `DataError` unless the spectra have the wavelengths that the run was trained on."""
@@ -58,7 +64,7 @@ def load_predictor(path: Path, config: Config, device: torch.device, run_id: str
     content, coder = _load_checked(path, config, run_id)
     flux_norm = FluxNorm(content["flux_mean_P"], content["flux_scale"], content.get("flux_fill_P"))
     if isinstance(config.model, NetworkConfig):
-        sizes = {"num_pixels": len(flux_norm.mean_P), "num_outputs": coder.num_outputs}
+        sizes = {"num_pixels": len(flux_norm.mean_P), "num_outputs": num_outputs(config, coder)}
         model: nn.Module = build_model(config.model, **sizes, seed=0)
         load_weights(model, content["model"], str(path))
     else:
@@ -114,6 +120,11 @@ def build_task(config: Config, coder: TargetCoder, train: SpectraView | None = N
         partial = train is not None and bool(np.isnan(train.label_values(coder.names)).any())
         return Regression(config.loss, coder.names, coder.offset, coder.scale, partial)
     return Classification(config.loss)
+
+
+def num_outputs(config: Config, coder: TargetCoder) -> int:
+    """Return how many outputs a network has: with a loss that assumes a distribution, also a log scale a label."""
+    return coder.num_outputs * (2 if config.loss.name in BY_LOSS else 1)
 
 
 def load_weights(model: nn.Module, weights: Weights, where: str, remedy: str = "") -> None:

@@ -22,7 +22,7 @@ from specvit.data.validate import check_view
 from specvit.models import Network, ViT, build_model
 from specvit.models.foreign_weights import in_own_names, named, note_of_epsilon, start_from
 from specvit.run.context import RunContext
-from specvit.run.predictor import Weights, build_task, described, load_weights
+from specvit.run.predictor import Weights, build_task, described, load_weights, num_outputs
 from specvit.tracking.console import ProgressTracker
 from specvit.tracking.metric_files import CompositeTracker, FileTracker, StatusTracker
 from specvit.training import checkpoint
@@ -304,8 +304,8 @@ def describe_model(config: Config, splits: Splits) -> list[str]:
 
 def _new_model(config: Config, splits: Splits) -> Network:
     assert isinstance(config.model, NetworkConfig)
-    pixels, outputs = splits.train.num_pixels, splits.coder.num_outputs
-    return build_model(config.model, num_pixels=pixels, num_outputs=outputs, seed=config.train.seed)
+    sizes = {"num_pixels": splits.train.num_pixels, "num_outputs": num_outputs(config, splits.coder)}
+    return build_model(config.model, **sizes, seed=config.train.seed)
 
 
 def _epoch_steps(config: Config, splits: Splits) -> int:

@@ -16,6 +16,8 @@ LEARNT_R2 = 0.02
 """A run whose validation R² exceeds this at no validation has learnt nothing."""
 EXPLODED = 2.0
 """A run that has learnt nothing has exploded if its last loss is more than so many times its first."""
+EXPLODED_NATS = 1.0
+"""Minus a log-likelihood, which may be negative, has exploded if it ends so much above its first value."""
 EXPLODED_CAUSE = "it exploded: "
 """Start of the cause of a run that exploded: with the same settings it would explode again."""
 EXPLODED_REMEDY = "try a quarter of its opt.lr"
@@ -66,13 +68,15 @@ def _explosion(rows: Sequence[Row]) -> str:
     if "train_loss" not in last:  # templates are not trained
         return ""
     before, after, r2 = _finite(first.get("train_loss")), _finite(last["train_loss"]), _r2(last)
-    at_step_1 = _finite(first.get("first_step_loss")) or 0.0
+    at_step_1 = _finite(first.get("first_step_loss"))
+    factor, above = (1.0, EXPLODED_NATS) if "val_nll" in first else (EXPLODED, 0.0)
     which = f"at the end (epoch {last.get('epoch')})"
     if after is None or _finite(last.get("val_loss", 0.0)) is None:
         return f"the {'training' if after is None else 'validation'} loss {which} is not finite"
-    if before is not None and after > EXPLODED * before:
+    if before is not None and after > factor * before + above:
         return f"the training loss was {before:.4g} at first and {after:.4g} {which}"
-    if "lr" in last and r2 is not None and r2 < 1 - EXPLODED and after > EXPLODED * at_step_1:
+    confirmed = at_step_1 is None or after > factor * at_step_1 + above
+    if "lr" in last and r2 is not None and r2 < 1 - EXPLODED and confirmed:
         return f"val R² is {r2:.4g} and the training loss {after:.4g} {which}"
     return ""
 

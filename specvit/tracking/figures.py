@@ -62,16 +62,17 @@ def draw_curves(
     for name, axis in zip(("loss", score), axes[0], strict=True):
         for split, style in (("train", "--"), ("val", "-")):
             values = [_number(row.get(f"{split}_{name}")) for row in rows]
-            draw_curve(axis, epochs, values, ls=style, label=split, color=BLUE if split == "val" else GRAY)
+            colour = BLUE if split == "val" else GRAY
+            draw_curve(axis, epochs, values, loss=name == "loss", ls=style, label=split, color=colour)
         finish_curves(axis, steps, title_of(name), loss=name == "loss")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
     save(figure, path)
 
 
-def draw_curve(axis: Any, x: Sequence[float], values: Sequence[float], **style: Any) -> None:
-    """Draw a curve of a loss or score; what is below `LOWEST` is drawn there, as triangles."""
+def draw_curve(axis: Any, x: Sequence[float], values: Sequence[float], *, loss: bool, **style: Any) -> None:
+    """Draw a curve of a loss, which may be negative, or of a score, of which `LOWEST` stands for all that is lower."""
     y = np.array(values, np.float64)
-    low = y < LOWEST
+    low = np.zeros(len(y), bool) if loss else y < LOWEST
     axis.plot(x, np.where(low, LOWEST, y), **style)
     axis.plot(np.array(x)[low], y[low] * 0 + LOWEST, "v", ms=4, color=style["color"])
 
