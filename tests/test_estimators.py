@@ -262,6 +262,11 @@ REFUSED = [
     (["model.kind=CNN", "model.patch_size=8"], "model.patch_size: belongs to model=vit, not to model=cnn"),
     (["model.kind=rigde"], "model.kind: 'rigde' is not one of vit, cnn, ridge, lightgbm, template"),
     (["model=ridge", "loss=l1"], "loss.name: is l1, but model=ridge minimises squared errors; use loss=mse"),
+    (["model=template", "loss=laplace"], "loss.name: is laplace, but model=template minimises squared errors"),
+    (
+        ["model=lightgbm", "loss=gaussian"],
+        "loss.name: is gaussian, but model=lightgbm predicts one number a label, without a scale; use loss=mse, l1",
+    ),
     (["model=ridge", "model.task_type=cls", "loss=ce"], "model.task_type: 'cls' is not one of reg"),
     (["model=lightgbm", "data.param=[log_g,T_eff]"], "model=lightgbm learns one"),
     (["model=template", "noise=none"], "model=template weights pixels by their noise"),

@@ -222,6 +222,7 @@ def test_a_search_is_tried_from_its_start_point(tmp_path: Path) -> None:
     ("right", "wrong", "words"),
     [
         ("val_r2", "val_r", "search.metrics.val_r: is a metric that no run has; did you mean val_r2?"),
+        ("val_r2", "val_nll", "search.metrics.val_nll: is a metric that no run has"),
         ("val_r2", "train_seconds", "search.metrics.train_seconds: is a metric that no epoch has, to prune by"),
         ("val_r2", "test_r2", "search.metrics.test_r2: would choose settings by the test rows"),
         ("tokenizer: [c1d, sw]", "tokenizer: [c1d, swe]", "model/tokenizer: has no option 'swe'"),

@@ -143,8 +143,9 @@ def _known_optimum(config: Config, label: str, stars: int, say: Callable[[str], 
 def attribution(predictor: Predictor, view: EvalData, label: str, stars: int, where: str = "best.ckpt") -> Attribution:
     """Return the attribution of `label` to pixels over the first `stars` rows of a view.
 
-    The noise is that of the run's evaluation, fixed row by row. Raises `CheckpointError` for a model whose prediction
-    is the same for every spectrum.
+    Of a predicted distribution it is that of the location, the output of the label's number. The noise is that of the
+    run's evaluation, fixed row by row. Raises `CheckpointError` for a model whose prediction is the same for every
+    spectrum.
     """
     assert isinstance(predictor.coder, LabelScaler)
     column = predictor.coder.names.index(label)

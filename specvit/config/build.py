@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from specvit.config.fields import Builder
+from specvit.config.foreign_keys import refuse_other_purpose
 from specvit.config.model_kinds import MODEL_KINDS, name_of_kind, refuse_foreign
 from specvit.config.schema import Config, ModelConfig
 from specvit.config.suggestions import suggest
@@ -29,7 +30,7 @@ def to_plain(config: Any) -> dict[str, Any]:
 
 
 class _RunBuilder(Builder):
-    """The section `model` is built as the class of its kind; unknown keys may be older names, or of another kind."""
+    """The section `model` is built as the class of its kind; unknown keys and values may be those of other files."""
 
     def build(self, cls: type, plain: Any, prefix: str = "", **given: Any) -> Any:
         """Return a section, see `Builder.build`."""
@@ -37,6 +38,14 @@ class _RunBuilder(Builder):
             plain = {**plain, "kind": name_of_kind(plain, f"{prefix}kind")}
             cls = MODEL_KINDS[plain["kind"]].config
         return super().build(cls, plain, prefix, **given)
+
+    def value(self, raw: Any, kind: Any, rules: Mapping[str, Any], where: str) -> Any:
+        """Return a value, see `Builder.value`; one of another file may have its own answer."""
+        try:
+            return super().value(raw, kind, rules, where)
+        except ConfigError:
+            refuse_other_purpose(where, raw, rules.get("choices", ()), where)
+            raise
 
     def refuse(self, plain: dict[str, Any], name: str, prefix: str, keys: Mapping[str, Any]) -> None:
         """Raise `ConfigError` for an unknown key, or for each key of an unknown section."""

@@ -4,6 +4,7 @@ The names are in `foreign_keys.yaml`, which is read at the first question.
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -11,6 +12,8 @@ from itertools import accumulate
 from typing import Any
 
 import yaml
+
+from specvit.utils.errors import ConfigError
 
 GENERAL = ("", "model", "train", "opt", "data")
 """Sections in which a name without a section means the same."""
@@ -79,6 +82,14 @@ def entry_of(dotted: str) -> Entry | None:
     starts = [f"{start}**" for name in names for start in accumulate(name.split("."), "{}.{}".format)]
     whole = [f"{part}.*" for part in (section, _sections().get(rest))]
     return next((entries()[name] for name in (*names, *starts, *whole) if name in entries()), None)
+
+
+def refuse_other_purpose(key: str, value: Any, choices: Iterable[str], where: str = "") -> None:
+    """Raise `ConfigError` for a value of another file whose purpose is answered otherwise here."""
+    text = re.sub(r"[^a-z0-9]", "", str(value).lower())
+    for remedy, names in tables()["instead"].get(key, {}).items():
+        if text in names.split():
+            raise ConfigError(f"{value!r} is not one of {', '.join(choices)}", where=where, remedy=remedy)
 
 
 def own_spelling(dotted: str) -> str:

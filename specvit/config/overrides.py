@@ -17,6 +17,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from specvit.config.conf_files import all_groups, hydra_loader, refuse_hydra, refuse_launcher
+from specvit.config.foreign_keys import refuse_other_purpose
 from specvit.config.model_kinds import refuse_foreign
 from specvit.config.suggestions import OLDER_OPTIONS, is_known, known_keys, suggest
 from specvit.utils.errors import ConfigError, Faults
@@ -108,6 +109,7 @@ def check_override(override: Override, loader: ConfigLoaderImpl, *, of_run: bool
             raise ConfigError("already exists", where=f"+{name}", remedy="type it without the plus sign")
         for value in choices_of(override):
             if str(value) not in options:
+                refuse_other_purpose(f"{name}.name", value, options, name)
                 right = OLDER_OPTIONS.get(name, {}).get(str(value))
                 close = f"it is called {right} here, " if right else nearest(str(value), options)
                 raise ConfigError(

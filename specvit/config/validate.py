@@ -8,7 +8,7 @@ from specvit.config.model_kinds import check_fits, kind_of
 from specvit.config.schema import Config, DataConfig, effective_level
 from specvit.config.tracking_uri import check_uri
 from specvit.metrics.distributions import BY_LOSS
-from specvit.metrics.metrics import METRICS, REGRESSION, better_direction
+from specvit.metrics.metrics import METRICS, REGRESSION, better_direction, validation_metrics
 from specvit.utils.errors import ConfigError
 from specvit.utils.quantities import LABELS, NUM_PIXELS
 from specvit.utils.text import nearest
@@ -220,12 +220,11 @@ def _check_estimator(config: Config) -> None:
 
 def _check_monitor(config: Config) -> None:
     stopping = config.train.early_stopping
-    metrics = METRICS[config.model.task_type]
-    where, known = "train.early_stopping.monitor", [name for name in metrics if better_direction(name)]
-    has_std = config.loss.name in BY_LOSS
-    allowed = ["val_loss", *(f"val_{name}" for name in known if has_std or not metrics[name].needs_std)]
-    if stopping.monitor not in allowed and stopping.monitor.removeprefix("val_") in known:
-        what = f"{stopping.monitor} is a score of predicted standard deviations, and loss={config.loss.name} has none"
+    where, task_type, loss = "train.early_stopping.monitor", config.model.task_type, config.loss.name
+    allowed = ["val_loss", *(f"val_{name}" for name in validation_metrics(task_type, loss) if better_direction(name))]
+    metric = METRICS[task_type].get(stopping.monitor.removeprefix("val_"))
+    if metric and metric.needs_std and loss not in BY_LOSS:
+        what = f"{stopping.monitor} is a score of predicted standard deviations, and loss={loss} has none"
         raise ConfigError(what, where=where, remedy=f"use loss={' or '.join(BY_LOSS)}, or monitor val_loss")
     if stopping.monitor not in allowed:
         what = f"{stopping.monitor!r} is not one of {', '.join(allowed)}"

@@ -9,7 +9,7 @@ from typing import Any
 
 from specvit.config.fields import checked, spellings
 from specvit.config.fields import key as declared
-from specvit.config.foreign_keys import tables
+from specvit.config.foreign_keys import refuse_other_purpose, tables
 from specvit.config.model_kinds import MODEL_KINDS
 from specvit.config.suggestions import declarations
 from specvit.metrics.metrics import CLASSIFICATION, REGRESSION
@@ -96,6 +96,7 @@ def _choice(key: str, raw: Any, rules: Any) -> Any:
     for choice, others in tables()["choices"].get(key, {}).items():
         known |= dict.fromkeys(others.split(), choice)
     text = plain("null" if raw is None else str(raw))
+    refuse_other_purpose(key, raw, rules.get("choices", ()))
     if key == "model.kind" and text not in known:  # the name of a class, such as SpectralViT
         return next((kind for part, kind in CLASS_NAMES.items() if part in text), raw)
     return known.get(text, raw)

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from specvit.metrics.distributions import BY_LOSS
+
 Better = Literal["lower", "higher"]
 
 
@@ -59,6 +61,11 @@ CLASSIFICATION = {
 METRICS = {"reg": REGRESSION, "cls": CLASSIFICATION}
 """By `model.task_type`. Epochs and summaries also have the `loss`, which the training task computes."""
 _BY_LENGTH = sorted((REGRESSION | CLASSIFICATION).values(), key=lambda metric: -len(metric.name))
+
+
+def validation_metrics(task_type: str, loss: str) -> list[str]:
+    """Return the names of the metrics that a run with a loss has at each validation, beside the loss."""
+    return [name for name, metric in METRICS[task_type].items() if loss in BY_LOSS or not metric.needs_std]
 
 
 def metric_of(name: str) -> Metric | None:

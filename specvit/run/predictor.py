@@ -133,5 +133,5 @@ def load_weights(model: nn.Module, weights: Weights, where: str, remedy: str = "
         model.load_state_dict(weights)
     except (RuntimeError, AttributeError, TypeError) as problem:  # names that are not text, values that are not tensors
         reason = str(problem).splitlines()[1].strip() if "\n" in str(problem) else str(problem)
-        remedy = remedy or "use the same model settings as the run that saved it"
+        remedy = remedy or "use the model settings, labels and kind of loss of the run that saved it"
         raise CheckpointError(f"does not fit the configured model ({reason})", where=where, remedy=remedy) from problem

@@ -13,7 +13,7 @@ from specvit.config.folders import conf_dir, conf_folders
 from specvit.config.model_kinds import kind_of
 from specvit.config.overrides import check_override, parse
 from specvit.config.schema import Config
-from specvit.metrics.metrics import METRICS
+from specvit.metrics.metrics import validation_metrics
 from specvit.run.context import locate
 from specvit.run_folder.folder import RunFolder
 from specvit.study.grid import Point, as_overrides, as_text, points_of, refuse_varied
@@ -118,7 +118,7 @@ def try_space(
 
 def _check_metrics(search: Search, config: dict[str, Any]) -> None:
     """Raise `ConfigError` for a metric of the test set, that no trial would have, or by which none could be pruned."""
-    names = ("loss", *METRICS[config["model"]["task_type"]])
+    names = ("loss", *validation_metrics(config["model"]["task_type"], config["loss"]["name"]))
     labels = ("", *(f"_{label}" for label in config["data"]["param"]))
     of_epochs = ["train_loss", *(f"val_{name}{label}" for name in names for label in labels)]
     of_runs = ["train_seconds", "epochs", "best_epoch"]
