@@ -32,7 +32,7 @@ def change(path: Path, name: str, where: object, value: object) -> None:
 def test_a_sound_file_has_no_fault(sound: Path) -> None:
     report = inspect_file(sound)
     assert report.faults == []
-    assert {FLUX, ERROR, WAVE, "log_g"} <= {row[0] for row in report.columns}
+    assert {FLUX, ERROR, WAVE, "log_g"} <= {column.name for column in report.columns}
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+from specvit.commands.answer import Answer, add_json
 from specvit.commands.entry import Parser, user_facing
 from specvit.convert.command import add_options, given_options, is_other_format
 from specvit.convert.command import convert as convert_other_format
@@ -15,7 +16,7 @@ from specvit.utils.text import counted, read_count, text_table
 
 
 @user_facing
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None) -> int | Answer:
     """Generate built-in spectra, check files value by value, or convert other formats to HDF5 shards."""
     options = parser().parse_args(sys.argv[1:] if arguments is None else arguments)
     if options.command == "convert":
@@ -25,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
         return _convert(options.sources, options.target)
     if options.command == "fetch":
         return _fetch(options.library, options.source, options.out)
-    return _generate(options) if options.command == "generate" else _inspect(options.files)
+    return _generate(options) if options.command == "generate" else _inspect(options.files, in_json=options.json)
 
 
 def parser() -> Parser:
@@ -53,6 +54,7 @@ def parser() -> Parser:
         "inspect", help="print what files hold and find every fault; exit code 1 if there is one"
     )
     check.add_argument("files", type=Path, nargs="+", metavar="FILE")
+    add_json(check)
     rewrite = commands.add_parser(
         "convert",
         help="convert other formats to shards, or rewrite chunked or compressed shards as contiguous float32",
@@ -129,31 +131,33 @@ def _convert(sources: list[Path], target: Path) -> int:
     return 0
 
 
-def _inspect(files: list[Path]) -> int:
+def _inspect(files: list[Path], *, in_json: bool) -> int | Answer:
+    """Print what each file holds, or return it; the exit code is 1 if there is a fault."""
     from specvit.convert.work import check_manifest
     from specvit.data.inspect import inspect_files
     from specvit.data.io_hints import layout_line
 
-    faults = 0
+    documents, code = [], 0
     for report in inspect_files(files):
-        print(report.path)
-        for row in text_table(report.columns):
-            print(f"  {row}")
-        if line := layout_line(Path(report.path)):
-            print(f"  {line}")
-        line, fault = check_manifest(Path(report.path))
+        path = Path(report.path)
+        line, fault = check_manifest(path)
         report.faults += [fault] if fault else []
-        if report.faults and is_other_format([Path(report.path)]):
-            report.faults = [_not_a_shard(Path(report.path))]
-        if line:
-            print(f"  {line}")
-        for note in report.notes:
-            print(f"  {note}")
+        if report.faults and is_other_format([path]):
+            report.faults = [_not_a_shard(path)]
+        code |= bool(report.faults)
+        reading = layout_line(path)
+        if in_json:
+            shown = {"path": report.path, "columns": [vars(column) for column in report.columns]}
+            shown |= {"reading": reading or None, "manifest": line or None}
+            documents.append({**shown, "notes": report.notes, "faults": report.faults})
+            continue
+        print(report.path)
+        for row in filter(None, (*text_table([one.cells() for one in report.columns]), reading, line, *report.notes)):
+            print(f"  {row}")
         for fault in report.faults:
             print(f"  FAULT: {fault}")
         print("  no fault found" if not report.faults else f"  {counted(len(report.faults), 'fault')}")
-        faults += len(report.faults)
-    return 1 if faults else 0
+    return Answer("data.inspect", {"files": documents}, code) if in_json else code
 
 
 def _not_a_shard(path: Path) -> str:

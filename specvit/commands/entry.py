@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
+from specvit.commands.answer import Answer, Notes, notes_apart
 from specvit.utils.errors import ConfigError, Interrupted, SpecvitError, explain, os_fault
 from specvit.utils.files import drop_unwritten
 from specvit.utils.text import PrintableStream
@@ -74,39 +75,55 @@ def _printable_streams() -> Iterator[None]:
         sys.stdout, sys.stderr = before
 
 
-def user_facing(main: Callable[..., int]) -> Callable[..., int]:
-    """Wrap an entry point so that a user's mistake ends in one sentence and a signal in its usual exit code."""
+def user_facing(main: Callable[..., int | Answer]) -> Callable[..., int]:
+    """Wrap an entry point so that a user's mistake ends in one sentence and a signal in its usual exit code.
+
+    With `--json` the `Answer` of `main`, or the error, is written as the one document on standard output.
+    """
 
     @functools.wraps(main)
     @_printable_streams()
     def wrapped(arguments: list[str] | None = None) -> int:
-        try:
-            return _flushed(main(arguments))
-        except SpecvitError as error:
-            print(f"specvit: {error}", file=sys.stderr)
-            return error.exit_code
-        except Interrupted as stop:
-            print(f"specvit: stopped by {stop.signal_name}; run the same command again to resume.", file=sys.stderr)
-            return 128 + stop.signal_number
-        except BrokenPipeError:
-            sys.stderr.close()
-            return 141
-        except OSError as problem:
-            drop_unwritten(sys.stdout)
-            print(f"specvit: {_sentence(problem)}.", file=sys.stderr)
-            return 2
-        except (MemoryError, RecursionError) as problem:
-            what = "memory is used up" if isinstance(problem, MemoryError) else "the input is nested too deeply"
-            print(f"specvit: {what}; ask for less.", file=sys.stderr)
-            return 2
-        except KeyboardInterrupt:
-            print("specvit: stopped by Ctrl-C.", file=sys.stderr)
-            return 130
-        finally:
-            if arguments is None:  # the process ends next
-                _end_quietly_on_ctrl_c()
+        with notes_apart(sys.argv[1:] if arguments is None else arguments) as notes:
+            try:
+                answer = main(arguments)
+                return _flushed(answer if isinstance(answer, int) else _written(answer, notes))
+            except BrokenPipeError:
+                sys.stderr.close()
+                return 141
+            except (SpecvitError, Interrupted, OSError, MemoryError, RecursionError, KeyboardInterrupt) as problem:
+                error, code = _explained(problem)
+                if isinstance(problem, OSError):
+                    drop_unwritten(sys.stdout)
+                print(f"specvit: {error}", file=sys.stderr)
+                if notes is not None:
+                    notes.refuse(error)
+                return code
+            finally:
+                if arguments is None:  # the process ends next
+                    _end_quietly_on_ctrl_c()
 
     return wrapped
+
+
+def _written(answer: Answer, notes: Notes | None) -> int:
+    assert notes is not None, "only --json asks for an Answer"
+    return notes.give(answer)
+
+
+def _explained(problem: BaseException) -> tuple[SpecvitError, int]:
+    """Return what ended a command as an error in one sentence, and the exit code; raise what is a bug."""
+    if isinstance(problem, SpecvitError):
+        return problem, problem.exit_code
+    if isinstance(problem, Interrupted):
+        stopped = f"stopped by {problem.signal_name}"
+        return SpecvitError(stopped, remedy="run the same command again to resume"), 128 + problem.signal_number
+    if isinstance(problem, KeyboardInterrupt):
+        return SpecvitError("stopped by Ctrl-C"), 130
+    if isinstance(problem, OSError):
+        return _of_system(problem), 2
+    what = "memory is used up" if isinstance(problem, MemoryError) else "the input is nested too deeply"
+    return SpecvitError(what, remedy="ask for less"), 2
 
 
 def _end_quietly_on_ctrl_c() -> None:
@@ -115,15 +132,16 @@ def _end_quietly_on_ctrl_c() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def _sentence(problem: OSError) -> str:
-    """Return an operating system's error as a sentence; raise one without a known cause or a file, which is a bug."""
+def _of_system(problem: OSError) -> SpecvitError:
+    """Return an operating system's error as ours; raise one without a known cause or a file, which is a bug."""
     if (fault := os_fault(problem)) is not None:
-        return "; ".join(explain(fault, str(fault.filename or "")))
+        cause, remedy = explain(fault, str(fault.filename or ""))
+        return SpecvitError(cause, remedy=remedy)
     if problem.filename is None:
         if isinstance(problem, FileNotFoundError) and not _has_working_folder():
-            return "the working folder was deleted; go to another one"
+            return SpecvitError("the working folder was deleted", remedy="go to another one")
         raise problem
-    return f"{problem.filename}: {(problem.strerror or str(problem)).lower()}"
+    return SpecvitError((problem.strerror or str(problem)).lower(), where=str(problem.filename))
 
 
 def _has_working_folder() -> bool:

@@ -7,6 +7,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
+from specvit.commands.answer import FLAG, Answer, refuse_beside
 from specvit.commands.entry import user_facing
 from specvit.config.folders import conf_dir
 from specvit.utils.errors import ConfigError
@@ -21,14 +22,16 @@ GRID = ("-m", "--multirun")
 SHOWS = {"--help": (), "--cfg": ("job", "hydra"), "--info": ("defaults", "defaults-tree", "plugins", "searchpath")}
 """Flags that print something instead of training, with the values that they take."""
 SHORT = {"-h": "--help", "-c": "--cfg", "-i": "--info", "-p": "--package"}
-FLAGS = (*GRID, *SHOWS, "--resolve", "--package")
+FLAGS = (*GRID, *SHOWS, "--resolve", "--package", FLAG)
 
 
 @user_facing
-def main(arguments: list[str] | None = None) -> int:
-    """Train what the command line says and return the process's exit code."""
+def main(arguments: list[str] | None = None) -> int | Answer:
+    """Train what the command line says and return the process's exit code, with `--json` what became of it."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     flags, overrides = split_flags(arguments)
+    if in_json := FLAG in flags:
+        _check_json(flags)
     if [flag for flag in flags if flag not in GRID] == ["--help"]:
         from specvit.commands.overrides import help_text
 
@@ -46,7 +49,23 @@ def main(arguments: list[str] | None = None) -> int:
     result = train(overrides)
     if result.mlflow_sync and (words := result.mlflow_sync.closing_note()):
         print(f"specvit: {words}", file=sys.stderr)
-    return result.exit_code
+    return Answer("train", _facts(result), result.exit_code) if in_json else result.exit_code
+
+
+def _check_json(flags: dict[str, str]) -> None:
+    """Take the flag off the others; raises `ConfigError` for what does not go with it."""
+    if value := flags.pop(FLAG):
+        raise ConfigError("takes no value", where=f"{FLAG}={value}", remedy=f"write {FLAG}")
+    refuse_beside([flag for flag in flags if flag not in GRID])
+
+
+def _facts(result: "Result") -> dict[str, Any]:
+    """Return how a run ended, as its document has it."""
+    from specvit.study.find import find_run
+
+    run, ended = find_run(str(result.folder))[0], {"state": result.state, "cause": result.cause or None}
+    facts = {"run": run.path.name, "run_id": run.run_id, "folder": str(run.path), **ended}
+    return {**facts, "remedy": result.remedy or None, "summary": result.summary or None}
 
 
 def train(overrides: list[str]) -> "Result":

@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import itertools
 import json
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -34,7 +35,7 @@ from specvit.utils.files import cache_dir, read_json, write_json
 from specvit.utils.quantities import ERROR, FLUX, LABELS, MASKED, WAVE
 from specvit.utils.text import counted
 
-INSPECT_VERSION = 6
+INSPECT_VERSION = 7
 CHUNK_ROWS = 2048
 PIXEL_FAULTS = "(flux|error) is (not finite|zero or negative) "
 NAMED_ROWS = 5
@@ -42,12 +43,35 @@ NAMED_ROWS = 5
 
 
 @dataclass
+class Column:
+    """A dataset or a label; `low` and `high` are the ends of its finite numbers, infinite where it has none."""
+
+    name: str
+    shape: list[int]
+    type: str
+    unit: str = ""
+    low: float = math.inf
+    high: float = -math.inf
+
+    def span(self, values: np.ndarray) -> "Column":
+        """Widen the range by the finite ones of some values."""
+        finite = values[np.isfinite(values)]
+        if finite.size:
+            self.low, self.high = min(self.low, float(finite.min())), max(self.high, float(finite.max()))
+        return self
+
+    def cells(self) -> tuple[str, str, str, str, str]:
+        """Return it as a row of a text table."""
+        span = f"{self.low:.5g} … {self.high:.5g}" if self.low <= self.high else ""
+        return self.name, str(tuple(self.shape)), self.type, self.unit, span
+
+
+@dataclass
 class Report:
     """What one file holds and what is wrong with it."""
 
     path: str
-    columns: list[tuple[str, str, str, str, str]] = field(default_factory=list)
-    """Rows of the table: name, shape, type, unit, range."""
+    columns: list[Column] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     """What a user should know, though the file can be used."""
@@ -116,7 +140,7 @@ def _cached(path: Path) -> Report:
     cache_file = cache_dir() / "inspect" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
     known = read_json(cache_file)
     if known:
-        return Report(**known | {"path": str(path), "columns": [tuple(row) for row in known["columns"]]})
+        return Report(**known | {"path": str(path), "columns": [Column(**row) for row in known["columns"]]})
     report = inspect_file(path)
     if report.linked:
         return report
@@ -140,7 +164,7 @@ def _check_layout(path: Path, report: Report) -> tuple[Array2D | None, Array2D |
             if arrays[FLUX] and read_mark(file, path):
                 report.notes.append("note: the flux is marked as observed: it gets no further noise")
             wave_P = read_wave(file, path)
-            report.columns.append((WAVE, str(wave_P.shape), "float", "Å vacuum", _span(wave_P)))
+            report.columns.append(Column(WAVE, list(wave_P.shape), "float", "Å vacuum").span(wave_P))
             flux = arrays[FLUX]
             check_wave(wave_P, flux.pixels if flux else len(wave_P), path)
         except DataError as problem:
@@ -148,8 +172,8 @@ def _check_layout(path: Path, report: Report) -> tuple[Array2D | None, Array2D |
         for name, array in arrays.items():
             if array is not None:
                 layout = "contiguous" if array.offset is not None else _chunks(file, name)
-                shape = f"({array.rows}, {array.pixels})"
-                report.columns.append((name, shape, f"{array.dtype} {layout}", "median flux", ""))
+                shape = [array.rows, array.pixels]
+                report.columns.append(Column(name, shape, f"{array.dtype} {layout}", "median flux"))
     return arrays[FLUX], arrays[ERROR]
 
 
@@ -162,10 +186,10 @@ def _check_labels(shard: Shard, report: Report) -> None:
     for name in map(str, table.columns):
         known = LABELS.get(name)
         if table[name].dtype.kind not in "fiu":
-            report.columns.append((name, f"({len(table)},)", str(table[name].dtype), "", ""))
+            report.columns.append(Column(name, [len(table)], str(table[name].dtype)))
             continue
         values_N = table[name].to_numpy(dtype=np.float64)
-        report.columns.append((name, f"({len(table)},)", "label", known.unit if known else "", _span(values_N)))
+        report.columns.append(Column(name, [len(table)], "label", known.unit if known else "").span(values_N))
         report.faults += _bad_rows(f"label {name} is infinite", np.isinf(values_N))
         report.notes += [f"note: {words}" for words in _bad_rows(f"label {name} is missing (NaN)", np.isnan(values_N))]
         if known:
@@ -183,14 +207,12 @@ def _check_values(
     full = FLUX if name == "flux" else ERROR
     masks: dict[str, np.ndarray] = {}
     damaged_N = np.ones(array.rows, dtype=bool)
-    low, high = np.inf, -np.inf
+    (column,) = (column for column in report.columns if column.name == full)
     for start, values_BP in _chunks_of(array):
         damaged_N[start : start + len(values_BP)] = False
         for what, bad_B in faults(values_BP).items():
             masks.setdefault(what, np.zeros(array.rows, dtype=bool))[start : start + len(bad_B)] = bad_B
-        finite = values_BP[np.isfinite(values_BP)]
-        if finite.size:
-            low, high = min(low, float(finite.min())), max(high, float(finite.max()))
+        column.span(values_BP)
     if damaged_N.any():
         with open_file(array.path) as file:
             packed = filter_of(open_dataset(file, array.path, array.name)) or "stored without a filter"
@@ -198,7 +220,6 @@ def _check_values(
         report.faults += [f"{row}; copy or make the file again" for row in rows]
     for what, bad_N in masks.items():
         report.faults += _bad_rows(f"{name} {what}", bad_N)
-    report.columns = [(*row[:4], f"{low:.4g} … {high:.4g}") if row[0] == full else row for row in report.columns]
 
 
 def _flux_faults(flux_BP: np.ndarray) -> dict[str, np.ndarray]:
@@ -256,11 +277,6 @@ def _bad_rows(what: str, bad_N: np.ndarray) -> list[str]:
         return []
     named = ", ".join(map(str, rows[:NAMED_ROWS])) + (", …" if len(rows) > NAMED_ROWS else "")
     return [f"{what} in {counted(len(rows), 'row')}: {named}"]
-
-
-def _span(values: np.ndarray) -> str:
-    finite = values[np.isfinite(values)]
-    return f"{finite.min():.5g} … {finite.max():.5g}" if finite.size else "nothing finite"
 
 
 def _chunks(file: h5py.File, name: str) -> str:

@@ -69,6 +69,9 @@ class Result:
     """Synchronises the run to MLflow, and may not have finished."""
     fault: OSError | None = None
     """The temporary fault of a disk or file server that ended it."""
+    cause: str = ""
+    """Why it ended so; "" for a run that went well."""
+    remedy: str = ""
 
 
 def run(
@@ -177,7 +180,9 @@ def _run_to_end(run: RunContext) -> Result:
         end = record_outcome(end, folder)
         summary = {} if end.code else read_json(folder.file("summary.json"), {})
         _print_outcome(end, folder, summary, console)
-    return Result(end.state, folder.path, summary, end.code, stop.received, mlflow_sync, end.fault)
+    return Result(
+        end.state, folder.path, summary, end.code, stop.received, mlflow_sync, end.fault, end.cause, end.remedy
+    )
 
 
 def _start_mlflow_sync(config: Config, folder: RunFolder, console: Console) -> SyncProcess | None:
@@ -229,10 +234,10 @@ def _draw(scored: Any, rows: list[dict[str, Any]], folder: RunFolder, console: C
 
 
 def _skipped(folder: RunFolder, console: Console) -> Result:
-    state, summary = folder.state(), read_json(folder.file("summary.json"), {})
+    state, status, summary = folder.state(), folder.status(), read_json(folder.file("summary.json"), {})
     console.say(f"finished already ({state}): {summary_line(summary)}  {folder.path}")
     console.say("nothing was done; train.rerun=true does it again, another train.seed is another run")
-    return Result(state, folder.path, summary, 0)
+    return Result(state, folder.path, summary, 0, cause=status.get("cause", ""), remedy=status.get("remedy", ""))
 
 
 def _print_banner(
