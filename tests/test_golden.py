@@ -42,6 +42,8 @@ FINISHED = [name for name, facts in RUNS.items() if facts["state"] in DONE and n
 RENAMED = {"c1d_overlap_rope": 3}
 """Runs whose numbers changed since, in 16 bits, with the numerics version that they have now."""
 DIGESTS: dict[str, dict[str, Any]] = EXPECTED["digests"]
+CHANGED = {"c1d_overlap BF16": "1fd4df1caf10f09d", "c1d_overlap FP16": "196bad3a2144396a"}
+"""Today's digests of what changed since, as the run ids of the same kind of run (`RENAMED`)."""
 GENERATOR_VERSION = 3
 """That of the corpus' built-in spectra, which are not made any more."""
 BUILTIN = {"builtin", "synth"}
@@ -244,7 +246,7 @@ def test_thirty_steps_lead_to_the_same_parameters(name: str, data: None) -> None
     if reason := where_bits_differ():
         pytest.skip(reason)
     result = run(build_config(Composer()([*DIGESTS[name]["overrides"], "tracking.folder=again"])))
-    assert digest_of_run(result.folder) == DIGESTS[name]["digest"]
+    assert digest_of_run(result.folder) == CHANGED.get(name, DIGESTS[name]["digest"])
 
 
 def test_what_a_newer_specvit_wrote_is_refused_in_one_sentence(
