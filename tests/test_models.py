@@ -271,6 +271,7 @@ def test_cost_of_the_reference_size() -> None:
         {},
         {"proj_fn": "SW", "stride_size": 3, "pool": "mean", "pos_encoding_type": "sinusoidal"},
         {"proj_fn": "linear", "qkv_bias": False, "num_hidden_layers": 3, "intermediate_size": 24},
+        {"proj_fn": "stem", "patch_size": 32, "stride_size": 16},
     ],
 )
 def test_cost_equals_counted_parameters_and_flops(changes: dict) -> None:

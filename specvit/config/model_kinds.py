@@ -25,6 +25,10 @@ from specvit.utils.errors import ConfigError
 from specvit.utils.quantities import NUM_PIXELS
 
 VIT_GROUPS = ("model/size", "model/tokenizer")
+STEM_KERNEL, STEM_STRIDE = 8, 4
+"""Of each of the two convolutions of the tokenizer `stem`."""
+STEM_REACH = (STEM_KERNEL - STEM_STRIDE) // 2 * (1 + STEM_STRIDE)
+"""Pixels that a token of the stem reads beyond either end of its patch."""
 
 
 def _accept(*_: Any) -> None:
@@ -95,12 +99,44 @@ def _check_vit(model: ViTConfig, _: Config) -> None:
     if model.proj_fn == "linear" and model.stride_size != model.patch_size:
         what = f"linear cuts the spectrum into separate patches, but model.stride_size={model.stride_size}"
         raise ConfigError(what, where="model.proj_fn", remedy="use model.proj_fn=SW or C1D for overlapping patches")
+    if model.proj_fn == "stem":
+        _check_stem(model)
     if model.pos_encoding_type == "rope" and (model.hidden_size // model.num_attention_heads) % 2:
         what = "rope turns pairs of channels, so each head needs an even width"
         raise ConfigError(what, where="model.pos_encoding_type", remedy="change model.num_attention_heads")
     if model.pos_encoding_type == "sinusoidal" and model.hidden_size % 2:
         what = "sinusoidal positions need an even model.hidden_size"
         raise ConfigError(what, where="model.pos_encoding_type", remedy="make model.hidden_size even")
+
+
+def _check_stem(model: ViTConfig) -> None:
+    stride = STEM_STRIDE ** len(stem_channels(model.hidden_size))
+    for name, size in (("patch_size", model.patch_size), ("stride_size", model.stride_size)):
+        if size % stride:
+            what = f"is {size}, and the convolutions of model.proj_fn=stem have a stride of {stride} pixels together"
+            raise ConfigError(what, where=f"model.{name}", remedy=f"choose a multiple of {stride}")
+    if model.hidden_size % STEM_STRIDE:
+        what = f"is {model.hidden_size}, of which the convolutions of model.proj_fn=stem have a quarter as channels"
+        raise ConfigError(what, where="model.hidden_size", remedy="choose a multiple of 4")
+
+
+def stem_channels(width: int) -> tuple[int, int]:
+    """Return the channels of the stem's convolutions, for tokens of a width."""
+    return width // 4, width // 2
+
+
+def _tokenizer_layers(model: dict[str, Any], num_pixels: int) -> list[tuple[int, int, int]]:
+    """Return of each layer before the tokens how often it is applied to a spectrum, its weights and its biases."""
+    width, patch = model["hidden_size"], model["patch_size"]
+    tokens = (num_pixels - patch) // model["stride_size"] + 1
+    if model["proj_fn"] != "stem":
+        return [(tokens, patch * width, width)]
+    layers, inputs, pixels = [], 1, num_pixels
+    for channels in stem_channels(width):
+        pixels //= STEM_STRIDE
+        layers.append((pixels, STEM_KERNEL * inputs * channels, channels))
+        inputs, patch = channels, patch // STEM_STRIDE
+    return [*layers, (tokens, patch * inputs * width, width)]
 
 
 def _check_vit_pixels(model: ViTConfig, num_pixels: int) -> None:
@@ -110,26 +146,27 @@ def _check_vit_pixels(model: ViTConfig, num_pixels: int) -> None:
 
 
 def _vit_parameters(model: dict[str, Any]) -> int:
-    width, feed_forward, patch = model["hidden_size"], model["intermediate_size"], model["patch_size"]
+    width, feed_forward = model["hidden_size"], model["intermediate_size"]
+    tokenizer = sum(weights + biases for _, weights, biases in _tokenizer_layers(model, NUM_PIXELS))
     block = 4 * width * width + 2 * width * feed_forward + (9 if model["qkv_bias"] else 6) * width + feed_forward
     positions = num_tokens(model) * width if model["pos_encoding_type"] == "learned" else 0
-    return patch * width + positions + model["num_hidden_layers"] * block + 5 * width
+    return tokenizer + positions + model["num_hidden_layers"] * block + 4 * width
 
 
 def vit_flops(model: dict[str, Any], num_pixels: int = NUM_PIXELS, num_outputs: int = 1) -> tuple[int, int]:
     """Return the operations of matrix products for one spectrum: forward, and in training.
 
-    Forward: 2NPD (tokenizer) + 4SD^2 + Q(4D^2 + 4DF) + 4QSD a block + 2DK, with N tokens, S with CLS, P the patch, F
+    Forward: 2NPD (tokenizer; a stem's convolutions are added) + 4SD^2 + Q(4D^2 + 4DF) + 4QSD a block + 2DK, with N tokens, S with CLS, P the patch, F
     the feed-forward width and Q the tokens that the block returns: all S, in the last block only CLS if it is pooled.
     Training is three times that without the gradient by the tokenizer's input, which nothing needs.
     """
     count, width, layers = num_tokens(model, num_pixels), model["hidden_size"], model["num_hidden_layers"]
     cls = int(model["pool"] == "cls")
     queries = count * (layers - 1) + (cls or count)
-    tokenizer = 2 * (count - cls) * model["patch_size"] * width
+    first, *others = (2 * times * weights for times, weights, _ in _tokenizer_layers(model, num_pixels))
     blocks = 4 * width * (layers * count * width + queries * (width + model["intermediate_size"] + count))
-    forward = tokenizer + blocks + 2 * width * num_outputs
-    return forward, 3 * forward - tokenizer
+    forward = first + sum(others) + blocks + 2 * width * num_outputs
+    return forward, 3 * forward - first
 
 
 def _vit_work(config: dict[str, Any]) -> float:

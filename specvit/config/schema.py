@@ -36,7 +36,7 @@ class ViTConfig(NetworkConfig):
     num_attention_heads: int = key(8, low=1, high=65_536)
     intermediate_size: int = key(1024, low=1, high=1_048_576)
     dropout: float = key(0.1, low=0.0, high=0.95)
-    proj_fn: str = key("C1D", choices=("C1D", "SW", "linear"), aliases={"cnn": "C1D"})
+    proj_fn: str = key("C1D", choices=("C1D", "SW", "linear", "stem"), aliases={"cnn": "C1D"})
     pos_encoding_type: str = key("learned", choices=("learned", "sinusoidal", "rope", "none"))
     pool: str = key("cls", choices=("cls", "mean", "attention"))
     qkv_bias: bool = key(True)

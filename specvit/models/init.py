@@ -11,6 +11,8 @@ of it each: the tokenizer's weights, or the std of positions and CLS.
 `fan_in` is `specvit` with one std for all weight matrices, 1/sqrt(3 inputs), which is that of torch's `nn.Linear` and
 of the tokenizers here: 0.072 at width 64, where 0.02 is that of a width of 833.
 
+The convolutions of a stem are normal with std 1/sqrt(inputs) under every rule.
+
 Each parameter has its own random stream, keyed by its name: another pooling or position leaves the others unchanged,
 and C1D and SW start from identical numbers.
 """
@@ -42,6 +44,8 @@ def initialise(model: nn.Module, *, rule: str, seed: int) -> None:
             elif name == "tokenizer.proj.bias" and old_tokenizer and isinstance(tokenizer, nn.Conv1d):
                 bound = tokenizer.kernel_size[0] ** -0.5
                 parameter.uniform_(-bound, bound, generator=generator)
+            elif name.startswith("tokenizer.stages.") and name.endswith(".weight"):
+                parameter.normal_(0.0, parameter[0].numel() ** -0.5, generator=generator)
             elif name in ("cls_token", "positions.weight"):
                 parameter.normal_(0.0, token_std(rule), generator=generator)
             elif name == "pool.score.weight" or name.endswith(".bias"):
@@ -54,7 +58,7 @@ def initialise(model: nn.Module, *, rule: str, seed: int) -> None:
 
 
 def _initialise_tokenizer(weight: Tensor, is_conv: bool, generator: torch.Generator, *, old: bool) -> None:
-    patch = weight.shape[-1]
+    patch = weight[0].numel()
     if not old:
         weight.normal_(0.0, 1.0 / math.sqrt(3 * patch), generator=generator)
     elif is_conv:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from specvit.config.model_kinds import check_fits, vit_flops
+from specvit.config.model_kinds import STEM_REACH, check_fits, vit_flops
 from specvit.config.schema import ViTConfig
 from specvit.models.block import Attention, Block, FeedForward
 from specvit.models.dropout import KeyedDropout
@@ -25,7 +25,9 @@ class ViT(Network):
         super().__init__()
         width = config.hidden_size
         self.num_tokens = num_tokens(num_pixels, config.patch_size, config.stride_size)
-        self.unread_pixels = num_pixels - (self.num_tokens - 1) * config.stride_size - config.patch_size
+        reach = STEM_REACH if config.proj_fn == "stem" else 0
+        read = (self.num_tokens - 1) * config.stride_size + config.patch_size + reach
+        self.unread_pixels = max(0, num_pixels - read)
         sizes = {"patch_size": config.patch_size, "stride_size": config.stride_size, "hidden_size": width}
         self.tokenizer = TOKENIZERS[config.proj_fn](**sizes)
         self.pool = build_pool(config.pool, width)

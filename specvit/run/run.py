@@ -149,7 +149,8 @@ def _check_model(config: Config, splits: Splits, weights: Any) -> list[str]:
 
 def _notes_of_legacy(model: NetworkConfig) -> list[str]:
     """Return a warning where the old initialisation gives a tokenizer other weights than C1D's."""
-    if not isinstance(model, ViTConfig) or model.proj_fn == "C1D" or model.init not in ("legacy", "legacy_tokenizer"):
+    old = ("legacy", "legacy_tokenizer")
+    if not isinstance(model, ViTConfig) or model.proj_fn in ("C1D", "stem") or model.init not in old:
         return []
     words = f"weights of std 0.02, where C1D has {(3 * model.patch_size) ** -0.5:.3f}"
     return [f"note: model.init={model.init} starts {model.proj_fn} from {words}; model.init=specvit starts all alike"]

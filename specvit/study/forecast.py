@@ -92,13 +92,13 @@ def print_plan(study: StudyFolder, order: "StudyRequest", trials: list[Trial]) -
 def twins_line(trials: list[Trial]) -> str:
     """Return how many runs are the same as others under another name of their tokenizer, "" if there are none.
 
-    Without overlap all tokenizers are one linear map with one initialisation, so that their runs agree to the last
+    Without overlap all tokenizers but the stem are one linear map with one initialisation, so that their runs agree to the last
     digit; of the old initialisations C1D has another than the rest.
     """
     names: dict[str, list[str]] = {}
     for trial in trials:
         model = trial.config["model"]
-        if model.get("kind", "vit") == "vit" and model["stride_size"] == model["patch_size"]:
+        if model.get("proj_fn", "stem") != "stem" and model["stride_size"] == model["patch_size"]:
             apart = model["proj_fn"] == "C1D" and model["init"] in ("legacy", "legacy_tokenizer")
             one_map = {**model, "proj_fn": "C1D" if apart else "linear"}
             rest = {name: part for name, part in trial.config.items() if name != "tracking"}
