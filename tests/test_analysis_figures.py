@@ -73,6 +73,17 @@ def test_an_outlier_leaves_the_other_bars_their_length(records: Runs) -> None:
     assert all(float(text.get_text()).is_integer() for text in shares.get_xticklabels())
 
 
+def test_long_names_of_bars_have_keys_without_sections(records: Runs) -> None:
+    factors = [
+        {"model.patch_size, model.stride_size": f"{size}, 64", **own} for size, own in enumerate(records.factors)
+    ]
+    runs = records.assign(factors=factors, setting=[repr(one) for one in factors])
+    bars, _ = draw_ablation(ablation_of(runs, "test_r2", "toy", {}, search=False)).axes
+    assert "patch_size, stride_size=0, 64, tokenizer=c1d, lr=0.00606" in [
+        text.get_text() for text in bars.get_yticklabels()
+    ]
+
+
 def test_bars_of_like_size_are_drawn_whole(records: Runs) -> None:
     bars, _ = draw_ablation(ablation_of(records[:4], "test_r2", "toy", {}, search=False)).axes
     assert bars.get_xlim()[0] == 0 and bars.get_xlim()[1] > 0.4

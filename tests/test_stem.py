@@ -10,7 +10,13 @@ from specvit.models import build_model
 from specvit.models.vit import ViT
 from specvit.utils.errors import ConfigError
 
-SIZES = {"proj_fn": "stem", "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+SIZES = {
+    "proj_fn": "stem",
+    "hidden_size": 64,
+    "intermediate_size": 64,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+}
 
 
 def vit(num_pixels: int, patch: int = 64, stride: int = 64, **changes: object) -> ViT:
@@ -56,7 +62,10 @@ def test_its_convolutions_keep_the_variance_of_their_input_under_every_rule() ->
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["model.patch_size=40"], "model.patch_size: is 40, and the convolutions of model.proj_fn=stem have a stride of"),
+        (
+            ["model.patch_size=40"],
+            "model.patch_size: is 40, and the convolutions of model.proj_fn=stem have a stride of",
+        ),
         (["model.patch_size=32", "model.stride_size=8"], "model.stride_size: is 8, .* choose a multiple of 16"),
         (["model.hidden_size=90", "model.num_attention_heads=2"], "model.hidden_size: is 90, .* multiple of 4"),
     ],

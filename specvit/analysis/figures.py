@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from specvit.analysis.ablation import best_first, combinations
+from specvit.analysis.ablation import Combination, best_first, combinations
 from specvit.analysis.ablation_report import Ablation
 from specvit.analysis.bounds.report import CEILINGS, SNR, BoundsReport
 from specvit.analysis.records import TEST_R2, Runs, r2_inside
@@ -18,6 +19,7 @@ from specvit.analysis.scaling import Line, Scaling, pair_sentence
 from specvit.metrics.intervals import percentile_interval
 from specvit.study.results import is_r2
 from specvit.study.schema import ESCAPED
+from specvit.study.table import setting_text
 from specvit.tracking.figures import LOWEST as FLOOR
 from specvit.tracking.figures import attempt, canvas, draw_curve, finish_curves, set_log
 from specvit.utils.files import write_atomic
@@ -30,6 +32,8 @@ LOWEST = -0.3
 NAMED = 10
 """Most settings with a colour and a name; the others are thin and grey."""
 MOST_BARS = 40
+MOST_LETTERS = 60
+"""Of a bar's name."""
 CURVE_POINTS = 100
 STYLES: dict[str, dict[str, Any]] = {
     "van_trees": {"ls": "-", "color": "black", "lw": 1.8},
@@ -242,8 +246,7 @@ def draw_ablation(ablation: Ablation) -> Any:
         spread = None if one.unlearnt else one.sd
         bars.barh(place, one.score, xerr=spread, color="tab:blue", alpha=0.5, ecolor="0.2", height=0.7)
         bars.plot(one.ranked, [place] * len(one.ranked), ".", color="0.2", ms=4)
-    labels = [textwrap.shorten(one.label, 60) for one in scored]
-    bars.set_yticks(range(len(scored)), labels, fontsize=7)
+    bars.set_yticks(range(len(scored)), [_bar_label(one) for one in scored], fontsize=7)
     if ablation.metric == ESCAPED:
         set_log(bars, "x")
     else:
@@ -257,10 +260,18 @@ def draw_ablation(ablation: Ablation) -> Any:
     shares.xaxis.get_major_locator().set_params(integer=True)
     names = [textwrap.shorten(f"{tally.factor}={tally.value}", 44) for tally in reversed(rates[:MOST_BARS])]
     shares.set_yticks(range(len(names)), names, fontsize=7)
-    shares.set_xlabel("runs that finished (green), learnt nothing (orange), failed (red)", fontsize=8)
+    shares.set_xlabel("runs that finished (green),\nlearnt nothing (orange), failed (red)", fontsize=8)
     for axis in (bars, shares):
         axis.grid(alpha=0.25, axis="x")
     return figure
+
+
+def _bar_label(one: Combination) -> str:
+    """Return a setting's name; where it is long, the keys are without their sections."""
+    if len(one.label) <= MOST_LETTERS:
+        return one.label
+    names = {factor: ", ".join(re.split(r"[./]", key)[-1] for key in factor.split(", ")) for factor in one.factors}
+    return textwrap.shorten(setting_text({names[factor]: value for factor, value in one.factors.items()}), MOST_LETTERS)
 
 
 def _limit_bars(axis: Any, scores: Sequence[float], *, lowest: float) -> None:

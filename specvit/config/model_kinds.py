@@ -156,9 +156,10 @@ def _vit_parameters(model: dict[str, Any]) -> int:
 def vit_flops(model: dict[str, Any], num_pixels: int = NUM_PIXELS, num_outputs: int = 1) -> tuple[int, int]:
     """Return the operations of matrix products for one spectrum: forward, and in training.
 
-    Forward: 2NPD (tokenizer; a stem's convolutions are added) + 4SD^2 + Q(4D^2 + 4DF) + 4QSD a block + 2DK, with N tokens, S with CLS, P the patch, F
-    the feed-forward width and Q the tokens that the block returns: all S, in the last block only CLS if it is pooled.
-    Training is three times that without the gradient by the tokenizer's input, which nothing needs.
+    Forward: 2NPD (tokenizer; of a stem, each layer's weights twice an output pixel) + 4SD^2 + Q(4D^2 + 4DF) + 4QSD a
+    block + 2DK, with N tokens, S with CLS, P the patch, F the feed-forward width and Q the tokens that the block
+    returns: all S, in the last block only CLS if it is pooled. Training is three times that without the gradient by
+    the first layer's input, which nothing needs.
     """
     count, width, layers = num_tokens(model, num_pixels), model["hidden_size"], model["num_hidden_layers"]
     cls = int(model["pool"] == "cls")

@@ -1,8 +1,9 @@
 """From pixels to tokens. Legend: B batch, P pixels, N tokens, D model width.
 
 C1D, SW and linear are implementations of one linear map: with equal weights their outputs are equal, and one rule
-initialises all (`models.init`). The stem has nonlinear layers before it. Every tokenizer gives `(P - patch) // stride + 1` tokens; pixels beyond the last
-whole patch are ignored, never padded with zeros.
+initialises all (`models.init`). The stem has nonlinear layers before it. Every tokenizer gives
+`(P - patch) // stride + 1` tokens; pixels beyond the last whole patch are ignored and, but for 10 by the stem, never
+padded with zeros.
 """
 
 import torch.nn.functional as F

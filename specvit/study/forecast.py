@@ -92,8 +92,8 @@ def print_plan(study: StudyFolder, order: "StudyRequest", trials: list[Trial]) -
 def twins_line(trials: list[Trial]) -> str:
     """Return how many runs are the same as others under another name of their tokenizer, "" if there are none.
 
-    Without overlap all tokenizers but the stem are one linear map with one initialisation, so that their runs agree to the last
-    digit; of the old initialisations C1D has another than the rest.
+    Without overlap all tokenizers but the stem are one linear map with one initialisation, so that their runs agree to
+    the last digit; of the old initialisations C1D has another than the rest.
     """
     names: dict[str, list[str]] = {}
     for trial in trials:
