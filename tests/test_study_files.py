@@ -22,7 +22,7 @@ from specvit.study.yaml_schema import Settings, matches
 FILES = {path.stem: path for path in sorted((conf_dir().parent / "sweeps").glob("*.yaml"))}
 compose = Composer()
 ON_OBSERVED_STARS = {"miles_models"}
-OF_THE_DEMONSTRATION = {"recipe_causes_small"}
+OF_THE_DEMONSTRATION = {"recipe_causes_small", "recipe_parts_small"}
 """Studies that ask about the small run itself, so have no full form."""
 
 
