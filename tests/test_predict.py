@@ -63,6 +63,11 @@ def predicted(*words: object) -> pd.DataFrame:
     return pd.read_csv("out.csv")
 
 
+def bars_of(*labels: str) -> list[str]:
+    """Return the names of the columns of error bars."""
+    return [f"{name}_{kind}" for name in labels for kind in ("std", "low", "high")]
+
+
 def refusal(capsys: pytest.CaptureFixture[str], *words: object) -> str:
     """Return the one sentence with which the command ends, with nothing written."""
     capsys.readouterr()
@@ -85,7 +90,7 @@ def test_it_predicts_observed_flux_as_evaluate_does_and_as_python_does(
     expected = pd.read_csv(run / "evaluate-observed-stars-noise0" / "predictions.csv")
     table = predicted(run, source)
     trained = specvit.load(run)
-    assert list(table) == ["file", "row", *trained.labels, "flux_snr", *FLAGS]
+    assert list(table) == ["file", "row", *trained.labels, *bars_of(*trained.labels), "flux_snr", *FLAGS]
     assert set(table["file"]) == {"stars.h5"} and table["row"].tolist() == list(range(300))
     for label in trained.labels:
         np.testing.assert_array_equal(table[label], expected[f"pred_{label}"])
@@ -190,7 +195,8 @@ def test_seeds_are_averaged_and_their_spread_is_given(run_of: Any, observed: Any
         values = np.stack([one[label] for one in single])
         np.testing.assert_allclose(table[label], values.mean(axis=0))
         np.testing.assert_allclose(table[f"{label}_run_sd"], values.std(axis=0, ddof=1))
-    assert list(table) == ["file", "row", *LABELS, *(f"{name}_run_sd" for name in LABELS), "flux_snr", *FLAGS]
+    spreads = [f"{name}_run_sd" for name in LABELS]
+    assert list(table) == ["file", "row", *LABELS, *spreads, *bars_of(*LABELS), "flux_snr", *FLAGS]
     assert (table[[*FLAGS]] >= single[0][[*FLAGS]]).all(axis=None)
 
 

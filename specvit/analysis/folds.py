@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from specvit.analysis.grouping import without_repeated
 from specvit.analysis.pooled_folds import pool_folds, pool_key
 from specvit.analysis.records import Run, Runs, rows_of, with_predictions
 from specvit.analysis.report import Row, bullets, table, write_report
 from specvit.metrics.intervals import Interval, percentile_interval, resampled
 from specvit.metrics.metrics import REGRESSION
 from specvit.metrics.statistics import RegressionRows
+from specvit.run_folder.identity import without_repeated
 from specvit.study.table import factor_names, setting_text
 from specvit.utils.errors import FolderError
 from specvit.utils.quantities import STAR_ID, unit_of

@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from specvit.analysis.records import Run, Runs, rows_of
-from specvit.config.build import flatten
 from specvit.config.schema import Config, ViTConfig
 from specvit.run_folder.folder import DONE
-from specvit.run_folder.identity import identity_of
-from specvit.study.schema import REPEATED
+from specvit.run_folder.identity import identity_of, without_repeated
 
 TIED = (
     "train.epochs",
@@ -171,11 +169,6 @@ def _distinct(names: Mapping[str, str], runs: Mapping[str, Run], *, among_all: b
             own = [f"{k}={v}" for k, v in configs[key].items() if any(other.get(k) != v for other in others)]
             distinct[key] = f"{name} ({', '.join(own) or runs[key].run_id})"
     return distinct
-
-
-def without_repeated(identity: dict[str, Any]) -> dict[str, Any]:
-    """Return the configuration in an identity as dotted keys, without seed and fold."""
-    return {name: value for name, value in flatten(identity).items() if name not in REPEATED}
 
 
 def _series_key(identity: dict[str, Any], *, tied: bool) -> str:

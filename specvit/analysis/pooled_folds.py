@@ -14,8 +14,10 @@ import numpy as np
 import pandas as pd
 
 from specvit.analysis.fit_verdict import data_key
-from specvit.analysis.grouping import key_of, without_repeated
+from specvit.analysis.grouping import key_of
 from specvit.analysis.records import Run, Runs, rows_of, run_table
+from specvit.data.folds import of_changed_files
+from specvit.run_folder.identity import without_repeated
 from specvit.study.table import setting_text
 from specvit.utils.errors import FolderError
 from specvit.utils.quantities import STAR_ID
@@ -70,11 +72,7 @@ def _fault(folds: Sequence[Run]) -> str:
     if several := [str(fold) for fold, count in counts.items() if count > 1]:
         many = f"folds {', '.join(several)} are" if len(several) > 1 else f"fold {several[0]} is"
         return f"{many} tested by several runs; {NAME_RUNS}"
-    sets = [run.identity["data"] for run in folds]
-    following = [*sets[1:], sets[0]]
-    if data.val_samples == data.test_samples and any(
-        one["val"] != after["test"] for one, after in zip(sets, following, strict=True)
-    ):
+    if of_changed_files(data, [run.identity["data"] for run in folds]):
         return "its folds are of different spectra or labels: the files have changed between its runs"
     return ""
 

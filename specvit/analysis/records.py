@@ -27,9 +27,9 @@ from specvit.data.synthetic import GENERATOR_VERSION
 from specvit.metrics.metrics import REGRESSION
 from specvit.metrics.statistics import RegressionRows
 from specvit.run_folder.folder import DONE, RESUMABLE, RunFolder
-from specvit.run_folder.identity import identity_of
+from specvit.run_folder.identity import REPEATED, identity_of
 from specvit.study.results import NOT_LEARNT, Outcome, escape_step, outcome_of, ranked_value, value_of
-from specvit.study.schema import ESCAPED, REPEATED, Definition, Table, definition_of
+from specvit.study.schema import ESCAPED, Definition, Table, definition_of
 from specvit.study.store import WAITING, StudyFolder
 from specvit.study.table import factors_of
 from specvit.study.trial_queue import group_of

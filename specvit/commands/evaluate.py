@@ -1,4 +1,4 @@
-"""`python -m specvit.evaluate RUN [--data FILE] [--noise LEVELS]`: score a finished run on any file, at any noise.
+"""`python -m specvit.evaluate RUN [--data FILE] [--noise LEVELS] [--split val]`: score a finished run.
 
 Statistics of labels and flux are those of the training set, from the checkpoint; nothing is fitted here.
 """
@@ -6,21 +6,22 @@ Statistics of labels and flux are those of the training set, from the checkpoint
 import dataclasses
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from specvit.commands.entry import Parser, user_facing
 from specvit.config.model_kinds import kind_of
 from specvit.config.schema import Config, NoiseConfig, effective_level
 from specvit.metrics.format import bin_lines, rest_line, row_line
-from specvit.run_folder.folder import RunFolder
+from specvit.run_folder.folder import DONE, RunFolder
 from specvit.run_folder.identity import read_config
 from specvit.study.find import find_run
 from specvit.tracking.console import Console
-from specvit.utils.errors import ConfigError, FolderError
+from specvit.utils.errors import ConfigError, DataError, FolderError
 from specvit.utils.files import finite, write_text
 from specvit.utils.text import csv_text
 
 if TYPE_CHECKING:
+    from specvit.data.views import SpectraView
     from specvit.run.evaluation import Row, Scored
 
 ROWS_PRINTED = 50
@@ -40,7 +41,9 @@ def main(arguments: list[str] | None = None) -> int:
     if not run.file("best.ckpt").exists():
         remedy = "run its training command again to finish it"
         raise FolderError("has no trained model yet", where=str(run.path), remedy=remedy)
-    _evaluate(config, run, options.data, levels, options.device)
+    if options.split == "val":
+        _check_val(run, options)
+    _evaluate(config, run, options.data, levels, options.device, options.split)
     return 0
 
 
@@ -49,6 +52,8 @@ def parser() -> Parser:
     parser = Parser(prog="specvit evaluate", description=main.__doc__)
     parser.add_argument("run", help="a run's folder, name or hash")
     parser.add_argument("--data", metavar="FILE", help="an HDF5 file to score instead of the run's test set")
+    what = "score its validation set, and keep the predictions that calibrate the error bars of `specvit predict`"
+    parser.add_argument("--split", choices=("test", "val"), default="test", help=f"val: {what} (default: test)")
     parser.add_argument("--noise", metavar="LEVELS", help="noise levels, such as 0,0.5,1,2 (default: the run's own)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     return parser
@@ -69,7 +74,29 @@ def read_levels(text: str) -> list[float]:
     return list(dict.fromkeys(levels))
 
 
-def _evaluate(config: Config, run: RunFolder, file: str | None, levels: list[float], device_name: str) -> None:
+def _check_val(run: RunFolder, options: Any) -> None:
+    """Raise `SpecvitError` unless the run is finished and its own validation rows are asked for."""
+    for name in ("data", "noise"):
+        if getattr(options, name) is not None:
+            what = "does not go with --split val, the run's own validation rows with their noise"
+            raise ConfigError(what, where=f"--{name}", remedy="leave one of them out")
+    if (state := run.state()) not in DONE:
+        what = f"has not finished ({state or 'unknown state'}), and its weights may change"
+        raise FolderError(what, where=str(run.path), remedy="run its training command again to finish it")
+
+
+def _check_same_rows(run: RunFolder, config: Config, spectra: "SpectraView") -> None:
+    """Raise `DataError` if the validation rows are not those that the run had."""
+    from specvit.data.splits import split_manifest
+
+    if split_manifest(config.data, "val", spectra) != run.about()["identity"]["data"]["val"]:
+        remedy = "put the spectra back that the run was validated on"
+        raise DataError("is not what it was", where="data.val_path", remedy=remedy)
+
+
+def _evaluate(
+    config: Config, run: RunFolder, file: str | None, levels: list[float], device_name: str, split: str
+) -> None:
     """Score at each level (none named: at the run's own) into a folder of its own; several also make one table.
 
     A row's unit noise is that of the run's test rows, keyed by the row's number: the same at every level.
@@ -78,7 +105,7 @@ def _evaluate(config: Config, run: RunFolder, file: str | None, levels: list[flo
     from specvit.data.noise import added_noise
     from specvit.data.splits import check_masked, masked_words, missing_labels, open_split
     from specvit.data.views import Spectra, open_spectra
-    from specvit.run import evaluation
+    from specvit.run import calibration, evaluation
     from specvit.run.predictor import load_predictor
     from specvit.training.device import resolve_device, set_up_torch
 
@@ -88,10 +115,13 @@ def _evaluate(config: Config, run: RunFolder, file: str | None, levels: list[flo
     spectra = (
         open_spectra([Path(file)], -1, where="--data", observed=config.data.observed)
         if file
-        else open_split(config.data, "test", console.show_generation)
+        else open_split(config.data, split, console.show_generation)
     )
     trained = load_predictor(folder / "best.ckpt", config, device, run.run_id)
     trained.check_pixels(spectra)
+    if split == "val":
+        _check_same_rows(run, config, spectra)
+        calibration.write_val_predictions(trained, spectra, folder, device)
     check_masked(spectra, config.data.max_masked)
     if masked := masked_words(spectra):
         console.say(f"note: masked pixels, in which the model sees the mean spectrum: {masked} rows")
@@ -105,17 +135,17 @@ def _evaluate(config: Config, run: RunFolder, file: str | None, levels: list[flo
         console.say("note: the flux is observed: it is not clipped at 0, and no noise is added")
     if missing := missing_labels(spectra, config.data.param):
         console.say(f"note: missing labels (NaN) are left out of the scores: {missing} rows")
-    name = "evaluate-test" if file is None else f"evaluate-{Path(file).resolve().parent.name}-{Path(file).stem}"
+    name = f"evaluate-{split}" if file is None else f"evaluate-{Path(file).resolve().parent.name}-{Path(file).stem}"
     table = []
     for level in levels or [None]:
         noise = config.noise if level is None else at_level(config.noise, level)
         noisy = dataclasses.replace(trained, config=dataclasses.replace(config, noise=noise))
-        scored = evaluation.score(noisy, spectra, "test", device)
+        scored = evaluation.score(noisy, spectra, split, device)
         out = folder / (name if level is None else f"{name}-noise{_short(level)}")
         out.mkdir(exist_ok=True)
         added = effective_level(added_noise(spectra, noise))
-        facts = {"run": folder.name, "data": file or "test set of the run", "noise_level": added}
-        evaluation.write_scored(scored, out, split="test", summary={**facts, "test_rows": len(spectra)})
+        facts = {"run": folder.name, "data": file or f"{split} set of the run", "noise_level": added}
+        evaluation.write_scored(scored, out, split=split, summary={**facts, f"{split}_rows": len(spectra)})
         evaluation.draw_scored(scored, out / "figures", console.say)
         _print(scored, added, console, whole=len(levels) < 2)
         console.say(f"written: {out}")

@@ -22,7 +22,7 @@ SUFFIXES = (".csv", ".parquet")
 
 @user_facing
 def main(arguments: list[str] | None = None) -> int:
-    """Predict the labels of observed spectra by a trained run; by several runs or a study their mean and spread.
+    """Predict labels of observed spectra, with error bars, by a trained run; by several runs or a study, their mean.
 
     SOURCE is a shard, or a file, a folder or a glob in quotes of anything that `specvit data convert` reads; labels
     are not needed. No noise is added. Columns: docs/predict.md.
@@ -39,6 +39,8 @@ def main(arguments: list[str] | None = None) -> int:
     from specvit.run.ensemble import load_ensemble
 
     ensemble = load_ensemble(folders, options.device, _say)
+    if note := ensemble.note_of_level(options.level, "--level"):
+        _say(note)
     pixels = RunPixels(ensemble.wave, options.resample)
     stream = open_stream([Path(options.source)], Options(**given), pixels, out, ensemble.observed)
     if out is not None and out.resolve() in [path.resolve() for path in stream.sources]:
@@ -50,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
         ensemble.filling(stream.masked)
     for note in stream.notes:
         _say(note)
-    counts = _write(out, ensemble, stream)
+    counts = _write(out, ensemble, stream, options.level)
     _conclude(counts, stream, out)
     return 0
 
@@ -64,6 +66,8 @@ def parser() -> Parser:
     own.add_argument("source", help="the spectra: a file, a folder, or a glob in quotes")
     own.add_argument("--study", metavar="NAME", help="instead of runs: the best setting of a study, with all its seeds")
     own.add_argument("--out", metavar="FILE", help="a .csv or .parquet file (default: CSV to standard output)")
+    what = "share of true labels in the intervals LABEL_low to LABEL_high (default: 0.9)"
+    own.add_argument("--level", type=float, metavar="SHARE", help=what)
     own.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     pixels = own.add_argument_group("pixels")
     what = "bring spectra on other wavelengths to the run's pixels, as `specvit data convert --wave FILE` does"
@@ -113,14 +117,14 @@ def _parquet() -> Any:
     return pyarrow
 
 
-def _write(out: Path | None, ensemble: "Ensemble", stream: "SpectraStream") -> dict[str, int]:
+def _write(out: Path | None, ensemble: "Ensemble", stream: "SpectraStream", level: float | None) -> dict[str, int]:
     """Write all predictions, block by block, into a file that is whole or absent; return the counts of flags."""
     from specvit.convert.progress import Progress
     from specvit.utils.files import write_atomic
 
     counts: dict[str, int] = {}
     if out is None:
-        for number, table in enumerate(_tables(ensemble, stream, counts)):
+        for number, table in enumerate(_tables(ensemble, stream, level, counts)):
             print(table.to_csv(index=False, header=number == 0), end="")
         return counts
 
@@ -128,7 +132,7 @@ def _write(out: Path | None, ensemble: "Ensemble", stream: "SpectraStream") -> d
         with Progress({"spectra": ("predicting", "predicted")}) as report:
             done = 0
             report(done, stream.rows)
-            tables = _tables(ensemble, stream, counts)
+            tables = _tables(ensemble, stream, level, counts)
             for table in _into(file, tables, parquet=out.suffix.lower() == ".parquet"):
                 done += len(table)
                 report(done, stream.rows)
@@ -154,7 +158,9 @@ def _into(file: IO[bytes], tables: Iterator[Any], *, parquet: bool) -> Iterator[
         writer.close()
 
 
-def _tables(ensemble: "Ensemble", stream: "SpectraStream", counts: dict[str, int]) -> Iterator[Any]:
+def _tables(
+    ensemble: "Ensemble", stream: "SpectraStream", level: float | None, counts: dict[str, int]
+) -> Iterator[Any]:
     """Yield tables of predictions with each spectrum's file and row in front; count flags."""
     import numpy as np
 
@@ -163,7 +169,7 @@ def _tables(ensemble: "Ensemble", stream: "SpectraStream", counts: dict[str, int
 
     for block in stream.blocks(BLOCK_ROWS):
         flux_BP = np.ma.masked_invalid(block.flux_BP) if stream.masked else block.flux_BP
-        table = ensemble.predict(flux_BP, block.error_BP)
+        table = ensemble.table(flux_BP, block.error_BP, level=level)
         names = [safe_cell(str(Path(name).relative_to(stream.base))) for name in block.files_B]
         table.insert(0, "file", names)
         table.insert(1, "row", block.rows_B)

@@ -251,16 +251,20 @@ def eval_data(
     spectra: SpectraView, split: str, config: Config, coder: TargetCoder, flux_norm: FluxNorm, device: torch.device
 ) -> EvalData:
     """Return a validation or test view with the noise and the statistics of the run."""
-    if where := first_masked(spectra):
-        flux_norm = flux_norm.filling(config.data.flux_norm, where)
     return EvalData(
         store=SpectraStore(spectra, config.data, device),
         targets=encoded(spectra, coder, config, device),
-        flux_norm=flux_norm.to(device),
+        flux_norm=norm_of(spectra, config, flux_norm).to(device),
         noise=added_noise(spectra, config.noise),
         split=split,
         with_sigma=kind_of(config.model).needs_sigma,
     )
+
+
+def norm_of(spectra: SpectraView, config: Config, flux_norm: FluxNorm) -> FluxNorm:
+    """Return a run's normaliser for a view, whose pixels may be masked; raises `DataError` if it cannot fill them."""
+    where = first_masked(spectra)
+    return flux_norm.filling(config.data.flux_norm, where) if where else flux_norm
 
 
 def signal_to_noise(spectra: SpectraView, noise: NoiseConfig) -> np.ndarray:

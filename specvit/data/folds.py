@@ -59,6 +59,16 @@ def of_known_stars(spectra: Spectra, data: DataConfig) -> int:
     return int((_ahead(spectra, data) > 0).sum()) if data.folds and STAR_ID in spectra.labels() else 0
 
 
+def of_changed_files(data: DataConfig, manifests: Sequence[dict[str, Any]]) -> bool:
+    """Return whether runs of all folds, in their order, are of different spectra or labels, by their manifests.
+
+    What validates a fold is tested in the next one; with fewer rows of one split than of the other nothing is known.
+    """
+    following = [*manifests[1:], manifests[0]]
+    pairs = zip(manifests, following, strict=True)
+    return data.val_samples == data.test_samples and any(one["val"] != after["test"] for one, after in pairs)
+
+
 def _ahead(spectra: Spectra, data: DataConfig) -> np.ndarray:
     """Return the distance (N,) of each row's fold from `data.fold`: 0 is tested, 1 validates."""
     return (folds_of(spectra, data.folds) - data.fold) % data.folds

@@ -49,29 +49,48 @@ class TrainingRange:
 def measure(flux_BP: np.ndarray, norm: FluxNorm) -> Measures:
     """Return the measures of spectra as the model sees them, float32, not normalised yet; masked pixels are NaN.
 
-    S/N is that of the flux alone, whatever errors are given: the median over 1.482602 / sqrt(6) times the median of
-    |2 f(i) - f(i-2) - f(i+2)| (DER_SNR: Stoehr et al. 2008, ASP Conf. Ser. 394, 505). It takes noise as independent
-    from pixel to pixel; NaN below five pixels, infinite for a flux without any scatter.
+    S/N is that of the flux alone, whatever errors are given.
     """
-    if norm.fill_P is not None:
-        flux_BP = np.where(np.isnan(flux_BP), norm.fill_P.cpu().numpy(), flux_BP)
+    flux_BP = _filled(flux_BP, norm)
     median_B = np.median(flux_BP, axis=1)
     with np.errstate(over="ignore"):
         square_BP = np.square((flux_BP - norm.mean_P.cpu().numpy()) / np.float32(norm.scale))
+    return Measures(median_B, np.sqrt(square_BP.mean(axis=1)), _flux_snr(flux_BP, median_B))
+
+
+def flux_snr(spectra: SpectraView, norm: FluxNorm, noise: NoiseConfig, split: str) -> np.ndarray:
+    """Return S/N (N,) as `measure` does, of all rows of a view with the noise of their evaluation."""
+    snr_N = np.empty(len(spectra))
+    for start in range(0, len(spectra), BLOCK_ROWS):
+        flux_BP = _filled(_noisy_flux(spectra, start, noise, split), norm)
+        snr_N[start : start + BLOCK_ROWS] = _flux_snr(flux_BP, np.median(flux_BP, axis=1))
+    return snr_N
+
+
+def _filled(flux_BP: np.ndarray, norm: FluxNorm) -> np.ndarray:
+    """Return flux with what the model sees in masked pixels (NaN)."""
+    return flux_BP if norm.fill_P is None else np.where(np.isnan(flux_BP), norm.fill_P.cpu().numpy(), flux_BP)
+
+
+def _flux_snr(flux_BP: np.ndarray, median_B: np.ndarray) -> np.ndarray:
+    """Return the median over 1.482602 / sqrt(6) times the median of |2 f(i) - f(i-2) - f(i+2)|.
+
+    DER_SNR (Stoehr et al. 2008, ASP Conf. Ser. 394, 505) takes noise as independent from pixel to pixel; NaN below five
+    pixels, infinite for a flux without any scatter.
+    """
     noise_B = np.full(len(flux_BP), np.nan)
     if flux_BP.shape[1] > 4:
         scatter_BP = np.abs(2 * flux_BP[:, 2:-2] - flux_BP[:, :-4] - flux_BP[:, 4:])
         noise_B = 1.482602 / np.sqrt(6) * np.median(scatter_BP, axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        snr_B = median_B / noise_B
-    return Measures(median_B, np.sqrt(square_BP.mean(axis=1)), snr_B)
+        return median_B / noise_B
 
 
 def fit_range(spectra: SpectraView, norm: FluxNorm, noise: NoiseConfig) -> TrainingRange:
     """Return the range of training spectra, with one noise each; up to `BLOCKS * BLOCK_ROWS` of them are looked at."""
     last = max(0, len(spectra) - BLOCK_ROWS)
     starts = np.unique(np.linspace(0, last, BLOCKS).astype(np.int64))
-    found = [_measure_rows(spectra, start, norm, noise) for start in starts.tolist()]
+    found = [measure(_noisy_flux(spectra, start, noise, SPLIT), norm) for start in starts.tolist()]
     median_N, distance_N, snr_N = map(np.concatenate, zip(*found, strict=True))
     return TrainingRange(_ends(median_N), float(distance_N.max()), _ends(snr_N))
 
@@ -88,14 +107,15 @@ def range_from_plain(plain: Any) -> TrainingRange | None:
     return TrainingRange(tuple(plain["median"]), plain["distance"], tuple(plain["snr"]))
 
 
-def _measure_rows(spectra: SpectraView, start: int, norm: FluxNorm, noise: NoiseConfig) -> Measures:
+def _noisy_flux(spectra: SpectraView, start: int, noise: NoiseConfig, split: str) -> np.ndarray:
+    """Return flux (B, P) of the `BLOCK_ROWS` rows from `start` on, with the noise that `split` draws."""
     index_B = np.arange(start, min(start + BLOCK_ROWS, len(spectra)))
     flux_BP, error_BP = spectra.gather(index_B)
     flux_BP = flux_BP if spectra.observed else np.clip(flux_BP, 0.0, None)
     if (sigma_BP := sigma_of(torch.from_numpy(error_BP), added_noise(spectra, noise))) is not None:
-        unit_BP = evaluation_noise(spectra.rows_N[index_B], flux_BP.shape[1], seed=noise.eval_seed, split=SPLIT)
+        unit_BP = evaluation_noise(spectra.rows_N[index_B], flux_BP.shape[1], seed=noise.eval_seed, split=split)
         flux_BP = flux_BP + sigma_BP.numpy() * unit_BP
-    return measure(flux_BP, norm)
+    return flux_BP
 
 
 def _ends(values_N: np.ndarray) -> tuple[float, float]:

@@ -3,6 +3,7 @@
 Legend: N spectra, B rows of a batch, P pixels, K labels or classes, R runs.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,11 +19,13 @@ from specvit.data.labels import ClassCoder, LabelScaler, TargetCoder
 from specvit.data.noise import FluxNorm
 from specvit.data.shards import as_float32, grid_difference, same_wavelengths
 from specvit.data.training_range import Measures, measure
+from specvit.run import error_bars
+from specvit.run.error_bars import Ends, ErrorBars, Uncalibrated, find_error_bars
 from specvit.run.predictor import Predictor, load_predictor
 from specvit.run_folder.folder import DONE, FAILED, RunFolder
 from specvit.run_folder.identity import read_config
 from specvit.training.device import resolve_device, set_up_torch
-from specvit.utils.errors import DataError, FolderError
+from specvit.utils.errors import ConfigError, DataError, FolderError
 
 FLAGS = ("flux_outside", "snr_outside", "not_finite")
 """Columns of a table of predictions, True where: flux or S/N is not of the training range; nothing can be predicted."""
@@ -34,6 +37,9 @@ class Ensemble:
 
     runs: tuple[Predictor, ...]
     device: torch.device
+    error_bars: ErrorBars | None = None
+    uncalibrated: str = ""
+    """Why there are no error bars."""
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -68,15 +74,35 @@ class Ensemble:
     def _coder(self) -> TargetCoder:
         return self.runs[0].coder
 
-    def predict(self, flux: Any, error: Any = None, wave: Any = None) -> Any:
+    def note_of_level(self, level: float | None, where: str = "level") -> str:
+        """Return a note if error bars at `level` (None: the default) are infinite, or "".
+
+        Raises `ConfigError` for an impossible level, and for one that is named without error bars.
+        """
+        if level is not None and not 0 < level < 1:
+            raise ConfigError(f"is {level:g}", where=where, remedy="give a share between 0 and 1, such as 0.9")
+        if self.error_bars is not None:
+            return error_bars.note_of_level(self.error_bars, self.labels, level or error_bars.DEFAULT_LEVEL)
+        if level is not None:
+            raise ConfigError(f"has no effect without error bars: {self.uncalibrated}", where=where)
+        return ""
+
+    def predict(self, flux: Any, error: Any = None, wave: Any = None, level: float | None = None) -> Any:
         """Return a DataFrame, a row a spectrum, of observed spectra as they are: no noise is added.
 
         `flux` is (N, P), or (P,) of one spectrum, in the units of the training set (see the flag `flux_outside`);
         `error`, of the same shape, its 1 sigma: pixels where that is not finite or below 0 are bad. Masked pixels of a
         `numpy.ma.MaskedArray` are filled as in evaluation. `wave` (P,), vacuum Angstrom, is checked against the run's.
-        Columns: each label, with several runs `<label>_run_sd`, `flux_snr`, and the flags; `docs/predict.md` has their
-        meaning. Raises `DataError`.
+        Columns: each label, with several runs `<label>_run_sd`, of calibrated runs `<label>_std` and the interval that
+        holds a share `level` (default 0.9) of true labels, `flux_snr`, and the flags; `docs/predict.md` has their
+        meaning. Warns of infinite error bars. Raises `DataError`, and `ConfigError` for an impossible `level`.
         """
+        if note := self.note_of_level(level):
+            warnings.warn(note, stacklevel=2)
+        return self.table(flux, error, wave, level)
+
+    def table(self, flux: Any, error: Any = None, wave: Any = None, level: float | None = None) -> Any:
+        """Return what `predict` does, without a warning."""
         import pandas as pd
 
         flux_NP, error_NP = _rows(flux, "flux"), None if error is None else _rows(error, "error")
@@ -84,6 +110,8 @@ class Ensemble:
         masked = np.ma.is_masked(flux_NP) or (error_NP is not None and np.ma.is_masked(error_NP))
         norms = self.filling("flux") if masked else [run.flux_norm for run in self.runs]
         starts = range(0, max(1, len(flux_NP)), EVAL_BATCH)
+        bars, outer = self.error_bars, level or error_bars.DEFAULT_LEVEL
+        ends = None if bars is None else (bars.at(error_bars.STD_LEVEL), bars.at(outer))
         tables = []
         for here in (slice(start, start + EVAL_BATCH) for start in starts):
             error_BP, masked_BP = None, np.ma.getmaskarray(flux_NP[here])
@@ -91,7 +119,7 @@ class Ensemble:
                 masked_BP = masked_BP | np.ma.getmaskarray(error_NP[here])
                 error_BP = as_float32(np.ma.getdata(error_NP[here]), "error")
             flux_BP = as_float32(np.ma.getdata(flux_NP[here]), "flux")
-            tables.append(self._table(flux_BP, error_BP, masked_BP, norms))
+            tables.append(self._table(flux_BP, error_BP, masked_BP, norms, ends))
         return pd.concat(tables, ignore_index=True)
 
     def filling(self, where: str) -> list[FluxNorm]:
@@ -117,7 +145,12 @@ class Ensemble:
 
     @torch.no_grad()
     def _table(
-        self, flux_BP: np.ndarray, error_BP: np.ndarray | None, masked_BP: np.ndarray, norms: Sequence[FluxNorm]
+        self,
+        flux_BP: np.ndarray,
+        error_BP: np.ndarray | None,
+        masked_BP: np.ndarray,
+        norms: Sequence[FluxNorm],
+        ends: tuple[Ends, Ends] | None,
     ) -> Any:
         """Return the table of one batch, at most `EVAL_BATCH` rows: batches round alike wherever spectra come from."""
         import pandas as pd
@@ -133,14 +166,16 @@ class Ensemble:
         runs = zip(self.runs, norms, strict=True)
         outputs = [_output(run, norm, flux_BP, error_BP, self.device) for run, norm in runs]
         usable_B &= np.all([np.isfinite(output_BX).all(axis=1) for output_BX in outputs], axis=0)  # so large overflows
-        columns = self._label_columns(outputs)
         measures = [measure(flux_BP, norm) for norm in norms]
+        columns = self._label_columns(outputs, measures[0].snr_B, ends)
         columns |= {"flux_snr": measures[0].snr_B, **self._flags(measures, usable_B)}
         table = pd.DataFrame(columns)
         table.loc[~usable_B, [name for name in columns if name not in FLAGS]] = None
         return table
 
-    def _label_columns(self, outputs: Sequence[np.ndarray]) -> dict[str, Any]:
+    def _label_columns(
+        self, outputs: Sequence[np.ndarray], snr_B: np.ndarray, ends: tuple[Ends, Ends] | None
+    ) -> dict[str, Any]:
         """Return the columns of the labels from each run's outputs (B, X), whose number depends on its loss."""
         coder = self._coder
         if isinstance(coder, LabelScaler):
@@ -149,6 +184,11 @@ class Ensemble:
             if len(self.runs) > 1:
                 spread_KB = label_RBK.std(axis=0, ddof=1).T
                 columns |= {f"{name}_run_sd": sd_B for name, sd_B in zip(coder.names, spread_KB, strict=True)}
+            if ends is not None:
+                found = [run.task.uncertainty(out_BX) for run, out_BX in zip(self.runs, outputs, strict=True)]
+                stds = [one.std for one in found if one is not None]
+                std_RBK = np.stack(stds) if len(stds) == len(found) else None
+                columns |= error_bars.columns(coder.names, *ends, label_RBK, std_RBK, snr_B)
             return columns
         share_BK = torch.from_numpy(np.stack(outputs)).double().softmax(dim=2).mean(dim=0).numpy()
         label, names = coder.names[0], coder.class_names
@@ -190,7 +230,12 @@ def load_ensemble(folders: Sequence[RunFolder], device_name: str, say: Callable[
         if run.training_range is None:
             what = "an older specvit trained it, which did not record the range of its spectra"
             say(f"note: {folder.path.name}: {what}: flags flux_outside and snr_outside are left out")
-    return Ensemble(tuple(runs), device)
+    try:
+        return Ensemble(tuple(runs), device, find_error_bars(folders, configs, runs[0].coder))
+    except Uncalibrated as reason:
+        if isinstance(runs[0].coder, LabelScaler):
+            say(f"note: no error bars: {reason}")
+        return Ensemble(tuple(runs), device, uncalibrated=str(reason))
 
 
 def _trained_config(folder: RunFolder, say: Callable[[str], None]) -> Config:

@@ -11,6 +11,7 @@ from specvit.data.batches import eval_data, signal_to_noise
 from specvit.data.folds import star_names
 from specvit.data.labels import LabelScaler
 from specvit.data.views import SpectraView
+from specvit.metrics.distributions import Uncertainty
 from specvit.metrics.scores import Row, class_rows, confusion_matrix, flat_scores, label_rows, rows_by
 from specvit.run.predictor import Predictor
 from specvit.tracking.figures import attempt, draw_bins, draw_confusion, draw_predictions, draw_residuals
@@ -58,24 +59,47 @@ class Scored:
         return self.predictions[f"true_{label}"].to_numpy(), self.predictions[f"pred_{label}"].to_numpy()
 
 
-def score(trained: Predictor, spectra: SpectraView, split: str, device: Any) -> Scored:
-    """Predict every row of `spectra` with its fixed noise and score it; training statistics only."""
+@dataclass(frozen=True)
+class Predicted:
+    """A split's outputs, targets, true and predicted labels (N, K), and the table of them, a row a spectrum."""
+
+    output_NX: np.ndarray
+    target: np.ndarray
+    true_NK: np.ndarray
+    predicted_NK: np.ndarray
+    uncertainty: Uncertainty | None
+    table: Any
+
+
+def predict_split(trained: Predictor, spectra: SpectraView, split: str, device: Any) -> Predicted:
+    """Predict every row of `spectra` with its fixed noise."""
     config, coder = trained.config, trained.coder
     view = eval_data(spectra, split, config, coder, trained.flux_norm, device)
     task = trained.task
     output_NX, target = predict(trained.model, view)
     predicted_NK, table = task.decode(output_NX), _table(spectra, config.noise)
     uncertainty = task.uncertainty(output_NX)
-    classes, true_NK, names = None, target[:, None], ("class",)
+    true_NK, names = target[:, None], ("class",)
     if isinstance(coder, LabelScaler):
         names, true_NK = coder.names, spectra.label_values(coder.names)  # the targets are rounded to float32
-    else:
-        counts_CC = confusion_matrix(target, predicted_NK[:, 0], coder.num_classes)
-        classes = Classes(coder.names[0], coder.class_names, counts_CC)
     for k, name in enumerate(names):
         table[f"true_{name}"], table[f"pred_{name}"] = true_NK[:, k], predicted_NK[:, k]
         if uncertainty is not None:
             table[f"std_{name}"] = uncertainty.std[:, k]
+    return Predicted(output_NX, target, true_NK, predicted_NK, uncertainty, table)
+
+
+def score(trained: Predictor, spectra: SpectraView, split: str, device: Any) -> Scored:
+    """Predict every row of `spectra` with its fixed noise and score it; training statistics only."""
+    coder, found = trained.coder, predict_split(trained, spectra, split, device)
+    target, true_NK, predicted_NK, table = found.target, found.true_NK, found.predicted_NK, found.table
+    uncertainty = found.uncertainty
+    names, classes = ("class",), None
+    if isinstance(coder, LabelScaler):
+        names = coder.names
+    else:
+        counts_CC = confusion_matrix(target, predicted_NK[:, 0], coder.num_classes)
+        classes = Classes(coder.names[0], coder.class_names, counts_CC)
 
     def rows_of(index_n: np.ndarray) -> list[Row]:
         if isinstance(coder, LabelScaler):
@@ -84,7 +108,7 @@ def score(trained: Predictor, spectra: SpectraView, split: str, device: Any) -> 
         return class_rows(target[index_n], predicted_NK[index_n, 0], names[0])
 
     return Scored(
-        loss=task.scores(output_NX, target)["loss"],
+        loss=trained.task.scores(found.output_NX, target)["loss"],
         rows=rows_of(np.arange(len(target))),
         by_snr=rows_by(table["snr"].to_numpy(), SNR_BIN_EDGES, rows_of),
         by_mag=rows_by(table["mag"].to_numpy(), MAG_BIN_EDGES, rows_of),
@@ -95,7 +119,7 @@ def score(trained: Predictor, spectra: SpectraView, split: str, device: Any) -> 
 
 def write_scored(scored: Scored, folder: Path, *, split: str, summary: dict[str, Any]) -> None:
     """Write `predictions.csv` and `summary.json` into `folder`; what JSON cannot hold (NaN, open bins) is null."""
-    write_atomic(folder / "predictions.csv", lambda stream: scored.predictions.to_csv(stream, index=False))
+    write_table(scored.predictions, folder / "predictions.csv")
     facts = {**summary, "label": scored.label, "unit": unit_of(scored.label)}
     facts |= finite({f"{split}_{name}": value for name, value in scored.scores.items()})
     for name, rows in (("by_snr", scored.by_snr), ("by_mag", scored.by_mag)):
@@ -103,6 +127,11 @@ def write_scored(scored: Scored, folder: Path, *, split: str, summary: dict[str,
     if scored.classes and len(scored.classes.names) <= CONFUSION_CLASSES:
         facts |= {"classes": list(scored.classes.names), f"{split}_confusion": scored.classes.confusion_CC.tolist()}
     write_json(folder / "summary.json", facts)
+
+
+def write_table(table: Any, path: Path) -> None:
+    """Write a table of predictions."""
+    write_atomic(path, lambda stream: table.to_csv(stream, index=False))
 
 
 def draw_scored(scored: Scored, folder: Path, say: Callable[[str], None]) -> None:

@@ -197,7 +197,7 @@ def _start_mlflow_sync(config: Config, folder: RunFolder, console: Console) -> S
 def _train_and_test(run: RunContext) -> Verdict:
     """Train, judge and test; raises `Diverged` for a run that exploded, which has no test scores."""
     from specvit.data.noise import added_noise
-    from specvit.run import evaluation, train_estimator, train_network
+    from specvit.run import calibration, evaluation, train_estimator, train_network
     from specvit.run.predictor import load_predictor
     from specvit.tracking.metric_files import read_metrics
 
@@ -211,6 +211,7 @@ def _train_and_test(run: RunContext) -> Verdict:
         raise Diverged(judged.cause)
     device = train_network.resolve_device(config.train)
     trained = load_predictor(folder.file("best.ckpt"), config, device, folder.run_id)
+    calibration.write_val_predictions(trained, splits.val, folder.path, device)
     scored = evaluation.score(trained, splits.test, "test", device)
     monitor = config.train.early_stopping.monitor if is_network else "val_loss"
     best = next(row[monitor] for row in rows if row["epoch"] == trained.epoch)

@@ -10,6 +10,7 @@
         training.jsonl   loss, rate and gradient norms between validations (train.log_every)
         summary.json     test scores
         predictions.csv  one line a test spectrum
+        val_predictions.csv  one line a validation spectrum, by which error bars are calibrated
         last.ckpt previous.ckpt best.ckpt  figures/  log.txt
         *.damaged        a checkpoint that could not be read, renamed
 
@@ -53,7 +54,7 @@ STATES = ALIVE + DONE + RESUMABLE + FAILED
 CHECKPOINTS = ("last.ckpt", "previous.ckpt")
 """What a run resumes from, newest first."""
 LINES = ("metrics.jsonl", "timing.jsonl", "training.jsonl")
-RESULTS = ("best.ckpt", *LINES, "summary.json", "predictions.csv")
+RESULTS = ("best.ckpt", *LINES, "summary.json", "predictions.csv", "val_predictions.csv")
 STOPPED_BY_USER = ("stopped by SIGINT", "stopped by Ctrl-C")
 """Causes of `preempted` for which users read the state `stopped`."""
 DISK_RESERVE_BYTES = 256 * 1024

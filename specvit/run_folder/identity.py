@@ -20,6 +20,9 @@ from specvit.utils.errors import FolderError
 from specvit.utils.files import read_json, read_yaml
 from specvit.utils.text import short_count
 
+REPEATED = ("train.seed", "data.fold")
+"""Keys by which runs of one setting differ."""
+
 
 def identity_of(config: Config, manifest: dict[str, Any], extra: dict[str, Any] | None = None) -> dict[str, Any]:
     """Return the identity as a plain dict; `extra` holds the digest of weights to start from, for example."""
@@ -30,6 +33,11 @@ def identity_of(config: Config, manifest: dict[str, Any], extra: dict[str, Any] 
         named["data"] = {name: value for name, value in named["data"].items() if name not in kind.unused_data}
     parts = {"numerics_version": numerics_version(config), "config": named, "data": manifest}
     return {**parts, **({"extra": extra} if extra else {})}
+
+
+def without_repeated(identity: dict[str, Any]) -> dict[str, Any]:
+    """Return the configuration in an identity as dotted keys, without seed and fold."""
+    return {name: value for name, value in flatten(identity).items() if name not in REPEATED}
 
 
 def numerics_version(config: Config) -> int:

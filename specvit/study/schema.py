@@ -13,13 +13,13 @@ from typing import Any
 import yaml
 
 from specvit.config.fields import build, key, mapping
+from specvit.run_folder.identity import REPEATED
 from specvit.study.search_space import Search, read_search, value_rows
 from specvit.study.yaml_schema import Settings, parsed, valued
 from specvit.utils.errors import ConfigError
 
-SEED, FOLD, ESCAPED = "train.seed", "data.fold", "escape_step"
-REPEATED = (SEED, FOLD)
-"""Keys by which runs of one setting differ."""
+SEED, FOLD = REPEATED
+ESCAPED = "escape_step"
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from specvit.run_folder.folder import DONE
+from specvit.run_folder.identity import REPEATED
 from specvit.run_folder.verdict import LEARNT
 from specvit.study.results import NOT_LEARNT, is_r2, lower_is_better, outcome_of, rank, ranked_value, value_of
-from specvit.study.schema import ESCAPED, REPEATED, Table
+from specvit.study.schema import ESCAPED, Table
 from specvit.study.store import StudyFolder, Trial
 from specvit.utils.errors import ConfigError
 from specvit.utils.text import csv_lines, markdown_table, short_value, text_table

@@ -1,0 +1,81 @@
+"""What a run's error bars are calibrated by: its predictions of its validation rows, kept in its folder.
+
+Legend: N rows, K labels.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from specvit.data.batches import norm_of
+from specvit.data.labels import LabelScaler
+from specvit.data.training_range import flux_snr
+from specvit.data.views import SpectraView
+from specvit.metrics.conformal import Residuals, residuals, together
+from specvit.run.evaluation import predict_split, write_table
+from specvit.run.predictor import Predictor
+
+VAL_PREDICTIONS, FLUX_SNR = "val_predictions.csv", "flux_snr"
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """True and predicted labels (N, K), label units; S/N (N,), NaN where the table has none; predicted std, if any."""
+
+    true_NK: np.ndarray
+    predicted_NK: np.ndarray
+    snr_N: np.ndarray
+    std_NK: np.ndarray | None = None
+
+    def residuals(self) -> tuple[Residuals, ...]:
+        """Return each label's errors, by S/N."""
+        stds = [None] * self.true_NK.shape[1] if self.std_NK is None else self.std_NK.T
+        columns = zip(self.true_NK.T, self.predicted_NK.T, stds, strict=True)
+        return tuple(residuals(true_N, predicted_N, self.snr_N, std_N) for true_N, predicted_N, std_N in columns)
+
+
+def write_val_predictions(trained: Predictor, spectra: SpectraView, folder: Path, device: Any) -> None:
+    """Predict the validation rows, with their noise, and write the table beside that of the test; not for classes."""
+    if not isinstance(trained.coder, LabelScaler):
+        return
+    table = predict_split(trained, spectra, "val", device).table
+    table[FLUX_SNR] = snr_of(trained, spectra, "val")
+    write_table(table, folder / VAL_PREDICTIONS)
+
+
+def snr_of(trained: Predictor, spectra: SpectraView, split: str) -> np.ndarray:
+    """Return the S/N (N,) that a prediction of each row's noisy flux would have as `flux_snr`."""
+    norm = norm_of(spectra, trained.config, trained.flux_norm)
+    return flux_snr(spectra, norm, trained.config.noise, split)
+
+
+def read_predictions(path: Path, labels: Sequence[str]) -> Predictions | None:
+    """Return the predictions in a table; None where there is none, or it is damaged."""
+    import pandas as pd
+
+    try:
+        table = pd.read_csv(path)
+        true_NK, predicted_NK = (_columns(table, kind, labels) for kind in ("true", "pred"))
+        std_NK = _columns(table, "std", labels) if f"std_{labels[0]}" in table else None
+        snr_N = table[FLUX_SNR].to_numpy(np.float64) if FLUX_SNR in table else np.full(len(table), np.nan)
+    except (FileNotFoundError, ValueError, KeyError):
+        return None
+    return Predictions(true_NK, predicted_NK, snr_N, std_NK)
+
+
+def _columns(table: Any, kind: str, labels: Sequence[str]) -> np.ndarray:
+    return table[[f"{kind}_{name}" for name in labels]].to_numpy(np.float64)
+
+
+def joined(found: Sequence[Predictions]) -> Predictions | None:
+    """Return the predictions of runs together; None if their rows differ. S/N is that of the first."""
+    first = found[0]
+    if not all(np.array_equal(one.true_NK, first.true_NK, equal_nan=True) for one in found):
+        return None
+    stds = [one.std_NK for one in found if one.std_NK is not None]
+    std_RNK = np.stack(stds) if len(stds) == len(found) else None
+    mean_NK, std_NK = together(np.stack([one.predicted_NK for one in found]), std_RNK)
+    return Predictions(first.true_NK, mean_NK, first.snr_N, std_NK)
