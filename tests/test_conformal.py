@@ -16,6 +16,8 @@ from specvit.metrics.conformal import (
     rows_needed,
     together,
 )
+from specvit.metrics.distributions import NORMAL, Uncertainty
+from specvit.metrics.scores import label_rows
 
 LEVELS = (0.68, 0.9, 0.95)
 NO_SNR = np.full(9, np.nan)
@@ -163,3 +165,19 @@ def test_runs_together_have_the_std_of_their_mixture() -> None:
     assert mean_NK.item() == pytest.approx(drawn.mean(), abs=0.02)
     assert std_NK.item() == pytest.approx(drawn.std(), abs=0.02)
     assert together(label_RNK, None)[1] is None
+
+
+def test_scores_of_intervals_are_shares_and_mean_widths() -> None:
+    """Of two labels, with intervals from resamples; a label without finite intervals has none."""
+    rng = np.random.default_rng(8)
+    true_NK, error_NK = rng.normal(size=(400, 2)), rng.normal(size=(400, 2))
+    half_NK = rng.uniform(0.5, 2, (400, 2))
+    half_NK[0, 1] = math.inf
+    uncertainty = Uncertainty(half_NK, NORMAL, half_68=half_NK, half_95=2 * half_NK)
+    one, other = label_rows(true_NK, true_NK + error_NK, ("a", "b"), (1.0, 1.0), uncertainty)
+    assert one["coverage_68"] == (np.abs(error_NK[:, 0]) <= half_NK[:, 0]).mean()
+    assert one["coverage_95"] == (np.abs(error_NK[:, 0]) <= 2 * half_NK[:, 0]).mean()
+    assert one["width"] == pytest.approx(2 * half_NK[:, 0].mean())
+    for name in ("coverage_68", "coverage_95", "width"):
+        assert one[f"{name}_low"] < one[name] < one[f"{name}_high"] and math.isnan(other[name])
+    assert "width" not in label_rows(true_NK, true_NK, ("a", "b"), (1.0, 1.0), Uncertainty(half_NK, NORMAL))[0]

@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import norm
 from shared import once
 from test_folds import write_with_ids
 
 import specvit
 from specvit.commands import evaluate, predict
 from specvit.data.noise import evaluation_noise
+from specvit.data.views import open_spectra
 from specvit.metrics.conformal import rank
 
 LABELS = ("log_g", "M_H")
@@ -120,8 +122,6 @@ def test_widths_are_those_of_the_validation_rows_by_hand(finished: Path, spectra
 
 def test_validation_rows_are_predicted_as_their_noisy_flux_is(finished: Path, sets: Path) -> None:
     """The kept labels and S/N are what `predict` gives of the same spectra with the same noise."""
-    from specvit.data.views import open_spectra
-
     flux_NP, error_NP = open_spectra([sets / "val" / "dataset.h5"], -1).gather(np.arange(1200))
     noise_NP = evaluation_noise(np.arange(1200), 256, seed=42, split="val")
     table = specvit.load(finished).predict(np.clip(flux_NP, 0, None) + error_NP * noise_NP)
@@ -130,6 +130,35 @@ def test_validation_rows_are_predicted_as_their_noisy_flux_is(finished: Path, se
     for name in LABELS:
         np.testing.assert_allclose(kept[f"pred_{name}"], table[name], atol=1e-5)
     assert kept["row"].tolist() == list(range(1200))
+
+
+def test_the_test_scores_them_and_so_does_evaluate(finished: Path, copied: Path, sets: Path) -> None:
+    """Against `predict` of the test spectra with their noise: coverage, width, and NLL of a normal distribution."""
+    summary = json.loads((finished / "summary.json").read_text())
+    flux_NP, error_NP = open_spectra([sets / "test" / "dataset.h5"], -1).gather(np.arange(1000))
+    flux_NP = np.clip(flux_NP, 0, None) + error_NP * evaluation_noise(np.arange(1000), 256, seed=42, split="test")
+    true, trained = pd.read_csv(finished / "predictions.csv"), specvit.load(finished)
+    at = {level: trained.predict(flux_NP, level=level) for level in (0.68, 0.6827, 0.95)}
+    for name in LABELS:
+        labels = true.rename(columns={f"true_{name}": name})
+        for level, score in ((0.68, "coverage_68"), (0.95, "coverage_95")):
+            share = inside(at[level], labels, name).mean()
+            assert summary[f"test_{score}_{name}"] == pytest.approx(share, abs=0.002)
+            assert within(share, level, 1200, 1000) and summary[f"test_{score}_{name}_low"] < share
+        width = (at[0.68][f"{name}_high"] - at[0.68][f"{name}_low"]).mean()
+        assert summary[f"test_width_{name}"] == pytest.approx(width, rel=1e-3)
+        std = at[0.6827][f"{name}_high"] - at[0.6827][name]
+        density = norm.logpdf(true[f"true_{name}"], true[f"pred_{name}"], std)
+        assert summary[f"test_nll_{name}"] == pytest.approx(-density.mean(), abs=2e-3)
+    assert all(0.5 < row["coverage_68"] < 0.9 for row in summary["test_by_snr"] if row["rows"] > 50)
+    assert evaluate.main([str(copied)]) == 0
+    again = json.loads((copied / "evaluate-test" / "summary.json").read_text())
+    names = [name for name in summary if name.startswith(("test_coverage", "test_width", "test_nll", "test_by"))]
+    assert {name: again[name] for name in names} == {name: summary[name] for name in names}
+    (copied / "val_predictions.csv").unlink()
+    assert evaluate.main([str(copied)]) == 0
+    without = json.loads((copied / "evaluate-test" / "summary.json").read_text())
+    assert not any("coverage" in name or "nll" in name for name in without)
 
 
 def test_the_command_writes_them_and_leaves_them_empty_where_nothing_is_predicted(

@@ -135,7 +135,7 @@ def test_flat_names_of_intervals_end_in_low_and_high() -> None:
     assert flat["r2"] == flat["r2_T_eff"] == rows[0]["r2"]
     assert flat["mae_norm_high"] == flat["mae_norm_T_eff_high"] == rows[0]["mae_norm_high"]
     assert (flat["r2_log_g_low"], flat["r2_log_g"]) == (rows[1]["r2_low"], rows[1]["r2"])
-    assert len(flat) == 3 * sum(not metric.needs_std for metric in REGRESSION.values()) * (1 + len(NAMES))
+    assert len(flat) == 3 * sum(not metric.needs for metric in REGRESSION.values()) * (1 + len(NAMES))
     assert flat.items() >= all_label_scores(true_NK, predicted_NK, NAMES, SCALE).items()
     assert flat_scores(rows[:1]).keys() == {name for name in flat if not any(label in name for label in NAMES)}
 

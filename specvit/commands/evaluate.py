@@ -136,11 +136,12 @@ def _evaluate(
     if missing := missing_labels(spectra, config.data.param):
         console.say(f"note: missing labels (NaN) are left out of the scores: {missing} rows")
     name = f"evaluate-{split}" if file is None else f"evaluate-{Path(file).resolve().parent.name}-{Path(file).stem}"
+    residuals = () if split == "val" else calibration.read_residuals(trained, folder)
     table = []
     for level in levels or [None]:
         noise = config.noise if level is None else at_level(config.noise, level)
         noisy = dataclasses.replace(trained, config=dataclasses.replace(config, noise=noise))
-        scored = evaluation.score(noisy, spectra, split, device)
+        scored = evaluation.score(noisy, spectra, split, device, residuals)
         out = folder / (name if level is None else f"{name}-noise{_short(level)}")
         out.mkdir(exist_ok=True)
         added = effective_level(added_noise(spectra, noise))

@@ -223,7 +223,7 @@ def _check_monitor(config: Config) -> None:
     where, task_type, loss = "train.early_stopping.monitor", config.model.task_type, config.loss.name
     allowed = ["val_loss", *(f"val_{name}" for name in validation_metrics(task_type, loss) if better_direction(name))]
     metric = METRICS[task_type].get(stopping.monitor.removeprefix("val_"))
-    if metric and metric.needs_std and loss not in BY_LOSS:
+    if metric and metric.needs == "std" and loss not in BY_LOSS:
         what = f"{stopping.monitor} is a score of predicted standard deviations, and loss={loss} has none"
         raise ConfigError(what, where=where, remedy=f"use loss={' or '.join(BY_LOSS)}, or monitor val_loss")
     if stopping.monitor not in allowed:

@@ -30,10 +30,20 @@ class Uncertainty:
     std: Any
     """(N, K), or (N,) of one label; a NumPy array, float64."""
     distribution: Distribution
+    half_68: Any = None
+    """Half-widths of calibrated intervals (`metrics.conformal`) of level 0.68, as `std`; None without calibration."""
+    half_95: Any = None
+    """Those of level 0.95."""
+
+    @property
+    def has(self) -> tuple[str, ...]:
+        """What it has, of that which metrics need."""
+        return ("std",) if self.half_68 is None else ("std", "intervals")
 
     def __getitem__(self, index: Any) -> "Uncertainty":
-        """Return that of some rows, or of one label, as the array is indexed."""
-        return Uncertainty(self.std[index], self.distribution)
+        """Return that of some rows, or of one label, as the arrays are indexed."""
+        halves = (None if half is None else half[index] for half in (self.half_68, self.half_95))
+        return Uncertainty(self.std[index], self.distribution, *halves)
 
 
 def _normal_crps(z: Any) -> Any:

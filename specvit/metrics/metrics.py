@@ -28,8 +28,8 @@ class Metric:
     better: Better | None = None
     """None if neither direction is better (bias, slope): the metric is not monitored, and does not rank runs."""
     unit: Literal["", "label"] = ""
-    needs_std: bool = False
-    """Whether only predictions with a standard deviation (`metrics.distributions.Uncertainty`) have it."""
+    needs: Literal["", "std", "intervals"] = ""
+    """What of an `Uncertainty` (`metrics.distributions`) predictions must have: a std, or calibrated intervals."""
 
     @property
     def formats(self) -> tuple[str, str]:
@@ -47,8 +47,11 @@ REGRESSION = {
         Metric("p90", lambda s: s.absolute_error_quantile(0.9), "p90", "lower", "label"),
         Metric("slope", lambda s: s.ratio(s.sxy, s.sst), "slope"),
         Metric("mae_norm", lambda s: s.mae / s.errors.scale, "MAE / scale", "lower"),
-        Metric("nll", lambda s: s.mean(s.errors.minus_log_density_N), "NLL", "lower", needs_std=True),
-        Metric("crps", lambda s: s.mean(s.errors.crps_N), "CRPS", "lower", "label", needs_std=True),
+        Metric("nll", lambda s: s.mean(s.errors.minus_log_density_N), "NLL", "lower", needs="std"),
+        Metric("crps", lambda s: s.mean(s.errors.crps_N), "CRPS", "lower", "label", needs="std"),
+        Metric("coverage_68", lambda s: s.mean(s.errors.inside_68_N), "coverage of 68 %", needs="intervals"),
+        Metric("coverage_95", lambda s: s.mean(s.errors.inside_95_N), "coverage of 95 %", needs="intervals"),
+        Metric("width", lambda s: s.mean(s.errors.width_N), "width", unit="label", needs="intervals"),
     )
 }
 CLASSIFICATION = {
@@ -65,7 +68,8 @@ _BY_LENGTH = sorted((REGRESSION | CLASSIFICATION).values(), key=lambda metric: -
 
 def validation_metrics(task_type: str, loss: str) -> list[str]:
     """Return the names of the metrics that a run with a loss has at each validation, beside the loss."""
-    return [name for name, metric in METRICS[task_type].items() if loss in BY_LOSS or not metric.needs_std]
+    has = ("", "std") if loss in BY_LOSS else ("",)
+    return [name for name, metric in METRICS[task_type].items() if metric.needs in has]
 
 
 def metric_of(name: str) -> Metric | None:

@@ -60,6 +60,27 @@ class LabelErrors:
         distribution, scale_N, z_N = self._scaled
         return scale_N * distribution.crps(z_N)
 
+    @property
+    def inside_68_N(self) -> np.ndarray:
+        """1 for each row whose true value is in the interval of level 0.68, else 0; NaN for an infinite interval."""
+        assert self.uncertainty is not None
+        return self._inside(self.uncertainty.half_68)
+
+    @property
+    def inside_95_N(self) -> np.ndarray:
+        """As `inside_68_N`, of level 0.95."""
+        assert self.uncertainty is not None
+        return self._inside(self.uncertainty.half_95)
+
+    @property
+    def width_N(self) -> np.ndarray:
+        """The width of the interval of level 0.68; NaN for an infinite one."""
+        assert self.uncertainty is not None
+        return np.where(np.isfinite(self.uncertainty.half_68), 2 * self.uncertainty.half_68, np.nan)
+
+    def _inside(self, half_N: np.ndarray) -> np.ndarray:
+        return np.where(np.isfinite(half_N), self.absolute_N <= half_N, np.nan)
+
     @cached_property
     def sorted_signed(self) -> "SortedValues":
         """The errors in order."""
@@ -83,8 +104,8 @@ class RegressionStatistics(ABC):
     @property
     def metrics(self) -> dict[str, Metric]:
         """The metrics that these predictions have."""
-        known = self.errors.uncertainty is not None
-        return {name: metric for name, metric in REGRESSION.items() if known or not metric.needs_std}
+        has = {"", *(self.errors.uncertainty.has if self.errors.uncertainty else ())}
+        return {name: metric for name, metric in REGRESSION.items() if metric.needs in has}
 
     @abstractmethod
     def mean(self, term_N: np.ndarray) -> Statistic:

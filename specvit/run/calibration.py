@@ -10,12 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from specvit.data.batches import norm_of
 from specvit.data.labels import LabelScaler
-from specvit.data.training_range import flux_snr
 from specvit.data.views import SpectraView
 from specvit.metrics.conformal import Residuals, residuals, together
-from specvit.run.evaluation import predict_split, write_table
+from specvit.run.evaluation import predict_split, snr_of, write_table
 from specvit.run.predictor import Predictor
 
 VAL_PREDICTIONS, FLUX_SNR = "val_predictions.csv", "flux_snr"
@@ -46,10 +44,10 @@ def write_val_predictions(trained: Predictor, spectra: SpectraView, folder: Path
     write_table(table, folder / VAL_PREDICTIONS)
 
 
-def snr_of(trained: Predictor, spectra: SpectraView, split: str) -> np.ndarray:
-    """Return the S/N (N,) that a prediction of each row's noisy flux would have as `flux_snr`."""
-    norm = norm_of(spectra, trained.config, trained.flux_norm)
-    return flux_snr(spectra, norm, trained.config.noise, split)
+def read_residuals(trained: Predictor, folder: Path) -> tuple[Residuals, ...]:
+    """Return each label's errors on the validation rows of a run; none where its folder has no such table."""
+    found = read_predictions(folder / VAL_PREDICTIONS, trained.coder.names)
+    return found.residuals() if found else ()
 
 
 def read_predictions(path: Path, labels: Sequence[str]) -> Predictions | None:
