@@ -17,6 +17,7 @@ from test_folds import write_with_ids
 import specvit
 from specvit.commands import evaluate, predict
 from specvit.data.noise import evaluation_noise
+from specvit.data.shards import write_shard
 from specvit.data.views import open_spectra
 from specvit.metrics.conformal import rank
 
@@ -260,6 +261,29 @@ def test_seeds_together_are_calibrated_by_their_mean(reference_run: Any, words: 
     assert (table["M_H_high"] - table["M_H"])[here] == pytest.approx(error_n[rank(150, 0.9) - 1])
     assert list(table)[2:7] == ["log_g_run_sd", "M_H_run_sd", "log_g_std", "log_g_low", "log_g_high"]
     assert within(inside(table, spectra["labels"], "M_H").mean(), 0.9, 1200, 2000)
+
+
+def test_a_predicted_std_is_scaled_by_its_errors_in_units_of_it(
+    reference_run: Any, scored: list[str], spectra: Any, tmp_path: Path
+) -> None:
+    """Of a network with loss=gaussian: half-widths are its std times one number, a rank among 48 validation rows."""
+    trained = reference_run([*scored, "loss=gaussian"])
+    run = Path(shutil.copytree(trained, tmp_path / trained.name))
+    flux_NP = np.clip(spectra["flux_NP"][:100], 0, None)
+    write_shard(Path("new/stars.h5"), **{**make_rows(spectra, 100), "flux_NP": flux_NP})
+    assert evaluate.main([str(run), "--data", "new/stars.h5", "--noise", "0"]) == 0
+    raw = pd.read_csv(run / "evaluate-new-stars-noise0" / "predictions.csv")["std_log_g"]
+    kept = pd.read_csv(run / "val_predictions.csv")
+    error_n = np.sort(np.abs(kept["pred_log_g"] - kept["true_log_g"]) / kept["std_log_g"])
+    assert len(error_n) == 48 and raw.nunique() > 90
+    table = specvit.load(run).predict(flux_NP)
+    np.testing.assert_allclose(table["log_g_high"] - table["log_g"], raw * error_n[rank(48, 0.9) - 1], rtol=1e-4)
+    np.testing.assert_allclose(table["log_g_std"], raw * error_n[rank(48, 0.68) - 1], rtol=1e-4)
+
+
+def make_rows(content: dict[str, Any], rows: int) -> dict[str, Any]:
+    """Return the first rows of what `write_shard` takes."""
+    return {name: values if name == "wave_P" else values[:rows] for name, values in content.items()}
 
 
 @pytest.mark.parametrize("other", ["data.val_samples=900", "noise.noise_level=2"])

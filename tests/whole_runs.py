@@ -36,7 +36,7 @@ def same_content(a: object, b: object) -> bool:
 
 
 def assert_same_run(run: Path, reference: Path) -> None:
-    for name in ("metrics.jsonl", "predictions.csv", "summary.json"):
+    for name in ("metrics.jsonl", "predictions.csv", "val_predictions.csv", "summary.json"):
         assert (run / name).read_bytes() == (reference / name).read_bytes(), name
     for name in ("last.ckpt", "best.ckpt"):
         ours, theirs = checkpoint.load(run / name), checkpoint.load(reference / name)
