@@ -168,11 +168,9 @@ def test_the_command_writes_them_and_leaves_them_empty_where_nothing_is_predicte
     flux_NP = spectra["flux_NP"][:40].copy()
     flux_NP[3, 9] = np.nan
     np.savez("new.npz", wave=spectra["wave_P"], flux=flux_NP)
-    assert (
-        predict.main([str(finished), "new.npz", "--unit", "A", "--no-normalise", "--level", ".95", "--out", "out.csv"])
-        == 0
-    )
-    table = pd.read_csv("out.csv")
+    words = ["new.npz", "--unit", "A", "--no-normalise", "--level", ".95", "--out", "out.csv"]
+    assert predict.main([str(finished), *words]) == 0
+    table: Any = pd.read_csv("out.csv")
     again = specvit.load(finished).predict(flux_NP, level=0.95)
     pd.testing.assert_frame_equal(table[list(again)], again, check_dtype=False)
     columns = [f"{name}_{kind}" for name in LABELS for kind in ("std", "low", "high")]
@@ -272,8 +270,8 @@ def test_a_predicted_std_is_scaled_by_its_errors_in_units_of_it(
     flux_NP = np.clip(spectra["flux_NP"][:100], 0, None)
     write_shard(Path("new/stars.h5"), **{**make_rows(spectra, 100), "flux_NP": flux_NP})
     assert evaluate.main([str(run), "--data", "new/stars.h5", "--noise", "0"]) == 0
-    raw = pd.read_csv(run / "evaluate-new-stars-noise0" / "predictions.csv")["std_log_g"]
-    kept = pd.read_csv(run / "val_predictions.csv")
+    raw: Any = pd.read_csv(run / "evaluate-new-stars-noise0" / "predictions.csv")["std_log_g"]
+    kept: Any = pd.read_csv(run / "val_predictions.csv")
     error_n = np.sort(np.abs(kept["pred_log_g"] - kept["true_log_g"]) / kept["std_log_g"])
     assert len(error_n) == 48 and raw.nunique() > 90
     table = specvit.load(run).predict(flux_NP)
