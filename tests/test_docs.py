@@ -127,8 +127,10 @@ def test_the_layout_in_the_text_is_the_layout_that_is_read() -> None:
 
 def test_the_table_of_scores_has_every_metric_with_its_unit_and_direction() -> None:
     text = (TOP / "docs" / "scores.md").read_text()
-    rows = re.findall(r"^\| `(\w+)` \| .+ \| (none|label) \| (lower|higher|near \d) \|$", text, re.MULTILINE)
-    listed = {name: (unit, None if "near" in better else better) for name, unit, better in rows}
+    rows = re.findall(
+        r"^\| `(\w+)` \| .+ \| (none|label) \| (lower|higher|neither|near [\d.]+) \|$", text, re.MULTILINE
+    )
+    listed = {name: (unit, better if better in ("lower", "higher") else None) for name, unit, better in rows}
     metrics = (REGRESSION | CLASSIFICATION).items()
     assert listed == {"loss": ("none", "lower")} | {name: (m.unit or "none", m.better) for name, m in metrics}
 
