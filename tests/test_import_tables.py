@@ -109,6 +109,7 @@ def test_the_ablation_shows_a_table_beside_our_runs(place: Path, capsys: pytest.
     said = capsys.readouterr().out
     assert "2 runs: 2 finished" in said and "runs.csv: 94 runs: 27 finished, 67 failed" in said
     assert "it has no test_r2; its runs are ranked by val_r2, which is another score" in said
+    assert "70 runs of the settings and seed of another, each counted as another seed" in said
     page = (place / "outputs/ablation/ablation.md").read_text()
     ours, theirs = page.split("## runs.csv")
     assert "94" not in ours.split("- finished:")[0] and "none is compared with those above" in theirs
