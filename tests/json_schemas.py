@@ -42,7 +42,14 @@ class Schemas:
                 open_tables |= {name for name in self.tables if re.search(rf"\b{name}( or|$)", kinds)} - done
         return there - self.seen
 
+    def check_object(self, value: dict[str, Any], table: str) -> None:
+        """Fail unless an object is as a table says."""
+        self._check(value, table, table)
+
     def _check(self, value: Any, kind: str, where: str) -> None:
+        if value is None and kind.endswith("/null") and " " not in kind:
+            return
+        kind = kind if " " in kind else kind.removesuffix("/null")
         if kind in PLAIN:
             assert isinstance(value, PLAIN[kind]) and (kind == "boolean" or not isinstance(value, bool)), (where, value)
         elif kind.startswith("array of "):
@@ -82,4 +89,4 @@ class Schemas:
 
 
 def _stands_for(name: str, key: str) -> bool:
-    return re.fullmatch(re.sub(r"<\w+>", r"\\w+", name), key) is not None
+    return re.fullmatch(re.sub(r"<\w+>", ".+", name), key) is not None

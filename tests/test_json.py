@@ -1,6 +1,8 @@
 """`--json` in all commands: one document, as docs/json.md says, and nothing else on standard output."""
 
+import dataclasses
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -11,13 +13,19 @@ from typing import Any
 
 import h5py
 import pytest
+from handmade import at_work, ended, epochs, make_run, mixed_study, run_of
 from json_schemas import Schemas
 from scored_runs import CLASSES
-from studies import until
+from studies import Study, until
 
 from specvit.cli import main as cli
+from specvit.cluster.queue import ClusterJob
+from specvit.run_folder.folder import DONE
+from specvit.study.status import Waiting
+from specvit.study.store import StudyFolder
 from specvit.utils.quantities import FLUX
 
+EXPLODES = ["opt.lr=1e20", "opt.type=SGD", "train.gradient_clip=null", "opt.lr_sch=constant"]
 Ask = Callable[..., dict[str, Any]]
 
 
@@ -86,19 +94,144 @@ def test_train(ask: Ask, scored: list[str], schemas: Schemas) -> None:
     assert done["state"] == "completed" and done["summary"]["test_rows"] == 64
     assert ask("train", *scored) == done  # it is finished already
     assert ask("train", *scored, *CLASSES)["summary"]["classes"] == ["< 2", "2 to 3", "3 to 4", "≥ 4"]
-    exploded = ask("train", *scored, "opt.lr=10", "opt.name=sgd", "train.gradient_clip=null", code=1)
+    exploded = ask("train", *scored, *EXPLODES, code=1)
     assert exploded["state"] == "diverged" and exploded["cause"] and exploded["summary"] is None
     assert exploded["remedy"].startswith("try opt.lr=")
-    assert schemas.unseen("specvit.train/1") == set()
+    undefined = {("summary", "test_<score>", "null"), ("bin", "<score>", "null")}  # scores of few rows
+    assert schemas.unseen("specvit.train/1") <= undefined
 
 
 @pytest.mark.slow
 def test_train_stopped_by_ctrl_c(tiny: list[str], schemas: Schemas, tmp_path: Path) -> None:
     words = [sys.executable, "-m", "specvit.train", *tiny, "train.epochs=100000", "--json"]
-    with subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as run:
+    heard: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+
+    def listen() -> None:  # a job in the background begins with Ctrl-C ignored
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    with subprocess.Popen(words, cwd=tmp_path, preexec_fn=listen, **heard) as run:
         until(lambda: list(tmp_path.glob("outputs/*/metrics.jsonl")), "a validation")
         run.send_signal(signal.SIGINT)
         document = json.loads(run.communicate(timeout=60)[0])
     schemas.check(document)
     assert run.returncode == 130
     assert (document["state"], document["cause"], document["summary"]) == ("preempted", "stopped by SIGINT", None)
+
+
+@pytest.fixture
+def mixed(ask: Ask, tmp_path: Path) -> StudyFolder:
+    return mixed_study(tmp_path)
+
+
+def test_sweep_status(ask: Ask, mixed: StudyFolder, schemas: Schemas) -> None:
+    run = make_run(run_of(mixed, 3).path, rows=epochs(val_r2=[0.0, 0.25], train_loss=[2.0, 1.0]))
+    with at_work(run, forecast="2026-01-02T03:04:05+0000"):
+        status = ask("sweep", "status", "toy")
+    assert status["states"] == {"completed": 1, "crashed": 1, "waiting": 1, "running": 1}
+    assert status["best"] == {"metric": "test_r2", "value": 0.5, "run": "toy-aaaa0000"}
+    assert status["trials"][1]["cause"] == "it broke" and status["trials"][3]["progress"]["value"] == 0.25
+    (run_of(mixed, 0).file("summary.json")).unlink()
+    ridge = make_run(run_of(mixed, 2).path, rows=epochs(val_r2=[float("nan")], train_loss=[2.0]))
+    trial = mixed.trials()[2]
+    mixed.write_trial(dataclasses.replace(trial, config={**trial.config, "model": {"kind": "ridge"}}))
+    with at_work(ridge):
+        progress = ask("sweep", "status", "toy")["trials"][2]["progress"]
+    assert progress["epochs"] is progress["value"] is progress["forecast"] is None
+    assert ask("sweep", "status", "toy", "--watch", code=2)["error"]["where"] == "--json"
+    for mixed_number in range(4):
+        ended(mixed, mixed_number, "refused", remedy="take another")
+        shutil.rmtree(run_of(mixed, mixed_number).path, ignore_errors=True)
+    assert ask("sweep", "status", "toy")["best"] is None
+    schemas.check_object(dataclasses.asdict(ClusterJob("7", "PENDING")), "job")
+    schemas.check_object(dataclasses.asdict(Waiting("queued", "Resources", ["7"])), "waiting")
+    assert schemas.unseen("specvit.sweep.status/1") == {("trial", "job", "job")}
+
+
+def test_sweep_table(ask: Ask, mixed: StudyFolder, schemas: Schemas) -> None:
+    (row,) = ask("sweep", "table", "toy")["rows"]
+    assert (row["mean"], row["mean_of_finished"], row["sd"], row["finished"], row["runs"]) == (0.25, 0.5, None, 1, 4)
+    run_of(mixed, 2).set_status("completed")
+    (mixed.trials()[2].run.file("summary.json")).write_text('{"test_r2": 0.7}')
+    assert ask("sweep", "table", "toy", "--metric", "test_r2")["rows"][0]["sd"] == pytest.approx(0.02**0.5)
+    rows = ask("sweep", "table", "toy", "--by", "train.seed")["rows"]
+    assert [row["factors"] for row in rows] == [{"train.seed": seed} for seed in range(4)]
+    assert rows[3]["mean"] is None and rows[3]["states"] == {"waiting": 1}
+    assert ask("sweep", "table", "toy", "--style", "csv", code=2)["error"]["where"] == "--json"
+    assert schemas.unseen("specvit.sweep.table/1") == set()
+
+
+def test_sweep_why_and_diff(ask: Ask, mixed: StudyFolder, schemas: Schemas) -> None:
+    study = ask("sweep", "why", "toy")
+    assert [(run["run"], run["cause"]) for run in study["runs"]] == [("toy-aaaa0001", "it broke")]
+    assert study["states"] == {"completed": 1, "crashed": 1, "waiting": 2}
+    assert ask("sweep", "why", "aaaa0003")["runs"][0]["state"] is None
+    norms = epochs(train_loss=[float("inf"), 1.0], val_r2=[0.1, 0.2], grad_norm_head=[1.0, 2.0])
+    run = make_run(run_of(mixed, 2).path, "preempted", rows=norms, cause="stopped by SIGINT", remedy="start it again")
+    run.record_attempt(event="start", job="7")
+    (found,) = ask("sweep", "why", "aaaa0002")["runs"]
+    assert found["curves"]["train_loss"] == [None, 1.0] and found["steps"] == [10, 20]
+    assert found["gradient_norms"] == {"head": 2.0} and found["attempts"]["silent"] == 1
+    assert schemas.unseen("specvit.sweep.why/1") == set()
+    diff = ask("sweep", "diff", "aaaa0000", "outputs/toy-aaaa0001")
+    assert diff["settings"] == {} and diff["scores"]["state"] == ["completed", "crashed"]
+    assert diff["scores"]["test_r2"] == [0.5, None]
+    assert schemas.unseen("specvit.sweep.diff/1") == set()
+
+
+@pytest.mark.slow
+def test_plan_and_study(ask: Ask, study: Callable[..., Study], tiny: list[str], schemas: Schemas) -> None:
+    study({"grids": [{"axes": {"opt.lr": [3e-3, 1e-3]}}]}, {"data.num_samples": 192})
+    plan = ask("train", "sweeps=toy", "sweep.dry_run=true")
+    assert (plan["wanted"], plan["left"], plan["sampler"], plan["cost"]["hours"]) == (2, 2, None, None)
+    assert [run["factors"] for run in plan["runs"]] == [{"opt.lr": 3e-3}, {"opt.lr": 1e-3}]
+    status = ask("train", "sweeps=toy")
+    assert status["schema"] == "specvit.sweep.status/1" and {t["state"] for t in status["trials"]} <= set(DONE)
+    done = ask("train", "sweeps=toy", "sweep.dry_run=true")
+    assert (done["made"], done["left"], done["cost"]) == (2, 0, None)
+    search = {"space": {"opt.lr": {"low": 1e-4, "high": 1e-2}}, "trials": 3, "metrics": {"val_r2": "maximize"}}
+    study({"search": search}, {"data.num_samples": 192}, name="find")
+    found = ask("train", "sweeps=find", "sweep.dry_run=true")
+    assert (found["sampler"], found["space"], found["wanted"]) == ("tpe", ["opt.lr"], 3) and found["cost"]["hours"] > 0
+    assert "--json" not in StudyFolder(Path("multirun/toy").absolute()).about()["command"]
+    assert ask("train", "sweeps=find", "sweep.dry_run=true", "hydra/launcher=slurm")["gpu_hours"] > 0
+    assert schemas.unseen("specvit.train.plan/1") == set()
+
+
+@pytest.mark.slow
+def test_evaluate_and_predict(
+    ask: Ask, trained_labels: Path, trained_classes: Path, schemas: Schemas, shard: Path, tmp_path: Path
+) -> None:
+    runs = [str(shutil.copytree(run, tmp_path / run.name)) for run in (trained_labels, trained_classes)]
+    own = ask("evaluate", runs[0])
+    assert own["levels"][0]["summary"] == json.loads((Path(runs[0]) / "evaluate-test/summary.json").read_text())
+    assert len(ask("evaluate", runs[1], "--noise", "0,1")["levels"]) == 2
+    undefined = {("scores", "<split>_<score>", "null"), ("bin", "<score>", "null")}
+    assert schemas.unseen("specvit.evaluate/1") <= undefined
+    with h5py.File(shard, "r+") as file:
+        file[FLUX][3, :] = float("nan")
+    shown = ask("predict", runs[0], str(shard))
+    assert shown["spectra"] == len(shown["predictions"]) == 48
+    assert shown["predictions"][3]["log_g"] is None and shown["flags"]["not_finite"] == 1
+    assert isinstance(ask("predict", runs[1], str(shard))["predictions"][0]["log_g_class"], str)
+    written = ask("predict", runs[0], str(shard), "--out", "labels.csv")
+    assert (written["out"], written["predictions"]) == ("labels.csv", None)
+    assert len(Path("labels.csv").read_text().splitlines()) == 49
+    assert schemas.unseen("specvit.predict/1") <= {("specvit.predict/1", "first_fault", "string")}
+
+
+@pytest.mark.slow
+def test_doctor(ask: Ask, tiny: list[str], schemas: Schemas, monkeypatch: pytest.MonkeyPatch) -> None:
+    against = ask("doctor", *tiny, "--against", "model/tokenizer=sw model.num_hidden_layers=2")
+    assert against["rows"] == 16 and against["b"].startswith("model/tokenizer=sw")
+    assert {"loss before the step"} <= {one["quantity"] for one in against["quantities"]}
+    ask("doctor", *tiny, "model.num_hidden_layers=2", "--against", "model.num_hidden_layers=1")
+    assert ask("doctor", *tiny, "--against", "opt.lr=1", "--style", "csv", code=2)["error"]["where"] == "--json"
+    assert schemas.unseen("specvit.doctor.against/1") == set()
+    monkeypatch.setenv("PATH", "")
+    assert ask("doctor", "--cluster", code=1)["findings"][0]["kind"] == "FAIL"
+    assert schemas.unseen("specvit.doctor.cluster/1") == set()
+
+
+def test_every_document_has_a_test(schemas: Schemas) -> None:
+    tested = set(re.findall(r'unseen\("(specvit[\w./]+)"\)', Path(__file__).read_text()))
+    assert tested == {name for name in schemas.tables if name.startswith("specvit.")}

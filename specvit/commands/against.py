@@ -5,7 +5,9 @@ import math
 import shlex
 import sys
 from functools import partial
+from typing import Any
 
+from specvit.commands.answer import Answer, add_json, refuse_beside
 from specvit.commands.entry import Parser
 from specvit.commands.evaluate import read_config
 from specvit.config.model_kinds import kind_of
@@ -20,13 +22,16 @@ MARKED = 2.0
 STYLES = ("text", "csv", "markdown")
 
 
-def compare(words: list[str]) -> int:
-    """Print gradients, losses and activation scales of two runs' first steps, for the same rows and noise."""
+def compare(words: list[str]) -> int | Answer:
+    """Print or return gradients, losses and activation scales of two runs' first steps, for the same rows and noise."""
     own = Parser(prog="specvit doctor", add_help=False)
     own.add_argument("left", nargs="*")
     own.add_argument("--against", required=True)
-    own.add_argument("--style", choices=STYLES, default="text")
+    own.add_argument("--style", choices=STYLES)
+    add_json(own)
     options = own.parse_intermixed_args(words)
+    if options.json:
+        refuse_beside(["--style"] if options.style else [])
     right = _split(options.against)
     if _is_run(options.left) and not _is_run(right):
         what = f"has overrides beside the run {options.left[0]}"
@@ -41,14 +46,19 @@ def compare(words: list[str]) -> int:
     exact, rows = options.style == "csv", [["quantity", "A", "B", "B / A"]]
     report = Console("none" if exact else "lines").show_generation
     ours, theirs = first_steps(*configs, report, partial(print, file=sys.stderr))
+    train, typed = configs[0].train, " ".join(options.left)
+    rows_of_step = train.batch_size * train.accumulate
+    if options.json:
+        quantities = [_quantity(name, ours.get(name), theirs.get(name)) for name in {**ours, **theirs}]
+        facts = {"a": typed, "b": options.against, "rows": rows_of_step, "seed": train.seed, "quantities": quantities}
+        return Answer("doctor.against", facts)
     rows += [[name, *_cells(ours.get(name), theirs.get(name), exact=exact)] for name in {**ours, **theirs}]
     if exact:
         print(csv_lines(rows), end="")
         return 0
-    train = configs[0].train
-    print(f"A: {' '.join(options.left) or 'the default configuration'}")
+    print(f"A: {typed or 'the default configuration'}")
     print(f"B: {options.against}" + ("" if _is_run(right) or _is_run(options.left) else ", added to A"))
-    print(f"the first step on the same {train.batch_size * train.accumulate} rows and noise, train.seed={train.seed}\n")
+    print(f"the first step on the same {rows_of_step} rows and noise, train.seed={train.seed}\n")
     table = markdown_table if options.style == "markdown" else text_table
     for line in table(rows):
         print(line)
@@ -87,11 +97,20 @@ def _key(word: str) -> str:
     return word.lstrip("+").partition("=")[0]
 
 
+def _quantity(name: str, ours: float | None, theirs: float | None) -> dict[str, Any]:
+    return {"quantity": name, "a": ours, "b": theirs, "ratio": _ratio(ours, theirs)}
+
+
 def _cells(ours: float | None, theirs: float | None, *, exact: bool) -> list[str]:
     """Return both values and their ratio, as texts; what one lacks is -."""
     shown = [("-" if value is None else repr(value) if exact else f"{value:.4g}") for value in (ours, theirs)]
-    if ours is None or theirs is None or not ours or not math.isfinite(ours + theirs):
+    if (ratio := _ratio(ours, theirs)) is None:
         return [*shown, "-"]
-    ratio = theirs / ours
     mark = "" if exact or 1 / MARKED < ratio < MARKED else " *"
     return [*shown, (repr(ratio) if exact else f"{ratio:.2f}") + mark]
+
+
+def _ratio(ours: float | None, theirs: float | None) -> float | None:
+    if ours is None or theirs is None or not ours or not math.isfinite(ours + theirs):
+        return None
+    return theirs / ours

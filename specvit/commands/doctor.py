@@ -17,6 +17,7 @@ from specvit.cluster import queue
 from specvit.cluster.probe import FOUND, LOCK
 from specvit.cluster.slurm_settings import SlurmConfig, read_slurm
 from specvit.commands.against import compare
+from specvit.commands.answer import FLAG, Answer
 from specvit.commands.entry import user_facing
 from specvit.config.model_kinds import kind_of
 from specvit.utils.errors import ConfigError
@@ -24,11 +25,11 @@ from specvit.utils.files import locked, read_json
 
 COMMANDS = ("sbatch", "squeue", "scancel", "scontrol", "srun", "sacct")
 WAIT_SECONDS = 300.0
-FLAGS = ("--cluster", "--against", "--style", "--help")
+FLAGS = ("--cluster", "--against", "--style", "--help", FLAG)
 USAGE = """\
-usage: specvit doctor --cluster [hydra/launcher=NAME hydra.launcher.KEY=VALUE ...] [model/size=NAME]
-       specvit doctor [OVERRIDES] --against "OVERRIDES" [--style text|csv|markdown]
-       specvit doctor RUN --against RUN [--style text|csv|markdown]
+usage: specvit doctor --cluster [hydra/launcher=NAME hydra.launcher.KEY=VALUE ...] [model/size=NAME] [--json]
+       specvit doctor [OVERRIDES] --against "OVERRIDES" [--style text|csv|markdown] [--json]
+       specvit doctor RUN --against RUN [--style text|csv|markdown] [--json]
 
 --cluster: can jobs be submitted, see a GPU, write, lock and save in time
 --against: gradients, loss and activation scales of the first steps of two runs, on the same rows and noise; overrides
@@ -39,7 +40,7 @@ Finding = tuple[str, str]
 
 
 @user_facing
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None) -> int | Answer:
     """Check that a SLURM cluster can run studies, or compare the first steps of two runs."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     compares = any(word.partition("=")[0] == "--against" for word in words)
@@ -48,10 +49,11 @@ def main(arguments: list[str] | None = None) -> int:
         return 0 if {"-h", "--help"} & set(words) else 2
     if compares:
         return compare(words)
-    return _check_cluster([word for word in words if word != "--cluster"])
+    in_json = FLAG in words
+    return _check_cluster([word for word in words if word not in ("--cluster", FLAG)], in_json=in_json)
 
 
-def _check_cluster(words: list[str]) -> int:
+def _check_cluster(words: list[str], *, in_json: bool) -> int | Answer:
     """Check that a SLURM cluster can run studies with the settings of hydra/launcher=slurm."""
     from specvit.config.compose import compose  # Hydra, which help does without
     from specvit.config.launcher import compose_launcher, split_launcher
@@ -68,12 +70,13 @@ def _check_cluster(words: list[str]) -> int:
         )
     config = read_slurm(launcher)
     model = compose(settings)["model"]
-    failed = False
     model_bytes = 4 * kind_of(model).parameters(model)
+    found = []
     for kind, sentence in examine(config, 3 * model_bytes):  # weights and the optimizer's two averages
         print(f"{kind:<5} {sentence}", flush=True)
-        failed |= kind == "FAIL"
-    return 1 if failed else 0
+        found.append({"kind": kind, "sentence": sentence})
+    code = int(any(one["kind"] == "FAIL" for one in found))
+    return Answer("doctor.cluster", {"findings": found}, code) if in_json else code
 
 
 def examine(config: SlurmConfig, checkpoint_bytes: int) -> Iterator[Finding]:

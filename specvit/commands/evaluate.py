@@ -5,9 +5,11 @@ Statistics of labels and flux are those of the training set, from the checkpoint
 
 import dataclasses
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from specvit.commands.answer import Answer, add_json
 from specvit.commands.entry import Parser, user_facing
 from specvit.config.model_kinds import kind_of
 from specvit.config.schema import Config, NoiseConfig, effective_level
@@ -29,7 +31,7 @@ ROWS_PRINTED = 50
 
 
 @user_facing
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None) -> int | Answer:
     """Score the best checkpoint of a run folder on its own test set or on any file, row by row."""
     options = parser().parse_args(sys.argv[1:] if arguments is None else arguments)
     levels = read_levels(options.noise) if options.noise is not None else []
@@ -43,8 +45,8 @@ def main(arguments: list[str] | None = None) -> int:
         raise FolderError("has no trained model yet", where=str(run.path), remedy=remedy)
     if options.split == "val":
         _check_val(run, options)
-    _evaluate(config, run, options.data, levels, options.device, options.split)
-    return 0
+    facts = _evaluate(config, run, options.data, levels, options.device, options.split)
+    return Answer("evaluate", facts) if options.json else 0
 
 
 def parser() -> Parser:
@@ -56,6 +58,7 @@ def parser() -> Parser:
     parser.add_argument("--split", choices=("test", "val"), default="test", help=f"val: {what} (default: test)")
     parser.add_argument("--noise", metavar="LEVELS", help="noise levels, such as 0,0.5,1,2 (default: the run's own)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    add_json(parser)
     return parser
 
 
@@ -96,15 +99,16 @@ def _check_same_rows(run: RunFolder, config: Config, spectra: "SpectraView") -> 
 
 def _evaluate(
     config: Config, run: RunFolder, file: str | None, levels: list[float], device_name: str, split: str
-) -> None:
+) -> dict[str, Any]:
     """Score at each level (none named: at the run's own) into a folder of its own; several also make one table.
+
+    Returns what was scored, and where it is written.
 
     A row's unit noise is that of the run's test rows, keyed by the row's number: the same at every level.
     """
-    from specvit.data.folds import of_known_stars
     from specvit.data.noise import added_noise
-    from specvit.data.splits import check_masked, masked_words, missing_labels, open_split
-    from specvit.data.views import Spectra, open_spectra
+    from specvit.data.splits import check_masked, open_split
+    from specvit.data.views import open_spectra
     from specvit.run import calibration, evaluation
     from specvit.run.predictor import load_predictor
     from specvit.training.device import resolve_device, set_up_torch
@@ -123,21 +127,10 @@ def _evaluate(
         _check_same_rows(run, config, spectra)
         calibration.write_val_predictions(trained, spectra, folder, device)
     check_masked(spectra, config.data.max_masked)
-    if masked := masked_words(spectra):
-        console.say(f"note: masked pixels, in which the model sees the mean spectrum: {masked} rows")
-    if file and isinstance(spectra, Spectra) and (known := of_known_stars(spectra, config.data)):
-        what = f"{known:,} of {len(spectra):,} spectra are of stars that this fold trained or validated on"
-        console.say(f"note: {what}; without --data its own test stars are scored")
-    if spectra.observed and config.noise.on_observed == "none":
-        if levels:
-            what = "has no effect: the flux is marked as observed and gets no further noise"
-            raise ConfigError(what, where="--noise", remedy="leave it out")
-        console.say("note: the flux is observed: it is not clipped at 0, and no noise is added")
-    if missing := missing_labels(spectra, config.data.param):
-        console.say(f"note: missing labels (NaN) are left out of the scores: {missing} rows")
+    _say_notes(config, spectra, file, levels, console.say)
     name = f"evaluate-{split}" if file is None else f"evaluate-{Path(file).resolve().parent.name}-{Path(file).stem}"
     residuals = () if split == "val" else calibration.read_residuals(trained, folder)
-    table = []
+    table, documents = [], []
     for level in levels or [None]:
         noise = config.noise if level is None else at_level(config.noise, level)
         noisy = dataclasses.replace(trained, config=dataclasses.replace(config, noise=noise))
@@ -145,14 +138,40 @@ def _evaluate(
         out = folder / (name if level is None else f"{name}-noise{_short(level)}")
         out.mkdir(exist_ok=True)
         added = effective_level(added_noise(spectra, noise))
-        facts = {"run": folder.name, "data": file or f"{split} set of the run", "noise_level": added}
-        evaluation.write_scored(scored, out, split=split, summary={**facts, f"{split}_rows": len(spectra)})
+        facts: dict[str, Any] = {"run": folder.name, "data": file or f"{split} set of the run", "noise_level": added}
+        facts[f"{split}_rows"] = len(spectra)
+        summary = evaluation.write_scored(scored, out, split=split, summary=facts)
+        documents.append({"folder": str(out), "summary": summary})
         evaluation.draw_scored(scored, out / "figures", console.say)
         _print(scored, added, console, whole=len(levels) < 2)
         console.say(f"written: {out}")
         table += [{"noise_level": added, **row} for row in scored.rows]
-    if len(levels) > 1:
-        _write_table(table, folder / f"{name}-by_noise" / "by_noise.csv", console)
+    by_noise = folder / f"{name}-by_noise" / "by_noise.csv" if len(levels) > 1 else None
+    if by_noise:
+        _write_table(table, by_noise, console)
+    return {"run": folder.name, "run_id": run.run_id, "levels": documents, "table": by_noise and str(by_noise)}
+
+
+def _say_notes(
+    config: Config, spectra: "SpectraView", file: str | None, levels: list[float], say: Callable[[str], None]
+) -> None:
+    """Say what a reader of the scores should know of the spectra; raises `ConfigError` for noise without effect."""
+    from specvit.data.folds import of_known_stars
+    from specvit.data.splits import masked_words, missing_labels
+    from specvit.data.views import Spectra
+
+    if masked := masked_words(spectra):
+        say(f"note: masked pixels, in which the model sees the mean spectrum: {masked} rows")
+    if file and isinstance(spectra, Spectra) and (known := of_known_stars(spectra, config.data)):
+        what = f"{known:,} of {len(spectra):,} spectra are of stars that this fold trained or validated on"
+        say(f"note: {what}; without --data its own test stars are scored")
+    if spectra.observed and config.noise.on_observed == "none":
+        if levels:
+            what = "has no effect: the flux is marked as observed and gets no further noise"
+            raise ConfigError(what, where="--noise", remedy="leave it out")
+        say("note: the flux is observed: it is not clipped at 0, and no noise is added")
+    if missing := missing_labels(spectra, config.data.param):
+        say(f"note: missing labels (NaN) are left out of the scores: {missing} rows")
 
 
 def at_level(noise: NoiseConfig, level: float) -> NoiseConfig:

@@ -26,6 +26,7 @@ Try:  specvit train experiment=demo              the demonstration run
       specvit train model.proj_fn=SW opt.lr=1.5e-4
       specvit train --cfg job                    every key with its value; others: --info, --package, --resolve
       specvit train sweeps=NAME sweep.dry_run=true
+      specvit train experiment=demo --json       how it ended as one JSON document; notes go to standard error
 The same command resumes where it stopped. Keys are explained in the files of conf/."""
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from specvit.commands.answer import Answer, add_json
 from specvit.commands.entry import Parser, user_facing
 from specvit.convert.command import add_reading_options, given_options
 from specvit.study.find import find_run, find_study
@@ -21,7 +22,7 @@ SUFFIXES = (".csv", ".parquet")
 
 
 @user_facing
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None) -> int | Answer:
     """Predict labels of observed spectra, with error bars, by a trained run; by several runs or a study, their mean.
 
     SOURCE is a shard, or a file, a folder or a glob in quotes of anything that `specvit data convert` reads; labels
@@ -52,9 +53,17 @@ def main(arguments: list[str] | None = None) -> int:
         ensemble.filling(stream.masked)
     for note in stream.notes:
         _say(note)
-    counts = _write(out, ensemble, stream, options.level)
-    _conclude(counts, stream, out)
-    return 0
+    rows: list[dict[str, Any]] | None = [] if options.json and out is None else None
+    counts = _write(out, ensemble, stream, options.level, rows)
+    _conclude(dict(counts), stream, out)
+    if not options.json:
+        return 0
+    facts = {
+        "runs": [folder.path.name for folder in folders],
+        "out": out and str(out),
+        "spectra": counts.pop("spectra"),
+    }
+    return Answer("predict", {**facts, "flags": counts, "first_fault": stream.first_fault or None, "predictions": rows})
 
 
 def parser() -> Parser:
@@ -77,6 +86,7 @@ def parser() -> Parser:
     what = "leave spectra that cannot be read or resampled without prediction, instead of stopping at the first"
     pixels.add_argument("--skip-bad", action="store_true", default=None, help=what)
     add_reading_options(own)
+    add_json(own)
     return own
 
 
@@ -117,12 +127,25 @@ def _parquet() -> Any:
     return pyarrow
 
 
-def _write(out: Path | None, ensemble: "Ensemble", stream: "SpectraStream", level: float | None) -> dict[str, int]:
-    """Write all predictions, block by block, into a file that is whole or absent; return the counts of flags."""
+def _write(
+    out: Path | None,
+    ensemble: "Ensemble",
+    stream: "SpectraStream",
+    level: float | None,
+    rows: list[dict[str, Any]] | None,
+) -> dict[str, int]:
+    """Write all predictions, block by block, into a file that is whole or absent; return the counts of flags.
+
+    Without a file they are printed, or added to `rows` if that is given.
+    """
     from specvit.convert.progress import Progress
     from specvit.utils.files import write_atomic
 
-    counts: dict[str, int] = {}
+    counts: dict[str, int] = {"spectra": 0}
+    if rows is not None:
+        for table in _tables(ensemble, stream, level, counts):
+            rows += table.astype(object).where(table.notna(), None).to_dict("records")
+        return counts
     if out is None:
         for number, table in enumerate(_tables(ensemble, stream, level, counts)):
             print(table.to_csv(index=False, header=number == 0), end="")

@@ -4,19 +4,21 @@ import os
 import sys
 import time
 from argparse import Namespace
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from specvit.cluster import queue
+from specvit.commands.answer import Answer, add_json, refuse_beside
 from specvit.commands.entry import Parser, user_facing
 from specvit.run_folder.folder import ALIVE, hostname, now
 from specvit.run_folder.verdict import EXPLODED_CAUSE
-from specvit.study.diagnose import diagnosis_lines, diff_lines
+from specvit.study.diagnose import diagnose, diagnosis_lines, diff_lines, difference
 from specvit.study.find import STUDIES, choose_trials, find_run, find_study
 from specvit.study.job_log import jobs_in_queue, jobs_of_trials, read_job_log, waiting_jobs
 from specvit.study.listing import study_list
-from specvit.study.status import refused_lines, status_lines
+from specvit.study.status import refused_causes, refused_lines, status_lines, study_status
 from specvit.study.store import CANCELLED, WAITING, StudyFolder, Trial, command_of
 from specvit.study.table import render, table_rows
 from specvit.study.trial_queue import FAILED_STATES, group_counts
@@ -26,7 +28,7 @@ WATCH_SECONDS = 2.0
 
 
 @user_facing
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None) -> int | Answer:
     """Look after studies: watch, compare, explain, retry, cancel."""
     options = parser().parse_args(sys.argv[1:] if arguments is None else arguments)
     if options.command == "work":
@@ -34,16 +36,20 @@ def main(arguments: list[str] | None = None) -> int:
     if options.command == "list":
         return _print(study_list(STUDIES))
     if options.command == "why":
-        return _why(options.run_or_study)
+        return _why_facts(options.run_or_study) if options.json else _why(options.run_or_study)
     if options.command == "diff":
         left, right = (find_run(name) for name in (options.left, options.right))
-        return _print(diff_lines(left, right))
+        return (
+            Answer("sweep.diff", asdict(difference(left, right))) if options.json else _print(diff_lines(left, right))
+        )
     study = find_study(options.study)
     if options.command == "status":
+        if options.json:
+            refuse_beside(["--watch"] if options.watch else [])
+            return Answer("sweep.status", study_status(study).facts())
         return _status(study, watch=options.watch)
     if options.command == "table":
-        by = [name.strip() for name in options.by.split(",")] if options.by else None
-        return _print([render(*table_rows(study, options.metric, by), options.style)])
+        return _table(study, options)
     if options.command == "retry":
         return _retry(study, options.run)
     return _cancel(study, options.run)
@@ -61,16 +67,20 @@ def parser() -> Parser:
     status = command("status", "counts, running trials with their health, failures with their cause")
     status.add_argument("study")
     status.add_argument("--watch", action="store_true", help="repeat until no run is active")
+    add_json(status)
     table = command("table", "mean, spread and number of runs for each setting")
     table.add_argument("study")
     table.add_argument("--metric", help="test_r2, val_mae, train_seconds, escape_step, ...")
     table.add_argument("--by", help="group by these of the varied keys only, between commas")
-    table.add_argument("--style", choices=("text", "csv", "markdown"), default="text")
+    table.add_argument("--style", choices=("text", "csv", "markdown"), help="default: text")
+    add_json(table)
     why = command("why", "a run's cause, remedy, curves and gradient norms by part; of a study, each failure")
     why.add_argument("run_or_study", metavar="run", help="a run's folder, name or hash, or a study")
+    add_json(why)
     diff = command("diff", "keys and scores in which two runs differ")
     diff.add_argument("left", help="a run's folder, name or hash")
     diff.add_argument("right", help="another")
+    add_json(diff)
     for name, purpose in (("retry", "try failed runs again"), ("cancel", "stop a study, or some of its runs")):
         subparser = command(name, purpose)
         subparser.add_argument("study")
@@ -100,8 +110,18 @@ def _status(study: StudyFolder, *, watch: bool) -> int:
         print()
 
 
+def _table(study: StudyFolder, options: Namespace) -> int | Answer:
+    by = [name.strip() for name in options.by.split(",")] if options.by else None
+    if options.json:
+        refuse_beside(["--style"] if options.style else [])
+    metric, rows = table_rows(study, options.metric, by)
+    if options.json:
+        return Answer("sweep.table", {"study": study.name, "metric": metric, "rows": [row.facts() for row in rows]})
+    return _print([render(metric, rows, options.style or "text")])
+
+
 def _why(name: str) -> int:
-    if not any((place / "study.json").exists() for place in (Path(name), STUDIES / name)):
+    if not _is_study(name):
         return _print(diagnosis_lines(*find_run(name)))
     study = find_study(name)
     states = [(trial, study.state(trial)) for trial in study.trials()]
@@ -114,6 +134,22 @@ def _why(name: str) -> int:
     unlearnt = (trial for trial, state in states if state == "plateau")
     _print(f"{trial.name}: plateau: {trial.run.status().get('cause') or 'cause unknown'}" for trial in unlearnt)
     return _print([group_counts(state for _, state in states)])
+
+
+def _why_facts(name: str) -> Answer:
+    """Return the diagnosis of a run; of a study those of each run that failed or learnt nothing, failures first."""
+    if not _is_study(name):
+        facts = {"study": None, "states": None, "refused": None, "runs": [asdict(diagnose(*find_run(name)))]}
+        return Answer("sweep.why", facts)
+    study = find_study(name)
+    states = [(trial, study.state(trial)) for trial in study.trials()]
+    chosen = [trial for group in (FAILED_STATES, ("plateau",)) for trial, state in states if state in group]
+    facts = {"study": study.name, "states": Counter(state for _, state in states), "refused": refused_causes(study)}
+    return Answer("sweep.why", {**facts, "runs": [asdict(diagnose(trial.run, trial)) for trial in chosen]})
+
+
+def _is_study(name: str) -> bool:
+    return any((place / "study.json").exists() for place in (Path(name), STUDIES / name))
 
 
 def _retry(study: StudyFolder, names: list[str]) -> int:

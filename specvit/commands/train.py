@@ -3,6 +3,7 @@
 With `sweeps=NAME` it is a study, with `-m` a plain grid, which is a study without a file.
 """
 
+import dataclasses
 import os
 import sys
 from typing import TYPE_CHECKING, Any
@@ -40,16 +41,29 @@ def main(arguments: list[str] | None = None) -> int | Answer:
     from specvit.config.overrides import bracket_lists  # Hydra, which help does without
 
     overrides = bracket_lists(overrides, grid=bool({*GRID} & {*flags}))
-    if order := study_asked_for(flags, overrides, tuple(arguments)):
-        from specvit.study.driver import drive
-
-        return drive(order)
+    if order := study_asked_for(flags, overrides, tuple(word for word in arguments if word != FLAG)):
+        return _study(order, in_json=in_json)
     if flags:
         return _show(flags, overrides)
     result = train(overrides)
     if result.mlflow_sync and (words := result.mlflow_sync.closing_note()):
         print(f"specvit: {words}", file=sys.stderr)
     return Answer("train", _facts(result), result.exit_code) if in_json else result.exit_code
+
+
+def _study(order: "StudyRequest", *, in_json: bool) -> int | Answer:
+    """Run a study; in JSON its plan with `sweep.dry_run=true`, else its status in the end."""
+    from specvit.study.driver import drive, folder_of, plan
+
+    if in_json and order.options.dry_run:
+        return Answer("train.plan", dataclasses.asdict(plan(order)))
+    code = drive(order)
+    if not in_json:
+        return code
+    from specvit.study.status import study_status
+    from specvit.study.store import StudyFolder
+
+    return Answer("sweep.status", study_status(StudyFolder(folder_of(order))).facts(), code)
 
 
 def _check_json(flags: dict[str, str]) -> None:

@@ -152,8 +152,11 @@ def _calibrated(uncertainty: Uncertainty | None, residuals: Sequence[Residuals],
     return replace(predicted, half_68=half_NK(0.68), half_95=half_NK(0.95))
 
 
-def write_scored(scored: Scored, folder: Path, *, split: str, summary: dict[str, Any]) -> None:
-    """Write `predictions.csv` and `summary.json` into `folder`; what JSON cannot hold (NaN, open bins) is null."""
+def write_scored(scored: Scored, folder: Path, *, split: str, summary: dict[str, Any]) -> dict[str, Any]:
+    """Write `predictions.csv` and `summary.json` into `folder` and return the summary.
+
+    What JSON cannot hold (NaN, open bins) is null.
+    """
     write_table(scored.predictions, folder / "predictions.csv")
     facts = {**summary, "label": scored.label, "unit": unit_of(scored.label)}
     facts |= finite({f"{split}_{name}": value for name, value in scored.scores.items()})
@@ -162,6 +165,7 @@ def write_scored(scored: Scored, folder: Path, *, split: str, summary: dict[str,
     if scored.classes and len(scored.classes.names) <= CONFUSION_CLASSES:
         facts |= {"classes": list(scored.classes.names), f"{split}_confusion": scored.classes.confusion_CC.tolist()}
     write_json(folder / "summary.json", facts)
+    return facts
 
 
 def write_table(table: Any, path: Path) -> None:

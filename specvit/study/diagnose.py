@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from specvit.cluster import queue
@@ -66,64 +67,114 @@ def _pace(run: RunFolder, outcome: Outcome, now: float) -> str:
     )
 
 
-def diagnosis_lines(run: RunFolder, trial: Trial | None = None) -> Iterator[str]:
-    """Yield what the record of a run says about its course, with what the worker of its `trial` recorded."""
+@dataclass(frozen=True)
+class Attempts:
+    """The processes that worked on a run: how many started, how those that said so ended, and the silent ones."""
+
+    starts: int
+    ends: list[str]
+    silent: int
+    running: bool
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What the record of a run says about its course; `state` is None of a run that never started."""
+
+    run: str
+    run_id: str
+    folder: str
+    state: str | None
+    cause: str | None
+    remedy: str | None
+    job: str | None
+    """What SLURM says of the latest job of a run that is not done."""
+    health: str | None
+    epoch: float | None
+    step: int | None
+    steps: list[int]
+    curves: dict[str, list[float | None]]
+    """Values at `steps`."""
+    gradient_norms: dict[str, float]
+    """The mean of each part before the last validation."""
+    attempts: Attempts
+    traceback: list[str]
+
+
+def diagnose(run: RunFolder, trial: Trial | None = None) -> Diagnosis:
+    """Return what the record of a run says, with what the worker of its `trial` recorded."""
     status, outcome, state = run.status(), outcome_of(run), run.state()
     end = (trial.end if trial and state not in ALIVE + DONE else None) or {}
-    yield f"{run.path.name}: {end.get('state') or run.shown_state() or 'never started'}"
-    if cause := end.get("cause") or status.get("cause"):
-        yield f"cause: {cause}"
-    if remedy := end.get("remedy") or status.get("remedy"):
-        yield f"remedy: {remedy}"
-    yield from _job(run, state)
-    if state and state not in (*DONE, "diverged") and (health := health_of(run, outcome)):
-        yield f"health: {health}"
-    yield from _curves(outcome)
-    yield from _gradients(outcome)
-    yield from _attempts(run, is_alive=state in ALIVE)
-    trace = str(end.get("traceback") or status.get("traceback") or "").strip().splitlines()
-    if trace:
-        yield from ["traceback (the last lines; all of it is in log.txt):", *(f"  {line}" for line in trace[-6:])]
+    rows, last = outcome.rows, outcome.rows[-1] if outcome.rows else {}
+    curves = {name: [row.get(name) for row in rows] for name in CURVES}
+    norms = {n.removeprefix("grad_norm_"): v for n, v in last.items() if n.startswith("grad_norm_") and v is not None}
+    is_open = bool(state) and state not in (*DONE, "diverged")
+    return Diagnosis(
+        run=run.path.name,
+        run_id=run.run_id,
+        folder=str(run.path),
+        state=end.get("state") or state or None,
+        cause=end.get("cause") or status.get("cause") or None,
+        remedy=end.get("remedy") or status.get("remedy") or None,
+        job=_job(run, state),
+        health=(health_of(run, outcome) or None) if is_open else None,
+        epoch=last.get("epoch"),
+        step=last.get("step"),
+        steps=[row["step"] for row in rows],
+        curves={name: values for name, values in curves.items() if _finite(values)},
+        gradient_norms=norms,
+        attempts=_attempts(run, is_alive=state in ALIVE),
+        traceback=str(end.get("traceback") or status.get("traceback") or "").strip().splitlines(),
+    )
 
 
-def _job(run: RunFolder, state: str) -> Iterator[str]:
-    """Yield what SLURM says of the latest job of a run that is not done."""
+def diagnosis_lines(run: RunFolder, trial: Trial | None = None) -> Iterator[str]:
+    """Yield the diagnosis of a run for people."""
+    found = diagnose(run, trial)
+    shown = shown_state({"state": found.state or "", "cause": found.cause})
+    yield f"{found.run}: {shown or 'never started'}"
+    for name, text in (
+        ("cause", found.cause),
+        ("remedy", found.remedy),
+        ("SLURM", found.job),
+        ("health", found.health),
+    ):
+        if text:
+            yield f"{name}: {text}"
+    if found.epoch is not None and found.step is not None:
+        yield f"{counted(found.epoch, 'epoch')}, {counted(found.step, 'step')}"
+    for name, values in found.curves.items():
+        known = _finite(values)
+        yield f"  {name:<12} {sparkline(known)}  {known[0]:.4g} → {known[-1]:.4g}"
+    if norms := found.gradient_norms:
+        yield "gradient norm by part, at the end: " + ", ".join(f"{name} {value:.3g}" for name, value in norms.items())
+        if faint := [name for name, value in norms.items() if value < 1e-3 * max(norms.values())]:
+            yield f"  {', '.join(faint)} hardly gets a gradient"
+    if (of := found.attempts).starts > 1:
+        said = [*of.ends, *([f"{of.silent} without a word"] if of.silent else []), *["one running"] * of.running]
+        yield f"{of.starts} attempts: {', '.join(said)}"
+    if found.traceback:
+        yield "traceback (the last lines; all of it is in log.txt):"
+        yield from (f"  {line}" for line in found.traceback[-6:])
+
+
+def _finite(values: list[Any]) -> list[float]:
+    return [value for value in values if isinstance(value, int | float) and math.isfinite(value)]
+
+
+def _job(run: RunFolder, state: str) -> str | None:
+    """Return what SLURM says of the latest job of a run that is not done."""
     job = next((attempt["job"] for attempt in reversed(run.attempts()) if attempt.get("job")), None)
     if job is None or state in DONE:
-        return
+        return None
     found = ended_jobs([job]).get(job) if queue.has_slurm() else None
-    yield f"SLURM: {found or f'job {job}'}"
+    return str(found or f"job {job}")
 
 
-def _curves(outcome: Outcome) -> Iterator[str]:
-    rows = outcome.rows
-    if rows:
-        yield f"{counted(rows[-1]['epoch'], 'epoch')}, {counted(rows[-1]['step'], 'step')}"
-    for name in CURVES:
-        values = [row[name] for row in rows if isinstance(row.get(name), int | float) and math.isfinite(row[name])]
-        if values:
-            yield f"  {name:<12} {sparkline(values)}  {values[0]:.4g} → {values[-1]:.4g}"
-
-
-def _gradients(outcome: Outcome) -> Iterator[str]:
-    """Yield the mean gradient norm of each part before the last validation, and whether any part hardly gets one."""
-    last = outcome.rows[-1] if outcome.rows else {}
-    norms = {n.removeprefix("grad_norm_"): v for n, v in last.items() if n.startswith("grad_norm_") and v is not None}
-    if norms:
-        yield "gradient norm by part, at the end: " + ", ".join(f"{name} {value:.3g}" for name, value in norms.items())
-        faint = [name for name, value in norms.items() if value < 1e-3 * max(norms.values())]
-        if faint:
-            yield f"  {', '.join(faint)} hardly gets a gradient"
-
-
-def _attempts(run: RunFolder, *, is_alive: bool) -> Iterator[str]:
-    starts = [attempt for attempt in run.attempts() if attempt.get("event") == "start"]
+def _attempts(run: RunFolder, *, is_alive: bool) -> Attempts:
+    starts = sum(attempt.get("event") == "start" for attempt in run.attempts())
     ends = [shown_state(attempt) for attempt in run.attempts() if attempt.get("event") == "end"]
-    if len(starts) > 1:
-        silent = len(starts) - len(ends) - is_alive
-        said = [*ends, *([f"{silent} without a word"] if silent > 0 else [])]
-        said += ["one running"] if is_alive else []
-        yield f"{len(starts)} attempts: {', '.join(said)}"
+    return Attempts(starts, ends, max(0, starts - len(ends) - is_alive), is_alive)
 
 
 def sparkline(values: list[float]) -> str:
@@ -134,20 +185,39 @@ def sparkline(values: list[float]) -> str:
     return "".join(BARS[round((value - low) / (high - low) * (len(BARS) - 1)) if high > low else 0] for value in values)
 
 
-def diff_lines(left: Found, right: Found) -> Iterator[str]:
-    """Yield the keys in which two runs differ, then their scores side by side; a run that never began has its plan."""
+@dataclass(frozen=True)
+class Difference:
+    """How two runs differ: settings and scores by key, each with both values, None where one lacks it."""
+
+    runs: tuple[str, str]
+    settings: dict[str, tuple[Any, Any]]
+    data_differ: bool
+    scores: dict[str, tuple[Any, Any]]
+
+
+def difference(left: Found, right: Found) -> Difference:
+    """Return how two runs differ; a run that never began has its plan."""
     runs = (left[0], right[0])
-    shown = [("", runs[0].path.name, runs[1].path.name)]
     keys = [flatten(_config(run) or (trial.config if trial else {})) for run, trial in (left, right)]
-    keys = [{k: v for k, v in one.items() if not k.startswith("tracking.")} for one in keys]
-    differing = [key for key in {**keys[0], **keys[1]} if keys[0].get(key) != keys[1].get(key)]
-    shown += [(key, str(keys[0].get(key)), str(keys[1].get(key))) for key in differing]
-    shown += [] if differing else [("the same settings", "", "")]
-    if all(run.file("run.json").exists() for run in runs) and _data(runs[0]) != _data(runs[1]):
-        shown.append(("the data differ", "", ""))
+    ours, theirs = ({k: v for k, v in one.items() if not k.startswith("tracking.")} for one in keys)
+    recorded = all(run.file("run.json").exists() for run in runs)
     scores = [_scores(run) for run in runs]
-    for name in dict.fromkeys([*scores[0], *scores[1]]):
-        a, b = scores[0].get(name), scores[1].get(name)
+    return Difference(
+        runs=(runs[0].path.name, runs[1].path.name),
+        settings={k: (ours.get(k), theirs.get(k)) for k in {**ours, **theirs} if ours.get(k) != theirs.get(k)},
+        data_differ=recorded and _data(runs[0]) != _data(runs[1]),
+        scores={name: (scores[0].get(name), scores[1].get(name)) for name in {**scores[0], **scores[1]}},
+    )
+
+
+def diff_lines(left: Found, right: Found) -> Iterator[str]:
+    """Yield the keys in which two runs differ, then their scores side by side."""
+    found = difference(left, right)
+    shown = [("", *found.runs)]
+    shown += [(key, str(ours), str(theirs)) for key, (ours, theirs) in found.settings.items()]
+    shown += [] if found.settings else [("the same settings", "", "")]
+    shown += [("the data differ", "", "")] if found.data_differ else []
+    for name, (a, b) in found.scores.items():
         gap = f"  {b - a:+.4g}" if isinstance(a, int | float) and isinstance(b, int | float) else ""
         shown.append((name, _short(a), _short(b) + gap))
     widths = [max(len(row[column]) for row in shown) for column in range(2)]

@@ -58,6 +58,15 @@ def drive(request: StudyRequest) -> int:
     return _detach(study, request)
 
 
+def plan(request: StudyRequest) -> forecast.Plan:
+    """Return what a study would run and what it costs; starts nothing. Raises `SpecvitError` as `drive` does."""
+    study = StudyFolder(folder_of(request))
+    found, left = forecast.plan_of(study, request, prepare(study, request))
+    if isinstance(request.launcher, SlurmConfig):
+        found = replace(found, gpu_hours=forecast.gpu_hours(left, request.launcher)[0])
+    return found
+
+
 def folder_of(request: StudyRequest) -> Path:
     """Return the folder of the study that a request is for."""
     return Path(request.options.folder).absolute() / (request.options.name or request.definition.name)

@@ -5,6 +5,7 @@ import statistics
 import sys
 import time
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,34 +60,104 @@ def training_rates(root: Path) -> dict[str, tuple[float, int]]:
     return {kind: (statistics.median(values), len(values)) for kind, values in rates.items()}
 
 
+@dataclass(frozen=True)
+class Cost:
+    """Disk space and, by the runs timed here, hours of one worker; why the hours are unknown, or ""."""
+
+    disk_bytes: int
+    hours: float | None
+    timed_runs: int
+    unknown: str
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run of a plan; its state is None if it has not begun."""
+
+    run: str
+    run_id: str
+    cell: str
+    factors: dict[str, Any]
+    state: str | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a study would run: all runs of a grid, or one example of a search; `made` of `wanted` are there."""
+
+    study: str
+    launcher: str
+    question: str
+    sampler: str | None
+    space: list[str]
+    wanted: int
+    made: int
+    runs: list[PlannedRun]
+    note: str
+    """On runs that are the same map under another name."""
+    left: int
+    """Runs still to be made."""
+    cost: Cost | None
+    """Of those; None if nothing is left."""
+    gpu_hours: float | None = None
+    """On SLURM, up to the time limits where no run was timed."""
+
+
+def plan_of(study: StudyFolder, order: "StudyRequest", trials: list[Trial]) -> tuple[Plan, list[Trial]]:
+    """Return what a study would run, and the trials still to be run. `trials` of a search are one example."""
+    search, count, name = order.definition.search, order.count_trials(trials), str(order.launcher.kind)
+    states = [trial.run.state() for trial in trials]
+    if search is not None:
+        made = sum(study.state(trial) in CLOSED_STATES for trial in study.trials())
+        left = trials[:1] * max(0, count - made)
+    else:
+        made, left = (
+            sum(state in DONE for state in states),
+            [t for t, s in zip(trials, states, strict=True) if s not in DONE],
+        )
+    planned = [
+        PlannedRun(trial.name, trial.run_id, trial.cell, trial.factors, state or None)
+        for trial, state in zip(trials, states, strict=True)
+    ]
+    plan = Plan(
+        study=study.name,
+        launcher=name,
+        question=order.definition.question,
+        sampler=search.sampler if search else None,
+        space=[dimension.key for dimension in search.space] if search else [],
+        wanted=count,
+        made=made,
+        runs=planned,
+        note="" if search else twins_line(trials),
+        left=len(left),
+        cost=cost_of(left),
+    )
+    return plan, left
+
+
 def print_plan(study: StudyFolder, order: "StudyRequest", trials: list[Trial]) -> list[Trial]:
     """Print what a study would run; return the trials still to be run. `trials` of a search are one example."""
-    definition = order.definition
-    print(f"study {study.name}, {order.launcher.kind}: nothing is started (sweep.dry_run)")
-    if definition.question:
-        print(f"question: {definition.question}")
-    if definition.search is not None:
-        one, search = trials[0], definition.search
-        count = order.count_trials(trials)
-        done = sum(study.state(trial) in CLOSED_STATES for trial in study.trials())
-        over = ", ".join(dimension.key for dimension in search.space)
-        print(f"{count} trials, {done} of them made, by {search.sampler} over {over}; for example:")
-        print(f"  {one.name}  {_settings(one)}")
-        trials = [one] * max(0, count - done)
+    plan, left = plan_of(study, order, trials)
+    print(f"study {plan.study}, {plan.launcher}: nothing is started (sweep.dry_run)")
+    if plan.question:
+        print(f"question: {plan.question}")
+    shown = [trial.run.shown_state() or "to do" for trial in trials]
+    if plan.sampler is not None:
+        over = ", ".join(plan.space)
+        print(f"{plan.wanted} trials, {plan.made} of them made, by {plan.sampler} over {over}; for example:")
+        print(f"  {trials[0].name}  {_settings(trials[0])}")
     else:
-        for trial in trials:
-            print(f"  {trial.run.shown_state() or 'to do':<14} {trial.name}  {_settings(trial)}")
-        states = Counter(trial.run.shown_state() or "to do" for trial in trials)
-        parts = ", ".join(f"{count} {state}" for state, count in states.items())
+        for trial, state in zip(trials, shown, strict=True):
+            print(f"  {state:<14} {trial.name}  {_settings(trial)}")
+        parts = ", ".join(f"{count} {state}" for state, count in Counter(shown).items())
         print(f"{counted(len(trials), 'run')}: {parts}")
-        if line := twins_line(trials):
-            print(line)
-        trials = [trial for trial in trials if trial.run.state() not in DONE]
-    for line in cost_lines(trials):
+    if plan.note:
+        print(plan.note)
+    for line in _cost_lines(plan.cost):
         print(line)
-    if trials and definition.search is not None:
+    if left and plan.sampler is not None:
         print("that is for trials that are all as large as this example")
-    return trials
+    return left
 
 
 def twins_line(trials: list[Trial]) -> str:
@@ -115,18 +186,30 @@ def twins_line(trials: list[Trial]) -> str:
     )
 
 
-def cost_lines(trials: list[Trial]) -> list[str]:
-    """Return the forecast of disk space and hours of trials."""
+def cost_of(trials: list[Trial]) -> Cost | None:
+    """Return the forecast of disk space and hours of trials; None without any."""
     if not trials:
-        return ["nothing is left to do"]
-    size = sum(disk_bytes(trial.config) for trial in trials)
-    lines = [f"disk: about {size / 1e9:.1f} GB" if size > 1e9 else f"disk: about {size / 1e6:.0f} MB"]
-    known = hours_of(trials)
+        return None
+    size, known = sum(disk_bytes(trial.config) for trial in trials), hours_of(trials)
     if isinstance(known, str):
-        return [*lines, f"time: {known}"]
-    hours, count = known
-    total = f"{sum(hours):.1f} hours" if sum(hours) >= 1 else f"{60 * sum(hours):.0f} minutes"
-    runs = counted(count, "run")
+        return Cost(size, None, 0, known)
+    return Cost(size, sum(known[0]), known[1], "")
+
+
+def cost_lines(trials: list[Trial]) -> list[str]:
+    """Return the forecast of disk space and hours of trials as text."""
+    return _cost_lines(cost_of(trials))
+
+
+def _cost_lines(cost: Cost | None) -> list[str]:
+    if cost is None:
+        return ["nothing is left to do"]
+    size = cost.disk_bytes
+    lines = [f"disk: about {size / 1e9:.1f} GB" if size > 1e9 else f"disk: about {size / 1e6:.0f} MB"]
+    if cost.hours is None:
+        return [*lines, f"time: {cost.unknown}"]
+    total = f"{cost.hours:.1f} hours" if cost.hours >= 1 else f"{60 * cost.hours:.0f} minutes"
+    runs = counted(cost.timed_runs, "run")
     return [*lines, f"time: about {total} for one worker, by the operations and {runs} timed here"]
 
 

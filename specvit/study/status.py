@@ -4,7 +4,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from specvit.cluster.queue import ClusterJob
@@ -18,7 +18,7 @@ from specvit.study.schema import Table
 from specvit.study.search_space import FORBIDDEN
 from specvit.study.store import WAITING, StudyFolder, Trial, command_of
 from specvit.study.table import factors_of, setting_text
-from specvit.study.trial_queue import state_counts
+from specvit.study.trial_queue import count_states, counts_line
 from specvit.utils.text import counted
 
 HEALTH_MINUTES, HEALTH_SECONDS = 2.0, 10.0
@@ -86,65 +86,47 @@ def end_line(trial: Trial, state: str, metric: str, table: Table) -> str:
     return f"{state:<13} {_time((trial.end or {}).get('seconds'))}  {trial.name}  {detail}"
 
 
-def status_lines(study: StudyFolder) -> Iterator[str]:
-    """Yield the status of a study: counts, then one line for each trial that runs, failed or learnt nothing."""
-    about = study.about()
-    slots = study.busy_slots()
-    workers = f"{counted(len(slots), 'worker')} running" if slots else "no worker running"
-    trials, queued = study.trials(), jobs_in_queue(study, about)
-    jobs = jobs_of_trials(study, about, queued)
-    states = {trial.number: _state(study, trial, jobs) for trial in trials}
-    counts = state_counts(study, states)
-    yield f"study {study.name}: {counts}; {workers}{', cancelled' if study.is_cancelled else ''}"
-    if queued is None:
-        yield "  SLURM does not answer: what waits there is not shown"
-    yield from _queue_lines(queued or {}, {job.id for n, job in jobs.items() if states[n] == "requeued"})
-    for trial in trials:
-        state, job = states[trial.number], jobs.get(trial.number)
-        if state == "running":
-            yield f"  {state:<13} {trial.name}  {_progress(trial)}{f', {job}' if job and job.alive else ''}"
-        elif state == WAITING and job and not job.alive and trial.run.state():
-            yield f"  {trial.run.state():<13} {trial.name}  {job}"
-        elif state in ALIVE:
-            continue
-        elif state not in (*LEARNT, WAITING, "pruned"):
-            cause = (trial.end or {}).get("cause") or trial.run.status().get("cause", "cause unknown")
-            yield f"  {state:<13} {trial.name}  {cause}"
-    for path in study.lost_records(trials):
-        yield f"  {'record lost':<13} {path.parent.name}/{path.name}; `{command_of(study)}` writes it again"
-    yield from (f"  {line}" for line in refused_lines(study))
-    if best := best_trial([trial for trial in trials if states[trial.number] in LEARNT], about):
-        setting = setting_text(factors_of(best.trial))
-        yield f"best: {best.metric} {best.value:.4g}  {best.trial.name}  {setting}".rstrip()
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is: its last validation, and when it will end."""
+
+    step: int
+    epoch: float
+    epochs: int | None
+    """None for models that are fitted in one go."""
+    score: str
+    value: float | None
+    forecast: str | None
+    health: str
 
 
-def refused_lines(study: StudyFolder) -> Iterator[str]:
-    """Yield the number of refused points of a search, with the most frequent cause."""
-    causes = Counter(event["cause"] for event in study.events("refused") if FORBIDDEN not in event["cause"])
-    if causes:
-        (cause, _), *others = causes.most_common()
-        more = f" ({counted(len(others), 'other cause')})" if others else ""
-        yield f"{counted(causes.total(), 'point')} refused: {cause}{more}"
+@dataclass(frozen=True)
+class TrialStatus:
+    """One trial. Its state is `queued` or `requeued` while its job waits; `progress` is that of a running one."""
+
+    number: int
+    run: str
+    run_id: str
+    folder: str
+    cell: str
+    factors: dict[str, Any]
+    state: str
+    run_state: str
+    """Of its run alone, "" before it began; a run that was stopped waits to be resumed."""
+    cause: str | None
+    remedy: str | None
+    seconds: float | None
+    progress: Progress | None
+    job: ClusterJob | None
 
 
-def _state(study: StudyFolder, trial: Trial, jobs: dict[int, ClusterJob]) -> str:
-    """Return a trial's state; one whose job is in the queue is `queued`, or `requeued` if it has run before."""
-    state, job = study.state(trial), jobs.get(trial.number)
-    if state == WAITING and job and job.alive:
-        return "requeued" if trial.run.attempts() else "queued"
-    return state
+@dataclass(frozen=True)
+class Waiting:
+    """Jobs that wait in SLURM's queue for one reason; `requeued` if they have run before, else `queued`."""
 
-
-def _queue_lines(queued: dict[str, ClusterJob], requeued: set[str]) -> Iterator[str]:
-    """Yield one line for each reason for which jobs wait; `requeued` are the ids of those that have run before."""
-    waiting: dict[tuple[str, str], list[str]] = {}
-    for job in queued.values():
-        if job.waits:
-            kind = "requeued" if job.id in requeued else "queued"
-            waiting.setdefault((kind, job.reason or "no reason given"), []).append(job.id)
-    for (kind, reason), ids in waiting.items():
-        named = ", ".join(ids[:5]) + (f", ... ({len(ids)} jobs)" if len(ids) > 5 else "")
-        yield f"  {kind:<13} {reason}: job {named}"
+    state: str
+    reason: str
+    jobs: list[str]
 
 
 @dataclass(frozen=True)
@@ -156,6 +138,129 @@ class BestTrial:
     trial: Trial
 
 
+@dataclass(frozen=True)
+class StudyStatus:
+    """How a study is: the number of trials in each state, its workers, jobs and trials."""
+
+    study: str
+    folder: str
+    states: dict[str, int]
+    workers: int
+    cancelled: bool
+    slurm_answers: bool
+    waiting: list[Waiting]
+    trials: list[TrialStatus]
+    lost_records: list[str]
+    refused: dict[str, int]
+    """Causes for which a search's points were refused, with their numbers."""
+    best: BestTrial | None
+
+    def facts(self) -> dict[str, Any]:
+        """Return it as its JSON document has it: the best trial by name."""
+        best = self.best and {"metric": self.best.metric, "value": self.best.value, "run": self.best.trial.name}
+        return {**asdict(replace(self, best=None)), "best": best}
+
+
+def study_status(study: StudyFolder) -> StudyStatus:
+    """Return how a study is now."""
+    about, trials = study.about(), study.trials()
+    queued = jobs_in_queue(study, about)
+    jobs = jobs_of_trials(study, about, queued)
+    states = {trial.number: _state(study, trial, jobs) for trial in trials}
+    requeued = {job.id for number, job in jobs.items() if states[number] == "requeued"}
+    return StudyStatus(
+        study=study.name,
+        folder=str(study.path),
+        states={state: count for state, count in count_states(study, states).items() if count},
+        workers=len(study.busy_slots()),
+        cancelled=study.is_cancelled,
+        slurm_answers=queued is not None,
+        waiting=_waiting(queued or {}, requeued),
+        trials=[_trial_status(trial, states[trial.number], jobs.get(trial.number)) for trial in trials],
+        lost_records=[f"{path.parent.name}/{path.name}" for path in study.lost_records(trials)],
+        refused=refused_causes(study),
+        best=best_trial([trial for trial in trials if states[trial.number] in LEARNT], about),
+    )
+
+
+def status_lines(study: StudyFolder) -> Iterator[str]:
+    """Yield the status of a study: counts, then one line for each trial that runs, failed or learnt nothing."""
+    status = study_status(study)
+    workers = f"{counted(status.workers, 'worker')} running" if status.workers else "no worker running"
+    counts = counts_line(Counter(status.states))
+    yield f"study {status.study}: {counts}; {workers}{', cancelled' if status.cancelled else ''}"
+    if not status.slurm_answers:
+        yield "  SLURM does not answer: what waits there is not shown"
+    for kind in status.waiting:
+        named = ", ".join(kind.jobs[:5]) + (f", ... ({len(kind.jobs)} jobs)" if len(kind.jobs) > 5 else "")
+        yield f"  {kind.state:<13} {kind.reason}: job {named}"
+    for trial in status.trials:
+        if trial.state == "running":
+            at = f", {trial.job}" if trial.job and trial.job.alive else ""
+            yield f"  {trial.state:<13} {trial.run}  {_progress_line(trial.progress)}{at}"
+        elif trial.state == WAITING and trial.job and not trial.job.alive and trial.run_state:
+            yield f"  {trial.run_state:<13} {trial.run}  {trial.job}"
+        elif trial.state not in (*ALIVE, *LEARNT, WAITING, "pruned"):
+            yield f"  {trial.state:<13} {trial.run}  {trial.cause or 'cause unknown'}"
+    for name in status.lost_records:
+        yield f"  {'record lost':<13} {name}; `{command_of(study)}` writes it again"
+    yield from (f"  {line}" for line in refused_lines(study))
+    if best := status.best:
+        setting = setting_text(factors_of(best.trial))
+        yield f"best: {best.metric} {best.value:.4g}  {best.trial.name}  {setting}".rstrip()
+
+
+def _trial_status(trial: Trial, state: str, job: ClusterJob | None) -> TrialStatus:
+    end, status = trial.end or {}, trial.run.status()
+    return TrialStatus(
+        number=trial.number,
+        run=trial.name,
+        run_id=trial.run_id,
+        folder=trial.folder,
+        cell=trial.cell,
+        factors=trial.factors,
+        state=state,
+        run_state=trial.run.state(),
+        cause=end.get("cause") or status.get("cause") or None,
+        remedy=end.get("remedy") or status.get("remedy") or None,
+        seconds=end.get("seconds"),
+        progress=_progress(trial) if state == "running" else None,
+        job=job,
+    )
+
+
+def refused_lines(study: StudyFolder) -> Iterator[str]:
+    """Yield the number of refused points of a search, with the most frequent cause."""
+    if causes := refused_causes(study):
+        cause = next(iter(causes))
+        more = f" ({counted(len(causes) - 1, 'other cause')})" if len(causes) > 1 else ""
+        yield f"{counted(sum(causes.values()), 'point')} refused: {cause}{more}"
+
+
+def refused_causes(study: StudyFolder) -> dict[str, int]:
+    """Return the causes for which points of a search were refused, the most frequent first."""
+    events = study.events("refused")
+    return dict(Counter(event["cause"] for event in events if FORBIDDEN not in event["cause"]).most_common())
+
+
+def _state(study: StudyFolder, trial: Trial, jobs: dict[int, ClusterJob]) -> str:
+    """Return a trial's state; one whose job is in the queue is `queued`, or `requeued` if it has run before."""
+    state, job = study.state(trial), jobs.get(trial.number)
+    if state == WAITING and job and job.alive:
+        return "requeued" if trial.run.attempts() else "queued"
+    return state
+
+
+def _waiting(queued: dict[str, ClusterJob], requeued: set[str]) -> list[Waiting]:
+    """Return for which reasons jobs wait; `requeued` are the ids of those that have run before."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for job in queued.values():
+        if job.waits:
+            kind = "requeued" if job.id in requeued else "queued"
+            found.setdefault((kind, job.reason or "no reason given"), []).append(job.id)
+    return [Waiting(state, reason, jobs) for (state, reason), jobs in found.items()]
+
+
 def best_trial(finished: list[Trial], about: dict[str, Any]) -> BestTrial | None:
     """Return the best of the finished trials by the study's metric; None if none has a value."""
     metric, table = metric_of(about), Table(**about["table"])
@@ -165,17 +270,31 @@ def best_trial(finished: list[Trial], about: dict[str, Any]) -> BestTrial | None
     return best(known, key=lambda one: one.value, default=None)
 
 
-def _progress(trial: Trial) -> str:
-    outcome, config, status = outcome_of(trial.run), trial.config, trial.run.status()
+def _progress(trial: Trial) -> Progress | None:
+    """Return how far a running trial is; None before its first validation."""
+    outcome, status = outcome_of(trial.run), trial.run.status()
     if not outcome.rows:
-        return "starting"
+        return None
     row = outcome.rows[-1]
     score = "val_r2" if "val_r2" in row else "val_accuracy"
-    epoch = f"epoch {status.get('epoch', row['epoch'])}/{config['train']['epochs']}"
-    place = epoch if kind_of(config["model"]).is_network else f"step {row['step']}"
-    progress = f"{place}, {score} {row.get(score) or float('nan'):.3f}"
-    until = f", until {end[11:16]}" if (end := status.get("forecast")) else ""
-    return f"{progress}{until}, {health_of(trial.run, outcome)}"
+    return Progress(
+        step=row["step"],
+        epoch=status.get("epoch", row["epoch"]),
+        epochs=trial.config["train"]["epochs"] if kind_of(trial.config["model"]).is_network else None,
+        score=score,
+        value=row.get(score),
+        forecast=status.get("forecast"),
+        health=health_of(trial.run, outcome),
+    )
+
+
+def _progress_line(progress: Progress | None) -> str:
+    if progress is None:
+        return "starting"
+    place = f"epoch {progress.epoch}/{progress.epochs}" if progress.epochs else f"step {progress.step}"
+    shown = f"{place}, {progress.score} {float('nan') if progress.value is None else progress.value:.3f}"
+    until = f", until {progress.forecast[11:16]}" if progress.forecast else ""
+    return f"{shown}{until}, {progress.health}"
 
 
 def _time(seconds: float | None) -> str:

@@ -36,6 +36,18 @@ class Row:
         """The number of runs that ended without having learnt."""
         return sum(self.states.get(state, 0) for state in NOT_LEARNT)
 
+    @property
+    def spread(self) -> float | None:
+        """The sample standard deviation of `values`; None of fewer than two."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+    def facts(self) -> dict[str, Any]:
+        """Return the row with its figures, as the JSON document of a table has it."""
+        figures = {"mean": _mean(self.ranked), "mean_of_finished": _mean(self.values), "sd": self.spread}
+        figures |= {"min": min(self.values, default=None), "max": max(self.values, default=None)}
+        counts = {"finished": len(self.values), "runs": len(self.run_ids), "states": self.states}
+        return {"factors": self.factors, **figures, **counts}
+
 
 def table_rows(study: StudyFolder, metric: str | None = None, by: list[str] | None = None) -> tuple[str, list[Row]]:
     """Return the metric's name and the rows, in the study's order; `by` groups by some of the factors only.
@@ -120,7 +132,7 @@ def _figures(row: Row, *, exact: bool, failed: bool) -> list[str]:
     show = repr if exact else (lambda value: f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}")
     values = row.values
     means = [show(mean) if (mean := _mean(some)) is not None else "" for some in (row.ranked, values)]
-    spread = show(statistics.stdev(values)) if len(values) > 1 else ""
+    spread = "" if row.spread is None else show(row.spread)
     others = [f"{count} {state}" for state, count in row.states.items() if state != "completed"]
     ends = [show(min(values)), show(max(values))] if values else ["", ""]
     return [*means[: 1 + failed], spread, *ends, f"{len(values)}/{len(row.run_ids)}", ", ".join(others)]

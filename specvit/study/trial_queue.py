@@ -131,9 +131,13 @@ def count_states(study: StudyFolder, states: dict[int, str] | None = None) -> Co
     return counts
 
 
-def state_counts(study: StudyFolder, states: dict[int, str] | None = None) -> str:
-    """Return `count_states` as text: `12 runs: 1 running, 3 waiting, 8 completed`."""
-    counts = count_states(study, states)
+def state_counts(study: StudyFolder) -> str:
+    """Return `count_states` as text."""
+    return counts_line(count_states(study))
+
+
+def counts_line(counts: Counter[str]) -> str:
+    """Return the number of trials in each state as text: `12 runs: 1 running, 3 waiting, 8 completed`."""
     known = [name for name in ORDER if counts[name]]
     rest = sorted(name for name in counts if name not in ORDER and counts[name])
     parts = ", ".join(f"{counts[name]} {name}" for name in known + rest)

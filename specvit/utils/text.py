@@ -96,7 +96,7 @@ def nearest(word: str, words: Iterable[str]) -> str:
     return f"did you mean {by_lower[near[0]]}? " if near else ""
 
 
-def counted(count: int, noun: str, nouns: str = "") -> str:
+def counted(count: float, noun: str, nouns: str = "") -> str:
     """Return "1 run" or "2,000 runs"; `nouns` is the plural where it takes more than an s."""
     return f"{count:,} {noun if count == 1 else nouns or f'{noun}s'}"
 
