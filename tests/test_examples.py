@@ -43,6 +43,6 @@ def test_the_first_day_runs(tmp_path: Path) -> None:
         [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert "test R²" in ran.stdout and "mean spread of the seeds" in ran.stdout
+    assert "test R²" in ran.stdout and "within the interval for 90 %" in ran.stdout
     assert (tmp_path / "first_day.png").stat().st_size > 10_000
     assert len(list((tmp_path / "multirun/first_day/runs").iterdir())) == 4
