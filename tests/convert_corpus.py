@@ -40,6 +40,8 @@ SIGMA_X = 3000 * (1 + (FINE - 7000) / 1000)
 AIR_FLUX = {star: flux_of(star, make.vacuum_of(AIR_X)) for star in STARS}
 DAMAGED_NX = FLUX_NX.copy()
 DAMAGED_NX[1, 3000] = np.nan
+BROKEN_NX = FLUX_NX.copy()
+BROKEN_NX[1, 3000:5000] = np.nan
 
 
 def each(suffix: str, write: Callable[[Path, Star], object], *options: str) -> Case:
@@ -338,6 +340,7 @@ def sharp_line(folder: Path) -> None:
 
 OWN_PIXELS = ["--wave", "pixels.txt"]
 MASKED_NX = np.where((np.arange(5)[:, None] < 2) & (np.arange(len(FINE)) == 3000), 0.0, 1 / FLUX_NX)
+DARK_NX = np.where((np.arange(5)[:, None] < 2) & (np.arange(len(FINE)) >= 3000), 0.0, 1 / FLUX_NX)
 OTHERS: dict[str, Case] = {
     "resolution in the name": one(sharp_line, *SNR),
     "own pixels, smoothed": table(
@@ -380,18 +383,22 @@ OTHERS: dict[str, Case] = {
     "labels by row, numbers to identify": table(
         *SNR, "--columns", "mass=height", source_id=2**60 + np.arange(5), height=np.arange(5)
     ),
-    "a pixel that is not a number, left out": table(*SNR, "--skip-bad", flux=DAMAGED_NX),
+    "a pixel that is not a number": table(*SNR, flux=DAMAGED_NX),
+    "a pixel that is not a number, errors of the instrument": table("--magnitudes", "20", "21", flux=DAMAGED_NX),
+    "many pixels that are not numbers, left out": table(*SNR, "--skip-bad", flux=BROKEN_NX),
+    "a label that is not a number": table(*SNR, T_eff=np.array([4000, np.nan, 5000, 5500, 6000])),
     "a label that is not a number, left out": table(
         *SNR, "--skip-bad", "--shard", "2", T_eff=np.array([4000, np.nan, 5000, -9999, 6000])
     ),
-    "masked pixels, left out": table("--skip-bad", ivar=MASKED_NX),
+    "masked pixels": table(ivar=MASKED_NX),
+    "many masked pixels, left out": table("--skip-bad", ivar=DARK_NX),
     "shards, cut": shards("--shard", "8"),
     "shards, split": shards("--split", "0.6,0.2,0.2"),
     "shards, another label": shards("--fill", "redshift=0"),
     "refused: no errors": table(),
     "refused: no labels": table(*SNR, T_eff=None, log_g=None, M_H=None),
-    "refused: not a number": table(*SNR, flux=DAMAGED_NX),
-    "refused: masked": table(ivar=MASKED_NX),
+    "refused: not a number": table(*SNR, flux=BROKEN_NX),
+    "refused: masked": table(ivar=DARK_NX),
     "refused: flux per frequency": one(
         lambda f: make.fits_table(f / "a.fits", {"wave": FINE, "flux": FLUX_NX[0]}, {"flux": "erg/s/cm2/Hz"}),
         *(*SNR, "--fill", "log_g=4"),
@@ -438,7 +445,7 @@ def _arrays(path: Path) -> dict[str, Any]:
 
 def _facts(values: np.ndarray) -> list[Any]:
     """Return type, shape, a few values and the digest of an array."""
-    flat = values.ravel()
+    flat = values[~np.isnan(values)]
     sample = [flat.astype(np.float64).mean(), *flat[:: max(1, len(flat) // 4)][:4]]
     sample = [float(f"{value:.8g}") for value in sample]
     return [values.dtype.str, list(values.shape), sample, sha256(values.tobytes())[:16]]

@@ -14,13 +14,13 @@ Fault = tuple[Callable[[Path], None], list[str], list[str]]
 """What writes the source, the options, and words of the sentence; an S/N is given unless options begin with `+own`."""
 
 
-def spoilt(**values: float) -> Callable[[Path], None]:
-    """Return a writer of one text in which flux or wave at a point is another value."""
+def spoilt(points: int | slice = 4001, **values: float) -> Callable[[Path], None]:
+    """Return a writer of one text in which flux or wave at a point, or at several, is another value."""
 
     def write(folder: Path) -> None:
         columns = {"wave": FINE.copy(), "flux": FLUX.copy()}
         for name, value in values.items():
-            columns[name][4001] = value
+            columns[name][points] = value
         make.text(folder / f"{NAME}.txt", columns, header="wave flux")
 
     return write
@@ -74,6 +74,9 @@ CSV = ["--labels", "{folder}/../labels.csv"]
 WAVE_TWICE = np.where(np.arange(len(FINE)) == 6000, FINE[5999], FINE)
 HOLE = np.delete(np.arange(len(FINE)), np.s_[4000:4020])
 NO_T = table(T_eff=None, log_g=None, M_H=None)
+MANY = slice(4000, 5700)
+"""Points of a quarter of the pixels."""
+IN_MANY = np.isin(np.arange(len(FINE)), np.arange(len(FINE))[MANY])
 BAD_ROW = np.where(np.arange(5)[:, None] == 3, np.nan, FLUX_NX)
 LABEL_FAULTS: dict[str, Fault] = {
     "no labels": (spoilt(), [], [f"{NAME}.txt: says nothing of its labels", "give --labels FILE.csv, or --names"]),
@@ -85,7 +88,12 @@ LABEL_FAULTS: dict[str, Fault] = {
         CSV,
         ["labels.csv:T_eff: is 'hot' in row 0; labels are numbers"],
     ),
-    "an empty label": (beside(f"file,T_eff,log_g\n{NAME}.txt,,3\n"), CSV, [f"{NAME}.txt: label T_eff is nan"]),
+    "an empty label": (beside(f"file,T_eff\n{NAME}.txt,\n"), CSV, [f"{NAME}.txt: label T_eff is nan"]),
+    "no label of several": (
+        beside(f"file,T_eff,log_g\n{NAME}.txt,,\n"),
+        [*CSV, "--fill", "redshift=0"],
+        [f"{NAME}.txt: has none of the labels T_eff, log_g; correct it, or leave bad spectra out by --skip-bad"],
+    ),
     "a file twice in the CSV": (
         beside("file,T_eff\na.txt,3\na.txt,4\n"),
         CSV,
@@ -209,22 +217,33 @@ WAVELENGTH_FAULTS: dict[str, Fault] = {
     "ragged": (two_lengths, PATTERN, ["4500_2.0_0.0.txt: covers 7000.0-7024.8 Å but 7100.0-8850.0 Å are needed"]),
 }
 VALUE_FAULTS: dict[str, Fault] = {
-    "flux is not a number": (spoilt(flux=np.nan), PATTERN, [f"{NAME}.txt: flux is nan at 8000.25 Å; correct it, or"]),
-    "flux is not a number in a table": (table(flux=BAD_ROW), [], ["set.npz row 3: flux is nan at 7099.75 Å"]),
+    "flux is not a number": (
+        spoilt(MANY, flux=np.nan),
+        PATTERN,
+        [
+            f"{NAME}.txt: has 24.3 % of its pixels masked, more than 20 % (the first: flux is nan at 8000.00 Å); ",
+            "leave such spectra out by --skip-bad, or set --max-masked higher",
+        ],
+    ),
+    "flux is not a number in a table": (
+        table(flux=BAD_ROW),
+        ["--max-masked", "0.5"],
+        ["set.npz row 3: has 100 % of its pixels masked, more than 50 % (the first: flux is nan at 7099.75 Å)"],
+    ),
     "an error of zero": (
-        table(error=np.where(np.arange(len(FINE)) == 4000, 0, FLUX_NX / 9)),
+        table(error=np.where(IN_MANY, 0, FLUX_NX / 9)),
         ["+own"],
-        ["set.npz row 0: error is 0 at 8000.00 Å"],
+        ["set.npz row 0: has 24.3 % of its pixels masked", "(the first: error is 0 at 8000.00 Å)"],
     ),
     "a pixel that is masked": (
-        table(ivar=np.where(np.arange(len(FINE)) == 4000, 0, 1 / FLUX_NX)),
+        table(ivar=np.where(IN_MANY, 0, 1 / FLUX_NX)),
         ["+own"],
-        ["set.npz row 0: inverse variance is 0 at 8000.00 Å, a bad pixel; correct it"],
+        ["set.npz row 0: has 24.3 % of", "(the first: inverse variance is 0 at 8000.00 Å)"],
     ),
     "an error that stands for none": (
-        table(error=np.where(np.isin(np.arange(len(FINE)), (4000, 4002)), 1e10 * FLUX_NX, FLUX_NX / 9)),
+        table(error=np.where(IN_MANY, 1e10 * FLUX_NX, FLUX_NX / 9)),
         ["+own"],
-        ["set.npz row 0: error is 3", " at 8000.00 Å, and 1 more pixels are bad"],
+        ["set.npz row 0: has 24.3 % of", "(the first: error is 3", " at 8000.00 Å)"],
     ),
     "dark": (table(flux=-FLUX_NX), [], ["set.npz row 0: has a median flux of -", "or --no-normalise"]),
     "no errors": (
@@ -286,6 +305,11 @@ OPTION_FAULTS: dict[str, Fault] = {
     "shares": (table(), ["--split", "0.8,0.1,0.2"], ["--split: are not three shares that add up to 1"]),
     "two shares": (table(), ["--split", "0.8,0.2"], ["'0.8,0.2' is not three numbers between commas"]),
     "an empty share": (table(), ["--split", "0.9,0.05,0.05"], ["--split: of 5 spectra leaves a set without any"]),
+    "more than all pixels": (
+        table(),
+        ["--max-masked", "1"],
+        ["--max-masked: expects a number from 0 to 0.99, not 1.0"],
+    ),
     "a shard of none": (table(), ["--shard", "0"], ["argument --shard: '0' is not a whole number of at least 1"]),
     "a fill without value": (table(), ["--fill", "C_M"], ["'C_M' is not LABEL=..."]),
     "a label twice": (

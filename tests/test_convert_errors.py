@@ -67,7 +67,7 @@ def test_what_errors_are_is_read_from_name_and_unit_or_asked_for(tmp_path: Path,
 
 
 def test_errors_and_masks_may_lie_in_files_of_their_own(tmp_path: Path, capsys: Any) -> None:
-    """One beside each star, or one for a table of stars; bad points are refused, and files belong to their sources."""
+    """One beside each star, or one for a table of stars; bad points are masked, and files belong to their sources."""
     folder = tmp_path / "source"
     folder.mkdir()
     for number, star in enumerate(STARS):
@@ -84,17 +84,20 @@ def test_errors_and_masks_may_lie_in_files_of_their_own(tmp_path: Path, capsys: 
     np.savez(tmp_path / "set.npz", **held)
     np.savez(tmp_path / "other.npz", wave=FINE, ivar=(FLUX_NX / 50) ** -2)
     mask_NX = np.zeros(FLUX_NX.shape, np.int16)
-    mask_NX[2, 3000] = 4
+    mask_NX[2, 3000:3100] = 4
     np.savez(tmp_path / "bad.npz", mask=mask_NX)
     other = ["--source-error", str(tmp_path / "other.npz")]
     found = converted(tmp_path / "set.npz", *other, name="table")
     np.testing.assert_allclose(found[0], flux_NP, rtol=1e-6)
     np.testing.assert_allclose(found[1], error_NP, rtol=1e-6)
     masked = [*other, "--source-mask", str(tmp_path / "bad.npz")]
-    said = refusal(capsys, tmp_path / "set.npz", tmp_path / "masked", *masked)
-    assert "set.npz row 2: flux is nan at 7750.00 Å" in said
-    found = converted(tmp_path / "set.npz", *masked, "--skip-bad", name="left out")
-    np.testing.assert_array_equal(found[2]["T_eff"], np.delete(LABELS["T_eff"], 2))
+    capsys.readouterr()
+    found = converted(tmp_path / "set.npz", *masked, name="masked")
+    masked_NP = np.isnan(found[0])
+    assert f"note: {masked_NP.sum()} masked pixels in 1 spectrum" in capsys.readouterr().out
+    assert np.flatnonzero(masked_NP.any(axis=1)).tolist() == [2] and masked_NP.sum() == pytest.approx(25 / STEP, abs=4)
+    said = refusal(capsys, tmp_path / "set.npz", tmp_path / "few", *masked, "--max-masked", "0.01")
+    assert "set.npz row 2: has 1.49 % of its pixels masked, more than 1 % (the first: flux is nan at 7750" in said
     said = refusal(capsys, folder, tmp_path / "x", *PATTERN, "--source-error", str(folder / "5000_4.5_+0.25_err.fits"))
     assert "is one file for 9 sources; put {name} in it" in said
 

@@ -87,12 +87,12 @@ def test_a_column_of_differing_lengths_is_passed_over(tmp_path: Path) -> None:
 def test_bad_spectra_may_be_left_out_and_are_listed(tmp_path: Path, capsys: Any) -> None:
     rows = 40
     flux_NX = np.tile(FLUX_NX[0], (rows, 1))[:, ::4]
-    flux_NX[[7, 23], 900] = np.nan
+    flux_NX[[7, 23], 900:1400] = np.nan
     flux_NX[30] = 0
     np.savez(tmp_path / "set.npz", wave=FINE[::4], flux=flux_NX, log_g=np.arange(rows) / 10)
     assert convert(tmp_path / "set.npz", tmp_path / "out", *SNR, "--skip-bad", "--shard", "25") == 0
     assert "note: 3 bad spectra were left out" in (said := capsys.readouterr().out)
-    assert "row 7: flux is nan at 7900.00 Å" in said
+    assert "row 7: has 28.8 % of its pixels masked, more than 20 % (the first: flux is nan at 7900.00 Å)" in said
     kept = [read_labels(open_shard(path))["log_g"] for path in sorted((tmp_path / "out").rglob("*.h5"))]
     assert [len(part) for part in kept] == [23, 14]
     expected = np.delete(np.arange(rows) / 10, [7, 23, 30])

@@ -189,15 +189,25 @@ def test_an_arm_is_asked_for_where_there_are_several(tmp_path: Path, capsys: Any
     assert "may have the flux in COADD_B/FLUX and COADD_R/FLUX; say which by --flux-name" in said
 
 
-def test_a_star_with_an_inverse_variance_of_0_is_refused_or_left_out(tmp_path: Path, capsys: Any) -> None:
+def test_inverse_variances_of_0_are_masked_pixels_or_leave_out_their_star(tmp_path: Path, capsys: Any) -> None:
     source = desi_coadd(tmp_path / "desi.fits")
     with fits.open(source, mode="update") as hdus:
-        hdus["Z_IVAR"].data[1, 40] = 0
+        hdus["Z_IVAR"].data[1, 40:90] = 0
+        flux_NX = np.array(hdus["Z_FLUX"].data)
     options = [*KEEP, *FILL, "--flux-name", "Z_FLUX"]
-    said = refusal(capsys, source, tmp_path / "out", *options)
-    assert "desi.fits row 1: inverse variance is 0 at 7552.00 Å, a bad pixel; correct it" in said
-    assert convert(source, tmp_path / "out", *options, "--skip-bad") == 0
-    assert shard_of(tmp_path / "out")[3]["TARGETID"].tolist() == [39627652591521181, 39627652591521183]
+    assert convert(source, tmp_path / "out", *options) == 0
+    assert "note: 50 masked pixels in 1 spectrum: a model sees" in capsys.readouterr().out
+    _, flux_NP, error_NP, _ = shard_of(tmp_path / "out")
+    flux_NX[1, 40:90] = np.nan
+    np.testing.assert_array_equal(flux_NP, flux_NX)
+    np.testing.assert_array_equal(np.isnan(error_NP), np.isnan(flux_NX))
+    with fits.open(source, mode="update") as hdus:
+        hdus["Z_IVAR"].data[1, 90] = 0
+    said = refusal(capsys, source, tmp_path / "more", *options)
+    what = "row 1: has 20.4 % of its pixels masked, more than 20 % (the first: inverse variance is 0 at 7552.00 Å)"
+    assert what in said
+    assert convert(source, tmp_path / "more", *options, "--skip-bad") == 0
+    assert shard_of(tmp_path / "more")[3]["TARGETID"].tolist() == [39627652591521181, 39627652591521183]
 
 
 def test_planes_of_uves_popler_and_the_sum_of_an_apstar_are_read(tmp_path: Path) -> None:

@@ -173,15 +173,22 @@ def test_what_would_be_silently_wrong_is_refused(ridge: Path, spectra: Any, caps
 
 
 def test_bad_pixels_cost_their_spectrum_alone(ridge: Path, spectra: Any, expected: pd.DataFrame, capsys: Any) -> None:
-    spectra["flux"][2, 40], spectra["error"][7, 9] = np.nan, 1e12
+    spectra["flux"][2, 40:100], spectra["error"][7, :52], spectra["flux"][4] = np.nan, 1e12, np.nan
     np.savez("holes.npz", **spectra)
     table = predicted(ridge, "holes.npz", *AS_IT_IS)
-    assert np.flatnonzero(table["not_finite"]).tolist() == [2, 7] and table["log_g"].isna().sum() == 2
-    kept = [row for row in range(12) if row not in (2, 7)]
+    assert np.flatnonzero(table["not_finite"]).tolist() == [2, 4, 7] and table["log_g"].isna().sum() == 3
+    assert table["masked"][[2, 3, 4, 7]].tolist() == [60 / 256, 0, 1, 52 / 256]
+    kept = [row for row in range(12) if row not in (2, 4, 7)]
     pd.testing.assert_frame_equal(table.loc[kept, list(expected)], expected.loc[kept], rtol=1e-4)
     said = capsys.readouterr().err
-    assert "note: 2 of 12 spectra have no prediction, since not all of their pixels can be used (not_finite)" in said
-    assert "; the first: " in said and "holes.npz row 2: flux is nan at 7120.00 Å; " in said
+    assert (
+        "note: 3 of 12 spectra have no prediction, since too many of their pixels cannot be used (not_finite)" in said
+    )
+    assert "; the first: holes.npz row 2: 23.4 % of its pixels are masked, more than 20 %\n" in said
+    np.savez("holes.npz", **{name: values[4:] if name != "wave" else values for name, values in spectra.items()})
+    predicted(ridge, "holes.npz", *AS_IT_IS)
+    what = "holes.npz row 0: has 100 % of its pixels masked, more than 99 % (the first: flux is nan at 7100.00 Å)"
+    assert what in capsys.readouterr().err
 
 
 def test_a_damaged_file_ends_it_or_is_left_without_prediction(ridge: Path, spectra: Any, capsys: Any) -> None:

@@ -1,6 +1,7 @@
 """`specvit predict RUN [RUN ...] SOURCE`: the labels of spectra in any form that `specvit data convert` reads."""
 
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -55,13 +56,15 @@ def main(arguments: list[str] | None = None) -> int | Answer:
         _say(note)
     rows: list[dict[str, Any]] | None = [] if options.json and out is None else None
     counts = _write(out, ensemble, stream, options.level, rows)
-    _conclude(dict(counts), stream, out)
+    _conclude(counts, stream, out)
     if not options.json:
         return 0
     facts = {
         "runs": [folder.path.name for folder in folders],
         "out": out and str(out),
         "spectra": counts.pop("spectra"),
+        "masked_pixels": counts.pop("pixels"),
+        "masked_spectra": counts.pop("masked"),
     }
     return Answer("predict", {**facts, "flags": counts, "first_fault": stream.first_fault or None, "predictions": rows})
 
@@ -133,15 +136,15 @@ def _write(
     stream: "SpectraStream",
     level: float | None,
     rows: list[dict[str, Any]] | None,
-) -> dict[str, int]:
-    """Write all predictions, block by block, into a file that is whole or absent; return the counts of flags.
+) -> Counter[str]:
+    """Write all predictions, block by block, into a file that is whole or absent; return the counts of `_tables`.
 
     Without a file they are printed, or added to `rows` if that is given.
     """
     from specvit.convert.progress import Progress
     from specvit.utils.files import write_atomic
 
-    counts: dict[str, int] = {"spectra": 0}
+    counts = Counter[str]()
     if rows is not None:
         for table in _tables(ensemble, stream, level, counts):
             rows += table.astype(object).where(table.notna(), None).to_dict("records")
@@ -181,39 +184,54 @@ def _into(file: IO[bytes], tables: Iterator[Any], *, parquet: bool) -> Iterator[
         writer.close()
 
 
-def _tables(
-    ensemble: "Ensemble", stream: "SpectraStream", level: float | None, counts: dict[str, int]
-) -> Iterator[Any]:
-    """Yield tables of predictions with each spectrum's file and row in front; count flags."""
+def _tables(ensemble: "Ensemble", stream: "SpectraStream", level: float | None, counts: Counter[str]) -> Iterator[Any]:
+    """Yield tables of predictions with each spectrum's file and row in front; count spectra, flags, masked pixels."""
     import numpy as np
 
-    from specvit.run.ensemble import FLAGS
+    from specvit.run.ensemble import FLAGS, MASKED
     from specvit.utils.text import safe_cell
 
     for block in stream.blocks(BLOCK_ROWS):
-        flux_BP = np.ma.masked_invalid(block.flux_BP) if stream.masked else block.flux_BP
-        table = ensemble.table(flux_BP, block.error_BP, level=level)
+        error_BP = block.error_BP
+        if error_BP is not None and not stream.counts_masked and not ensemble.needs_error:
+            error_BP = np.where(error_BP == 0, np.float32(1), error_BP)  # no noise in that pixel, as in training
+        table = ensemble.table(block.flux_BP, error_BP, level=level)
         names = [safe_cell(str(Path(name).relative_to(stream.base))) for name in block.files_B]
         table.insert(0, "file", names)
         table.insert(1, "row", block.rows_B)
-        for flag in ("spectra", *FLAGS):
-            if flag in table or flag == "spectra":
-                counts[flag] = counts.get(flag, 0) + (len(table) if flag == "spectra" else int(table[flag].sum()))
+        if table["not_finite"].any() and not counts["not_finite"]:
+            stream.first_fault = _why_not(table[table["not_finite"]].iloc[0], ensemble, stream)
+        filled_B = table[MASKED].where(~table["not_finite"], 0.0)
+        pixels, spectra = round(filled_B.sum() * len(ensemble.wave)), int((filled_B > 0).sum())
+        counts.update({"spectra": len(table), "pixels": pixels, MASKED: spectra})
+        counts.update({flag: int(table[flag].sum()) for flag in FLAGS if flag in table})
         yield table
 
 
-def _conclude(counts: dict[str, int], stream: "SpectraStream", out: Path | None) -> None:
+def _why_not(row: Any, ensemble: "Ensemble", stream: "SpectraStream") -> str:
+    """Return why the first spectrum without prediction, a row of a table, has none."""
+    where, most = f"{row['file']} row {row['row']}", ensemble.max_masked
+    if row["masked"] == 1 and stream.first_fault:
+        return stream.first_fault
+    share = f": {100 * row['masked']:.3g} % of its pixels are masked, more than {100 * most:.3g} %"
+    return where + share if row["masked"] > most else where
+
+
+def _conclude(counts: Counter[str], stream: "SpectraStream", out: Path | None) -> None:
     """Print how many spectra have which flag, and where the predictions are."""
-    total = counts.pop("spectra", 0)
+    total = counts["spectra"]
+    if counts["masked"]:
+        pixels = f"{counts['pixels']:,} pixels of {counts['masked']:,} of {total:,} spectra (masked)"
+        _say(f"note: masked pixels, in which the model sees the mean spectrum: {pixels}")
     reasons = {
         "flux_outside": "have a flux unlike any training spectrum",
         "snr_outside": "have less or more noise than any training spectrum",
-        "not_finite": "have no prediction, since not all of their pixels can be used",
+        "not_finite": "have no prediction, since too many of their pixels cannot be used",
     }
-    for flag, count in counts.items():
-        if count:
-            first = f"; the first: {stream.first_fault}" if flag == "not_finite" and stream.first_fault else ""
-            _say(f"note: {count:,} of {total:,} spectra {reasons[flag]} ({flag}){first}")
+    for flag, reason in reasons.items():
+        if counts[flag]:
+            first = f"; the first: {stream.first_fault}" if flag == "not_finite" else ""
+            _say(f"note: {counts[flag]:,} of {total:,} spectra {reason} ({flag}){first}")
     if out is not None:
         print(f"predicted {total:,} spectra: {out}")
 

@@ -11,7 +11,7 @@ from specvit.convert.error_kinds import ERROR_NAMES, kind_of_errors
 from specvit.convert.options import SPECTRA, Options
 from specvit.convert.wavelengths import LOG_NAMES, WAVE_NAMES
 from specvit.utils.errors import DataError
-from specvit.utils.quantities import LABELS
+from specvit.utils.quantities import LABELS, MASKED
 
 FLUX_NAMES = ("flux", "fluxes", "flam", "specificintensity", "intensity", "spectrum", "spectra", "spec", "sci")
 LABEL_NAMES = {"teff": "T_eff", "logg": "log_g", "mh": "M_H", "am": "a_M", "cm": "C_M", "mag": "mag", "snr": "snr"}
@@ -230,7 +230,7 @@ def _labels(contents: Contents, options: Options, rows: int | None, used: set[st
     found = {label: contents.find(name, f"--columns {label}=").name for label, name in options.columns.items()}
     for array in contents.arrays.values():
         if (
-            array.name in used
+            array.name in (*used, MASKED)
             or array.name in found.values()
             or array.shape != (rows,)
             or array.dtype.kind not in "fiu"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from specvit.convert.options import ERROR_KINDS, SPLITS, Options
-from specvit.utils.text import read_count
+from specvit.utils.text import counted, read_count
 
 LABEL = re.compile(r"[A-Za-z_]\w*")
 
@@ -58,6 +58,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, help="another seed draws other magnitudes and another split (default: 0)")
     add("--split", type=_shares, metavar="A,B,C", help="shares of train, val and test, such as 0.8,0.1,0.1")
     add("--shard", type=read_count, metavar="ROWS", help=f"most spectra a file (default: {Options.shard})")
+    share = f"share of a spectrum's pixels that may be masked (default: {Options.max_masked:g})"
+    add("--max-masked", type=float, metavar="SHARE", help=share)
     add("--skip-bad", action="store_true", default=None, help="leave out spectra that cannot be used, and list them")
     add("--workers", type=read_count, metavar="N", help="processes (default: one a CPU)")
 
@@ -111,6 +113,11 @@ def convert(sources: Sequence[Path], out: Path, given: dict[str, Any]) -> int:
     else:
         rows = sum(output["rows"] for output in manifest["outputs"])
         print(f"converted {rows:,} spectra in {time.perf_counter() - started:.0f} s")
+        if masked := sum(output.get("masked_pixels", 0) for output in manifest["outputs"]):
+            spectra = counted(
+                sum(output.get("masked_rows", 0) for output in manifest["outputs"]), "spectrum", "spectra"
+            )
+            print(f"note: {masked:,} masked pixels in {spectra}: a model sees its mean training spectrum there")
         if manifest["left_out"]:
             first = manifest["left_out"][0]["why"]
             print(

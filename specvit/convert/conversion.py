@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 
 from specvit.convert.labels import in_order
-from specvit.convert.noise import Noise
+from specvit.convert.noise import Noise, median_of
 from specvit.convert.piece import Piece, digest_of, make_piece
 from specvit.convert.plan import Plan
 from specvit.convert.unpack import unpack, unpacked_name
@@ -26,7 +26,7 @@ from specvit.data.shards import fill_shard
 from specvit.utils.errors import DataError
 from specvit.utils.files import check_space
 from specvit.utils.processes import process_pool
-from specvit.utils.quantities import ERROR, FLUX, OBSERVED
+from specvit.utils.quantities import ERROR, FLUX, MASKED, OBSERVED
 
 PIECES_AHEAD = 3
 """Pieces per worker that are in progress at once."""
@@ -167,6 +167,7 @@ def _write_shard(plan: Plan, work: Work, shard: str, pieces: list[Piece]) -> Non
     noise = Noise(plan, kept)
     if noise.columns:
         labels = in_order(labels.assign(**noise.columns))
+    masked_N = np.zeros(len(kept), dtype=np.int64)
 
     def fill(file: h5py.File) -> None:
         flux, error = (file.create_dataset(name, (len(kept), plan.pixels), np.float32) for name in (FLUX, ERROR))
@@ -182,13 +183,16 @@ def _write_shard(plan: Plan, work: Work, shard: str, pieces: list[Piece]) -> Non
                 error_BP = noise.errors(flux_BP, own_BP, here)
                 flux[here], error[here] = flux_BP, error_BP
                 if "snr" in noise.columns:
-                    labels.iloc[here, labels.columns.get_loc("snr")] = np.median(flux_BP / error_BP, axis=1)
+                    labels.iloc[here, labels.columns.get_loc("snr")] = median_of(flux_BP / error_BP)
+                masked_N[here] = np.isnan(flux_BP).sum(axis=1)
             at = here.stop
+        if masked_N.any():
+            file[MASKED] = masked_N
 
     path = work.out / shard
     path.parent.mkdir(parents=True, exist_ok=True)
     fill_shard(path, fill, wave_P=plan.recipe.target.wave_P, labels=labels)
-    work.record(shard, len(kept), left_out, digests)
+    work.record(shard, len(kept), left_out, digests, masked_N)
 
 
 def _check_space(plan: Plan, work: Work) -> None:

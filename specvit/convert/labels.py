@@ -99,20 +99,45 @@ def in_order(labels: Any) -> Any:
 
 
 def faults(
-    labels: Any, needed: list[str], where: Callable[[int], str], *, any_unit: bool = False
+    labels: Any,
+    needed: list[str],
+    options: Options,
+    where: Callable[[int], str],
+    *,
+    any_unit: bool = False,
 ) -> dict[int, DataError]:
-    """Return what is wrong with rows, which `where(row)` names: labels not finite, or of another unit."""
+    """Return what is wrong with rows, which `where(row)` names: labels infinite, missing, or of another unit.
+
+    A row may lack some labels (NaN) of those that differ from row to row, unless bad rows are left out.
+    """
     found: dict[int, DataError] = {}
+    own = [name for name in needed if name not in options.fill]
+    none_N = labels[own].isna().all(axis=1).to_numpy()
     for name in needed:
         values_N = labels[name].to_numpy(dtype=np.float64)
         low, high = (-np.inf, np.inf) if any_unit else _possible(name)
-        for row in np.flatnonzero(~((values_N >= low) & (values_N <= high) & np.isfinite(values_N))).tolist():
+        good_N = ((values_N >= low) & (values_N <= high) & np.isfinite(values_N)) | (
+            np.isnan(values_N) & ~(none_N | options.skip_bad)
+        )
+        for row in np.flatnonzero(~good_N).tolist():
             what = f"label {name} is {values_N[row]:g}"
+            if none_N[row] and len(own) > 1:
+                what = f"has none of the labels {', '.join(own)}"
             if np.isfinite(values_N[row]):
                 what = f"{what} {LABELS[name].unit}".rstrip() + ", which no star has"
             remedy = "correct it, or leave bad spectra out by --skip-bad"
             found.setdefault(row, DataError(what, where=where(row), remedy=remedy))
     return found
+
+
+def missing(labels: Any, needed: list[str]) -> list[str]:
+    """Return a note of labels that rows which are kept lack, if they do."""
+    counts = {name: int(labels[name].isna().sum()) for name in needed}
+    words = ", ".join(f"{name} in {count:,}" for name, count in counts.items() if count)
+    what = (
+        f"{words} of {counted(len(labels), 'spectrum', 'spectra')}, stored as NaN; --skip-bad leaves such spectra out"
+    )
+    return [f"note: missing labels: {what}"] if words else []
 
 
 def ranges(labels: Any) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from specvit.convert.masks import filled
 from specvit.convert.plan import Plan
 from specvit.utils.errors import DataError
 
@@ -29,19 +30,26 @@ class Noise:
             self.columns["mag"], self.throughput = exposures(plan.options.seed, kept, plan.options.magnitudes)
 
     def errors(self, flux_BP: Float32, own_BP: Any, here: slice) -> Float32:
-        """Return errors (B, P) of the shard's spectra `here`; raises `DataError`."""
-        options = self.plan.options
+        """Return errors (B, P) of the shard's spectra `here`, NaN in masked pixels; raises `DataError`."""
+        options, masked_BP = self.plan.options, np.isnan(flux_BP)
         error_BP = own_BP
         if options.snr is not None:
-            sigma_B = np.median(flux_BP, axis=1, keepdims=True) / np.float32(options.snr)
+            sigma_B = median_of(flux_BP)[:, None] / np.float32(options.snr)
             error_BP = np.broadcast_to(sigma_B, flux_BP.shape)
         if options.magnitudes is not None:
-            error_BP = instrument_error(flux_BP, self.columns["mag"][here], self.throughput[here])
-        bad = np.flatnonzero(~(np.isfinite(error_BP) & (error_BP > 0)).all(axis=1))
+            whole_BP = np.stack(list(map(filled, flux_BP))) if masked_BP.any() else flux_BP
+            error_BP = instrument_error(whole_BP, self.columns["mag"][here], self.throughput[here])
+        error_BP = np.where(masked_BP, np.float32(np.nan), error_BP) if masked_BP.any() else error_BP
+        bad = np.flatnonzero(~((np.isfinite(error_BP) & (error_BP > 0)) | masked_BP).all(axis=1))
         if len(bad):
             where = self.plan.origin(int(self.kept[here][bad[0]]))
             raise DataError("has a flux of which no errors can be made", where=where, remedy="leave it out")
         return error_BP
+
+
+def median_of(values_BP: Float32) -> Float32:
+    """Return the median of each row (B,), over pixels that are not masked (NaN)."""
+    return np.nanmedian(values_BP, axis=1) if np.isnan(values_BP).any() else np.median(values_BP, axis=1)
 
 
 def exposures(seed: int, rows_N: NDArray[np.integer], magnitudes: tuple[float, float]) -> tuple[Any, Any]:

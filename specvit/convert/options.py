@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from specvit.config.fields import build, key
+from specvit.config.schema import DataConfig
 from specvit.utils.errors import ConfigError
 
 INSTRUMENT, KEEP = "instrument", "keep"
@@ -65,6 +66,8 @@ class Options:
     """Shares of training, validation and test; None: one set."""
     shard: int = key(5000, low=1)
     """Most spectra a file."""
+    max_masked: float = key(DataConfig.max_masked, low=0.0, high=0.99)
+    """Share of a spectrum's pixels that may be masked."""
     skip_bad: bool = False
 
     def check(self) -> None:

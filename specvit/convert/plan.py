@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from specvit.convert.choose import Choice, choose, open_source
 from specvit.convert.contents import Contents, kind_of
-from specvit.convert.labels import faults, labels_from_contents, labels_from_file, ordered, ranges, read_table
+from specvit.convert.labels import faults, labels_from_contents, labels_from_file, missing, ordered, ranges, read_table
 from specvit.convert.names import RESOLUTION, Naming, labels_from_names, naming_of
 from specvit.convert.options import Options
 from specvit.convert.pixels import RunPixels, make_recipe
@@ -156,11 +156,24 @@ def make_plan(given: Sequence[Path], out: Path, options: Options) -> Plan:
     wave_file = Path(found.options.source_wave) if found.options.source_wave else None
     where = options, tuple(sources), found.base, layout, wave_file
     plan = Plan(*where, source_N, row_N, labels, found.recipe, found.piece_rows, to_unpack)
-    bad = _bad_labels(plan)
+    needed = _needed_labels(plan)
+    bad = _bad_labels(plan, needed)
     shards, more = shards_of(labels, options)
     notes += [*_replaced_labels(plan), *([] if layout else ranges(labels)), *more]
-    marked = layout and open_shards(sources)[0].observed
+    notes += [] if options.skip_bad else missing(labels, needed)
+    marked = layout and _is_marked(sources, options)
     return replace(plan, bad=bad, shards=shards, marked=marked, notes=tuple(notes))
+
+
+def _is_marked(sources: list[Path], options: Options) -> bool:
+    """Return whether shards are marked as observed; raises `ConfigError` where made errors would undo their masks."""
+    shards = open_shards(sources)
+    masked = next((shard for shard in shards if shard.masked_N is not None and shard.masked_N.any()), None)
+    if masked is not None and (options.snr is not None or options.magnitudes is not None):
+        what = f"replaces errors, which mark the masked pixels of {masked.path}"
+        option = "--snr" if options.snr is not None else "--magnitudes"
+        raise ConfigError(what, where=option, remedy="leave it out, or convert the spectra that it was made from")
+    return shards[0].observed
 
 
 def _rows_a_piece(contents: Contents, recipe: Recipe) -> int:
@@ -266,16 +279,20 @@ def _labels_of_tables(found: Reading) -> tuple[Any, list[int], dict[int, int]]:
     return pd.concat(tables, ignore_index=True), counts, to_unpack
 
 
-def _bad_labels(plan: Plan) -> dict[int, str]:
+def _needed_labels(plan: Plan) -> list[str]:
+    """Return the labels of the sources that are checked: those of the layout, and those that were asked for."""
+    made = {"snr"} if not plan.keeps_snr else set()
+    made |= {"mag"} if plan.options.magnitudes is not None else set()
+    return [name for name in plan.labels if (name in LABELS or name in plan.options.columns) and name not in made]
+
+
+def _bad_labels(plan: Plan, needed: list[str]) -> dict[int, str]:
     """Return spectra whose labels cannot be used, and why; raises `DataError` unless such are to be left out."""
     labels, options = plan.labels, plan.options
     if not len(labels.columns):
         remedy = "give --labels FILE.csv, --columns LABEL=NAME or --fill LABEL=VALUE"
         raise DataError("has no labels", where=str(plan.sources[0]), remedy=remedy)
-    made = {"snr"} if not plan.keeps_snr else set()
-    made |= {"mag"} if options.magnitudes is not None else set()
-    needed = [name for name in labels if (name in LABELS or name in options.columns) and name not in made]
-    found = faults(labels, needed, plan.origin, any_unit=plan.layout)
+    found = faults(labels, needed, options, plan.origin, any_unit=plan.layout)
     if found and not options.skip_bad:
         raise found[min(found)]
     return {row: str(problem) for row, problem in found.items()}

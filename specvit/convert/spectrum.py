@@ -16,7 +16,8 @@ from scipy import sparse
 
 from specvit.convert.choose import Choice, check_shapes
 from specvit.convert.contents import Array, Contents
-from specvit.convert.error_kinds import BAD_ERROR, WORDS, kind_of_errors, to_sigma
+from specvit.convert.error_kinds import WORDS, kind_of_errors, to_sigma
+from specvit.convert.masks import Marks, bad_points, check_share, drawing_on, filled
 from specvit.convert.options import Options
 from specvit.convert.resample import TOLERANCE, Target, edges, is_same, refined, weights
 from specvit.convert.wavelengths import read_unit, to_vacuum_angstrom
@@ -33,10 +34,6 @@ OTHER_FLUX = {"per frequency": r"hz|jy", "in magnitudes": r"\bmag", "in photons"
 """What the unit of a flux may say that is not an energy per wavelength."""
 MATRICES = 4
 """Sparse matrices kept for spectra of the same wavelengths."""
-
-
-class BadPixels(DataError):
-    """A spectrum with values that are not finite or marked as bad, and otherwise sound."""
 
 
 @dataclass(frozen=True)
@@ -162,9 +159,9 @@ def on_pixels(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
     """Return flux and error, (P,), of a spectrum on the target's pixels; raises `DataError` naming where it is from.
 
-    Errors are those of points drawn independently, brought to pixels that are drawn independently, too: as much noise
-    in the mean over many pixels as there was in that of the points under them. In a single pixel it is more than what
-    smoothing leaves there, which is correlated from pixel to pixel.
+    Both are NaN in masked pixels. Errors are those of points drawn independently, brought to pixels that are drawn
+    independently, too: as much noise in the mean over many pixels as there was in that of the points under them. In a
+    single pixel it is more than what smoothing leaves there, which is correlated from pixel to pixel.
     """
     if len(wave_X) < 2:
         raise DataError("has one point", where=where, remedy="leave it out")
@@ -177,25 +174,41 @@ def on_pixels(
     inside = slice(None) if recipe.keep else _needed_points(where, wave_X, recipe)
     wave_X, flux_X = wave_X[inside], flux_X[inside]
     error_X = None if error_X is None else error_X[inside]
-    _check_values(where, wave_X, flux_X, error_X, recipe.choice.error_kind)
-    if recipe.keep or is_same(wave_X, recipe.target):
-        flux_P, error_P = flux_X, error_X
-    else:
-        matrix, spread = _matrices(wave_X, recipe.target)
-        flux_P = matrix @ flux_X
-        error_P = None if error_X is None else np.sqrt(spread @ error_X**2)
+    bad_X = bad_points(flux_X, error_X)
+    flux_P, error_P, masked_P = _binned(wave_X, flux_X, error_X, bad_X, recipe)
+    source = wave_X, flux_X, error_X, bad_X
+    check_share(where, masked_P, recipe.options.max_masked, source, recipe.choice.error_kind)
+    if masked_P.any():
+        flux_P = np.where(masked_P, np.nan, flux_P)
+        error_P = None if error_P is None else np.where(masked_P, np.nan, error_P)
     if recipe.normalise:
-        median = float(np.median(flux_P))
+        median = float(np.median(flux_P[~masked_P]))
         if not median > 0:
             raise DataError(f"has a median flux of {median:g}", where=where, remedy="leave it out, or --no-normalise")
         flux_P = flux_P * (NORMAL_MEDIAN / median)
         error_P = None if error_P is None else error_P * (NORMAL_MEDIAN / median)
     with np.errstate(over="ignore", under="ignore"):
         flux, error = flux_P.astype(np.float32), None if error_P is None else error_P.astype(np.float32)
-    if not np.isfinite(flux).all() or (error is not None and not (np.isfinite(error) & (error > 0)).all()):
+    fits_P = np.isfinite(flux) if error is None else np.isfinite(flux) & np.isfinite(error) & (error > 0)
+    if not (fits_P | masked_P).all():
         raise DataError("does not fit into float32", where=where, remedy="leave out --no-normalise")
     _check_light(where, flux, recipe)
     return flux, error
+
+
+def _binned(
+    wave_X: Values, flux_X: Values, error_X: Values | None, bad_X: Marks, recipe: Recipe
+) -> tuple[Values, Values | None, Marks]:
+    """Return flux and error on the target's pixels, (P,), and which pixels draw on bad points."""
+    if recipe.keep or is_same(wave_X, recipe.target):
+        return flux_X, error_X, bad_X
+    matrix, spread = _matrices(wave_X, recipe.target)
+    masked_P = np.zeros(len(recipe.target.wave_P), dtype=bool)
+    if bad_X.any():
+        masked_P = drawing_on(bad_X, matrix)
+        flux_X = np.where(bad_X, 0.0, flux_X)
+        error_X = None if error_X is None else np.where(bad_X, 0.0, error_X)
+    return matrix @ flux_X, None if error_X is None else np.sqrt(spread @ error_X**2), masked_P
 
 
 def _needed_points(where: str, wave_X: Values, recipe: Recipe) -> slice:
@@ -224,33 +237,17 @@ def _needed_points(where: str, wave_X: Values, recipe: Recipe) -> slice:
     widest = int(np.argmax(steps))
     if steps[widest] > max(GAP * float(np.median(steps)), float(pixels.min())):
         what = f"has a hole of {steps[widest]:.2f} Å after {points[widest]:.2f} Å"
-        raise DataError(what, where=where, remedy="fill it, with large errors, or leave the spectrum out")
+        raise DataError(what, where=where, remedy="fill it with NaN, or leave the spectrum out")
     return inside
-
-
-def _check_values(where: str, wave_X: Values, flux_X: Values, error_X: Values | None, kind: str) -> None:
-    """Raise `DataError` for bad pixels: values that are not finite, errors of 0 and less or far above the median."""
-    bad = {"flux": (flux_X, ~np.isfinite(flux_X))}
-    if error_X is not None:
-        usual = np.median(error_X[np.isfinite(error_X)]) if np.isfinite(error_X).any() else 0.0
-        bad["error"] = error_X, ~((error_X > 0) & (error_X < BAD_ERROR * usual))
-    for name, (values_X, bad_X) in bad.items():
-        if bad_X.any():
-            at, more = int(np.argmax(bad_X)), int(bad_X.sum()) - 1
-            what = f"{name} is {values_X[at]:g} at {wave_X[at]:.2f} Å"
-            if kind == "ivar" and np.isinf(values_X[at]):
-                what = f"inverse variance is 0 at {wave_X[at]:.2f} Å, a bad pixel"
-            what += f", and {more} more pixels are bad" if more else ""
-            raise BadPixels(what, where=where, remedy="correct it, or leave bad spectra out by --skip-bad")
 
 
 def _check_light(where: str, flux: NDArray[np.float32], recipe: Recipe) -> None:
     """Raise `DataError` for a flux (P,) of which the errors that were asked for cannot be made."""
-    snr = recipe.options.snr
-    if snr is not None and not np.median(flux) / np.float32(snr) > 0:
-        what = f"has a median flux of {np.median(flux):g}, of which --snr makes no error"
+    snr, median = recipe.options.snr, np.median(flux[~np.isnan(flux)])
+    if snr is not None and not median / np.float32(snr) > 0:
+        what = f"has a median flux of {median:g}, of which --snr makes no error"
         raise DataError(what, where=where, remedy="leave it out, or use --magnitudes LOW HIGH")
-    if recipe.options.magnitudes is not None and not flux.astype(np.float64) @ recipe.target.wave_P**2 > 0:
+    if recipe.options.magnitudes is not None and not filled(flux).astype(np.float64) @ recipe.target.wave_P**2 > 0:
         raise DataError("has no light in all, and so no magnitude", where=where, remedy="leave it out")
 
 

@@ -6,31 +6,33 @@ Shape suffixes: B spectra of a block, X points of a source, P pixels.
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from specvit.convert.choose import open_source
 from specvit.convert.contents import kind_of, open_contents, suffixes
+from specvit.convert.masks import BadPixels
 from specvit.convert.options import Options
 from specvit.convert.pixels import RunPixels
 from specvit.convert.plan import LAYOUT, Reading, check_form, look_at_sources
 from specvit.convert.sources import find_sources
-from specvit.convert.spectrum import BadPixels, Recipe, Values, on_pixels, read_rows, stream_rows
+from specvit.convert.spectrum import Recipe, Values, on_pixels, read_rows, stream_rows
 from specvit.data.shards import grid_difference, same_wavelengths
-from specvit.data.splits import masked_words
 from specvit.data.views import Spectra, first_masked, open_spectra
 from specvit.utils.errors import DataError
 from specvit.utils.memory import refuse_beyond_memory
 
+MOST_MASKED = 0.99
+"""Share of masked pixels above which a spectrum is not put on the pixels; the runs' own limit is lower."""
 SHARD_ROWS = 1024
 """Rows of a shard that are read at once."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """Spectra on the pixels: their files, row numbers there, flux and 1 sigma error (B, P); NaN where bad."""
+    """Spectra on the pixels: their files, row numbers there, flux and 1 sigma error (B, P); NaN in masked pixels."""
 
     files_B: list[str]
     rows_B: np.ndarray
@@ -60,7 +62,7 @@ class SpectraStream:
     _found: Reading | Spectra
     _skip_bad: bool = False
     first_fault: str = ""
-    """Why the first of the spectra with bad pixels is one; known after it was read."""
+    """Why the first of the spectra that are NaN as a whole is so; known after it was read."""
 
     @property
     def rows(self) -> int:
@@ -83,8 +85,13 @@ class SpectraStream:
 
     @property
     def masked(self) -> str:
-        """Where the first spectrum with masked pixels is, or ""; then all pixels that are NaN are masked."""
+        """Where the first row of shards with masked pixels is, or ""."""
         return first_masked(self._found) if isinstance(self._found, Spectra) else ""
+
+    @property
+    def counts_masked(self) -> bool:
+        """Whether an error of 0 marks a masked pixel, as it does but in shards that count none."""
+        return not isinstance(self._found, Spectra) or self._found.masked_N is not None
 
     @property
     def has_errors(self) -> bool:
@@ -136,10 +143,7 @@ class SpectraStream:
 
     @contextlib.contextmanager
     def _faults(self) -> Iterator[None]:
-        """Leave a spectrum with bad pixels as NaN, with `skip_bad` any that cannot be read; raise for the others.
-
-        A model that takes masked pixels would be given the spectrum and its bad pixels instead.
-        """
+        """Leave a spectrum of bad pixels alone, with `skip_bad` any that cannot be read, as NaN; raise for others."""
         try:
             yield
         except DataError as problem:
@@ -161,11 +165,9 @@ def open_stream(
     if not pixels.resample and not options.as_dict() and all(map(_is_shard, sources)):
         spectra = open_spectra(sources, -1, observed=observed)
         _check_grid(str(sources[0]), spectra.wave_P, pixels.wave_P)
-        words = masked_words(spectra)
-        notes = [f"note: masked pixels, in which the model sees the mean spectrum: {words} rows"] if words else []
-        return SpectraStream(notes, sources, base, [shard.rows for shard in spectra.shards], spectra)
+        return SpectraStream([], sources, base, [shard.rows for shard in spectra.shards], spectra)
     try:
-        found = look_at_sources(given, nowhere, options, pixels)
+        found = look_at_sources(given, nowhere, replace(options, max_masked=MOST_MASKED), pixels)
         single = found.choice.spectra is None
         counts = [1 if single else _rows_in(path, found) for path in found.sources]
     except DataError as problem:
@@ -232,7 +234,7 @@ def _of_prediction(problem: DataError) -> DataError:
     """Return a conversion's error with a remedy that holds for predictions, whose pixels are the run's."""
     remedy = problem.remedy.replace("convert files", "name files").replace(", and --wave keep for other pixels", "")
     if isinstance(problem, BadPixels):  # which are left without prediction anyway
-        remedy = remedy.replace(", or leave bad spectra out by --skip-bad", "")
+        remedy = "leave it out"
     if "--wave keep" in remedy:
         remedy = "name spectra that cover the run's pixels as finely"
     return type(problem)(problem.what, where=problem.where, remedy=remedy)

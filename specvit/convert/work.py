@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from specvit.convert.choose import companion
 from specvit.convert.options import INSTRUMENT, KEEP, as_typed
 from specvit.convert.piece import digest_of
@@ -17,10 +19,12 @@ from specvit.convert.plan import Plan
 from specvit.utils.errors import DataError, FolderError
 from specvit.utils.files import locked, read_json, remove_leftovers, write_json
 
-FORMAT = 4
+FORMAT = 5
 """Of manifest and plan; raised when the same options make other spectra."""
+UNMASKED = 4
+"""The format before: no masked pixels, so that a spectrum with a bad one, or without a label, was refused."""
 UNMARKED = 3
-"""The format before, whose spectra are the same, but without the mark of observed flux."""
+"""The one before that: also without the mark of observed flux."""
 MANIFEST, HIDDEN = "manifest.json", ".convert"
 FRESH = "name another target, or remove it first"
 FACTS = {"format", "options", "inputs", "folder", "sources"}
@@ -75,10 +79,14 @@ class Work:
             return None
         return record
 
-    def record(self, shard: str, rows: int, left_out: list[dict[str, Any]], digests: dict[str, Any]) -> None:
-        """Note that a shard is finished; its pieces are not needed any more."""
+    def record(
+        self, shard: str, rows: int, left_out: list[dict[str, Any]], digests: dict[str, Any], masked_N: np.ndarray
+    ) -> None:
+        """Note that a shard is finished, `masked_N` pixels of its rows masked; its pieces are not needed any more."""
         path = self.out / shard
         made = {"file": shard, "rows": rows, **digest_of(path)}
+        if masked_N.any():
+            made |= {"masked_pixels": int(masked_N.sum()), "masked_rows": int(np.count_nonzero(masked_N))}
         write_json(self.folder / self._name(shard), {**made, "left_out": left_out, "digests": digests})
         for piece in self.pieces.glob(f"{Path(shard).parent.name}.*.npz"):
             piece.unlink(missing_ok=True)
@@ -97,7 +105,8 @@ class Work:
             {"file": name, "bytes": size, **digests[str(path)]}
             for path, (name, size) in zip(self.plan.sources, facts["sources"], strict=True)
         ]
-        facts["outputs"] = [{key: record[key] for key in ("file", "rows", "bytes", "sha256")} for record in records]
+        about = ("file", "rows", "bytes", "sha256", "masked_pixels", "masked_rows")
+        facts["outputs"] = [{key: record[key] for key in about if key in record} for record in records]
         spectra = [spectrum for record in records for spectrum in record["left_out"]]
         names = [source["file"] for source in facts["sources"]]
         facts["left_out"] = [{"file": names[s["source"]], "row": s["row"], "why": s["why"]} for s in spectra]
@@ -111,7 +120,7 @@ class Work:
         if self._anything_made():
             if not _has_facts(known):
                 raise DataError("holds a conversion of which the plan is lost", where=str(self.out), remedy=FRESH)
-            self._compare(known, now, "begun")
+            self._compare(known, now, "begun", skipped="skip_bad" in known["options"])
         elif known != now:
             shutil.rmtree(self.copies, ignore_errors=True)
         if known != now:
@@ -169,9 +178,10 @@ class Work:
         if known["left_out"] and not self.plan.options.skip_bad:
             what = f"was made by --skip-bad, which left out {len(known['left_out'])} spectra"
             raise DataError(what, where=str(self.out), remedy=f"type the same command, or {FRESH}")
-        known["options"].pop("skip_bad", None)  # it made no difference, or was asked for again
+        if not self.plan.bad:  # it made no difference, or was asked for again
+            known["options"].pop("skip_bad", None)
         known["sources"] = [[source["file"], source["bytes"]] for source in known["sources"]]
-        self._compare(known, self._facts(times=False), "made")
+        self._compare(known, self._facts(times=False), "made", skipped=bool(known["left_out"]))
         for output in known["outputs"]:
             path = self.out / output["file"]
             if not path.exists() or path.stat().st_size != output["bytes"]:
@@ -179,15 +189,19 @@ class Work:
         shutil.rmtree(self.folder, ignore_errors=True)  # left by a kill at the very end
         return True
 
-    def _compare(self, known: dict[str, Any], now: dict[str, Any], how: str) -> None:
+    def _compare(self, known: dict[str, Any], now: dict[str, Any], how: str, *, skipped: bool) -> None:
+        """Raise `DataError` unless what is known is what is asked for now; `skipped`: spectra may be left out."""
         if known["format"] == UNMARKED and self.plan.observed:
             what = f"was {how} by an older specvit, which did not mark observed flux as such"
             remedy = f"train on it with data.observed=true, or {FRESH}"
             raise DataError(what, where=str(self.out), remedy=remedy if how == "made" else FRESH)
-        if known["format"] not in (UNMARKED, now["format"]):
+        if known["format"] not in (UNMARKED, UNMASKED, now["format"]):
             raise DataError(f"was {how} by another version of specvit", where=str(self.out), remedy=FRESH)
+        if known["format"] != now["format"] and skipped:
+            what = f"was {how} by an older specvit, which left out spectra with any bad pixel"
+            raise DataError(what, where=str(self.out), remedy=FRESH)
         before, after = known["options"], dict(now["options"])
-        if "skip_bad" not in before:  # one that was stopped by a bad spectrum may go on without it
+        if "skip_bad" not in before and not self.plan.bad:  # one that a bad spectrum stopped may go on without it
             after.pop("skip_bad", None)
         key = next((key for key in {**before, **after} if before.get(key) != after.get(key)), None)
         if key is not None:

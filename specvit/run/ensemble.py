@@ -17,7 +17,7 @@ from specvit.config.schema import Config
 from specvit.data.batches import EVAL_BATCH
 from specvit.data.labels import ClassCoder, LabelScaler, TargetCoder
 from specvit.data.noise import FluxNorm
-from specvit.data.shards import as_float32, grid_difference, same_wavelengths
+from specvit.data.shards import as_float32, grid_difference, masked_pixels, same_wavelengths
 from specvit.data.training_range import Measures, measure
 from specvit.run import error_bars
 from specvit.run.error_bars import Ends, ErrorBars, Uncalibrated, find_error_bars
@@ -27,6 +27,8 @@ from specvit.run_folder.identity import read_config
 from specvit.training.device import resolve_device, set_up_torch
 from specvit.utils.errors import ConfigError, DataError, FolderError
 
+MASKED = "masked"
+"""Column of a table of predictions: the share of a spectrum's pixels that are masked."""
 FLAGS = ("flux_outside", "snr_outside", "not_finite")
 """Columns of a table of predictions, True where: flux or S/N is not of the training range; nothing can be predicted."""
 
@@ -71,6 +73,12 @@ class Ensemble:
         return any(kind_of(run.config.model).needs_sigma for run in self.runs)
 
     @property
+    def max_masked(self) -> float:
+        """Share of a spectrum's pixels that may be masked: none for a run that kept no mean spectrum to fill them."""
+        without = any(run.flux_norm.fill_P is None and run.config.data.flux_norm == "none" for run in self.runs)
+        return 0.0 if without else min(run.config.data.max_masked for run in self.runs)
+
+    @property
     def _coder(self) -> TargetCoder:
         return self.runs[0].coder
 
@@ -91,11 +99,12 @@ class Ensemble:
         """Return a DataFrame, a row a spectrum, of observed spectra as they are: no noise is added.
 
         `flux` is (N, P), or (P,) of one spectrum, in the units of the training set (see the flag `flux_outside`);
-        `error`, of the same shape, its 1 sigma: pixels where that is not finite or below 0 are bad. Masked pixels of a
-        `numpy.ma.MaskedArray` are filled as in evaluation. `wave` (P,), vacuum Angstrom, is checked against the run's.
-        Columns: each label, with several runs `<label>_run_sd`, of calibrated runs `<label>_std` and the interval that
-        holds a share `level` (default 0.9) of true labels, `flux_snr`, and the flags; `docs/predict.md` has their
-        meaning. Warns of infinite error bars. Raises `DataError`, and `ConfigError` for an impossible `level`.
+        `error`, of the same shape, its 1 sigma. Pixels whose flux is not finite, whose error is not finite or not above
+        0, or that are masked in a `numpy.ma.MaskedArray`, are filled as in evaluation, up to `max_masked`. `wave` (P,),
+        vacuum Angstrom, is checked against the run's. Columns: each label, with several runs `<label>_run_sd`, of
+        calibrated runs `<label>_std` and the interval that holds a share `level` (default 0.9) of true labels,
+        `flux_snr`, `masked`, and the flags; `docs/predict.md` has their meaning. Warns of infinite error bars. Raises
+        `DataError`, and `ConfigError` for an impossible `level`.
         """
         if note := self.note_of_level(level):
             warnings.warn(note, stacklevel=2)
@@ -107,18 +116,17 @@ class Ensemble:
 
         flux_NP, error_NP = _rows(flux, "flux"), None if error is None else _rows(error, "error")
         self._check(flux_NP, error_NP, wave)
-        masked = np.ma.is_masked(flux_NP) or (error_NP is not None and np.ma.is_masked(error_NP))
-        norms = self.filling("flux") if masked else [run.flux_norm for run in self.runs]
+        norms = self.filling("flux") if self.max_masked else [run.flux_norm for run in self.runs]
         starts = range(0, max(1, len(flux_NP)), EVAL_BATCH)
         bars, outer = self.error_bars, level or error_bars.DEFAULT_LEVEL
         ends = None if bars is None else (bars.at(error_bars.STD_LEVEL), bars.at(outer))
         tables = []
         for here in (slice(start, start + EVAL_BATCH) for start in starts):
-            error_BP, masked_BP = None, np.ma.getmaskarray(flux_NP[here])
+            flux_BP, error_BP = as_float32(np.ma.getdata(flux_NP[here]), "flux"), None
+            masked_BP = np.ma.getmaskarray(flux_NP[here]) | ~np.isfinite(flux_BP)
             if error_NP is not None:
-                masked_BP = masked_BP | np.ma.getmaskarray(error_NP[here])
                 error_BP = as_float32(np.ma.getdata(error_NP[here]), "error")
-            flux_BP = as_float32(np.ma.getdata(flux_NP[here]), "flux")
+                masked_BP |= np.ma.getmaskarray(error_NP[here]) | masked_pixels(flux_BP, error_BP)
             tables.append(self._table(flux_BP, error_BP, masked_BP, norms, ends))
         return pd.concat(tables, ignore_index=True)
 
@@ -155,10 +163,9 @@ class Ensemble:
         """Return the table of one batch, at most `EVAL_BATCH` rows: batches round alike wherever spectra come from."""
         import pandas as pd
 
-        most = min(run.config.data.max_masked for run in self.runs) * len(self.wave)
-        usable_B = _usable(flux_BP, error_BP, masked_BP, positive=self.needs_error) & (masked_BP.sum(axis=1) <= most)
-        # A row with bad pixels is predicted as the mean spectrum and left out afterwards, so that the others' bits do
-        # not depend on it. Masked pixels are NaN, as in evaluation.
+        usable_B = masked_BP.sum(axis=1) <= self.max_masked * len(self.wave)
+        # A row with too many masked pixels is predicted as the mean spectrum and left out afterwards, so that the
+        # others' bits do not depend on it. Masked pixels are NaN, as in evaluation.
         mean_P, nan = self.runs[0].flux_norm.mean_P.cpu().numpy(), np.float32(np.nan)
         flux_BP = np.where(usable_B[:, None], np.where(masked_BP, nan, flux_BP), mean_P)
         if error_BP is not None:
@@ -168,9 +175,9 @@ class Ensemble:
         usable_B &= np.all([np.isfinite(output_BX).all(axis=1) for output_BX in outputs], axis=0)  # so large overflows
         measures = [measure(flux_BP, norm) for norm in norms]
         columns = self._label_columns(outputs, measures[0].snr_B, ends)
-        columns |= {"flux_snr": measures[0].snr_B, **self._flags(measures, usable_B)}
+        columns |= {"flux_snr": measures[0].snr_B, MASKED: masked_BP.mean(axis=1), **self._flags(measures, usable_B)}
         table = pd.DataFrame(columns)
-        table.loc[~usable_B, [name for name in columns if name not in FLAGS]] = None
+        table.loc[~usable_B, [name for name in columns if name not in (MASKED, *FLAGS)]] = None
         return table
 
     def _label_columns(
@@ -288,14 +295,6 @@ def _numbers(values: Any, name: str, wanted: str, dimensions: set[int]) -> np.nd
     if array.ndim not in dimensions or array.dtype.kind not in "fiu":
         raise DataError(f"has shape {array.shape} and type {array.dtype}", where=name, remedy=remedy)
     return array
-
-
-def _usable(flux_BP: np.ndarray, error_BP: np.ndarray | None, masked_BP: np.ndarray, *, positive: bool) -> np.ndarray:
-    """Return which rows (B,) have in each pixel that is not masked a finite flux and error, not below (or at) 0."""
-    good_BP = np.isfinite(flux_BP)
-    if error_BP is not None:
-        good_BP &= np.isfinite(error_BP) & ((error_BP > 0) if positive else (error_BP >= 0))
-    return np.all(good_BP | masked_BP, axis=1)
 
 
 def _output(
