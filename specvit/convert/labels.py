@@ -99,12 +99,7 @@ def in_order(labels: Any) -> Any:
 
 
 def faults(
-    labels: Any,
-    needed: list[str],
-    options: Options,
-    where: Callable[[int], str],
-    *,
-    any_unit: bool = False,
+    labels: Any, needed: list[str], options: Options, where: Callable[[int], str], *, any_unit: bool = False
 ) -> dict[int, DataError]:
     """Return what is wrong with rows, which `where(row)` names: labels infinite, missing, or of another unit.
 
@@ -116,10 +111,9 @@ def faults(
     for name in needed:
         values_N = labels[name].to_numpy(dtype=np.float64)
         low, high = (-np.inf, np.inf) if any_unit else _possible(name)
-        good_N = ((values_N >= low) & (values_N <= high) & np.isfinite(values_N)) | (
-            np.isnan(values_N) & ~(none_N | options.skip_bad)
-        )
-        for row in np.flatnonzero(~good_N).tolist():
+        lacked_N = np.isnan(values_N) & ~(none_N | options.skip_bad)
+        good_N = (values_N >= low) & (values_N <= high) & np.isfinite(values_N)
+        for row in np.flatnonzero(~(good_N | lacked_N)).tolist():
             what = f"label {name} is {values_N[row]:g}"
             if none_N[row] and len(own) > 1:
                 what = f"has none of the labels {', '.join(own)}"
