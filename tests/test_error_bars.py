@@ -166,7 +166,7 @@ def test_the_command_writes_them_and_leaves_them_empty_where_nothing_is_predicte
     finished: Path, spectra: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flux_NP = spectra["flux_NP"][:40].copy()
-    flux_NP[3, 9] = np.nan
+    flux_NP[3, :99] = np.nan
     np.savez("new.npz", wave=spectra["wave_P"], flux=flux_NP)
     words = ["new.npz", "--unit", "A", "--no-normalise", "--level", ".95", "--out", "out.csv"]
     assert predict.main([str(finished), *words]) == 0
