@@ -185,6 +185,7 @@ def test_a_metric_that_no_run_has_is_refused(study: StudyFolder, capsys: pytest.
     assert "--metric test_r3: is a metric that no run has; did you mean test_r2" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_names_and_questions_load_nothing_and_run_nothing(study: StudyFolder) -> None:
     hostile = (
         "![x](http://evil/x.png) [y](http://evil/y) <http://evil/z> <img src=http://evil/w> ![z](figures/../../q.png)"

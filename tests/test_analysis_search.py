@@ -85,6 +85,7 @@ def test_the_design_lists_values_in_full_that_are_the_same_in_short() -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_report_has_the_best_setting_what_matters_and_three_more_figures(searched: StudyFolder) -> None:
     assert main(["report", "toy", "--out", "out"]) == 0
     text = Path("out/report.md").read_text()

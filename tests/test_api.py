@@ -86,6 +86,7 @@ def test_the_code_of_the_page_runs(tiny: list[str], stars: Any, tmp_path: Path, 
     assert (again.folder, again.summary) == (names["result"].folder, names["result"].summary)
 
 
+@pytest.mark.slow
 def test_what_the_functions_cannot_do_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     calls = [

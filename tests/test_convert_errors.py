@@ -49,6 +49,7 @@ KINDS = {
 """What errors are by name and unit: `scaled` is 1 sigma in a unit 1e17 times smaller, None is unclear."""
 
 
+@pytest.mark.slow
 def test_what_errors_are_is_read_from_name_and_unit_or_asked_for(tmp_path: Path, capsys: Any) -> None:
     right = {"sigma": 100.0, "variance": 10.0, "ivar": 0.1, "scaled": 1e-15}
     for number, ((name, unit), kind) in enumerate(KINDS.items()):

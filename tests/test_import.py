@@ -294,6 +294,7 @@ def test_what_specvits_own_spectra_do_not_allow_is_said(imported: Any) -> None:
     assert "mkdir -p conf/experiment && cp here.yaml conf/experiment/ && specvit train experiment=here" in message
 
 
+@pytest.mark.slow
 def test_the_command_works_wherever_the_file_is(imported: Any, place: Path, capsys: Any) -> None:
     for out in ("mine.yaml", "a b/conf/experiment/mine.yaml"):
         _, message = imported("lr: 1e-3", "old.yaml", "--out", out)

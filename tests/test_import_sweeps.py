@@ -93,6 +93,7 @@ def test_a_wandb_search_becomes_a_search(imported: Any) -> None:
     assert main(["train", "sweeps=bayes", "sweep.dry_run=true"]) == 0
 
 
+@pytest.mark.slow
 def test_what_a_wandb_sweep_has_and_a_study_lacks_is_named(imported: Any) -> None:
     random = (
         "{method: random, early_terminate: hyperband, parameters: {lr: {min: 1e-5, max: 1e-3}, foo: {values: [1, 2]}, "

@@ -122,6 +122,7 @@ def test_statistics_are_over_the_other_pixels(masked: Path) -> None:
     np.testing.assert_array_equal(sigma[:, 0], lower_N)
 
 
+@pytest.mark.slow
 def test_masked_pixels_are_counted_in_banner_and_name_and_the_share_is_limited(
     tiny: list[str], masked: Path, toy_sets: Path, refused: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -193,6 +194,7 @@ def test_a_run_without_a_mean_spectrum_refuses_masked_pixels_later(
     assert np.isfinite(table["test_r2"])
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_ends_as_one_that_is_not(
     tiny: list[str], masked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -120,6 +120,7 @@ def test_statistics_and_scores_are_over_the_rows_that_have_a_label() -> None:
     assert np.isnan(none[0]["r2"])
 
 
+@pytest.mark.slow
 def test_a_run_says_what_is_missing_and_leaves_it_out(
     tiny: list[str], gaps: Path, toy_sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -136,6 +136,7 @@ def test_templates_are_weighed_by_the_own_errors_of_observed_spectra(
     pd.testing.assert_frame_equal(*tables)
 
 
+@pytest.mark.slow
 def test_what_has_no_effect_or_is_unclear_is_refused(
     tiny: list[str], marked: Path, refused: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -64,6 +64,7 @@ def test_archives_are_small_and_name_no_machine() -> None:
                     assert not re.search(r'"(host|cwd|pid)"|/tmp/|/home/|/root', text), member.name
 
 
+@pytest.mark.slow
 def test_an_archive_has_all_that_the_tables_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     study = mixed_study(tmp_path)

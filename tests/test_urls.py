@@ -71,6 +71,7 @@ def test_where_an_older_record_or_a_driver_quotes_one_it_is_hidden() -> None:
         assert "SECRET" not in str(TrackingError(f"did not answer (OperationalError: {url})", where=url)), url
 
 
+@pytest.mark.slow
 def test_a_token_in_the_environment_is_refused_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
