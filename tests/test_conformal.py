@@ -27,6 +27,7 @@ def test_ranks_are_those_of_the_formula() -> None:
     """ceil((n + 1) level), by hand; a product that rounding puts above a whole number does not count as more."""
     by_hand = {(4, 0.68): 4, (9, 0.9): 9, (8, 0.9): 9, (19, 0.95): 19, (18, 0.95): 19, (99, 0.07): 7, (100, 0.68): 69}
     assert {case: rank(*case) for case in by_hand} == by_hand
+    assert rank(9, 1e-12) == 1, "the least error, however low the level"
     for level, least in ((0.68, 3), (0.9, 9), (0.95, 19), (0.99, 99), (0.5, 1)):
         assert rows_needed(level) == least
         assert rank(least, level) <= least and rank(least - 1, level) > least - 1

@@ -203,8 +203,10 @@ def test_an_older_run_has_none_until_its_validation_rows_are_predicted(
     scores = json.loads((copied / "evaluate-val" / "summary.json").read_text())
     best = json.loads((copied / "summary.json").read_text())["best_val_loss"]
     assert scores["val_loss"] == pytest.approx(best) and scores["val_rows"] == 1200 and "test_rows" not in scores
-    (copied / "val_predictions.csv").write_bytes(kept[:-40] + b"\x00\xff,,")
-    assert "a damaged one" in specvit.load(copied).uncalibrated
+    half = kept[: kept.index(b"\n", len(kept) // 2) + 1]
+    for damaged in (kept[:-40] + b"\x00\xff,,", half, b""):
+        (copied / "val_predictions.csv").write_bytes(damaged)
+        assert "a damaged one" in specvit.load(copied).uncalibrated
 
 
 def test_validation_rows_that_are_not_the_runs_calibrate_nothing(

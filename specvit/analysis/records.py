@@ -27,7 +27,7 @@ from specvit.data.synthetic import GENERATOR_VERSION
 from specvit.metrics.metrics import REGRESSION
 from specvit.metrics.statistics import RegressionRows
 from specvit.run_folder.folder import DONE, RESUMABLE, RunFolder
-from specvit.run_folder.identity import REPEATED, identity_of
+from specvit.run_folder.identity import REPEATED, identity_of, num_rows
 from specvit.study.results import NOT_LEARNT, Outcome, escape_step, outcome_of, ranked_value, value_of
 from specvit.study.schema import ESCAPED, Definition, Table, definition_of
 from specvit.study.store import WAITING, StudyFolder
@@ -219,7 +219,7 @@ def _predictions(folder: Path, label: str, noiseless: bool) -> dict[str, Any] | 
         identity = read_json(folder / "run.json")["identity"]
         train, test = identity["data"]["train"], identity["data"]["test"]
         columns = {f"{name}_N": table[name].to_numpy(np.float64) for name in ("snr", "mag")}
-        rows = int(train["rows"] if "builtin" in train else train["shape"][0])
+        rows = num_rows(train)
     except (SpecvitError, ValueError, KeyError, TypeError):
         return "records that are damaged, or that another specvit wrote"
     if config.model.task_type != "reg" or f"pred_{label}" not in table:

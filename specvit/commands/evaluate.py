@@ -129,7 +129,7 @@ def _evaluate(
     check_masked(spectra, config.data.max_masked)
     _say_notes(config, spectra, file, levels, console.say)
     name = f"evaluate-{split}" if file is None else f"evaluate-{Path(file).resolve().parent.name}-{Path(file).stem}"
-    residuals = () if split == "val" else calibration.read_residuals(trained, folder)
+    residuals = () if split == "val" else calibration.read_residuals(trained, run)
     table, documents = [], []
     for level in levels or [None]:
         noise = config.noise if level is None else at_level(config.noise, level)

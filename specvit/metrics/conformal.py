@@ -27,7 +27,7 @@ def rank(rows: int, level: float) -> int:
 
     Above `rows` there are too few of them, and the half-width is infinite.
     """
-    return math.ceil(round((rows + 1) * level, 9))  # 100 * 0.07 is 7.000000000000001
+    return max(1, math.ceil(round((rows + 1) * level, 9)))  # 100 * 0.07 is 7.000000000000001
 
 
 def rows_needed(level: float) -> int:

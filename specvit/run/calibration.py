@@ -15,8 +15,12 @@ from specvit.data.views import SpectraView
 from specvit.metrics.conformal import Residuals, residuals, together
 from specvit.run.evaluation import predict_split, snr_of, write_table
 from specvit.run.predictor import Predictor
+from specvit.run_folder.folder import RunFolder
+from specvit.run_folder.identity import num_rows
 
 VAL_PREDICTIONS, FLUX_SNR = "val_predictions.csv", "flux_snr"
+TABLES = {"val": VAL_PREDICTIONS, "test": "predictions.csv"}
+"""A run's predictions of each split."""
 
 
 @dataclass(frozen=True)
@@ -44,22 +48,24 @@ def write_val_predictions(trained: Predictor, spectra: SpectraView, folder: Path
     write_table(table, folder / VAL_PREDICTIONS)
 
 
-def read_residuals(trained: Predictor, folder: Path) -> tuple[Residuals, ...]:
+def read_residuals(trained: Predictor, folder: RunFolder) -> tuple[Residuals, ...]:
     """Return each label's errors on the validation rows of a run; none where its folder has no such table."""
-    found = read_predictions(folder / VAL_PREDICTIONS, trained.coder.names)
+    found = read_predictions(folder, "val", trained.coder.names)
     return found.residuals() if found else ()
 
 
-def read_predictions(path: Path, labels: Sequence[str]) -> Predictions | None:
-    """Return the predictions in a table; None where there is none, or it is damaged."""
+def read_predictions(folder: RunFolder, split: str, labels: Sequence[str]) -> Predictions | None:
+    """Return a run's predictions of its rows of a split; None where it has no table of them, or a damaged one."""
     import pandas as pd
 
     try:
-        table = pd.read_csv(path)
+        table = pd.read_csv(folder.file(TABLES[split]))
         true_NK, predicted_NK = (_columns(table, kind, labels) for kind in ("true", "pred"))
         std_NK = _columns(table, "std", labels) if f"std_{labels[0]}" in table else None
         snr_N = table[FLUX_SNR].to_numpy(np.float64) if FLUX_SNR in table else np.full(len(table), np.nan)
     except (FileNotFoundError, ValueError, KeyError):
+        return None
+    if len(table) != num_rows(folder.about()["identity"]["data"][split]):
         return None
     return Predictions(true_NK, predicted_NK, snr_N, std_NK)
 

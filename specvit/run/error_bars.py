@@ -14,7 +14,7 @@ from specvit.config.schema import Config
 from specvit.data.folds import of_changed_files
 from specvit.data.labels import LabelScaler, TargetCoder
 from specvit.metrics.conformal import HalfWidths, Residuals, cross_interval, errors, rows_needed, together
-from specvit.run.calibration import VAL_PREDICTIONS, Predictions, joined, read_predictions
+from specvit.run.calibration import TABLES, Predictions, joined, read_predictions
 from specvit.run_folder.folder import RunFolder
 from specvit.run_folder.identity import without_repeated
 
@@ -75,7 +75,7 @@ def find_error_bars(folders: Sequence[RunFolder], configs: Sequence[Config], cod
     identities = [folder.about()["identity"] for folder in folders]
     if len({config.data.fold for config in configs}) > 1:
         return _of_folds(folders, configs, identities, names)
-    found = [_read(folder, VAL_PREDICTIONS, names) for folder in folders]
+    found = [_read(folder, "val", names) for folder in folders]
     sets = [(identity["data"]["val"], identity["config"].get("noise")) for identity in identities]
     together_n = joined(found)
     if together_n is None or any(one != sets[0] for one in sets):
@@ -139,7 +139,7 @@ def _of_folds(
         what = f"of {len(folds)} folds {', '.join(missing)} {'are' if len(missing) > 1 else 'is'} missing"
         raise Uncalibrated(f"{what}; name runs of all folds, or of one")
     members = [np.flatnonzero(fold_R == fold).tolist() for fold in folds]
-    found = [joined([_read(folders[run], "predictions.csv", names) for run in runs]) for runs in members]
+    found = [joined([_read(folders[run], "test", names) for run in runs]) for runs in members]
     sets = [identities[runs[0]]["data"] for runs in members]
     alike = all(identities[run]["data"] == sets[fold] for fold in folds for run in members[fold])
     parts = [part for part in found if part is not None]
@@ -158,11 +158,11 @@ def _out_of_fold(parts: Sequence[Predictions], k: int) -> tuple[np.ndarray, np.n
     return np.concatenate(known), np.repeat(np.arange(len(known)), [len(error_n) for error_n in known])
 
 
-def _read(folder: RunFolder, name: str, labels: Sequence[str]) -> Predictions:
-    found = read_predictions(folder.file(name), labels)
+def _read(folder: RunFolder, split: str, labels: Sequence[str]) -> Predictions:
+    found = read_predictions(folder, split, labels)
     if found is None:
         remedy = "run its training command again to finish it"
-        if name == VAL_PREDICTIONS:
+        if split == "val":
             remedy = f"`specvit evaluate {folder.path} --split val` writes it for a finished run"
-        raise Uncalibrated(f"{folder.path} has no {name}, or a damaged one; {remedy}")
+        raise Uncalibrated(f"{folder.path} has no {TABLES[split]}, or a damaged one; {remedy}")
     return found

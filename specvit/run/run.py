@@ -212,7 +212,7 @@ def _train_and_test(run: RunContext) -> Verdict:
     device = train_network.resolve_device(config.train)
     trained = load_predictor(folder.file("best.ckpt"), config, device, folder.run_id)
     calibration.write_val_predictions(trained, splits.val, folder.path, device)
-    residuals = calibration.read_residuals(trained, folder.path)
+    residuals = calibration.read_residuals(trained, folder)
     scored = evaluation.score(trained, splits.test, "test", device, residuals)
     monitor = config.train.early_stopping.monitor if is_network else "val_loss"
     best = next(row[monitor] for row in rows if row["epoch"] == trained.epoch)

@@ -40,6 +40,11 @@ def without_repeated(identity: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in flatten(identity).items() if name not in REPEATED}
 
 
+def num_rows(manifest: dict[str, Any]) -> int:
+    """Return the number of rows of a split from its part of the manifest in an identity."""
+    return int(manifest["shape"][0] if "shape" in manifest else manifest["rows"])
+
+
 def numerics_version(config: Config) -> int:
     """Return the version of the maths and random streams that last changed this run's numbers.
 

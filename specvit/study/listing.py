@@ -8,6 +8,7 @@ from typing import Any
 
 from specvit.config.build import flatten
 from specvit.run_folder.folder import RunFolder, moment
+from specvit.run_folder.identity import num_rows
 from specvit.study.find import studies_in
 from specvit.study.options import study_files
 from specvit.study.results import Outcome, outcome_of, value_of
@@ -101,7 +102,7 @@ def _settings(identity: dict[str, Any]) -> dict[str, Any]:
     """Return a run's settings, with the rows of its data as the keys that choose them."""
     settings = flatten(identity.get("config") or {})
     for split, part in (identity.get("data") or {}).items():
-        settings[ROWS[split]] = part["shape"][0] if "shape" in part else part["rows"]
+        settings[ROWS[split]] = num_rows(part)
     return settings
 
 
