@@ -204,7 +204,8 @@ def test_an_older_run_has_none_until_its_validation_rows_are_predicted(
     best = json.loads((copied / "summary.json").read_text())["best_val_loss"]
     assert scores["val_loss"] == pytest.approx(best) and scores["val_rows"] == 1200 and "test_rows" not in scores
     half = kept[: kept.index(b"\n", len(kept) // 2) + 1]
-    for damaged in (kept[:-40] + b"\x00\xff,,", half, b""):
+    unpredicted = pd.read_csv(copied / "val_predictions.csv").assign(pred_log_g=np.nan).to_csv(index=False).encode()
+    for damaged in (kept[:-40] + b"\x00\xff,,", half, kept.replace(b"flux_snr", b"snr_of_flux"), unpredicted, b""):
         (copied / "val_predictions.csv").write_bytes(damaged)
         assert "a damaged one" in specvit.load(copied).uncalibrated
 
