@@ -208,6 +208,8 @@ def test_an_older_run_has_none_until_its_validation_rows_are_predicted(
     for damaged in (kept[:-40] + b"\x00\xff,,", half, kept.replace(b"flux_snr", b"snr_of_flux"), unpredicted, b""):
         (copied / "val_predictions.csv").write_bytes(damaged)
         assert "a damaged one" in specvit.load(copied).uncalibrated
+    (copied / "run.json").write_text("torn")
+    assert "a damaged run.json" in specvit.load(copied).uncalibrated
 
 
 def test_validation_rows_that_are_not_the_runs_calibrate_nothing(

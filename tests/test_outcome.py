@@ -238,7 +238,7 @@ def test_a_bug_leaves_its_traceback(promised: Any, trained: Any, unbroken: Any, 
     run = only_run(tmp_path / "runs")
     promised.kept(state=state_of(run), said=ended.said)
     for trace in (RunFolder(run, "").status()["traceback"], (run / "log.txt").read_text()):
-        assert "in score" in trace and "ZeroDivisionError: planted" in trace
+        assert "in predict_split" in trace and "ZeroDivisionError: planted" in trace
     assert "this run ended as crashed before: ZeroDivisionError: planted; trying again" in trained(arguments).said
     promised.whole(run, unbroken([*tiny, *STEADY]))
 

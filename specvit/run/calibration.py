@@ -63,9 +63,9 @@ def read_predictions(folder: RunFolder, split: str, labels: Sequence[str]) -> Pr
         true_NK, predicted_NK = (_columns(table, kind, labels) for kind in ("true", "pred"))
         std_NK = _columns(table, "std", labels) if f"std_{labels[0]}" in table else None
         snr_N = table[FLUX_SNR].to_numpy(np.float64) if split == "val" else np.full(len(table), np.nan)
+        rows = num_rows(folder.about()["identity"]["data"][split])
     except (FileNotFoundError, IsADirectoryError, ValueError, KeyError):
         return None
-    rows = num_rows(folder.about()["identity"]["data"][split])
     if len(table) != rows or not np.isfinite(predicted_NK).all():
         return None
     return Predictions(true_NK, predicted_NK, snr_N, std_NK)

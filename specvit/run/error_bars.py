@@ -72,6 +72,8 @@ def find_error_bars(folders: Sequence[RunFolder], configs: Sequence[Config], cod
     if not isinstance(coder, LabelScaler):
         raise Uncalibrated("classes have probabilities")
     names = coder.names
+    if damaged := [folder.path for folder in folders if "identity" not in folder.about()]:
+        raise Uncalibrated(f"{damaged[0]} has a damaged run.json, which says what it was validated on")
     identities = [folder.about()["identity"] for folder in folders]
     if len({config.data.fold for config in configs}) > 1:
         return _of_folds(folders, configs, identities, names)
