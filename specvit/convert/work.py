@@ -190,7 +190,7 @@ class Work:
         return True
 
     def _compare(self, known: dict[str, Any], now: dict[str, Any], how: str, *, skipped: bool) -> None:
-        """Raise `DataError` unless what is known is what is asked for now; `skipped`: spectra may be left out."""
+        """Raise `DataError` unless the conversion found is the one asked for; `skipped`: spectra may be left out."""
         if known["format"] == UNMARKED and self.plan.observed:
             what = f"was {how} by an older specvit, which did not mark observed flux as such"
             remedy = f"train on it with data.observed=true, or {FRESH}"
