@@ -1,5 +1,6 @@
 """A conversion that is killed or stopped resumes by the same command, to the same bytes; nothing else is touched."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -278,10 +279,20 @@ def test_progress_is_told_in_lines(source: Path, tmp_path: Path, capsys: pytest.
     assert f"train on them:  specvit train data=hdf5 data.root={tmp_path / 'out'} {paths}\n" in shown
 
 
-def test_a_worker_that_dies_as_it_starts_is_not_a_closed_output(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("fault", [OSError(errno.EPIPE, ""), OSError("handle is closed"), OSError(errno.EBADF, "")])
+def test_a_worker_that_dies_as_one_starts_is_not_a_closed_output(
+    fault: OSError, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def died(*_: object) -> None:
-        raise BrokenPipeError
+        raise fault
 
     monkeypatch.setattr("multiprocessing.popen_spawn_posix.Popen._launch", died)
     with pytest.raises(BrokenProcessPool), process_pool(2) as pool:
+        pool.submit(len, "")
+
+
+def test_a_queue_closed_by_another_death_breaks_the_pool_and_does_not_hang() -> None:
+    with pytest.raises(BrokenProcessPool), process_pool(2) as pool:
+        pool.submit(time.sleep, 60)
+        pool._call_queue._reader.close()  # pyright: ignore[reportAttributeAccessIssue] # as the pool's own thread does
         pool.submit(len, "")

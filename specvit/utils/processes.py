@@ -5,6 +5,7 @@ user's `statistics.py` or another clone of specvit in that folder would replace 
 """
 
 import contextlib
+import errno
 import multiprocessing
 import os
 import shlex
@@ -80,11 +81,16 @@ def start_ticks(pid: int) -> str | None:
 
 class _Pool(ProcessPoolExecutor):
     def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> "Future[Any]":
-        """Start a process if one is missing; its death in that moment would look like a closed standard output."""
+        """Start a process if one is missing; raises `BrokenProcessPool` also if one dies in that moment.
+
+        The new process's pipe is broken then, or after another's death the pool has closed the queue that it needs.
+        """
         try:
             return super().submit(fn, *args, **kwargs)
-        except BrokenPipeError as problem:
-            raise BrokenProcessPool("a process died as it started") from problem
+        except OSError as problem:
+            if problem.errno not in (errno.EPIPE, errno.EBADF, None):  # None: multiprocessing's "handle is closed"
+                raise
+            raise BrokenProcessPool("a process died as one started") from problem
 
 
 @contextmanager
