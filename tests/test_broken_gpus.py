@@ -94,14 +94,14 @@ def test_auto_means_the_cpu_only_where_no_gpu_was_given(
     monkeypatch.setattr(torch, "ones", fails("The NVIDIA driver on your system is too old (found 12020). Please"))
     if given or name == "cuda":
         with pytest.raises(ConfigError) as refusal:
-            device.resolve_device(TrainConfig(device=name))
+            device.resolve_device(name)
         assert isinstance(refusal.value, DeviceError) == bool(given)
         said = str(refusal.value)
         assert "set train.device=cpu" in said
         assert not given or (f"{given})" in said and "is too old (found 12020); install the torch build" in said)
     else:
-        assert device.resolve_device(TrainConfig(device=name)).type == "cpu"
-    assert device.resolve_device(TrainConfig(device="cpu")).type == "cpu"
+        assert device.resolve_device(name).type == "cpu"
+    assert device.resolve_device("cpu").type == "cpu"
 
 
 def test_a_device_file_that_may_not_be_opened_gives_no_gpu(no_gpu: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,7 +113,7 @@ def test_a_device_file_that_may_not_be_opened_gives_no_gpu(no_gpu: Path, monkeyp
 def test_a_card_without_kernels_in_this_build_is_refused_with_the_build_that_has_them(v100, monkeypatch) -> None:
     monkeypatch.setattr(torch, "ones", fails(NO_KERNEL))
     with pytest.raises(DeviceError) as refusal:
-        device.resolve_device(TrainConfig())
+        device.resolve_device("auto")
     said = str(refusal.value)
     assert said.startswith("train.device: cuda does not work: CUDA error: no kernel image is available for execution")
     assert "this GPU needs kernels for sm_70, and torch" in said and "has them for sm_75 sm_90" in said
@@ -123,10 +123,10 @@ def test_a_card_without_kernels_in_this_build_is_refused_with_the_build_that_has
 def test_a_card_that_computes_nonsense_is_refused_and_one_that_computes_is_taken(v100, monkeypatch) -> None:
     ones = torch.ones
     monkeypatch.setattr(torch, "ones", lambda size, **_: ones(size))
-    assert device.resolve_device(TrainConfig()) == torch.device("cuda")
+    assert device.resolve_device("auto") == torch.device("cuda")
     monkeypatch.setattr(torch, "ones", lambda size, **_: ones(size - 1))
     with pytest.raises(DeviceError, match="adds eight ones up to 7"):
-        device.resolve_device(TrainConfig(device="cuda:0"))
+        device.resolve_device("cuda:0")
 
 
 def test_the_card_stands_in_the_record_and_sets_what_auto_precision_means(v100) -> None:

@@ -12,7 +12,6 @@ from harm import stop_at
 
 from specvit.config.build import build_config
 from specvit.config.compose import compose
-from specvit.config.schema import TrainConfig
 from specvit.data.shards import open_shard, read_labels
 from specvit.data.splits import note_of_changes
 from specvit.run.run import Result, run
@@ -21,7 +20,7 @@ from specvit.training.device import hardware, resolve_device
 from specvit.utils import provenance
 
 SETTINGS = ("train.epochs=2", "train.threads=1")
-HERE = hardware(resolve_device(TrainConfig()))
+HERE = hardware(resolve_device("auto"))
 
 
 @pytest.fixture(autouse=True)

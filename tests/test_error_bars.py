@@ -178,10 +178,13 @@ def test_the_command_writes_them_and_leaves_them_empty_where_nothing_is_predicte
     for words, said in (
         (["--level", "90"], "--level: is 90; give a share between 0 and 1, such as 0.9"),
         (["--level", "many"], "argument --level: invalid float value: 'many'"),
+        (["--device", "cuda:99"], "--device: no CUDA device is there; set --device=cpu or --device=auto"),
     ):
         capsys.readouterr()
         assert predict.main([str(finished), "new.npz", *words]) == 2
         assert said in capsys.readouterr().err
+    with pytest.raises(specvit.SpecvitError, match=r"level: is '0.5'; give a share between 0 and 1"):
+        specvit.load(finished).predict(flux_NP, level="0.5")
 
 
 def test_an_older_run_has_none_until_its_validation_rows_are_predicted(
@@ -198,7 +201,10 @@ def test_an_older_run_has_none_until_its_validation_rows_are_predicted(
     assert list(trained.predict(spectra["flux_NP"][:4]))[:3] == [*LABELS, "flux_snr"]
     with pytest.raises(specvit.SpecvitError, match=r"without error bars: [^ ]+ has no val_predictions"):
         trained.predict(spectra["flux_NP"][:4], level=0.9)
+    assert evaluate.main([str(copied)]) == 0
+    assert f"note: no coverage of error bars: {copied} has no val_predictions.csv" in capsys.readouterr().out
     assert evaluate.main([str(copied), "--split", "val"]) == 0
+    assert "no coverage" not in capsys.readouterr().out
     assert (copied / "val_predictions.csv").read_bytes() == kept
     scores = json.loads((copied / "evaluate-val" / "summary.json").read_text())
     best = json.loads((copied / "summary.json").read_text())["best_val_loss"]

@@ -8,7 +8,6 @@ for the amplitude, its weights on flux / sigma are the rows of (J J^T + A)^-1 J.
 Shape suffixes: N stars, B stars of a batch, P pixels, T tokens, S tokens with the prefix, L blocks or labels.
 """
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -92,7 +91,7 @@ def attributions_of(
     Raises `DataError` if the spectra have changed since the runs were tested, and `CheckpointError`.
     """
     config = test_set.runs[0].config
-    torch_device = resolve_device(dataclasses.replace(config.train, device=device))
+    torch_device = resolve_device(device, "--device")
     set_up_torch(config.train, None, Console("lines").say, torch_device)
     spectra = open_split(config.data, "test", lambda *_: None)
     if split_manifest(config.data, "test", spectra) != test_set.runs[0].identity["data"]["test"]:

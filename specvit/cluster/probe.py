@@ -27,12 +27,11 @@ def main(words: list[str]) -> int:
     import torch
 
     facts |= {"import_seconds": round(time.monotonic() - started, 1), "torch": torch.__version__}
-    from specvit.config.schema import TrainConfig
     from specvit.training.device import hardware, resolve_device
     from specvit.utils.errors import ConfigError
 
     try:
-        gpu = hardware(resolve_device(TrainConfig(device="cuda")))
+        gpu = hardware(resolve_device("cuda"))
         facts |= {
             "gpu": f"{gpu['device']}, CUDA {gpu['cuda']}, cuDNN {gpu['cudnn']}",
             "kernels": torch.cuda.get_arch_list(),

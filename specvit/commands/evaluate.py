@@ -106,6 +106,7 @@ def _evaluate(
 
     A row's unit noise is that of the run's test rows, keyed by the row's number: the same at every level.
     """
+    from specvit.data.labels import LabelScaler
     from specvit.data.noise import added_noise
     from specvit.data.splits import check_masked, open_split
     from specvit.data.views import open_spectra
@@ -114,7 +115,7 @@ def _evaluate(
     from specvit.training.device import resolve_device, set_up_torch
 
     console, folder = Console("lines"), run.path
-    device = resolve_device(dataclasses.replace(config.train, device=device_name))
+    device = resolve_device(device_name, "--device")
     set_up_torch(config.train, None, console.say, device)
     spectra = (
         open_spectra([Path(file)], -1, where="--data", observed=config.data.observed)
@@ -130,6 +131,8 @@ def _evaluate(
     _say_notes(config, spectra, file, levels, console.say)
     name = f"evaluate-{split}" if file is None else f"evaluate-{Path(file).resolve().parent.name}-{Path(file).stem}"
     residuals = () if split == "val" else calibration.read_residuals(trained, run)
+    if split == "test" and not residuals and isinstance(trained.coder, LabelScaler):
+        console.say(f"note: no coverage of error bars: {calibration.no_predictions(run, 'val')}")
     table, documents = [], []
     for level in levels or [None]:
         noise = config.noise if level is None else at_level(config.noise, level)

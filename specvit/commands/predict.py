@@ -40,8 +40,8 @@ def main(arguments: list[str] | None = None) -> int | Answer:
     from specvit.convert.stream import open_stream
     from specvit.run.ensemble import load_ensemble
 
-    ensemble = load_ensemble(folders, options.device, _say)
-    if note := ensemble.note_of_level(options.level, "--level"):
+    ensemble = load_ensemble(folders, options.device, _say, "--device")
+    if note := ensemble.check_level(options.level, "--level"):
         _say(note)
     pixels = RunPixels(ensemble.wave, options.resample)
     stream = open_stream([Path(options.source)], Options(**given), pixels, out, ensemble.observed)

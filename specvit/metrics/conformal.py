@@ -11,6 +11,7 @@ Legend: n calibration rows, N rows that get intervals, B bins of S/N, F folds.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -135,6 +136,17 @@ def together(label_RNK: np.ndarray, std_RNK: np.ndarray | None) -> tuple[np.ndar
     if std_RNK is None:
         return mean_NK, None
     return mean_NK, np.sqrt(np.square(std_RNK).mean(axis=0) + label_RNK.var(axis=0))
+
+
+def of_all(std_R: Sequence[np.ndarray | None]) -> np.ndarray | None:
+    """Return R runs' predicted standard deviations (R, N, K); None unless each run predicts them."""
+    found = [std_NK for std_NK in std_R if std_NK is not None]
+    return np.stack(found) if len(found) == len(std_R) else None
+
+
+def by_label(std_NK: np.ndarray | None, labels: int) -> Sequence[np.ndarray | None]:
+    """Return the standard deviations (N,) of each label; None for each where none are predicted."""
+    return [None] * labels if std_NK is None else list(std_NK.T)
 
 
 def _quantile(error_n: np.ndarray, level: float) -> float:

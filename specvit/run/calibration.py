@@ -12,7 +12,7 @@ import numpy as np
 
 from specvit.data.labels import LabelScaler
 from specvit.data.views import SpectraView
-from specvit.metrics.conformal import Residuals, residuals, together
+from specvit.metrics.conformal import Residuals, by_label, of_all, residuals, together
 from specvit.run.evaluation import predict_split, snr_of, write_table
 from specvit.run.predictor import Predictor
 from specvit.run_folder.folder import RunFolder
@@ -34,8 +34,7 @@ class Predictions:
 
     def residuals(self) -> tuple[Residuals, ...]:
         """Return each label's errors, by S/N."""
-        stds = [None] * self.true_NK.shape[1] if self.std_NK is None else self.std_NK.T
-        columns = zip(self.true_NK.T, self.predicted_NK.T, stds, strict=True)
+        columns = zip(self.true_NK.T, self.predicted_NK.T, by_label(self.std_NK, self.true_NK.shape[1]), strict=True)
         return tuple(residuals(true_N, predicted_N, self.snr_N, std_N) for true_N, predicted_N, std_N in columns)
 
 
@@ -71,6 +70,14 @@ def read_predictions(folder: RunFolder, split: str, labels: Sequence[str]) -> Pr
     return Predictions(true_NK, predicted_NK, snr_N, std_NK)
 
 
+def no_predictions(folder: RunFolder, split: str) -> str:
+    """Return in words what `read_predictions` misses, and what writes it."""
+    remedy = "run its training command again to finish it"
+    if split == "val":
+        remedy = f"`specvit evaluate {folder.path} --split val` writes it for a finished run"
+    return f"{folder.path} has no {TABLES[split]}, or a damaged one; {remedy}"
+
+
 def _columns(table: Any, kind: str, labels: Sequence[str]) -> np.ndarray:
     return table[[f"{kind}_{name}" for name in labels]].to_numpy(np.float64)
 
@@ -80,7 +87,5 @@ def joined(found: Sequence[Predictions]) -> Predictions | None:
     first = found[0]
     if not all(np.array_equal(one.true_NK, first.true_NK, equal_nan=True) for one in found):
         return None
-    stds = [one.std_NK for one in found if one.std_NK is not None]
-    std_RNK = np.stack(stds) if len(stds) == len(found) else None
-    mean_NK, std_NK = together(np.stack([one.predicted_NK for one in found]), std_RNK)
+    mean_NK, std_NK = together(np.stack([one.predicted_NK for one in found]), of_all([one.std_NK for one in found]))
     return Predictions(first.true_NK, mean_NK, first.snr_N, std_NK)

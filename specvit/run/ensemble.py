@@ -5,7 +5,8 @@ Legend: N spectra, B rows of a batch, P pixels, K labels or classes, R runs.
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from specvit.data.labels import ClassCoder, LabelScaler, TargetCoder
 from specvit.data.noise import FluxNorm
 from specvit.data.shards import as_float32, grid_difference, masked_pixels, same_wavelengths
 from specvit.data.training_range import Measures, measure
+from specvit.metrics.conformal import of_all
 from specvit.run import error_bars
 from specvit.run.error_bars import Ends, ErrorBars, Uncalibrated, find_error_bars
 from specvit.run.predictor import Predictor, load_predictor
@@ -82,13 +84,14 @@ class Ensemble:
     def _coder(self) -> TargetCoder:
         return self.runs[0].coder
 
-    def note_of_level(self, level: float | None, where: str = "level") -> str:
+    def check_level(self, level: float | None, where: str = "level") -> str:
         """Return a note if error bars at `level` (None: the default) are infinite, or "".
 
         Raises `ConfigError` for an impossible level, and for one that is named without error bars.
         """
-        if level is not None and not 0 < level < 1:
-            raise ConfigError(f"is {level:g}", where=where, remedy="give a share between 0 and 1, such as 0.9")
+        if level is not None and not (isinstance(level, Real) and 0 < level < 1):
+            shown = f"{level:g}" if isinstance(level, Real) else repr(level)
+            raise ConfigError(f"is {shown}", where=where, remedy="give a share between 0 and 1, such as 0.9")
         if self.error_bars is not None:
             return error_bars.note_of_level(self.error_bars, self.labels, level or error_bars.DEFAULT_LEVEL)
         if level is not None:
@@ -106,7 +109,7 @@ class Ensemble:
         `flux_snr`, `masked`, and the flags; `docs/predict.md` has their meaning. Warns of infinite error bars. Raises
         `DataError`, and `ConfigError` for an impossible `level`.
         """
-        if note := self.note_of_level(level):
+        if note := self.check_level(level):
             warnings.warn(note, stacklevel=2)
         return self.table(flux, error, wave, level)
 
@@ -193,8 +196,7 @@ class Ensemble:
                 columns |= {f"{name}_run_sd": sd_B for name, sd_B in zip(coder.names, spread_KB, strict=True)}
             if ends is not None:
                 found = [run.task.uncertainty(out_BX) for run, out_BX in zip(self.runs, outputs, strict=True)]
-                stds = [one.std for one in found if one is not None]
-                std_RBK = np.stack(stds) if len(stds) == len(found) else None
+                std_RBK = of_all([one and one.std for one in found])
                 columns |= error_bars.columns(coder.names, *ends, label_RBK, std_RBK, snr_B)
             return columns
         share_BK = torch.from_numpy(np.stack(outputs)).double().softmax(dim=2).mean(dim=0).numpy()
@@ -216,7 +218,9 @@ class Ensemble:
         return {**flags, "not_finite": ~usable_B}
 
 
-def load_ensemble(folders: Sequence[RunFolder], device_name: str, say: Callable[[str], None]) -> Ensemble:
+def load_ensemble(
+    folders: Sequence[RunFolder], device_name: str, say: Callable[[str], None], where: str = "device"
+) -> Ensemble:
     """Return trained runs, with notes on what their user should know; raises `SpecvitError`.
 
     That is `FolderError` for a run that failed or is given twice, `DataError` for runs that do not fit each other.
@@ -225,9 +229,8 @@ def load_ensemble(folders: Sequence[RunFolder], device_name: str, say: Callable[
     twice = next((one for i, one in enumerate(folders) if one.run_id in [run.run_id for run in folders[:i]]), None)
     if twice is not None:
         raise FolderError("is named twice", where=str(twice.path), remedy="name each run once")
-    train = replace(configs[0].train, device=device_name)
-    device = resolve_device(train)
-    set_up_torch(train, None, say, device)
+    device = resolve_device(device_name, where)
+    set_up_torch(configs[0].train, None, say, device)
     runs = []
     for folder, config in zip(folders, configs, strict=True):
         run = load_predictor(folder.file("best.ckpt"), config, device, folder.run_id)

@@ -13,8 +13,8 @@ import numpy as np
 from specvit.config.schema import Config
 from specvit.data.folds import of_changed_files
 from specvit.data.labels import LabelScaler, TargetCoder
-from specvit.metrics.conformal import HalfWidths, Residuals, cross_interval, errors, rows_needed, together
-from specvit.run.calibration import TABLES, Predictions, joined, read_predictions
+from specvit.metrics.conformal import HalfWidths, Residuals, by_label, cross_interval, errors, rows_needed, together
+from specvit.run.calibration import Predictions, joined, no_predictions, read_predictions
 from specvit.run_folder.folder import RunFolder
 from specvit.run_folder.identity import without_repeated
 
@@ -108,8 +108,8 @@ def _split_ends(
     widths: Sequence[HalfWidths], label_RBK: np.ndarray, std_RBK: np.ndarray | None, snr_B: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     centre_BK, std_BK = together(label_RBK, std_RBK)
-    stds = [None] * len(widths) if std_BK is None else std_BK.T
-    half_BK = np.stack([of_label.of(snr_B, std_B) for of_label, std_B in zip(widths, stds, strict=True)], axis=1)
+    pairs = zip(widths, by_label(std_BK, len(widths)), strict=True)
+    half_BK = np.stack([of_label.of(snr_B, std_B) for of_label, std_B in pairs], axis=1)
     return centre_BK - half_BK, centre_BK + half_BK
 
 
@@ -163,8 +163,5 @@ def _out_of_fold(parts: Sequence[Predictions], k: int) -> tuple[np.ndarray, np.n
 def _read(folder: RunFolder, split: str, labels: Sequence[str]) -> Predictions:
     found = read_predictions(folder, split, labels)
     if found is None:
-        remedy = "run its training command again to finish it"
-        if split == "val":
-            remedy = f"`specvit evaluate {folder.path} --split val` writes it for a finished run"
-        raise Uncalibrated(f"{folder.path} has no {TABLES[split]}, or a damaged one; {remedy}")
+        raise Uncalibrated(no_predictions(folder, split))
     return found

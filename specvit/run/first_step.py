@@ -71,7 +71,7 @@ def _first_step(config: Config, splits: Splits, weights: Any, say: Callable[[str
     are in float32 without dropout. The input gradient (B, P) is that of the mean loss by the normalised flux;
     activations are those of the first forward pass.
     """
-    device = resolve_device(config.train)
+    device = resolve_device(config.train.device)
     set_up_torch(config.train, None, say, device)
     learner, state, flux_norm = build_learner(config, splits, weights, device)
     with contextlib.closing(train_data(config, splits, flux_norm, device)) as data:

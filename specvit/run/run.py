@@ -131,7 +131,7 @@ def _check_device(config: Config) -> None:
     """Refuse a missing device before built-in spectra are made and a folder exists."""
     from specvit.run import train_network
 
-    train_network.resolve_device(config.train)
+    train_network.resolve_device(config.train.device)
 
 
 def _check_model(config: Config, splits: Splits, weights: Any) -> list[str]:
@@ -209,7 +209,7 @@ def _train_and_test(run: RunContext) -> Verdict:
     judged = verdict(ended, rows)
     if judged.state == "diverged":
         raise Diverged(judged.cause)
-    device = train_network.resolve_device(config.train)
+    device = train_network.resolve_device(config.train.device)
     trained = load_predictor(folder.file("best.ckpt"), config, device, folder.run_id)
     calibration.write_val_predictions(trained, splits.val, folder.path, device)
     residuals = calibration.read_residuals(trained, folder)

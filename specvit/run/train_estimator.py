@@ -26,7 +26,7 @@ def train(run: RunContext) -> str:
     """Fit the model of one run; return "completed" or "early_stopped", raise `DataError`, `Diverged` or `Pruned`."""
     config, splits, folder, console = run.config, run.splits, run.folder, run.console
     estimator = build_estimator(config)
-    device = torch.device("cpu") if estimator.on_host else resolve_device(config.train)
+    device = torch.device("cpu") if estimator.on_host else resolve_device(config.train.device)
     set_up_torch(config.train, None, console.say, device)
     folder.cut_back(0)
     facts = {"device": str(device), "precision": "32", "threads": torch.get_num_threads()}

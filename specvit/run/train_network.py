@@ -73,7 +73,7 @@ def check_evaluation_rows(config: Config, splits: Splits) -> None:
 def _train(run: RunContext) -> tuple[str, str]:
     """Return the state, and what is wrong with the best weights if the run has ended."""
     config, splits, folder, console = run.config, run.splits, run.folder, run.console
-    device, epoch_steps = resolve_device(config.train), _epoch_steps(config, splits)
+    device, epoch_steps = resolve_device(config.train.device), _epoch_steps(config, splits)
     rhythm = build_rhythm(config.train, epoch_steps)
     start = find_start(folder, rhythm)
     origin = {**made_by(), **hardware(device)}

@@ -14,7 +14,6 @@ from signal import SIGUSR2
 from typing import Any
 
 from specvit.config.build import build_config
-from specvit.config.schema import TrainConfig
 from specvit.config.tracking_uri import STUDY_TAG
 from specvit.run.run import Result, run
 from specvit.run_folder.folder import ALIVE, DONE, RunFolder, job_here
@@ -118,7 +117,7 @@ def _gpu_fault(trial: Trial) -> str:
     from specvit.training.device import resolve_device
 
     try:
-        resolve_device(TrainConfig(device="cuda"))
+        resolve_device("cuda")
     except DeviceError as problem:
         return str(problem)
     return ""

@@ -23,38 +23,36 @@ REPEATABLE_WORKSPACES = (":4096:8", ":16:8")
 AUTOCAST = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
 
 
-def resolve_device(train: TrainConfig) -> torch.device:
-    """Return the device of `train.device`, after a test kernel has run on it.
+def resolve_device(name: str, where: str = "train.device") -> torch.device:
+    """Return the device of that name, after a test kernel has run on it; `where` is the key or option that named it.
 
     Raises `ConfigError` if it does not exist, and `DeviceError` if it does not work: `auto` means the CPU only if this
     process was given no GPU.
     """
-    name, given = train.device, given_by()
+    given = given_by()
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() or given else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError as problem:
-        raise ConfigError(
-            f"{name!r} is not a device", where="train.device", remedy="use auto, cpu, cuda or cuda:N"
-        ) from problem
+        raise ConfigError(f"{name!r} is not a device", where=where, remedy="use auto, cpu, cuda or cuda:N") from problem
     if device.type == "cuda":
         if given and not torch.cuda.is_available():
             build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"
             what = (
                 f"there is a GPU ({given}), but torch {torch.__version__} ({build}) cannot use it: {fault_of(device)}"
             )
-            remedy = "install the torch build for your driver, or set train.device=cpu"
-            raise DeviceError(what, where="train.device", remedy=remedy)
+            remedy = f"install the torch build for your driver, or set {where}=cpu"
+            raise DeviceError(what, where=where, remedy=remedy)
         if not torch.cuda.is_available():
-            raise ConfigError("no CUDA device is there", where="train.device", remedy="set train.device=cpu or auto")
+            raise ConfigError("no CUDA device is there", where=where, remedy=f"set {where}=cpu or {where}=auto")
         if (device.index or 0) >= torch.cuda.device_count():
             what = f"{name} is not there, of {counted(torch.cuda.device_count(), 'device')}"
-            raise ConfigError(what, where="train.device", remedy="count from cuda:0")
+            raise ConfigError(what, where=where, remedy="count from cuda:0")
         if fault := fault_of(device):
-            raise DeviceError(f"{name} does not work: {fault}", where="train.device", remedy=_remedy(fault, device))
+            raise DeviceError(f"{name} does not work: {fault}", where=where, remedy=_remedy(fault, device, where))
     elif device.type != "cpu" or device.index:
-        raise ConfigError(f"{name!r} is not supported", where="train.device", remedy="use auto, cpu, cuda or cuda:N")
+        raise ConfigError(f"{name!r} is not supported", where=where, remedy="use auto, cpu, cuda or cuda:N")
     return device
 
 
@@ -67,12 +65,12 @@ def fault_of(device: torch.device) -> str:
     return "" if total == 8 else f"it adds eight ones up to {total:g}"
 
 
-def _remedy(fault: str, device: torch.device) -> str:
+def _remedy(fault: str, device: torch.device, where: str) -> str:
     if "no kernel image" not in fault:
-        return "use another GPU, or set train.device=cpu"
+        return f"use another GPU, or set {where}=cpu"
     needs, has = "sm_{}{}".format(*torch.cuda.get_device_capability(device)), " ".join(torch.cuda.get_arch_list())
     what = f"this GPU needs kernels for {needs}, and torch {torch.__version__} has them for {has}"
-    return f"{what}; install a torch build for it (a V100: that of CUDA 12.6), or set train.device=cpu"
+    return f"{what}; install a torch build for it (a V100: that of CUDA 12.6), or set {where}=cpu"
 
 
 def hardware(device: torch.device) -> dict[str, str]:
