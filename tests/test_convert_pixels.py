@@ -208,6 +208,10 @@ def test_a_flux_in_another_unit_is_refused() -> None:
         for unit in units:
             with pytest.raises(DataError, match=f"file:flux: {words}"):
                 check_flux(Contents(Path("file")), Array.held("flux", np.ones(3), unit=unit))
+    for name in ("flux_nu", "Fnu", "spectra/f_nu"):
+        with pytest.raises(DataError, match=rf"file:{name}: is per frequency \(Hz, by its name\); make it energy"):
+            check_flux(Contents(Path("file")), Array.held(name, np.ones(3)))
+    check_flux(Contents(Path("file")), Array.held("flux_nu", np.ones(3), unit="erg/s/cm2/Angstrom"))
     for unit in ("", "erg/s/cm2/Angstrom", "W m-2 um-1", "1e-17 erg/cm^2/s/Ang", "phi"):
         check_flux(Contents(Path("file")), Array.held("flux", np.ones(3), unit=unit))
 

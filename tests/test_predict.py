@@ -240,6 +240,9 @@ def test_runs_that_failed_or_learnt_nothing_are_known(run_of: Any, observed: Any
     assert "has no trained model yet" in refusal(capsys, run, observed[0])
     assert "is not a known run" in refusal(capsys, "ghost", observed[0])
     assert "names no run" in refusal(capsys, observed[0])
+    said = refusal(capsys, run, observed[0], observed[0])
+    assert f"{observed[0]}: is a file, not a run; name one source" in said, "a glob without quotes"
+    assert f"a glob in quotes such as '{Path(observed[0]).parent}/*{Path(observed[0]).suffix}'" in said
 
 
 def test_spectra_unlike_the_training_set_are_flagged(run_of: Any, observed: Any, tmp_path: Path, capsys: Any) -> None:

@@ -1,5 +1,6 @@
 """`specvit predict RUN [RUN ...] SOURCE`: the labels of spectra in any form that `specvit data convert` reads."""
 
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from specvit.commands.answer import Answer, add_json
 from specvit.commands.entry import Parser, user_facing
 from specvit.convert.command import add_reading_options, given_options
 from specvit.study.find import find_run, find_study
-from specvit.utils.errors import ConfigError, DataError
+from specvit.utils.errors import ConfigError, DataError, FolderError
 
 if TYPE_CHECKING:
     from specvit.convert.stream import SpectraStream
@@ -100,7 +101,7 @@ def _runs(options: Any) -> "list[RunFolder]":
             "names no run", where="specvit predict", remedy="name a run before the source, or --study NAME"
         )
     if options.study is None:
-        return [find_run(name)[0] for name in options.run]
+        return [_run(name) for name in options.run]
     if options.run:
         raise ConfigError("does not go with runs", where="--study", remedy=f"leave {options.run[0]} out")
     from specvit.study.best import best_runs
@@ -108,6 +109,18 @@ def _runs(options: Any) -> "list[RunFolder]":
     runs, choice = best_runs(find_study(options.study))
     _say(choice)
     return runs
+
+
+def _run(name: str) -> "RunFolder":
+    """Return the run of a name; raises `FolderError`, which for a file says how several are named as one source."""
+    try:
+        return find_run(name)[0]
+    except FolderError as problem:
+        if not Path(name).is_file():
+            raise
+        glob = shlex.quote(str(Path(name).with_name(f"*{Path(name).suffix}")))
+        remedy = f"name one source behind the runs: a file, a folder, or a glob in quotes such as {glob}"
+        raise FolderError("is a file, not a run", where=name, remedy=remedy) from problem
 
 
 def _check_out(out: Path) -> None:
@@ -226,7 +239,7 @@ def _conclude(counts: Counter[str], stream: "SpectraStream", out: Path | None) -
     reasons = {
         "flux_outside": "have a flux unlike any training spectrum",
         "snr_outside": "have less or more noise than any training spectrum",
-        "not_finite": "have no prediction, since too many of their pixels cannot be used",
+        "not_finite": "have no prediction",
     }
     for flag, reason in reasons.items():
         if counts[flag]:

@@ -188,7 +188,8 @@ def _only_matrix(contents: Contents) -> Array:
         if len(found) == 1:
             return found[0]
     what = f"has no flux by a name known; {contents.listing()}"
-    raise DataError(what, where=str(contents.path), remedy="give --flux-name NAME")
+    remedy = "give --flux-name NAME" + ", or save numbers, a spectrum a row" * bool(contents.objects)
+    raise DataError(what, where=str(contents.path), remedy=remedy)
 
 
 def check_shapes(contents: Contents, wave: Array | None, flux: Array, *others: Array | None) -> None:

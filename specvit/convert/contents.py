@@ -103,6 +103,8 @@ class Contents:
     arrays: dict[str, Array] = field(default_factory=dict)
     numbered: bool = False
     """Whether they are the columns of a text without names, and called 1, 2, 3 and so on."""
+    objects: tuple[str, ...] = ()
+    """Names of arrays of Python objects, which are not read."""
 
     def add(self, array: Array) -> None:
         """Put an array in, under its name, which may say that it is wavelengths of air."""
@@ -118,7 +120,8 @@ class Contents:
         """Return what is there, for a message."""
         named = [str(array) for array in self.arrays.values()]
         more = f", and {len(named) - MOST_LISTED} more" if len(named) > MOST_LISTED else ""
-        return "it holds " + (", ".join(named[:MOST_LISTED]) + more if named else "no array")
+        unread = f"; of Python objects, which are not read: {', '.join(self.objects)}" if self.objects else ""
+        return "it holds " + (", ".join(named[:MOST_LISTED]) + more if named else "no array") + unread
 
     def find(self, name: str, option: str) -> Array:
         """Return the array of that name, its case and the folders before it left out if that is clear.
@@ -207,9 +210,13 @@ def open_contents(path: Path, wanted: tuple[str, ...] | None = None, planes: str
         raise damaged(path, problem) from problem
 
 
-def damaged(path: Path, problem: Exception) -> DataError:
+class DamagedFile(DataError):
+    """A file that a library cannot read."""
+
+
+def damaged(path: Path, problem: Exception) -> DamagedFile:
     """Return what a library could not do with a file as one sentence."""
     said = str(problem).splitlines()[0][:120] if str(problem) else type(problem).__name__
     if isinstance(problem, EOFError):
-        return DataError("is truncated", where=str(path), remedy="copy it again")
-    return DataError(f"cannot be read ({said})", where=str(path), remedy="copy or make it again")
+        return DamagedFile("is truncated", where=str(path), remedy="copy it again")
+    return DamagedFile(f"cannot be read ({said})", where=str(path), remedy="copy or make it again")

@@ -33,7 +33,10 @@ def opened(path: Path) -> Iterator[Contents]:
             for member in archive.namelist():
                 if member.endswith(".npy"):
                     for array in _arrays(path, archive, member):
-                        contents.add(array)
+                        if array.dtype.hasobject:
+                            contents.objects += (array.name,)
+                        else:
+                            contents.add(array)
     except NotImplementedError as problem:
         what, remedy = f"is packed in a way that Python cannot unpack ({problem})", "write it by numpy.savez_compressed"
         raise DataError(what, where=str(path), remedy=remedy) from problem
@@ -43,7 +46,7 @@ def opened(path: Path) -> Iterator[Contents]:
 
 
 def _arrays(path: Path, archive: zipfile.ZipFile, member: str) -> Iterator[Array]:
-    """Yield the array of a member, or those of its fields; nothing for Python objects."""
+    """Yield the array of a member, or those of its fields."""
     with archive.open(member) as stream:
         shape, _, dtype = _head(stream)
         whole = archive.getinfo(member).file_size - stream.tell()
@@ -52,8 +55,6 @@ def _arrays(path: Path, archive: zipfile.ZipFile, member: str) -> Iterator[Array
     name = member.removesuffix(".npy")
     for field, (inner, *_) in (dtype.fields or {"": (dtype,)}).items():
         base, more = inner.subdtype or (inner, ())
-        if base.hasobject:
-            continue
         whole, full = f"{name}/{field}" if field else name, (*shape, *more)
         stream_rows = partial(_stream, path, member, field) if len(full) > 1 else None
         taken = partial(_take, path, name, field)

@@ -3,6 +3,7 @@
 Shape suffixes: N spectra of all sources, P pixels.
 """
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specvit.convert.choose import Choice, choose, open_source
-from specvit.convert.contents import Contents, kind_of
+from specvit.convert.contents import Contents, DamagedFile, kind_of
 from specvit.convert.labels import faults, labels_from_contents, labels_from_file, missing, ordered, ranges, read_table
 from specvit.convert.names import RESOLUTION, Naming, labels_from_names, naming_of
 from specvit.convert.options import Options
@@ -89,7 +90,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Reading:
-    """How sources are read, as a look at the first of them says."""
+    """How sources are read, as a look at the first of them says (with --skip-bad, the first that is whole)."""
 
     sources: list[Path]
     base: Path
@@ -116,15 +117,23 @@ def look_at_sources(given: Sequence[Path], out: Path, options: Options, run_pixe
     sources, base = find_sources(given, out, options)
     if options.planes is not None and kind_of(sources[0]) != "FITS":
         raise ConfigError("is for images in FITS files", where="--planes", remedy="leave it out")
-    with open_source(sources[0], options) as contents:
+    for path in sources[:-1] if options.skip_bad else ():
+        with contextlib.suppress(DamagedFile):
+            return _look(path, sources, base, options, run_pixels)
+    return _look(sources[-1 if options.skip_bad else 0], sources, base, options, run_pixels)
+
+
+def _look(path: Path, sources: list[Path], base: Path, options: Options, run_pixels: RunPixels | None) -> Reading:
+    """Return how sources are read, as a look at one of them says."""
+    with open_source(path, options) as contents:
         layout = set(contents.arrays) >= LAYOUT
-        naming = None if options.labels or layout else naming_of(options.names, sources[0])
+        naming = None if options.labels or layout else naming_of(options.names, path)
         if not layout and (naming or options.labels):  # labels of files: a table with one spectrum is that spectrum
             contents = contents.single()
         reading = _as_named(options, naming, contents, base)
         choice = choose(contents, reading)
         if options.names is not None and choice.spectra is not None:
-            what = f"is for files of one spectrum each, but {sources[0]} holds {choice.spectra}"
+            what = f"is for files of one spectrum each, but {path} holds {choice.spectra}"
             raise ConfigError(what, where="--names", remedy="leave it out")
         naming = naming if choice.spectra is None else None
         named = [] if naming is None else labels_from_names(naming, sources)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from specvit.convert.choose import Choice, check_shapes
-from specvit.convert.contents import Array, Contents
+from specvit.convert.contents import Array, Contents, plain
 from specvit.convert.error_kinds import WORDS, kind_of_errors, to_sigma
 from specvit.convert.masks import Marks, bad_points, check_share, drawing_on, filled
 from specvit.convert.options import Options
@@ -32,6 +32,8 @@ GAP = 3.0
 """A step this many times the usual one is a hole if wider than a pixel; the usual one is at most so many pixels."""
 OTHER_FLUX = {"per frequency": r"hz|jy", "in magnitudes": r"\bmag", "in photons": r"\bph(ot(on)?s?)?\b"}
 """What the unit of a flux may say that is not an energy per wavelength."""
+PER_FREQUENCY = ("fnu", "fluxnu", "fluxdensitynu")
+"""Names that say so where a file gives no unit."""
 MATRICES = 4
 """Sparse matrices kept for spectra of the same wavelengths."""
 
@@ -147,11 +149,12 @@ def _read(contents: Contents, recipe: Recipe, taken: Callable[[Array], Values]) 
 
 
 def check_flux(contents: Contents, flux: Array) -> None:
-    """Raise `DataError` for a unit of the flux that is not an energy per wavelength; none is taken as such."""
+    """Raise `DataError` for a flux whose unit, or else name, says that it is not an energy per wavelength."""
+    unit = flux.unit or ("Hz, by its name" if plain(flux.name) in PER_FREQUENCY else "")
     for what, words in OTHER_FLUX.items():
-        if re.search(words, flux.unit.lower()):
+        if re.search(words, unit.lower()):
             remedy = "make it energy per wavelength first"
-            raise DataError(f"is {what} ({flux.unit})", where=f"{contents.path}:{flux.name}", remedy=remedy)
+            raise DataError(f"is {what} ({unit})", where=f"{contents.path}:{flux.name}", remedy=remedy)
 
 
 def on_pixels(

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from specvit.convert.choose import open_source
-from specvit.convert.contents import kind_of, open_contents, suffixes
+from specvit.convert.contents import DamagedFile, kind_of, open_contents, suffixes
 from specvit.convert.masks import BadPixels
 from specvit.convert.options import Options
 from specvit.convert.pixels import RunPixels
@@ -148,7 +148,7 @@ class SpectraStream:
             yield
         except DataError as problem:
             if not isinstance(problem, BadPixels) and not self._skip_bad:
-                raise _of_prediction(problem) from problem
+                raise _of_prediction(problem, several=len(self.sources) > 1) from problem
             self.first_fault = self.first_fault or str(_of_prediction(problem))
 
 
@@ -171,7 +171,7 @@ def open_stream(
         single = found.choice.spectra is None
         counts = [1 if single else _rows_in(path, found) for path in found.sources]
     except DataError as problem:
-        raise _of_prediction(problem) from problem
+        raise _of_prediction(problem, several=len(sources) > 1) from problem
     return SpectraStream(found.notes, found.sources, base, counts, found, options.skip_bad)
 
 
@@ -230,11 +230,16 @@ def _check_grid(where: str, wave_X: Values, run_P: Values) -> None:
     raise DataError(grid_difference(wave_X, run_P), where=where, remedy=remedy)
 
 
-def _of_prediction(problem: DataError) -> DataError:
-    """Return a conversion's error with a remedy that holds for predictions, whose pixels are the run's."""
+def _of_prediction(problem: DataError, *, several: bool = False) -> DataError:
+    """Return a conversion's error with a remedy that holds for predictions, whose pixels are the run's.
+
+    A damaged file of `several` may be left out.
+    """
     remedy = problem.remedy.replace("convert files", "name files").replace(", and --wave keep for other pixels", "")
     if isinstance(problem, BadPixels):  # which are left without prediction anyway
         remedy = "leave it out"
     if "--wave keep" in remedy:
         remedy = "name spectra that cover the run's pixels as finely"
+    if several and isinstance(problem, DamagedFile):
+        remedy += ", or leave it without prediction by --skip-bad"
     return type(problem)(problem.what, where=problem.where, remedy=remedy)
