@@ -146,6 +146,7 @@ HELPS += [
     "data inspect",
     "data fetch",
     "analysis folds",
+    "analysis errors",
     "track sync",
     "sweep status",
     "sweep list",

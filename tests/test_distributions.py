@@ -51,6 +51,9 @@ def test_scores_are_those_of_the_density_and_of_the_integral_over_the_distributi
     assert [one.std() for one in known] == pytest.approx(uncertainty.std)
     expected = [-one.logpdf(true) for one, true in zip(known, true_N, strict=True)]
     assert rows.errors.minus_log_density_N == pytest.approx(expected, rel=1e-12)
+    z_N = (true_N - predicted_N) / uncertainty.std * SCIPY[name].std()
+    below = [one.cdf(true) for one, true in zip(known, true_N, strict=True)]
+    assert uncertainty.distribution.cdf(z_N) == pytest.approx(below, rel=1e-9)
 
     def crps(one: Any, true: float) -> float:
         below, _ = quad(lambda x: one.cdf(x) ** 2, true - 60 * one.std(), true, points=[one.mean()], limit=200)

@@ -26,7 +26,7 @@ from specvit.config.schema import Config, NetworkConfig, effective_level
 from specvit.data.synthetic import GENERATOR_VERSION
 from specvit.metrics.metrics import REGRESSION
 from specvit.metrics.statistics import RegressionRows
-from specvit.run_folder.folder import DONE, RESUMABLE, RunFolder
+from specvit.run_folder.folder import DONE, RESUMABLE, TABLES, RunFolder
 from specvit.run_folder.identity import REPEATED, identity_of, num_rows
 from specvit.study.results import NOT_LEARNT, Outcome, escape_step, outcome_of, ranked_value, value_of
 from specvit.study.schema import ESCAPED, Definition, Table, definition_of
@@ -214,8 +214,7 @@ def _predictions(folder: Path, label: str, noiseless: bool) -> dict[str, Any] | 
     """Return the columns of a finished run's test, or why it is left out."""
     try:
         config = build_config(read_yaml(folder / "config.yaml"))
-        text: Any = {"dtype": {STAR_ID: str}, "keep_default_na": False, "na_values": [""]}  # NA and 007 are names
-        table = pd.read_csv(folder / "predictions.csv", **text)
+        table = read_table(folder / TABLES["test"])
         identity = read_json(folder / "run.json")["identity"]
         train, test = identity["data"]["train"], identity["data"]["test"]
         columns = {f"{name}_N": table[name].to_numpy(np.float64) for name in ("snr", "mag")}
@@ -237,6 +236,12 @@ def _predictions(folder: Path, label: str, noiseless: bool) -> dict[str, Any] | 
     best = (read_json(folder / "summary.json") or {}).get("best_epoch")
     about = {"config": config, "identity": identity, "rows": rows, "best_epoch": best}
     return {**columns, **about, "spectra": len(table), "parts": None}
+
+
+def read_table(path: Path) -> Any:
+    """Return a run's table of predictions; raises `OSError` or `ValueError`."""
+    text: Any = {"dtype": {STAR_ID: str}, "keep_default_na": False, "na_values": [""]}  # NA and 007 are names
+    return pd.read_csv(path, **text)
 
 
 def metric_of(folders: Sequence[Path]) -> str:

@@ -1,6 +1,7 @@
-"""`specvit analysis ceiling|scaling|ablation|folds|curves|attention|report|archive ...`: tables and figures from runs.
+"""`specvit analysis ceiling|scaling|ablation|folds|errors|curves|attention|report|archive ...`.
 
-Each command imports what it needs, so that help and refusals load neither torch nor matplotlib.
+Tables and figures from runs. Each command imports what it needs, so that help and refusals load neither torch nor
+matplotlib.
 """
 
 import argparse
@@ -61,6 +62,11 @@ def parser() -> Parser:
     others = "runs of another program beside them: a CSV table of W&B or MLflow (may be repeated)"
     ablation.add_argument("--table", type=Path, action="append", default=[], metavar="FILE", help=others)
     _add_folders(add(_folds, "scores of a cross-validation, all folds together, with intervals over stars"))
+    errors = add(_errors, "error bars against errors: by S/N, by label, their distribution, the worst rows")
+    _add_folders(errors)
+    errors.add_argument("--label", default="log_g", help="a label that the runs predict (default: log_g)")
+    errors.add_argument("--ceilings", type=Path, metavar="FILE", help=written)
+    errors.set_defaults(reference=None)
     _add_folders(add(_curves, "training curves of many runs in one figure"))
     attention = add(_attention, "where trained models look: attention and saliency by wavelength")
     _add_folders(attention)
@@ -256,6 +262,35 @@ def _folds(options: argparse.Namespace) -> None:
     where, out = ", ".join(folder.name for folder in options.folder), _out(options)
     sentences = write_folds(settings, where, out)
     _say("\n".join([*dict.fromkeys(notes), *sentences, f"written: {out}"]))
+
+
+def _errors(options: argparse.Namespace) -> None:
+    """Compare, write and draw the errors and error bars of each test set."""
+    from specvit.analysis.bounds.report import read_bins
+    from specvit.analysis.error_figures import figures_of
+    from specvit.analysis.error_report import error_report, sentence, write_errors
+    from specvit.analysis.figures import save_figures
+
+    (_, sets), out = _test_sets(options, noiseless=True), _out(options)
+    refused = list[FolderError]()
+    for test_set in sets:
+        bounds = read_bins(test_set, options.label, options.folder, options.ceilings)
+        try:
+            report, notes = error_report(test_set, options.label, bounds)
+        except FolderError as problem:
+            refused.append(problem)
+            continue
+        place = out / test_set.short if len(sets) > 1 else out
+        if not bounds and "builtin" in test_set.runs[0].identity["data"]["test"]:
+            notes.append(f"note: no van Trees bound of {test_set.description}; `specvit analysis ceiling` computes it")
+        write_errors(report, place)
+        save_figures(place, figures_of(report))
+        sentences = [sentence(one, options.label) for one in report.settings]
+        _say("\n".join([*notes, *sentences, f"written: {place}"]))
+    if len(refused) == len(sets):
+        raise refused[0]
+    for problem in refused:
+        _say(f"note: left out: {problem}")
 
 
 def _curves(options: argparse.Namespace) -> None:

@@ -12,13 +12,19 @@ Legend: n calibration rows, N rows that get intervals, B bins of S/N, F folds.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+
+from specvit.metrics.distributions import NORMAL, Uncertainty
 
 BIN_ROWS = 100
 """Fewest calibration rows in a bin."""
 MAX_BINS = 8
+LEVELS = {"coverage_68": 0.68, "coverage_95": 0.95}
+"""Of the intervals whose coverage is a score."""
+ONE_SIGMA = 0.6827
+"""Share of a normal distribution within one standard deviation."""
 CHUNK_ELEMENTS = 2**20
 """Candidate ends of CV+ held at a time; bounds memory, changes no result."""
 
@@ -147,6 +153,24 @@ def of_all(std_R: Sequence[np.ndarray | None]) -> np.ndarray | None:
 def by_label(std_NK: np.ndarray | None, labels: int) -> Sequence[np.ndarray | None]:
     """Return the standard deviations (N,) of each label; None for each where none are predicted."""
     return [None] * labels if std_NK is None else list(std_NK.T)
+
+
+def calibrated(uncertainty: Uncertainty | None, residuals: Sequence[Residuals], snr_N: np.ndarray) -> Uncertainty:
+    """Return what is predicted with the half-widths (N, K) of its intervals; `residuals` are one a label.
+
+    A run that predicts no std has in its place the half-width of 68.27 %, as if errors were normal at each S/N.
+    """
+
+    def half_NK(level: float) -> np.ndarray:
+        stds = by_label(None if uncertainty is None else uncertainty.std, len(residuals))
+        of_labels = zip(residuals, stds, strict=True)
+        return np.stack([of_label.at(level).of(snr_N, std_N) for of_label, std_N in of_labels], axis=1)
+
+    predicted = uncertainty
+    if predicted is None:
+        std_NK = half_NK(ONE_SIGMA)
+        predicted = Uncertainty(np.where(np.isfinite(std_NK), std_NK, np.nan), NORMAL)
+    return replace(predicted, half_68=half_NK(LEVELS["coverage_68"]), half_95=half_NK(LEVELS["coverage_95"]))
 
 
 def _quantile(error_n: np.ndarray, level: float) -> float:

@@ -21,6 +21,8 @@ class Distribution:
     """-log p(z), natural logarithm; of NumPy arrays and of tensors. At scale b, add log b."""
     crps: Callable[[Any], Any]
     """Continuous ranked probability score, of NumPy arrays; at scale b, b times that."""
+    cdf: Callable[[Any], Any]
+    """Probability of values below z, of NumPy arrays; the same at every scale."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,19 @@ def _laplace_crps(z: Any) -> Any:
     return abs(z) + np.exp(-abs(z)) - 0.75
 
 
-NORMAL = Distribution(1.0, lambda z: 0.5 * z * z + 0.5 * math.log(2 * math.pi), _normal_crps)
-LAPLACE = Distribution(math.sqrt(2), lambda z: abs(z) + math.log(2), _laplace_crps)
+def _normal_cdf(z: Any) -> Any:
+    from scipy.special import ndtr
+
+    return ndtr(z)
+
+
+def _laplace_cdf(z: Any) -> Any:
+    import numpy as np
+
+    return 0.5 - 0.5 * np.sign(z) * np.expm1(-abs(z))
+
+
+NORMAL = Distribution(1.0, lambda z: 0.5 * z * z + 0.5 * math.log(2 * math.pi), _normal_crps, _normal_cdf)
+LAPLACE = Distribution(math.sqrt(2), lambda z: abs(z) + math.log(2), _laplace_crps, _laplace_cdf)
 BY_LOSS = {"gaussian": NORMAL, "laplace": LAPLACE}
 """By `loss.name`: the losses of which a network predicts a location and a log scale for each label."""

@@ -15,12 +15,10 @@ from specvit.data.views import SpectraView
 from specvit.metrics.conformal import Residuals, by_label, of_all, residuals, together
 from specvit.run.evaluation import predict_split, snr_of, write_table
 from specvit.run.predictor import Predictor
-from specvit.run_folder.folder import RunFolder
+from specvit.run_folder.folder import TABLES, RunFolder
 from specvit.run_folder.identity import num_rows
 
-VAL_PREDICTIONS, FLUX_SNR = "val_predictions.csv", "flux_snr"
-TABLES = {"val": VAL_PREDICTIONS, "test": "predictions.csv"}
-"""A run's predictions of each split."""
+FLUX_SNR = "flux_snr"
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ def write_val_predictions(trained: Predictor, spectra: SpectraView, folder: Path
         return
     table = predict_split(trained, spectra, "val", device).table
     table[FLUX_SNR] = snr_of(trained, spectra, "val")
-    write_table(table, folder / VAL_PREDICTIONS)
+    write_table(table, folder / TABLES["val"])
 
 
 def read_residuals(trained: Predictor, folder: RunFolder) -> tuple[Residuals, ...]:

@@ -1,7 +1,7 @@
 """Scores a trained model on a split: predictions, summary, figures; for the final test and for `evaluate`."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,8 @@ from specvit.data.folds import star_names
 from specvit.data.labels import LabelScaler
 from specvit.data.training_range import flux_snr
 from specvit.data.views import SpectraView
-from specvit.metrics.conformal import Residuals
-from specvit.metrics.distributions import NORMAL, Uncertainty
+from specvit.metrics.conformal import Residuals, calibrated
+from specvit.metrics.distributions import Uncertainty
 from specvit.metrics.scores import Row, class_rows, confusion_matrix, flat_scores, label_rows, rows_by
 from specvit.run.predictor import Predictor
 from specvit.tracking.figures import attempt, draw_bins, draw_confusion, draw_predictions, draw_residuals
@@ -22,8 +22,6 @@ from specvit.utils.files import finite, write_atomic, write_json
 from specvit.utils.quantities import MAG_BIN_EDGES, SNR_BIN_EDGES, STAR_ID, unit_of
 from specvit.utils.text import safe_cell
 
-ONE_SIGMA = 0.6827
-"""Share of a normal distribution within one standard deviation."""
 CONFUSION_CLASSES = 100
 """With more classes the summary omits the matrix, of 10,000 lines; it can be computed from predictions.csv."""
 
@@ -110,7 +108,7 @@ def score(
     target, true_NK, predicted_NK, table = found.target, found.true_NK, found.predicted_NK, found.table
     uncertainty = found.uncertainty
     if residuals:
-        uncertainty = _calibrated(uncertainty, residuals, snr_of(trained, spectra, split))
+        uncertainty = calibrated(uncertainty, residuals, snr_of(trained, spectra, split))
     names, classes = ("class",), None
     if isinstance(coder, LabelScaler):
         names = coder.names
@@ -132,24 +130,6 @@ def score(
         predictions=table,
         classes=classes,
     )
-
-
-def _calibrated(uncertainty: Uncertainty | None, residuals: Sequence[Residuals], snr_N: np.ndarray) -> Uncertainty:
-    """Return what is predicted with the half-widths of its intervals.
-
-    A run that predicts no std has in its place the half-width of 68.27 %, as if errors were normal at each S/N.
-    """
-
-    def half_NK(level: float) -> np.ndarray:
-        stds = [None] * len(residuals) if uncertainty is None else uncertainty.std.T
-        of_labels = zip(residuals, stds, strict=True)
-        return np.stack([of_label.at(level).of(snr_N, std_N) for of_label, std_N in of_labels], axis=1)
-
-    predicted = uncertainty
-    if predicted is None:
-        std_NK = half_NK(ONE_SIGMA)
-        predicted = Uncertainty(np.where(np.isfinite(std_NK), std_NK, np.nan), NORMAL)
-    return replace(predicted, half_68=half_NK(0.68), half_95=half_NK(0.95))
 
 
 def write_scored(scored: Scored, folder: Path, *, split: str, summary: dict[str, Any]) -> dict[str, Any]:

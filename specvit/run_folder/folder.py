@@ -54,7 +54,9 @@ STATES = ALIVE + DONE + RESUMABLE + FAILED
 CHECKPOINTS = ("last.ckpt", "previous.ckpt")
 """What a run resumes from, newest first."""
 LINES = ("metrics.jsonl", "timing.jsonl", "training.jsonl")
-RESULTS = ("best.ckpt", *LINES, "summary.json", "predictions.csv", "val_predictions.csv")
+TABLES = {"test": "predictions.csv", "val": "val_predictions.csv"}
+"""A run's predictions of each split."""
+RESULTS = ("best.ckpt", *LINES, "summary.json", *TABLES.values())
 STOPPED_BY_USER = ("stopped by SIGINT", "stopped by Ctrl-C")
 """Causes of `preempted` for which users read the state `stopped`."""
 DISK_RESERVE_BYTES = 256 * 1024

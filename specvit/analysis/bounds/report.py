@@ -83,9 +83,16 @@ def _inside(run: Run, row: Row, stars: int) -> np.ndarray:
 
 
 def read_bounds(test_set: TestSet, label: str, folders: Iterable[Path], file: Path | None = None) -> dict[str, float]:
-    """Return R² of each kind of bound as `analysis ceiling` wrote it to `file`, or into one of the folders.
+    """Return R² of each kind of bound over all stars, by `read_bins`; empty where there is none."""
+    of_all = next(iter(read_bins(test_set, label, folders, file)), {})
+    values = {name: of_all.get(f"{name}_r2") for name in CEILINGS}
+    return {name: value for name, value in values.items() if value is not None and value > LOWEST_SHOWN}
 
-    Empty where there is none; raises `DataError` for a `file` without bounds.
+
+def read_bins(test_set: TestSet, label: str, folders: Iterable[Path], file: Path | None = None) -> list[Row]:
+    """Return the bounds by bin as `analysis ceiling` wrote them to `file`, or into one of the folders, all stars first.
+
+    Open ends of bins are None. Empty where there is none; raises `DataError` for a `file` without bounds.
     """
     names = ("ceiling.json", f"{test_set.short}/ceiling.json")
     for path in [file] if file else [folder / "ceiling" / name for folder in folders for name in names]:
@@ -96,10 +103,8 @@ def read_bounds(test_set: TestSet, label: str, folders: Iterable[Path], file: Pa
                 raise DataError("holds no ceilings", where=str(path), remedy=remedy)
             continue
         if (written["test_set"], written["label"]) == (test_set.description, label):
-            of_all = written["ceilings"][0]
-            values = {name: of_all.get(f"{name}_r2") for name in CEILINGS}
-            return {name: value for name, value in values.items() if value is not None and value > LOWEST_SHOWN}
-    return {}
+            return written["ceilings"]
+    return []
 
 
 def write_bounds(report: BoundsReport, out: Path) -> None:
