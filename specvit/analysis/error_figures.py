@@ -118,7 +118,7 @@ def draw_bias(report: ErrorReport) -> Any:
 def _panels(report: ErrorReport, x: str, y: str) -> tuple[Any, list[tuple[Any, ErrorBars]]]:
     """Return a figure and its panels, each with its setting and the names of its axes."""
     shown = report.settings[:MOST_PANELS]
-    across = min(ACROSS, len(shown))
+    across = 2 if len(shown) == 4 else min(ACROSS, len(shown))
     down = -(-len(shown) // across)
     figure, axes = canvas(down, across, (max(3.3 * across, 5.6), 2.6 * down + 1.1))
     for axis in axes.flat[len(shown) :]:
