@@ -7,14 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from specvit.run_folder.folder import LINES
+from specvit.run_folder.folder import LINES, TABLES
 from specvit.study.store import StudyFolder
 from specvit.utils.errors import FolderError
 from specvit.utils.files import write_atomic
 from specvit.utils.text import hide_secrets
 
-RUN_FILES = ("run.json", "config.yaml", "status.json", "summary.json", *LINES)
-RUN_FILES += ("predictions.csv",)
+RUN_FILES = ("run.json", "config.yaml", "status.json", "summary.json", *LINES, *TABLES.values())
 WHERE = ("cwd", "host", "pid", "job", "log", "storage")
 """Keys about the machine that a run used; no reader of an archive needs them."""
 
