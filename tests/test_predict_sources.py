@@ -201,6 +201,17 @@ def test_a_damaged_file_ends_it_or_is_left_without_prediction(ridge: Path, spect
     what = "s2.csv.gz: is truncated; copy it again"
     assert f"{what}, or leave it without prediction by --skip-bad." in refusal(capsys, ridge, "stars")
     assert f"{what}." in refusal(capsys, ridge, "stars/s2.csv.gz", "--skip-bad"), "the only file"
+    Path("tables").mkdir()
+    for name in ("a", "b"):
+        np.savez(f"tables/{name}.npz", **spectra)
+    Path("tables/b.npz").write_bytes(Path("tables/b.npz").read_bytes()[:-100])
+    for words in ([], ["--skip-bad"]):
+        said = refusal(capsys, ridge, "tables", *words)
+        assert "tables/b.npz: cannot be read" in said and "--skip-bad" not in said, "how many spectra is unknown"
+    Path("bad").mkdir()
+    for name in ("a", "b"):
+        Path(f"bad/{name}.csv.gz").write_bytes(whole[:9])
+    assert "bad/b.csv.gz: is truncated; copy it again." in refusal(capsys, ridge, "bad", "--skip-bad"), "no whole file"
     Path("stars/s0.csv.gz").write_bytes(whole[: len(whole) // 3])
     assert "s0.csv.gz: is truncated; copy it again, or leave" in refusal(capsys, ridge, "stars"), "the first file"
     table = predicted(ridge, "stars", "--skip-bad", *AS_IT_IS)

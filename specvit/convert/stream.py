@@ -148,7 +148,7 @@ class SpectraStream:
             yield
         except DataError as problem:
             if not isinstance(problem, BadPixels) and not self._skip_bad:
-                raise _of_prediction(problem, several=len(self.sources) > 1) from problem
+                raise _of_prediction(problem, skippable=len(self.sources) > 1) from problem
             self.first_fault = self.first_fault or str(_of_prediction(problem))
 
 
@@ -166,12 +166,14 @@ def open_stream(
         spectra = open_spectra(sources, -1, observed=observed)
         _check_grid(str(sources[0]), spectra.wave_P, pixels.wave_P)
         return SpectraStream([], sources, base, [shard.rows for shard in spectra.shards], spectra)
+    skippable = len(sources) > 1 and not options.skip_bad
     try:
         found = look_at_sources(given, nowhere, replace(options, max_masked=MOST_MASKED), pixels)
         single = found.choice.spectra is None
+        skippable &= single  # of a damaged table it is unknown how many spectra it holds
         counts = [1 if single else _rows_in(path, found) for path in found.sources]
     except DataError as problem:
-        raise _of_prediction(problem, several=len(sources) > 1) from problem
+        raise _of_prediction(problem, skippable=skippable) from problem
     return SpectraStream(found.notes, found.sources, base, counts, found, options.skip_bad)
 
 
@@ -230,16 +232,16 @@ def _check_grid(where: str, wave_X: Values, run_P: Values) -> None:
     raise DataError(grid_difference(wave_X, run_P), where=where, remedy=remedy)
 
 
-def _of_prediction(problem: DataError, *, several: bool = False) -> DataError:
+def _of_prediction(problem: DataError, *, skippable: bool = False) -> DataError:
     """Return a conversion's error with a remedy that holds for predictions, whose pixels are the run's.
 
-    A damaged file of `several` may be left out.
+    Where damaged files are `skippable`, the remedy for one names --skip-bad.
     """
     remedy = problem.remedy.replace("convert files", "name files").replace(", and --wave keep for other pixels", "")
     if isinstance(problem, BadPixels):  # which are left without prediction anyway
         remedy = "leave it out"
     if "--wave keep" in remedy:
         remedy = "name spectra that cover the run's pixels as finely"
-    if several and isinstance(problem, DamagedFile):
+    if skippable and isinstance(problem, DamagedFile):
         remedy += ", or leave it without prediction by --skip-bad"
     return type(problem)(problem.what, where=problem.where, remedy=remedy)
