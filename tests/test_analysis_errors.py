@@ -12,12 +12,13 @@ from handmade import config, make_run
 from scipy import stats
 
 from specvit.analysis.error_figures import draw_pit, draw_sigma
-from specvit.analysis.error_report import ErrorReport, error_report
+from specvit.analysis.error_report import ErrorReport, error_report, sentence
 from specvit.analysis.grouping import by_test_set
 from specvit.analysis.records import read_runs, with_predictions
 from specvit.commands.analysis import main
 from specvit.config.build import build_config
 from specvit.run_folder.identity import identity_of
+from specvit.utils.errors import FolderError
 
 VAL, TEST = 400, 1000
 Errors = Callable[[pd.DataFrame, np.random.Generator], Any]
@@ -155,13 +156,8 @@ def test_each_fold_is_calibrated_by_its_own_validation_rows(tmp_path: Path) -> N
 
     for seed in (1, 2):
         for fold in range(3):
-            cut = {
-                "file_path": ["m/a.h5"],
-                "folds": 3,
-                "fold": fold,
-                "val_samples": 7,
-            }  # another number than tested: files are not compared
-            data = {"kind": "hdf5", "param": ["log_g"], **cut}
+            data = {"kind": "hdf5", "file_path": ["m/a.h5"], "param": ["log_g"], "folds": 3, "fold": fold}
+            data["val_samples"] = 7  # another number than tested: files are not compared
             plant(tmp_path / "runs", f"a{seed}{fold}", *[of_fold(fold)] * 2, data=data, train={"seed": seed})
     assert main(["errors", str(tmp_path / "runs"), "--out", str(tmp_path)]) == 0
     row = written(tmp_path).loc["all"]
@@ -177,6 +173,18 @@ def test_the_figure_by_snr_has_the_van_trees_bound(tmp_path: Path) -> None:
     assert list(lines["van Trees"]) == [0.5, 0.1] and list(lines["predicted"]) == pytest.approx([0.3, 0.1])
     assert list(lines["error"]) == pytest.approx([0.6, 0.2], rel=0.1)
     assert list(lines["calibrated"]) == pytest.approx([0.6, 0.2], rel=0.2)
+
+
+def test_what_calibrates_too_little_is_said(tmp_path: Path) -> None:
+    few, nan = plant(tmp_path / "few", "a1"), plant(tmp_path / "nan", "a1", std=1)
+    for run, column, rows in ((few, "true_log_g", slice(12, None)), (nan, "std_log_g", slice(3, 3))):
+        table = pd.read_csv(run / "val_predictions.csv")
+        table.loc[rows, column] = np.nan
+        table.to_csv(run / "val_predictions.csv", index=False)
+    said = sentence(report(tmp_path / "few").settings[0], "log_g")
+    assert " inside error bars of 0.68 (±" in said and ", error bars of 0.95 are infinite; RMSE" in said
+    with pytest.raises(FolderError, match="or a damaged one"):
+        report(tmp_path / "nan")
 
 
 @pytest.mark.slow

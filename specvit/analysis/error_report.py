@@ -35,10 +35,12 @@ SCORES = ("rmse", "bias", "mae", *LEVELS, "width", "nll", "crps")
 DEFINITIONS = {
     "scores": "as in docs/scores.md, mean over seeds; mean error (`bias`): of predicted less true label",
     "[ ]": f"95 % of 1,000 resamples of the test rows and of seeds; not below {INTERVAL_ROWS} rows",
-    "coverage, width": "of error bars calibrated by the validation rows, in bins of the tables' S/N",
-    "by chance": "2 √(p (1 - p) (1/n + 1/N)) at level p, N test rows and n calibration rows",
+    "coverage, width": "of error bars calibrated by the validation rows, in bins of the column `snr` (flux / error); "
+    "`specvit predict` and summaries take bins of `flux_snr`",
+    "by chance": "2 √(p (1 - p) (1/n + 1/N)) at level p, N test rows and n calibration rows, of one seed; "
+    "an upper limit for means over seeds and for folds that calibrate one another",
     "NLL, CRPS": "of the predicted distribution; if a run predicts none, of a normal one as wide as the error bar",
-    "half-width": "of the error bar of level 0.68, root mean square; the std that `specvit predict` gives",
+    "half-width": "of the error bar of level 0.68, root mean square; what `specvit predict` gives as std",
 }
 
 
@@ -180,7 +182,9 @@ def sentence(one: ErrorBars, label: str) -> str:
     """Return how a setting's error bars hold."""
     row, unit = one.rows[0], f" {unit_of(label)}".rstrip()
     shares = [
-        f"{row[name]:.3f} inside error bars of {level:g} (±{row[f'{name}_chance']:.3f} by chance)"
+        f"error bars of {level:g} are infinite"
+        if np.isnan(row[name])
+        else f"{row[name]:.3f} inside error bars of {level:g} (±{row[f'{name}_chance']:.3f} by chance)"
         for name, level in LEVELS.items()
     ]
     return f"{one.name}: {', '.join(shares)}; RMSE {row['rmse']:.3g}, half-width {row['half_width']:.3g}{unit}"

@@ -1,8 +1,8 @@
 """Test rows of finished runs with their error bars, from the tables in their folders.
 
-Error bars are those of `specvit predict`: a run's validation rows calibrate the rows that it tests. Of a
+Error bars are made as by `specvit predict`: a run's validation rows calibrate the rows that it tests. Of a
 cross-validation each fold's own validation rows do, and the rows of all folds of a seed are one set. Bins are by the
-S/N that both tables have, not by that of the flux, which the table of the test lacks.
+column `snr`, which both tables have; those of `specvit predict` are by `flux_snr`, which the table of the test lacks.
 
 Legend: N test rows, n calibration rows.
 """
@@ -102,7 +102,8 @@ def _read(run: Run, split: str, label: str) -> Any:
         table = read_table(run.folder / TABLES[split]).rename(columns=names)
         numbers = ["snr", "true", "predicted", *({"predicted_std"} & {*table})]
         table = table[["file", "row", *({"star"} & {*table}), *numbers]].astype(dict.fromkeys(numbers, float))
-        fits = len(table) == num_rows(run.identity["data"][split]) and np.isfinite(table["predicted"]).all()
+        whole = len(table) == num_rows(run.identity["data"][split])
+        fits = whole and bool(np.isfinite(table[numbers[2:]]).all(axis=None))
         table = table[table["true"].notna()]
     except (OSError, ValueError, KeyError, TypeError):
         fits, table = False, None
@@ -131,10 +132,8 @@ def _ranks(error_N: Array, group_N: Array, errors: Sequence[Array]) -> Array:
 
     The place between two ranks is drawn at random, so that rows like the validation rows are uniform.
     """
-    drawn_N, rank_N = (
-        numpy_rng(SEED, "bootstrap", "ranks", len(error_N)).uniform(size=len(error_N)),
-        np.empty(len(error_N)),
-    )
+    rows = len(error_N)
+    drawn_N, rank_N = numpy_rng(SEED, "bootstrap", "ranks", rows).uniform(size=rows), np.empty(rows)
     for number, error_n in enumerate(errors):
         here, sorted_n = group_N == number, np.sort(error_n)
         below, upto = (np.searchsorted(sorted_n, error_N[here], side=side) for side in ("left", "right"))
