@@ -226,7 +226,7 @@ def test_old_stopped_runs_come_to_the_same_end(name: str, runs: None, capsys: py
     assert not [key for key in ("step", "best_value", "best_epoch") if ours["state"][key] != theirs["state"][key]]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_old_studies_go_on_to_their_end(studies: None) -> None:
     for name, more in (("stopped", []), ("search", ["sweep.trials=9"])):
         train([*EXPECTED["studies"][name]["overrides"], *more])

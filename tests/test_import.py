@@ -59,7 +59,7 @@ def test_every_key_of_the_owners_files_is_answered_and_the_file_composes(name: s
     assert message.splitlines()[-1].startswith(f"run it:  specvit train experiment={name}")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", FILES)
 def test_an_imported_file_trains_two_steps(name: str, imported: Any, toy_sets: Path) -> None:
     imported(FILES[name][0], f"{name}.yaml")

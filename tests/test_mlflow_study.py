@@ -45,6 +45,7 @@ def until_own_run(mlflow_server: Server) -> Callable[[str], Any]:
     return wait
 
 
+@pytest.mark.nightly
 def test_a_study_is_running_until_it_ends_and_again_when_it_resumes(
     study, mlflow_server: Server, until_own_run: Callable[[str], Any], tmp_path: Path
 ) -> None:

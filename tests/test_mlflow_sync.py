@@ -170,6 +170,7 @@ def test_a_database_that_is_deleted_while_eight_runs_train_is_created_again_and_
         promised.kept(state=run.state(), said=said)
 
 
+@pytest.mark.nightly
 def test_points_come_while_the_run_trains_and_a_killed_run_is_recorded_as_lost(
     start, database, promised, tmp_path: Path
 ) -> None:

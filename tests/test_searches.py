@@ -50,6 +50,7 @@ def states(study: Study) -> Counter[str]:
 # what is asked
 
 
+@pytest.mark.nightly
 def test_every_sampler_asks_and_learns(study) -> None:
     grid = {"opt.lr": [1.0e-3, 3.0e-3], "model/tokenizer": ["c1d", "sw"]}
     spaces = {"grid": grid, "cmaes": {"opt.lr": LR, "opt.weight_decay": {"low": 0.0, "high": 0.1}}}

@@ -117,7 +117,7 @@ def test_weights_of_a_run_with_another_number_of_outputs_are_refused(
     )
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_run_that_is_stopped_ends_as_the_whole_one(tiny: list[str], tmp_path: Path) -> None:
     def words(folder: str) -> list[str]:
         return [*tiny, *STEADY, "loss=laplace", "train.precision=bf16-mixed", f"tracking.folder={tmp_path / folder}"]

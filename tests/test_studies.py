@@ -46,6 +46,7 @@ def test_killed_workers_and_drivers_lose_nothing(study, tmp_path: Path) -> None:
         assert_same_run(trial.run.path, run(build_config({**trial.config, "tracking": tracking})).folder)
 
 
+@pytest.mark.nightly
 def test_a_slow_run_leaves_the_other_slot_working(study) -> None:
     cells = {"slow": {"train.epochs": 400}, **{f"seed {n}": {"train.seed": n} for n in range(4)}}
     toy = study({"grids": [{"cells": cells}]})

@@ -132,6 +132,7 @@ def test_ctrl_c_saves_and_the_same_command_resumes(study) -> None:
     assert (code, toy.is_done(2), toy.starts()) == (0, True, [2, 1]), said
 
 
+@pytest.mark.nightly
 def test_cancel_stops_one_run_or_all_and_the_command_resumes(study, sweep) -> None:
     toy = study({**SEEDS, "seeds": [1, 2, 3]}, {"train.epochs": 120})  # seconds, so that a cancel comes in time
     driver = toy.start()

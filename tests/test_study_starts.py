@@ -86,7 +86,7 @@ MOMENTS = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_study_killed_while_it_is_written_is_written_whole_by_the_same_command(
     write: Write, tmp_path, capsys
 ) -> None:
