@@ -12,7 +12,6 @@ Shape suffixes: N spectra, P pixels.
 
 import argparse
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ import h5py
 import machine
 import numpy as np
 import torch
-from scipy.stats import t as student
+from paired import interval
 
 import specvit
 from specvit.data.shards import write_shard
@@ -123,14 +122,6 @@ def scores_of(
         values = {"coverage_68": float(inside_N.mean()), "flagged": float(flagged_N.mean())}
         rows.append({"kind": kind, "share": share, "way": way, "r2": found["r2"], "mae": found["mae"], **values})
     return rows
-
-
-def interval(values: Sequence[float]) -> str:
-    """Return the mean and half the width of its 95 % interval by Student's t."""
-    if len(values) < 2:
-        return f"{np.mean(values):+.3f}"
-    width = student.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
-    return f"{np.mean(values):+.3f} ± {width:.3f}"
 
 
 def print_table(scores: list[dict[str, Any]]) -> None:

@@ -27,7 +27,7 @@ import machine
 import numpy as np
 import torch
 from gap_switches import BASE, PENALTIES, SWITCHES, Spectra, Switch, noise_in, noise_level, plain, simulated
-from scipy.stats import t as student
+from paired import interval
 from torch import Tensor
 
 from specvit.physics.instrument import wavelength
@@ -251,14 +251,6 @@ def said(switch: Switch, scores: dict[str, Any]) -> dict[str, Any]:
     short = {name: value for name, value in scores.items() if not isinstance(value, dict | list)}
     print(f"{switch.name}: {short}", file=sys.stderr, flush=True)
     return scores
-
-
-def interval(values: list[float]) -> str:
-    """Return the mean and half the width of its 95 % interval by Student's t."""
-    if len(values) < 2:
-        return f"{np.mean(values):+.3f}"
-    width = student.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
-    return f"{np.mean(values):+.3f} ± {width:.3f}"
 
 
 def print_switches(found: dict[str, Any]) -> None:

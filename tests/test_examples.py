@@ -33,11 +33,21 @@ def test_a_notebook_holds_no_outputs_and_explains_each_cell(notebook: Path) -> N
         before = cell["cell_type"]
 
 
+CHECKS = """
+from specvit.commands.predict import main
+
+assert run.state == "completed" and len(table) == 40 and len(runs) == 4 and runs.finished.all()
+np.savez("own.npz", wave=wave, flux=flux)
+assert main(["--study", "first_day", "own.npz", "--unit", "A", "--no-normalise", "--out", "own.csv"]) == 0
+pd.testing.assert_frame_equal(pd.read_csv("own.csv")[list(table)], table, check_dtype=False)
+"""
+"""Run after the notebook's cells, whose predictions are those of the command."""
+
+
 @pytest.mark.nightly
 def test_the_first_day_runs(tmp_path: Path) -> None:
     """In a fresh process and folder, cell after cell."""
-    check = "assert run.state == 'completed' and len(table) == 40 and len(runs) == 4 and runs.finished.all()"
-    script = "\n\n".join([code_of(TOP / "examples" / "first_day.ipynb"), check])
+    script = "\n\n".join([code_of(TOP / "examples" / "first_day.ipynb"), CHECKS])
     environment = {**os.environ, "MPLBACKEND": "Agg", "PYTHONPATH": str(TOP)}
     ran = subprocess.run(
         [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False

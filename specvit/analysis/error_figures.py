@@ -134,7 +134,7 @@ def _panels(report: ErrorReport, x: str, y: str) -> tuple[Any, list[tuple[Any, E
 
 
 def _finished(figure: Any, report: ErrorReport, note: str, most: int) -> Any:
-    """Add the test set and the note, which counts the settings for which there is no room."""
+    """Return the figure with the test set above it, and below it the note and how many settings are not drawn."""
     if len(report.settings) > most:
         note += f" Not drawn: {counted(len(report.settings) - most, 'setting')} of larger RMSE."
     width = float(figure.get_size_inches()[0])

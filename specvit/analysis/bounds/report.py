@@ -83,7 +83,7 @@ def _inside(run: Run, row: Row, stars: int) -> np.ndarray:
 
 
 def read_bounds(test_set: TestSet, label: str, folders: Iterable[Path], file: Path | None = None) -> dict[str, float]:
-    """Return R² of each kind of bound over all stars, by `read_bins`; empty where there is none."""
+    """Return R² of each kind of bound over all stars, by `read_bins`; empty if nothing is written."""
     of_all = next(iter(read_bins(test_set, label, folders, file)), {})
     values = {name: of_all.get(f"{name}_r2") for name in CEILINGS}
     return {name: value for name, value in values.items() if value is not None and value > LOWEST_SHOWN}
@@ -92,7 +92,7 @@ def read_bounds(test_set: TestSet, label: str, folders: Iterable[Path], file: Pa
 def read_bins(test_set: TestSet, label: str, folders: Iterable[Path], file: Path | None = None) -> list[Row]:
     """Return the bounds by bin as `analysis ceiling` wrote them to `file`, or into one of the folders, all stars first.
 
-    Open ends of bins are None. Empty where there is none; raises `DataError` for a `file` without bounds.
+    Open ends of bins are None. Empty if nothing is written; raises `DataError` for a `file` without bounds.
     """
     names = ("ceiling.json", f"{test_set.short}/ceiling.json")
     for path in [file] if file else [folder / "ceiling" / name for folder in folders for name in names]:
