@@ -11,7 +11,7 @@ COMMANDS = {
     "predict": "labels of your spectra (FITS, CSV, NPZ, HDF5, shards) by one run or several seeds",
     "analysis": "from finished runs: ceiling (the best that a test set allows), scaling, ablation, attention …",
     "track": "send MLflow the records that it lacks from run folders",
-    "doctor": "--cluster: can jobs run, see a GPU and save in time; --against: two runs' first steps side by side",
+    "doctor": "check a configuration before a run; --against: two first steps side by side; --cluster: can jobs run",
     "data": "generate built-in spectra, inspect files, convert other formats",
     "import": "configurations, W&B sweeps and tables of runs of other programs, in our words",
     "completion": 'completion for bash, zsh or fish: eval "$(specvit completion bash)"',

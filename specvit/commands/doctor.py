@@ -1,6 +1,6 @@
 """`specvit doctor --cluster`: checks, with one real job, that this cluster can run studies.
 
-`specvit doctor --against`: see `specvit.commands.against`.
+`specvit doctor [overrides]`: see `specvit.commands.checkup`; `--against`: `specvit.commands.against`.
 """
 
 import shutil
@@ -18,6 +18,7 @@ from specvit.cluster.probe import FOUND, LOCK
 from specvit.cluster.slurm_settings import SlurmConfig, read_slurm
 from specvit.commands.against import compare
 from specvit.commands.answer import FLAG, Answer
+from specvit.commands.checkup import check
 from specvit.commands.entry import user_facing
 from specvit.config.model_kinds import kind_of
 from specvit.utils.errors import ConfigError
@@ -27,10 +28,13 @@ COMMANDS = ("sbatch", "squeue", "scancel", "scontrol", "srun", "sacct")
 WAIT_SECONDS = 300.0
 FLAGS = ("--cluster", "--against", "--style", "--help", FLAG)
 USAGE = """\
-usage: specvit doctor --cluster [hydra/launcher=NAME hydra.launcher.KEY=VALUE ...] [model/size=NAME] [--json]
+usage: specvit doctor [OVERRIDES] [--json]
+       specvit doctor --cluster [hydra/launcher=NAME hydra.launcher.KEY=VALUE ...] [model/size=NAME] [--json]
        specvit doctor [OVERRIDES] --against "OVERRIDES" [--style text|csv|markdown] [--json]
        specvit doctor RUN --against RUN [--style text|csv|markdown] [--json]
 
+OVERRIDES: check what `specvit train OVERRIDES` would run: network, gradients, labels, spectra (docs/doctor.md);
+           makes no run folder; the exit code is 1 if there is a fault
 --cluster: can jobs be submitted, see a GPU, write, lock and save in time
 --against: gradients, loss and activation scales of the first steps of two runs, on the same rows and noise; overrides
            after --against are added to the others, such as
@@ -41,14 +45,15 @@ Finding = tuple[str, str]
 
 @user_facing
 def main(arguments: list[str] | None = None) -> int | Answer:
-    """Check that a SLURM cluster can run studies, or compare the first steps of two runs."""
+    """Check a configuration before a run, or that a SLURM cluster can run studies, or compare two runs' first steps."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    compares = any(word.partition("=")[0] == "--against" for word in words)
-    if {"-h", "--help"} & set(words) or not (compares or "--cluster" in words):
+    if {"-h", "--help"} & set(words):
         print(USAGE)
-        return 0 if {"-h", "--help"} & set(words) else 2
-    if compares:
+        return 0
+    if any(word.partition("=")[0] == "--against" for word in words):
         return compare(words)
+    if "--cluster" not in words:
+        return check(words)
     in_json = FLAG in words
     return _check_cluster([word for word in words if word not in ("--cluster", FLAG)], in_json=in_json)
 

@@ -5,6 +5,7 @@ Two configurations see the same rows and the same noise, so that their numbers c
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -24,6 +25,15 @@ from specvit.utils.quantities import Batch
 Values = dict[str, float]
 MAY_DIFFER = ("data.flux_norm", "data.storage")
 """Keys of the data that change what the network is given, not which rows, labels and noise."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a part of a network gives: its shape with the batch, RMS, and std over spectra (root mean square)."""
+
+    shape: tuple[int, ...]
+    rms: float
+    std: float
 
 
 def first_steps(
@@ -76,7 +86,7 @@ def _first_step(config: Config, splits: Splits, weights: Any, say: Callable[[str
     learner, state, flux_norm = build_learner(config, splits, weights, device)
     with contextlib.closing(train_data(config, splits, flux_norm, device)) as data:
         batch = data.batch(0)
-    with _activations(learner.module) as scales:
+    with activations(learner.module) as stages:
         loss, gradient_BP = _loss_and_gradient(learner, batch)
     learner.step(batch, state)
     if not state.sums["steps"].item():
@@ -89,7 +99,7 @@ def _first_step(config: Config, splits: Splits, weights: Any, say: Callable[[str
         "loss before the step": loss,
         "loss after the step": _loss_and_gradient(learner, batch)[0],
         **dict(zip(names, norms, strict=True)),
-        **scales,
+        **_scales(stages),
     }
 
 
@@ -106,20 +116,25 @@ def _loss_and_gradient(learner: Learner, batch: Batch) -> tuple[float, Tensor]:
     return total, torch.cat(gradients)
 
 
+def _scales(stages: dict[str, Stage]) -> Values:
+    pairs = ((f"{name}: RMS", f"{name}: std over spectra", stage) for name, stage in stages.items())
+    return {key: value for rms, std, stage in pairs for key, value in ((rms, stage.rms), (std, stage.std))}
+
+
 @contextlib.contextmanager
-def _activations(module: nn.Module) -> Iterator[Values]:
-    """Record RMS and std over spectra of what each part of a network gives, in the order in which they are called."""
-    scales: Values = {}
+def activations(module: nn.Module) -> Iterator[dict[str, Stage]]:
+    """Record what each part of a network gives at its first call, in the order in which they are called."""
+    stages: dict[str, Stage] = {}
 
     def record(name: str, _module: nn.Module, _inputs: Any, output: Tensor) -> None:
-        if f"{name}: RMS" not in scales:
+        if name not in stages:
             output = output.detach().float()
-            scales[f"{name}: RMS"] = output.square().mean().sqrt().item()
-            scales[f"{name}: std over spectra"] = output.var(dim=0, correction=0).mean().sqrt().item()
+            rms, std = output.square().mean().sqrt(), output.var(dim=0, correction=0).mean().sqrt()
+            stages[name] = Stage(tuple(output.shape), rms.item(), std.item())
 
     handles = [child.register_forward_hook(partial(record, name)) for name, child in _stages(module)]
     try:
-        yield scales
+        yield stages
     finally:
         for handle in handles:
             handle.remove()
