@@ -9,19 +9,22 @@ import numpy as np
 import pytest
 import torch
 
-from specvit.checks import linear
+from specvit.checks import linear, training
 from specvit.checks.checkup import Checkup, check_up
 from specvit.checks.network import network_checks
 from specvit.checks.rules import FAULT, RULES, Measure, findings
 from specvit.commands.doctor import main as doctor
 from specvit.config.build import build_config
 from specvit.config.compose import compose
+from specvit.config.schema import Config
+from specvit.data.noise import fit_flux_norm
 from specvit.data.shards import write_shard
 from specvit.data.splits import open_splits
 from specvit.run.train_network import build_learner, train_data
 from specvit.training.step import Learner
 
 CPU = torch.device("cpu")
+CLASSES = ["model.task_type=cls", "loss=ce", "data.class_edges=[3]", "train.early_stopping.monitor=val_accuracy"]
 OLD_SW = ["model.init=legacy", "model/tokenizer=sw", "data.flux_norm=none"]
 
 
@@ -29,9 +32,15 @@ def silent(*_: Any) -> None:
     """Report nothing."""
 
 
-def checked(words: list[str]) -> Checkup:
-    """Return the checks of a configuration without training."""
-    return check_up(build_config(compose(words)), silent, silent)
+def checked(words: list[str], *, trains: bool = False) -> Checkup:
+    """Return the checks of a configuration."""
+    return check_up(build_config(compose(words)), silent, silent, trains=trains)
+
+
+def subject_of(config: Config) -> training.Subject:
+    """Return the data of a configuration, for copies of its network to learn."""
+    splits = open_splits(config, silent)
+    return training.Subject(splits, None, CPU, fit_flux_norm(splits.train, config.data.flux_norm, config.noise))
 
 
 def broken(found: Checkup) -> set[str]:
@@ -204,8 +213,91 @@ def test_a_step_that_does_not_fit_is_a_fault(tiny: list[str], monkeypatch: pytes
     assert "memory" in broken(checked(tiny))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["reg", "cls"])
+def test_a_sound_network_overfits_a_few_rows(task: str, tiny: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "OVERFIT_SECONDS", 1e9)
+    found = checked([*tiny, "model.hidden_size=32", *(CLASSES if task == "cls" else [])], trains=True)
+    assert found.training and found.training.overfit_score > 0.99 and found.training.overfit_steps <= 300
+    assert not broken(found) & {"overfit", "overfit_classes"}
+    assert found.training.hours == pytest.approx(24 * found.training.step_seconds / 3600)
+
+
+def _spoilt_overfit(config: Any, plant: Callable[[Learner], None], monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Return the rules that a spoilt network breaks in its training checks."""
+
+    def build(*words: Any, **named: Any) -> Any:
+        built = build_learner(*words, **named)
+        plant(built[0])
+        return built
+
+    monkeypatch.setattr(training, "build_learner", build)
+    monkeypatch.setattr(training, "OVERFIT_STEPS", 30)
+    return {one.rule for one in findings(training.training_checks(config, subject_of(config))[1])}
+
+
+@pytest.mark.parametrize(("words", "rule"), [([], "overfit"), (CLASSES, "overfit_classes")])
+def test_a_network_that_cannot_overfit_is_named(
+    words: list[str], rule: str, tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert rule in _spoilt_overfit(build_config(compose([*tiny, *words])), _deafen, monkeypatch)
+
+
+def _deafen(learner: Learner) -> None:
+    """The network's first part gives the same for all spectra."""
+    learner.module.get_submodule("tokenizer").register_forward_hook(lambda *hooked: torch.zeros_like(hooked[-1]))
+
+
+def test_a_step_without_memory_is_a_fault(tiny: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(training, "step_seconds", fail)
+    monkeypatch.setattr(training, "OVERFIT_STEPS", 10)
+    config = build_config(compose(tiny))
+    facts, measures = training.training_checks(config, subject_of(config))
+    assert ("memory", "out of memory in a step") in {(one.rule, one.where) for one in findings(measures)}
+    assert not facts.curves
+
+
+@pytest.mark.slow
+def test_the_learning_rate_test_is_drawn(
+    tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drawn_figures: None, capsys: Any
+) -> None:
+    monkeypatch.setattr(training, "OVERFIT_STEPS", 10)
+    monkeypatch.setattr(training, "RATE_SECONDS", 1e9)
+    doctor([*tiny, "--out", "figure.png"])
+    said = capsys.readouterr().out
+    assert (tmp_path / "figure.png").stat().st_size > 5000
+    assert re.search(r"loss after 24 steps: 0.01: [\d.]+, 0.003: ", said) and "a step takes" in said
+    assert re.search(r"overfit test: score -?[\d.]+ after 10 steps", said)
+
+
+def test_the_learning_rate_is_judged_by_the_fall_of_the_loss() -> None:
+    curves = {1e-2: [1.0] * 4 + [float("inf")] * 4, 1e-3: [1.0, 0.9, 0.7, 0.6, 0.5, 0.4, 0.3, 0.3], 1e-4: [1.0] * 8}
+    (small,), (good,), (large,) = (training.judge_rate(rate, curves) for rate in (1e-4, 1e-3, 1e-2))
+    assert good.kept and not small.kept and not large.kept
+    assert small.where == "0.0001 is too small; least loss at 0.001" and small.remedy == "opt.lr=0.001"
+    assert "too large" in large.where
+    assert training.judge_rate(1e-4, {1e-4: [1.0] * 8, 1e-3: [1.0] * 8}) == []
+
+
+def test_a_curve_is_that_of_the_run_and_infinite_where_it_explodes(tiny: list[str]) -> None:
+    config = build_config(compose([*tiny, "opt.lr=1e-3", "opt.lr_sch=constant", "opt.warmup_epochs=0"]))
+    subject = subject_of(config)
+    curve = training.loss_curve(config, subject, rate=1e-3, steps=3)
+    learner, state, flux_norm = build_learner(config, subject.splits, None, CPU)
+    data, before = train_data(config, subject.splits, flux_norm, CPU), 0.0
+    for loss in curve:
+        learner.step(data.batch(state.step), state)
+        state.step += 1
+        assert loss == pytest.approx(state.sums["loss"].item() - before)
+        before = state.sums["loss"].item()
+    assert training.loss_curve(config, subject, rate=1e30, steps=4)[-1] == float("inf")
+
+
 def test_every_rule_has_a_test() -> None:
-    many = {"lr_many_rows", "decay_many_rows", "dropout_many_rows", "masked"}
+    many = {"lr_many_rows", "decay_many_rows", "dropout_many_rows", "masked", "overfit", "overfit_classes", "lr_test"}
     assert {*SETTINGS, *DATA, *NETWORK, *many} == set(RULES)
 
 
@@ -252,19 +344,20 @@ def test_an_estimator_has_its_data_checked(tiny: list[str]) -> None:
 
 
 def test_the_exit_code_and_the_text_name_the_fault(tiny: list[str], capsys: Any) -> None:
-    assert doctor([*tiny]) == 0
+    assert doctor([*tiny, "--quick"]) == 0
     assert re.search(r"^0 faults, ", capsys.readouterr().out, re.MULTILINE)
-    assert doctor([*tiny, *OLD_SW]) == 1
+    assert doctor([*tiny, *OLD_SW, "--quick"]) == 1
     said = capsys.readouterr().out
     assert "fault token_scale: std of tokens over spectra / RMS of positions is " in said
     assert "at least 0.05 is sound; try model.init=specvit data.flux_norm=standard" in said
-    assert doctor([*tiny, *OLD_SW, "--json"]) == 1
+    assert doctor([*tiny, *OLD_SW, "--quick", "--json"]) == 1
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (["model.hiden_size=8"], "model.hiden_size: unknown key; did you mean model.hidden_size?"),
+        (["--quick", "--out", "a.png"], "--out: does not go with --quick"),
         (["--quik"], "unrecognized arguments: --quik"),
         (["sweeps=tokenization_small"], "sweeps=tokenization_small: is a study; give the overrides of one run"),
         (["data=hdf5", "data.file_path=x.h5"], "data.val_path: is not set"),

@@ -228,12 +228,16 @@ def test_doctor(ask: Ask, tiny: list[str], schemas: Schemas, monkeypatch: pytest
     ask("doctor", *tiny, "model.num_hidden_layers=2", "--against", "model.num_hidden_layers=1")
     assert ask("doctor", *tiny, "--against", "opt.lr=1", "--style", "csv", code=2)["error"]["where"] == "--json"
     assert schemas.unseen("specvit.doctor.against/1") == set()
+    monkeypatch.setattr("specvit.checks.training.RATE_SECONDS", 1e9)
     found = ask("doctor", *tiny, "model.init=legacy", "model/tokenizer=sw", "data.flux_norm=none", code=1)
     assert {one["rule"] for one in found["measures"] if not one["kept"]} >= {"token_scale", "input_mean"}
     assert found["network"]["components"]["head"] == 17 and found["spectra"]["train"] == 192
     assert ask("doctor", *(word for word in tiny if word.startswith("data")), "model=ridge")["network"] is None
+    assert ask("doctor", *tiny, "--quick")["training"] is None
     assert ask("doctor", "model.hiden_size=8", code=2)["error"]["where"] == "model.hiden_size"
     never = {("stage", "rms", "null"), ("stage", "std", "null"), ("measure", "value", "null")}
+    never |= {("training", "step_seconds", "null"), ("training", "hours", "null")}
+    never |= {("training", "overfit_score", "null"), ("rate", "loss", "null")}
     assert schemas.unseen("specvit.doctor/1") == never
     monkeypatch.setenv("PATH", "")
     assert ask("doctor", "--cluster", code=1)["findings"][0]["kind"] == "FAIL"

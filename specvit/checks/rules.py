@@ -47,6 +47,13 @@ class Measure:
     value: float
     where: str = ""
     """The label, part, set or parameters that it is of; "" for the whole."""
+    found_remedy: str = ""
+    """What the measurement itself says to do; "" for the rule's remedy."""
+
+    @property
+    def remedy(self) -> str:
+        """Overrides to try, or what else to do."""
+        return self.found_remedy or RULES[self.rule].remedy
 
     @property
     def kept(self) -> bool:
@@ -62,7 +69,14 @@ class Measure:
         """Return it as the document of `--json` has it."""
         rule = RULES[self.rule]
         place = {"rule": rule.id, "severity": rule.severity, "quantity": rule.measures, "where": self.where}
-        return {**place, "value": self.value, "low": rule.low, "high": rule.high, "kept": self.kept}
+        return {
+            **place,
+            "value": self.value,
+            "low": rule.low,
+            "high": rule.high,
+            "kept": self.kept,
+            "remedy": self.remedy,
+        }
 
 
 def findings(measures: Iterable[Measure]) -> list[Measure]:
@@ -105,13 +119,7 @@ _DATA = (
     Rule("label_bounds", FAULT, "labels outside physical limits", None, 0, "docs/data.md", "correct these rows"),
     Rule("label_outlier", WARNING, "distance from the median / quartile range", None, 20, PRACTICE, "check these rows"),
     Rule(
-        "label_range",
-        WARNING,
-        "share of labels outside the training range",
-        None,
-        0.01,
-        PRACTICE,
-        "data.subset=random",
+        "label_range", WARNING, "share of labels outside the training range", None, 0.01, PRACTICE, "data.subset=random"
     ),
     Rule(
         "label_rounding",
@@ -150,5 +158,18 @@ _TABLES = (
     Rule("dropout_few_rows", NOTE, "model.dropout below 10,000 rows", 0.3, 0.5, CHECKLIST, "model.dropout=0.3"),
     Rule("dropout_many_rows", NOTE, "model.dropout above 100,000 rows", 0, 0.1, CHECKLIST, "model.dropout=0.1"),
 )
-RULES: dict[str, Rule] = {rule.id: rule for rule in (*_NETWORK, *_DATA, *_TABLES)}
+_TRAINING = (
+    Rule("overfit", FAULT, "least R² of 32 rows after 300 steps", 0.99, None, CHECKLIST, STANDARD),
+    Rule("overfit_classes", FAULT, "accuracy of 32 rows after 300 steps", 1, None, CHECKLIST, STANDARD),
+    Rule(
+        "lr_test",
+        WARNING,
+        "share of the best rate's fall of the loss that is missed",
+        None,
+        0.5,
+        CHECKLIST,
+        "the best rate",
+    ),
+)
+RULES: dict[str, Rule] = {rule.id: rule for rule in (*_NETWORK, *_DATA, *_TABLES, *_TRAINING)}
 """By their ids."""

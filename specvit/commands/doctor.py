@@ -26,15 +26,16 @@ from specvit.utils.files import locked, read_json
 
 COMMANDS = ("sbatch", "squeue", "scancel", "scontrol", "srun", "sacct")
 WAIT_SECONDS = 300.0
-FLAGS = ("--cluster", "--against", "--style", "--help", FLAG)
+FLAGS = ("--quick", "--out", "--cluster", "--against", "--style", "--help", FLAG)
 USAGE = """\
-usage: specvit doctor [OVERRIDES] [--json]
+usage: specvit doctor [OVERRIDES] [--quick] [--out FIGURE.png] [--json]
        specvit doctor --cluster [hydra/launcher=NAME hydra.launcher.KEY=VALUE ...] [model/size=NAME] [--json]
        specvit doctor [OVERRIDES] --against "OVERRIDES" [--style text|csv|markdown] [--json]
        specvit doctor RUN --against RUN [--style text|csv|markdown] [--json]
 
-OVERRIDES: check what `specvit train OVERRIDES` would run: network, gradients, labels, spectra (docs/doctor.md);
-           makes no run folder; the exit code is 1 if there is a fault
+OVERRIDES: check what `specvit train OVERRIDES` would run: network, gradients, labels, spectra, first steps
+           (docs/doctor.md); makes no run folder; the exit code is 1 if there is a fault
+--quick: without training; --out: draw the losses of the learning-rate test
 --cluster: can jobs be submitted, see a GPU, write, lock and save in time
 --against: gradients, loss and activation scales of the first steps of two runs, on the same rows and noise; overrides
            after --against are added to the others, such as

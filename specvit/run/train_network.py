@@ -266,12 +266,20 @@ def _build(
 
 
 def build_learner(
-    config: Config, splits: Splits, weights: Any, device: torch.device, saved: dict[str, Any] | None = None
+    config: Config,
+    splits: Splits,
+    weights: Any,
+    device: torch.device,
+    saved: dict[str, Any] | None = None,
+    flux_norm: FluxNorm | None = None,
 ) -> tuple[Learner, TrainState, FluxNorm]:
-    """Return what takes a run's steps; `weights` are those to start from, `saved` has state, precision, statistics."""
+    """Return what takes a run's steps; `weights` are those to start from, `saved` has state, precision, statistics.
+
+    `flux_norm` is that of these rows and noise if it is known already.
+    """
     if saved:
         flux_norm = FluxNorm(saved["flux_mean_P"], saved["flux_scale"], saved.get("flux_fill_P"))
-    else:
+    elif flux_norm is None:
         flux_norm = fit_flux_norm(splits.train, config.data.flux_norm, config.noise, fills=splits.masked)
     precision = saved["precision"] if saved else resolve_precision(config.train.precision, device)
     model = _new_model(config, splits)

@@ -4,7 +4,7 @@ matplotlib is imported when the first figure is drawn: most commands draw none.
 Legend: N rows, C classes. Rows of bins are those of `metrics.scores`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -66,6 +66,19 @@ def draw_curves(
             draw_curve(axis, epochs, values, loss=name == "loss", ls=style, label=split, color=colour)
         finish_curves(axis, steps, title_of(name), loss=name == "loss")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
+    save(figure, path)
+
+
+def draw_rates(path: Path, curves: Mapping[float, Sequence[float]]) -> None:
+    """Draw the loss of each step by learning rate; each point is the mean of a tenth of the steps."""
+    figure, axes = canvas(1, 1, (5.0, 3.4))
+    for rate, losses in curves.items():
+        parts = np.array_split(np.asarray(losses), 10)
+        axes[0, 0].plot(
+            np.cumsum([len(part) for part in parts]), [part.mean() for part in parts], ".-", label=f"{rate:g}"
+        )
+    axes[0, 0].legend(title="opt.lr", frameon=False)
+    finish_curves(axes[0, 0], "step", "loss", loss=True)
     save(figure, path)
 
 
