@@ -349,7 +349,7 @@ def test_the_exit_code_and_the_text_name_the_fault(tiny: list[str], capsys: Any)
     assert doctor([*tiny, *OLD_SW, "--quick"]) == 1
     said = capsys.readouterr().out
     assert "fault token_scale: std of tokens over spectra / RMS of positions is " in said
-    assert "at least 0.05 is sound; try model.init=specvit data.flux_norm=standard" in said
+    assert "at least 0.05 is sound; remedy: model.init=specvit data.flux_norm=standard" in said
     assert doctor([*tiny, *OLD_SW, "--quick", "--json"]) == 1
 
 

@@ -111,7 +111,7 @@ def _print_findings(broken: list[Measure]) -> None:
     print()
     for one in broken:
         rule = RULES[one.rule]
-        print(f"{rule.severity} {rule.id}: {one.name} is {one.value:.4g}, {rule.range} is sound; try {one.remedy}")
+        print(f"{rule.severity} {rule.id}: {one.name} is {one.value:.4g}, {rule.range} is sound; remedy: {one.remedy}")
     counts = [sum(RULES[one.rule].severity == severity for one in broken) for severity in ("fault", "warning", "note")]
     kinds = zip(counts, ("fault", "warning", "note"), strict=True)
     print(", ".join(counted(count, kind) for count, kind in kinds))
