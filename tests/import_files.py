@@ -226,7 +226,7 @@ FILES: dict[str, tuple[str, dict[str, str], dict[str, Any]]] = {
                 for part in ("token_merger", "layer_pruners", "discriminator")
             },
             **{
-                f"method_settings.{name}": f"{CHANGES}: specvit neither merges nor prunes"
+                f"method_settings.{name}": f"{CHANGES}: specvit has no token merger"
                 for name in yaml.safe_load(PRUNING)["method_settings"]
             },
             "manager_settings.mode": f"{ASKED}: this file is one run",

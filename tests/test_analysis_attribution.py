@@ -22,7 +22,6 @@ from specvit.analysis.attribution import (
     spread,
 )
 from specvit.analysis.bounds.inputs import open_stars
-from specvit.analysis.features import FEATURES
 from specvit.commands.analysis import main
 from specvit.commands.evaluate import read_config
 from specvit.config.build import build_config
@@ -34,6 +33,7 @@ from specvit.data.splits import open_split
 from specvit.estimators.ridge import Linear
 from specvit.models import ViT, build_model
 from specvit.models.block import attend, attention_weights
+from specvit.physics.features import FEATURES
 from specvit.physics.instrument import wavelength
 from specvit.run.predictor import Predictor, load_predictor
 from specvit.run.run import run as begin

@@ -68,6 +68,10 @@ USED_WITH = {
     "noise.eval_seed": {},
     "opt.betas": {},
     "opt.eta_min": {},
+    **{
+        f"model.reduction.{name}": {"model.reduction.kind": "static"}
+        for name in ("select", "merge_ratio", "target_merge_tokens", "select_label", "keep_wavelengths")
+    },
 }
 """Keys that only count beside some value of another one, and that value (none needed: the defaults have it)."""
 
@@ -78,7 +82,8 @@ def another_value(old: Any, kind: Any, rules: Any) -> Any:
         return next((choice for choice in rules["choices"] if choice != old), None)
     kinds = [option for option in typing.get_args(kind) or (kind,) if option is not type(None)]
     if typing.get_origin(kind) is tuple or typing.get_origin(kinds[0]) is tuple:
-        return {str: ("another",), float: (0.5, 0.75), int: (3, 5)}[typing.get_args(kind if old else kinds[0])[0]]
+        values = {str: ("another",), float: (0.5, 0.75), int: (3, 5), tuple[float, float]: ((1.0, 2.0),)}
+        return values[typing.get_args(kind if old else kinds[0])[0]]
     if kinds[0] is bool:
         return not old
     if kinds[0] is int:
@@ -146,6 +151,7 @@ def test_keys_without_effect_beside_the_others_are_these() -> None:
         ("data.label_prior", "published", {}),
         ("data.endless", True, {"data.kind": "builtin"}),
         ("noise.noise_level", 9.0, {"noise.noise_type": "none"}),
+        ("model.reduction.merge_ratio", 0.5, {}),
     ],
 )
 def test_a_key_without_effect_does_not_rename_a_run(key: str, value: Any, beside: dict[str, Any]) -> None:

@@ -109,7 +109,7 @@ def test_configured_tokenizer_is_the_one_built() -> None:
 @pytest.mark.parametrize("num_heads", [1, 3])
 def test_attention_equals_written_out_softmax_attention(num_heads: int, prefix: int | None) -> None:
     torch.manual_seed(0)
-    rotary = None if prefix is None else RotaryPositions(7, 12 // num_heads, prefix)
+    rotary = None if prefix is None else RotaryPositions(torch.arange(7), 12 // num_heads, prefix)
     attention = Attention(hidden_size=12, num_heads=num_heads, qkv_bias=True, rotary=rotary).double()
     x_BSD = 3 * torch.randn(2, 7, 12, dtype=torch.float64)
     # Rotary angles work in float32.
@@ -127,7 +127,7 @@ def test_qkv_bias_can_be_left_out() -> None:
 @pytest.mark.parametrize("prefix", [0, 1])
 def test_rope_scores_depend_on_distance_only(prefix: int) -> None:
     torch.manual_seed(0)
-    rotary = RotaryPositions(40, 8, prefix)
+    rotary = RotaryPositions(torch.arange(40), 8, prefix)
     query, key = (rotary(torch.randn(8).expand(1, 1, 40, 8))[0, 0, prefix:] for _ in range(2))
     scores = query @ key.T
     torch.testing.assert_close(scores[1:, 1:], scores[:-1, :-1], rtol=1e-4, atol=1e-5)
@@ -136,7 +136,7 @@ def test_rope_scores_depend_on_distance_only(prefix: int) -> None:
 
 def test_rope_leaves_cls_unturned_and_lengths_as_they_were() -> None:
     x = torch.randn(1, 2, 9, 6, generator=torch.Generator().manual_seed(0))
-    turned = RotaryPositions(9, 6, num_prefix_tokens=1)(x)
+    turned = RotaryPositions(torch.arange(9), 6, num_prefix_tokens=1)(x)
     assert torch.equal(turned[:, :, :2], x[:, :, :2]), "CLS and the first token stand at angle zero"
     assert not torch.allclose(turned[:, :, 2:], x[:, :, 2:], atol=1e-2)
     torch.testing.assert_close(turned.norm(dim=-1), x.norm(dim=-1))
@@ -149,7 +149,7 @@ def test_rope_reaches_every_block_and_adds_no_parameter() -> None:
 
 
 def test_sinusoidal_positions_are_sines_and_cosines_of_the_place() -> None:
-    table = SinusoidalPositions(20, 6, scale=0.5).weight
+    table = SinusoidalPositions(torch.arange(20), 6, scale=0.5).weight
     assert table.shape == (1, 20, 6)
     for place in (0, 1, 19):
         angles = [place / 10_000 ** (k / 3) for k in range(3)]

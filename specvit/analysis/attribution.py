@@ -8,7 +8,7 @@ for the amplitude, its weights on flux / sigma are the rows of (J J^T + A)^-1 J.
 Shape suffixes: N stars, B stars of a batch, P pixels, T tokens, S tokens with the prefix, L blocks or labels.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,7 +54,7 @@ class Attention:
     rollout_P: Array
     """Attention through all blocks (Abnar & Zuidema 2020, ACL, p. 4190); sums to 1 over pixels."""
     even_P: Array
-    """Equal attention to all tokens, on the same pixels."""
+    """Equal attention to all tokens that the model computes, on the same pixels."""
 
 
 @dataclass(frozen=True)
@@ -227,17 +227,21 @@ def attention_of(model: ViT, flux_BP: Tensor) -> tuple[Tensor, Tensor]:
     return torch.stack(of_blocks), rollout_BS
 
 
-def spread(token_T: Array, pixels: int, patch: int, stride: int) -> Array:
-    """Return tokens' shares on pixels (P,), each evenly over its patch; pixels outside all patches get 0."""
+def spread(token_T: Array, pixels: int, patch: int, stride: int, kept_T: Iterable[int] | None = None) -> Array:
+    """Return tokens' shares on pixels (P,), each evenly over its patch; pixels outside all patches get 0.
+
+    `kept_T` are the tokens' numbers among all patches; None: these are all.
+    """
     pixel_P = np.zeros(pixels)
-    for number, value in enumerate(token_T):
+    for number, value in zip(range(len(token_T)) if kept_T is None else kept_T, token_T, strict=True):
         pixel_P[number * stride : number * stride + patch] += value / patch
     return pixel_P
 
 
 def _on_pixels(predictor: Predictor, blocks_LS: Array, rollout_S: Array, pixels: int, prefix: int) -> Attention:
-    assert isinstance(predictor.config.model, ViTConfig)
-    sizes = (pixels, predictor.config.model.patch_size, predictor.config.model.stride_size)
+    assert isinstance(predictor.config.model, ViTConfig) and isinstance(predictor.model, ViT)
+    kept_N = None if predictor.model.kept_N is None else predictor.model.kept_N.tolist()
+    sizes = (pixels, predictor.config.model.patch_size, predictor.config.model.stride_size, kept_N)
     rollout_T = rollout_S[prefix:] / rollout_S[prefix:].sum()
     return Attention(
         blocks_LP=np.stack([spread(block_S[prefix:], *sizes) for block_S in blocks_LS]),

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from specvit.analysis.attribution_report import AttributionReport, SettingAttribution
-from specvit.analysis.features import FEATURES
+from specvit.physics.features import FEATURES
 from specvit.tracking.figures import canvas, set_log
 
 BIN = 8

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from specvit.analysis.features import FEATURES
 from specvit.analysis.grouping import Setting, TestSet
 from specvit.analysis.records import Runs, rows_of
 from specvit.analysis.report import Row, bullets, table, write_report
 from specvit.config.model_kinds import kind_of
+from specvit.physics.features import FEATURES
 from specvit.utils.files import write_text
 from specvit.utils.quantities import unit_of
 from specvit.utils.text import counted, csv_text

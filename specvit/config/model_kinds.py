@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from specvit.config.fields import checked, key
+from specvit.config.reduction import check_count, check_reduction, kept_count
 from specvit.config.schema import (
     CNNConfig,
     Config,
@@ -81,15 +82,21 @@ def check_fits(model: ModelConfig, num_pixels: int) -> None:
 
 
 def num_tokens(model: dict[str, Any], num_pixels: int = NUM_PIXELS) -> int:
-    """Return a ViT's tokens of a spectrum, with the CLS token if there is one."""
-    return (num_pixels - model["patch_size"]) // model["stride_size"] + 1 + (model["pool"] == "cls")
+    """Return a ViT's tokens of a spectrum that it computes, with the CLS token if there is one."""
+    return kept_count(model.get("reduction"), whole_tokens(model, num_pixels)) + (model["pool"] == "cls")
+
+
+def whole_tokens(model: dict[str, Any], num_pixels: int = NUM_PIXELS) -> int:
+    """Return the patches of a spectrum."""
+    return (num_pixels - model["patch_size"]) // model["stride_size"] + 1
 
 
 def _rows(config: dict[str, Any]) -> float:
     return float(max(config["data"]["num_samples"], 0))
 
 
-def _check_vit(model: ViTConfig, _: Config) -> None:
+def _check_vit(model: ViTConfig, config: Config) -> None:
+    check_reduction(model.reduction, config.data.param)
     if model.stride_size > model.patch_size:
         what = f"is {model.stride_size}, more than model.patch_size={model.patch_size}, so pixels would be skipped"
         raise ConfigError(what, where="model.stride_size", remedy=f"set model.stride_size={model.patch_size} or less")
@@ -125,17 +132,20 @@ def stem_channels(width: int) -> tuple[int, int]:
     return width // 4, width // 2
 
 
-def _tokenizer_layers(model: dict[str, Any], num_pixels: int) -> list[tuple[int, int, int]]:
-    """Return of each layer before the tokens how often it is applied to a spectrum, its weights and its biases."""
+def _tokenizer_layers(model: dict[str, Any], num_pixels: int, tokens: int) -> list[tuple[int, int, int]]:
+    """Return of each layer before the tokens how often it is applied to a spectrum, its weights and its biases.
+
+    A stem runs over the whole spectrum, or over the patch of each token with its margins where not all are kept.
+    """
     width, patch = model["hidden_size"], model["patch_size"]
-    tokens = (num_pixels - patch) // model["stride_size"] + 1
     if model["proj_fn"] != "stem":
         return [(tokens, patch * width, width)]
-    layers, inputs, pixels = [], 1, num_pixels
+    layers, inputs, pixels, margin = [], 1, num_pixels, STEM_KERNEL - STEM_STRIDE
     for channels in stem_channels(width):
-        pixels //= STEM_STRIDE
-        layers.append((pixels, STEM_KERNEL * inputs * channels, channels))
-        inputs, patch = channels, patch // STEM_STRIDE
+        pixels, patch = pixels // STEM_STRIDE, patch // STEM_STRIDE
+        times = pixels if tokens == whole_tokens(model, num_pixels) else tokens * (patch + margin)
+        layers.append((times, STEM_KERNEL * inputs * channels, channels))
+        inputs, margin = channels, 0
     return [*layers, (tokens, patch * inputs * width, width)]
 
 
@@ -143,31 +153,50 @@ def _check_vit_pixels(model: ViTConfig, num_pixels: int) -> None:
     if model.patch_size > num_pixels:
         what = f"is {model.patch_size} but a spectrum has {num_pixels} pixels"
         raise ConfigError(what, where="model.patch_size", remedy="choose a smaller patch")
+    check_count(model.reduction, (num_pixels - model.patch_size) // model.stride_size + 1)
 
 
 def _vit_parameters(model: dict[str, Any]) -> int:
     width, feed_forward = model["hidden_size"], model["intermediate_size"]
-    tokenizer = sum(weights + biases for _, weights, biases in _tokenizer_layers(model, NUM_PIXELS))
+    tokenizer = sum(
+        weights + biases for _, weights, biases in _tokenizer_layers(model, NUM_PIXELS, whole_tokens(model))
+    )
     block = 4 * width * width + 2 * width * feed_forward + (9 if model["qkv_bias"] else 6) * width + feed_forward
-    positions = num_tokens(model) * width if model["pos_encoding_type"] == "learned" else 0
+    positions = (
+        (whole_tokens(model) + (model["pool"] == "cls")) * width if model["pos_encoding_type"] == "learned" else 0
+    )
     return tokenizer + positions + model["num_hidden_layers"] * block + 4 * width
 
 
-def vit_flops(model: dict[str, Any], num_pixels: int = NUM_PIXELS, num_outputs: int = 1) -> tuple[int, int]:
-    """Return the operations of matrix products for one spectrum: forward, and in training.
+def vit_stage_flops(
+    model: dict[str, Any], num_pixels: int = NUM_PIXELS, num_outputs: int = 1, kept: int | None = None
+) -> dict[str, int]:
+    """Return the operations of a forward pass's matrix products for one spectrum, by part of the network.
 
-    Forward: 2NPD (tokenizer; of a stem, each layer's weights twice an output pixel) + 4SD^2 + Q(4D^2 + 4DF) + 4QSD a
-    block + 2DK, with N tokens, S with CLS, P the patch, F the feed-forward width and Q the tokens that the block
-    returns: all S, in the last block only CLS if it is pooled. Training is three times that without the gradient by
-    the first layer's input, which nothing needs.
+    Tokenizer 2NPD (of a stem, each layer's weights twice an output pixel), blocks 4SD^2 + Q(4D^2 + 4DF) + 4QSD each,
+    head 2DK, with N tokens (`kept`, by default as many as the configuration keeps), S with CLS, P the patch, F the
+    feed-forward width and Q the tokens that the block returns: all S, in the last block only CLS if it is pooled.
     """
-    count, width, layers = num_tokens(model, num_pixels), model["hidden_size"], model["num_hidden_layers"]
-    cls = int(model["pool"] == "cls")
+    cls, width, layers = int(model["pool"] == "cls"), model["hidden_size"], model["num_hidden_layers"]
+    tokens = num_tokens(model, num_pixels) - cls if kept is None else kept
+    count = tokens + cls
     queries = count * (layers - 1) + (cls or count)
-    first, *others = (2 * times * weights for times, weights, _ in _tokenizer_layers(model, num_pixels))
     blocks = 4 * width * (layers * count * width + queries * (width + model["intermediate_size"] + count))
-    forward = first + sum(others) + blocks + 2 * width * num_outputs
-    return forward, 3 * forward - first
+    tokenizer = sum(2 * times * weights for times, weights, _ in _tokenizer_layers(model, num_pixels, tokens))
+    return {"tokenizer": tokenizer, "blocks": blocks, "head": 2 * width * num_outputs}
+
+
+def vit_flops(
+    model: dict[str, Any], num_pixels: int = NUM_PIXELS, num_outputs: int = 1, kept: int | None = None
+) -> tuple[int, int]:
+    """Return the operations of matrix products for one spectrum: forward, see `vit_stage_flops`, and in training.
+
+    Training is three times that without the gradient by the first layer's input, which nothing needs.
+    """
+    tokens = num_tokens(model, num_pixels) - int(model["pool"] == "cls") if kept is None else kept
+    times, weights, _ = _tokenizer_layers(model, num_pixels, tokens)[0]
+    forward = sum(vit_stage_flops(model, num_pixels, num_outputs, kept).values())
+    return forward, 3 * forward - 2 * times * weights
 
 
 def _vit_work(config: dict[str, Any]) -> float:
@@ -261,6 +290,7 @@ MODEL_KINDS: dict[str, ModelKind] = {
 def kinds_with(dotted: str) -> list[str]:
     """Return the kinds of model that have a key, such as `model.patch_size`; none for keys of other sections."""
     section, _, name = dotted.partition(".")
+    name = name.partition(".")[0]  # of model.reduction.kind, reduction
     return [
         kind for kind, about in MODEL_KINDS.items() if section == "model" and name in about.config.__dataclass_fields__
     ]

@@ -23,6 +23,22 @@ class NetworkConfig(ModelConfig):
     """A model that the training loop trains; the others, the estimators, are fitted in one go."""
 
 
+def _reduces(reduction: "ReductionConfig") -> bool:
+    return reduction.kind != "none"
+
+
+@dataclass(frozen=True)
+class ReductionConfig:
+    """`model.reduction`: which tokens of a spectrum the network computes; checked by `config.reduction`."""
+
+    kind: str = key("none", choices=("none", "static"), neutral="none")
+    select: str = key("fisher", choices=("fisher", "uniform", "random", "list"), used_if=_reduces)
+    merge_ratio: float | None = key(None, above=0.0, high=1.0, used_if=_reduces)
+    target_merge_tokens: int | None = key(None, low=1, used_if=_reduces)
+    select_label: str | None = key(None, used_if=_reduces)
+    keep_wavelengths: tuple[tuple[float, float], ...] | None = key(None, above=0.0, commas=True, used_if=_reduces)
+
+
 @dataclass(frozen=True)
 class ViTConfig(NetworkConfig):
     """`model=vit`: the network, from pixels to the prediction."""
@@ -41,6 +57,7 @@ class ViTConfig(NetworkConfig):
     pool: str = key("cls", choices=("cls", "mean", "attention"))
     qkv_bias: bool = key(True)
     init: str = key("specvit", choices=("specvit", "fan_in", "legacy", "legacy_tokenizer", "legacy_positions"))
+    reduction: ReductionConfig = field(default_factory=ReductionConfig)
 
 
 @dataclass(frozen=True)

@@ -248,7 +248,7 @@ class SyntheticSpectra:
         flux_BP = np.empty((len(rows_B), self.num_pixels), dtype=np.float32)
         error_BP = np.empty_like(flux_BP)
         piece_B = rows_B // PIECE_ROWS
-        with _one_thread():
+        with one_thread():
             for number in np.unique(piece_B).tolist():
                 index_b = np.flatnonzero(piece_B == number)
                 in_piece_b = rows_B[index_b] - number * PIECE_ROWS
@@ -264,7 +264,7 @@ class SyntheticSpectra:
 
 
 @contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Let torch compute on one thread within the block: the bits depend on the number of threads."""
     import torch
 
@@ -294,7 +294,7 @@ def _piece_threads() -> Iterator[Callable[[int, str, range, float, str], Iterato
         while pending:
             yield pending.popleft().result()
 
-    with _one_thread():
+    with one_thread():
         try:
             yield pieces
         finally:

@@ -1,7 +1,7 @@
 """The interface of a network, and what one costs: parameters by part and floating-point operations."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
@@ -19,6 +19,11 @@ class Cost:
     training_flops: int
     unread_pixels: int
     """Pixels at the red end that reach no token, or no feature of a CNN."""
+    stage_flops: dict[str, int] = field(default_factory=dict)
+    """Of the forward pass, by part; none for a network without tokens."""
+    whole_tokens: int = 0
+    whole_flops: int = 0
+    """Tokens and forward operations if `model.reduction` kept all tokens."""
 
     def lines(self) -> list[str]:
         """Return the printed summary."""
@@ -28,6 +33,11 @@ class Cost:
         tokens = f"{tokens}; " if self.num_tokens else ""
         flops = f"{self.forward_flops / 1e9:.3f} GFLOP forward, {self.training_flops / 1e9:.3f} training a spectrum"
         lines = [f"{total:,} parameters: {parts}", f"{tokens}{flops}"]
+        if self.num_tokens < self.whole_tokens:
+            kept = f"{self.num_tokens} of {self.whole_tokens} tokens ({self.num_tokens / self.whole_tokens:.1%})"
+            parts = ", ".join(f"{name} {count / 1e6:,.1f}" for name, count in self.stage_flops.items())
+            share = f"{self.forward_flops / self.whole_flops:.1%} of the forward FLOPs remain ({parts} MFLOP)"
+            lines.append(f"model.reduction: {kept} and {share}")
         if self.unread_pixels:
             lines.append(f"note: the last {self.unread_pixels} pixels of each spectrum fill no patch and are not read")
         return lines

@@ -12,16 +12,22 @@ WAVELENGTH_BASE = 10_000.0
 
 
 class LearnedPositions(nn.Module):
-    """A trained vector for each position of the sequence, the prefix included."""
+    """A trained vector for each position of the whole sequence, the prefix included, whichever are computed.
 
-    def __init__(self, length: int, hidden_size: int) -> None:
-        """`length` counts prefix tokens."""
+    So weights of a network of all tokens fit one of some, and the reverse.
+    """
+
+    places_S: Tensor | None
+
+    def __init__(self, length: int, hidden_size: int, places_S: Tensor | None = None) -> None:
+        """`length` counts prefix tokens; `places_S` are those in the sequence that `forward` is given, or all."""
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(1, length, hidden_size))
+        self.register_buffer("places_S", places_S, persistent=False)
 
     def forward(self, tokens_BSD: Tensor) -> Tensor:
         """Return the tokens with their positions added."""
-        return tokens_BSD + self.weight
+        return tokens_BSD + (self.weight if self.places_S is None else self.weight.index_select(1, self.places_S))
 
 
 class SinusoidalPositions(nn.Module):
@@ -29,10 +35,10 @@ class SinusoidalPositions(nn.Module):
 
     weight: Tensor
 
-    def __init__(self, length: int, hidden_size: int, scale: float) -> None:
-        """`scale` is the amplitude of the sines."""
+    def __init__(self, places_S: Tensor, hidden_size: int, scale: float) -> None:
+        """`places_S` are the tokens' places in the sequence; `scale` is the amplitude of the sines."""
         super().__init__()
-        angles = _angles(length, hidden_size // 2)
+        angles = _angles(places_S, hidden_size // 2)
         table = torch.cat([angles.sin(), angles.cos()], dim=-1) * scale
         self.register_buffer("weight", table.unsqueeze(0), persistent=False)
 
@@ -55,10 +61,10 @@ class RotaryPositions(nn.Module):
     cos: Tensor
     sin: Tensor
 
-    def __init__(self, length: int, head_size: int, num_prefix_tokens: int) -> None:
-        """`length` counts prefix tokens; `head_size` must be even."""
+    def __init__(self, places_S: Tensor, head_size: int, num_prefix_tokens: int) -> None:
+        """`places_S` are the places in the sequence, the prefix first; `head_size` must be even."""
         super().__init__()
-        angles = _angles(length - num_prefix_tokens, head_size // 2)
+        angles = _angles(places_S[num_prefix_tokens:] - num_prefix_tokens, head_size // 2)
         angles = torch.cat([torch.zeros(num_prefix_tokens, head_size // 2), angles])
         self.register_buffer("cos", angles.cos(), persistent=False)
         self.register_buffer("sin", angles.sin(), persistent=False)
@@ -70,7 +76,7 @@ class RotaryPositions(nn.Module):
         return rotated.type_as(x_BHSd)
 
 
-def _angles(length: int, pairs: int) -> Tensor:
-    """Return angles (length, pairs) in radians."""
+def _angles(places_S: Tensor, pairs: int) -> Tensor:
+    """Return angles (S, pairs) in radians."""
     frequencies = WAVELENGTH_BASE ** (-torch.arange(pairs, dtype=torch.float64) / pairs)
-    return torch.outer(torch.arange(length, dtype=torch.float64), frequencies).float()
+    return torch.outer(places_S.double(), frequencies).float()

@@ -1,12 +1,13 @@
 """The spectral Vision Transformer. Legend: B batch, P pixels, N tokens, S = N + prefix tokens, D width, K outputs."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from specvit.config.model_kinds import STEM_REACH, check_fits, vit_flops
+from specvit.config.model_kinds import STEM_REACH, check_fits, vit_flops, vit_stage_flops
 from specvit.config.schema import ViTConfig
 from specvit.models.block import Attention, Block, FeedForward
 from specvit.models.dropout import KeyedDropout
@@ -18,28 +19,38 @@ from specvit.models.tokenizers import TOKENIZERS, num_tokens
 
 
 class ViT(Network):
-    """Normalised flux (B, P) -> outputs (B, K): standardised labels, or class scores."""
+    """Normalised flux (B, P) -> outputs (B, K): standardised labels, or class scores.
 
-    def __init__(self, config: ViTConfig, *, num_pixels: int, num_outputs: int) -> None:
+    Of N patches only those in `kept_N` become tokens, at their places in the whole sequence; None: all.
+    """
+
+    kept_N: Tensor | None
+
+    def __init__(
+        self, config: ViTConfig, *, num_pixels: int, num_outputs: int, kept: Sequence[int] | None = None
+    ) -> None:
         """Build the parts of `config`; parameters are set by `initialise` afterwards."""
         super().__init__()
         width = config.hidden_size
-        self.num_tokens = num_tokens(num_pixels, config.patch_size, config.stride_size)
+        whole = num_tokens(num_pixels, config.patch_size, config.stride_size)
+        self.whole_tokens, self.num_tokens = whole, whole if kept is None else len(kept)
+        all_kept = self.num_tokens == whole
+        self.register_buffer("kept_N", None if all_kept else torch.tensor(kept), persistent=False)
         reach = STEM_REACH if config.proj_fn == "stem" else 0
-        read = (self.num_tokens - 1) * config.stride_size + config.patch_size + reach
-        self.unread_pixels = max(0, num_pixels - read)
+        self.unread_pixels = max(0, num_pixels - ((whole - 1) * config.stride_size + config.patch_size + reach))
         sizes = {"patch_size": config.patch_size, "stride_size": config.stride_size, "hidden_size": width}
         self.tokenizer = TOKENIZERS[config.proj_fn](**sizes)
         self.pool = build_pool(config.pool, width)
         self.num_prefix_tokens = self.pool.num_prefix_tokens
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width)) if self.num_prefix_tokens else None
-        length = self.num_tokens + self.num_prefix_tokens
-        self.positions, rotary = _positions(config, length, self.num_prefix_tokens)
+        self.positions, rotary = _positions(config, whole, self.num_prefix_tokens, self.kept_N)
         self.drop = KeyedDropout(config.dropout, 0)
         self.blocks = nn.ModuleList(_block(config, rotary, index) for index in range(config.num_hidden_layers))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, num_outputs)
-        self.flops = vit_flops(asdict(config), num_pixels, num_outputs)
+        sizes = (asdict(config), num_pixels, num_outputs)
+        self.flops, self.stage_flops = vit_flops(*sizes, self.num_tokens), vit_stage_flops(*sizes, self.num_tokens)
+        self.whole_flops = vit_flops(*sizes, whole)[0]
         self.checkpoint_blocks = False
 
     def forward(self, flux_BP: Tensor) -> Tensor:
@@ -66,7 +77,7 @@ class ViT(Network):
 
     def _embedded(self, flux_BP: Tensor) -> Tensor:
         """Return the first block's input (B, S, D): tokens after the prefix, with positions; never in 16 bits."""
-        tokens_BSD = self.tokenizer(flux_BP)
+        tokens_BSD = self.tokenizer(flux_BP) if self.kept_N is None else self.tokenizer(flux_BP, self.kept_N)
         if self.cls_token is not None:
             cls_B1D = self.cls_token.to(tokens_BSD.dtype).expand(len(flux_BP), -1, -1)
             tokens_BSD = torch.cat([cls_B1D, tokens_BSD], dim=1)
@@ -91,27 +102,43 @@ class ViT(Network):
             forward_flops=self.flops[0],
             training_flops=self.flops[1],
             unread_pixels=self.unread_pixels,
+            stage_flops=self.stage_flops,
+            whole_tokens=self.whole_tokens,
+            whole_flops=self.whole_flops,
         )
 
 
-def build_vit(config: ViTConfig, *, num_pixels: int, num_outputs: int, seed: int) -> ViT:
-    """Return an initialised ViT; raises `ConfigError` if a patch does not fit into `num_pixels`."""
+def build_vit(
+    config: ViTConfig, *, num_pixels: int, num_outputs: int, seed: int, kept: Sequence[int] | None = None
+) -> ViT:
+    """Return an initialised ViT; raises `ConfigError` if a patch does not fit into `num_pixels`.
+
+    `kept` are the numbers of the tokens that it computes, rising: given if and only if `model.reduction` keeps some.
+    """
+    assert (kept is None) == (config.reduction.kind == "none")
     check_fits(config, num_pixels)
-    model = ViT(config, num_pixels=num_pixels, num_outputs=num_outputs)
+    model = ViT(config, num_pixels=num_pixels, num_outputs=num_outputs, kept=kept)
     initialise(model, rule=config.init, seed=seed)
     return model
 
 
-def _positions(config: ViTConfig, length: int, prefix: int) -> tuple[nn.Module, RotaryPositions | None]:
-    """Return the additive positions (`NoPositions` if there are none) and the rotary ones, if any."""
-    kind, width = config.pos_encoding_type, config.hidden_size
+def _positions(
+    config: ViTConfig, tokens: int, prefix: int, kept_N: Tensor | None
+) -> tuple[nn.Module, RotaryPositions | None]:
+    """Return the additive positions (`NoPositions` if there are none) and the rotary ones, if any.
+
+    A kept token has the position that it has among all `tokens`.
+    """
+    kind, width, places_S = config.pos_encoding_type, config.hidden_size, torch.arange(prefix + tokens)
+    if kept_N is not None:
+        places_S = torch.cat([places_S[:prefix], kept_N + prefix])
     if kind == "learned":
-        return LearnedPositions(length, width), None
+        return LearnedPositions(prefix + tokens, width, None if kept_N is None else places_S), None
     if kind == "sinusoidal":
         # A sine of amplitude a has std a / sqrt(2).
-        return SinusoidalPositions(length, width, scale=token_std(config.init) * 2**0.5), None
+        return SinusoidalPositions(places_S, width, scale=token_std(config.init) * 2**0.5), None
     if kind == "rope":
-        return NoPositions(), RotaryPositions(length, width // config.num_attention_heads, prefix)
+        return NoPositions(), RotaryPositions(places_S, width // config.num_attention_heads, prefix)
     return NoPositions(), None
 
 

@@ -18,6 +18,7 @@ from specvit.data.views import SpectraView
 from specvit.estimators import build_estimator
 from specvit.metrics.distributions import BY_LOSS
 from specvit.models import build_model
+from specvit.run import kept_tokens
 from specvit.run.context import RunContext
 from specvit.training import checkpoint
 from specvit.training.task import Classification, Regression
@@ -65,7 +66,8 @@ def load_predictor(path: Path, config: Config, device: torch.device, run_id: str
     flux_norm = FluxNorm(content["flux_mean_P"], content["flux_scale"], content.get("flux_fill_P"))
     if isinstance(config.model, NetworkConfig):
         sizes = {"num_pixels": len(flux_norm.mean_P), "num_outputs": num_outputs(config, coder)}
-        model: nn.Module = build_model(config.model, **sizes, seed=0)
+        kept = kept_tokens.from_checkpoint(content, config, sizes["num_pixels"], str(path))
+        model: nn.Module = build_model(config.model, **sizes, seed=0, kept=kept.tokens if kept else None)
         load_weights(model, content["model"], str(path))
     else:
         model = build_estimator(config).load(content["model"], coder, device, str(path))

@@ -21,8 +21,11 @@ from specvit.data.synthetic import SyntheticSpectra
 from specvit.data.validate import check_view
 from specvit.models import Network, ViT, build_model
 from specvit.models.foreign_weights import in_own_names, named, note_of_epsilon, start_from
+from specvit.run import kept_tokens
 from specvit.run.context import RunContext
+from specvit.run.kept_tokens import KeptTokens
 from specvit.run.predictor import Weights, build_task, described, load_weights, num_outputs
+from specvit.run_folder.folder import KEPT
 from specvit.tracking.console import ProgressTracker
 from specvit.tracking.metric_files import CompositeTracker, FileTracker, StatusTracker
 from specvit.training import checkpoint
@@ -35,6 +38,7 @@ from specvit.training.schedule import build_rhythm, build_schedule
 from specvit.training.state import TrainState
 from specvit.training.step import Learner
 from specvit.utils.errors import CheckpointError
+from specvit.utils.files import write_text
 from specvit.utils.provenance import changes, made_by
 
 if TYPE_CHECKING:
@@ -221,7 +225,7 @@ def _state_dict(content: Any) -> Any:
 
 def check_weights(config: Config, splits: Splits, weights: InitialWeights) -> list[str]:
     """Raise `CheckpointError` if `weights` do not fit the configured model; return notes on what was not taken."""
-    return _start_from(_new_model(config, splits), config, weights)
+    return _start_from(_new_model(config, splits, kept_tokens.preview(config, splits)), config, weights)
 
 
 def _start_from(model: Network, config: Config, weights: InitialWeights) -> list[str]:
@@ -247,7 +251,10 @@ def _build(
     config, splits, folder = run.config, run.splits, run.folder
     if saved:
         checkpoint.check_parts(saved, checkpoint.CONSTANTS, str(folder.file("last.ckpt")))
-    learner, state, flux_norm = build_learner(config, splits, run.weights, device, saved)
+    flux_norm, kept = statistics(config, splits, saved)
+    learner, state, _ = build_learner(config, splits, run.weights, device, saved, flux_norm, kept)
+    if kept and isinstance(config.model, ViTConfig):
+        write_text(folder.file(KEPT), kept_tokens.table_of(kept, config.model, splits.train.wave_P))
     if saved:
         remedy = "use the specvit that saved it, or start from nothing with train.rerun=true"
         load_weights(learner.module, saved["model"], "the run's checkpoint", remedy)
@@ -258,11 +265,23 @@ def _build(
         learner.module.compile()
     constants = {
         **described(run, flux_norm, (saved or {}).get("training_range")),
+        **({"kept_tokens": kept.to_plain()} if kept else {}),
         "precision": learner.precision,
         "threads": torch.get_num_threads(),
         "made_by": origin,
     }
     return learner, state, CheckpointManager(folder.file("last.ckpt"), folder.file("best.ckpt"), constants), flux_norm
+
+
+def statistics(
+    config: Config, splits: Splits, saved: dict[str, Any] | None = None, flux_norm: FluxNorm | None = None
+) -> tuple[FluxNorm, KeptTokens | None]:
+    """Return the normaliser, unless it is given, and the kept tokens of a checkpoint or, without one, of the rows."""
+    if saved:
+        norm = FluxNorm(saved["flux_mean_P"], saved["flux_scale"], saved.get("flux_fill_P"))
+        return norm, kept_tokens.from_checkpoint(saved, config, len(norm.mean_P), "the run's checkpoint")
+    norm = flux_norm or fit_flux_norm(splits.train, config.data.flux_norm, config.noise, fills=splits.masked)
+    return norm, kept_tokens.choose(config, splits, norm.fill_P)
 
 
 def build_learner(
@@ -272,17 +291,16 @@ def build_learner(
     device: torch.device,
     saved: dict[str, Any] | None = None,
     flux_norm: FluxNorm | None = None,
+    kept: KeptTokens | None = None,
 ) -> tuple[Learner, TrainState, FluxNorm]:
-    """Return what takes a run's steps; `weights` are those to start from, `saved` has state, precision, statistics.
+    """Return what takes a run's steps; `weights` are those to start from, `saved` has state and precision.
 
-    `flux_norm` is that of these rows and noise if it is known already.
+    `flux_norm` and `kept` are what `statistics` returns if they are known already.
     """
-    if saved:
-        flux_norm = FluxNorm(saved["flux_mean_P"], saved["flux_scale"], saved.get("flux_fill_P"))
-    elif flux_norm is None:
-        flux_norm = fit_flux_norm(splits.train, config.data.flux_norm, config.noise, fills=splits.masked)
+    if flux_norm is None or kept is None:
+        flux_norm, kept = statistics(config, splits, saved, flux_norm)
     precision = saved["precision"] if saved else resolve_precision(config.train.precision, device)
-    model = _new_model(config, splits)
+    model = _new_model(config, splits, kept)
     if isinstance(model, ViT):
         model.checkpoint_blocks = config.train.checkpoint_blocks
     if weights and not saved:
@@ -307,13 +325,13 @@ def build_learner(
 
 def describe_model(config: Config, splits: Splits) -> list[str]:
     """Return the printed summary: parameters by part, tokens, FLOPs a spectrum."""
-    return _new_model(config, splits).cost().lines()
+    return _new_model(config, splits, kept_tokens.preview(config, splits)).cost().lines()
 
 
-def _new_model(config: Config, splits: Splits) -> Network:
+def _new_model(config: Config, splits: Splits, kept: KeptTokens | None) -> Network:
     assert isinstance(config.model, NetworkConfig)
     sizes = {"num_pixels": splits.train.num_pixels, "num_outputs": num_outputs(config, splits.coder)}
-    return build_model(config.model, **sizes, seed=config.train.seed)
+    return build_model(config.model, **sizes, seed=config.train.seed, kept=kept.tokens if kept else None)
 
 
 def _epoch_steps(config: Config, splits: Splits) -> int:

@@ -11,6 +11,7 @@
         summary.json     test scores
         predictions.csv  one line a test spectrum
         val_predictions.csv  one line a validation spectrum, by which error bars are calibrated
+        kept_wavelengths.csv  the tokens that model.reduction kept
         last.ckpt previous.ckpt best.ckpt  figures/  log.txt
         *.damaged        a checkpoint that could not be read, renamed
 
@@ -56,7 +57,8 @@ CHECKPOINTS = ("last.ckpt", "previous.ckpt")
 LINES = ("metrics.jsonl", "timing.jsonl", "training.jsonl")
 TABLES = {"test": "predictions.csv", "val": "val_predictions.csv"}
 """A run's predictions of each split."""
-RESULTS = ("best.ckpt", *LINES, "summary.json", *TABLES.values())
+KEPT = "kept_wavelengths.csv"
+RESULTS = ("best.ckpt", *LINES, "summary.json", *TABLES.values(), KEPT)
 STOPPED_BY_USER = ("stopped by SIGINT", "stopped by Ctrl-C")
 """Causes of `preempted` for which users read the state `stopped`."""
 DISK_RESERVE_BYTES = 256 * 1024

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 STREAMS = ("init", "order", "noise", "dropout", "eval_noise", "subset", "fold", "builtin", "bootstrap", "sampler")
+STREAMS += ("tokens",)
 
 
 def key(seed: int, stream: str, *index: int | str) -> int:
