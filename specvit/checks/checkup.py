@@ -43,7 +43,7 @@ def check_up(
     if isinstance(config.model, NetworkConfig):
         check_durations(config, splits)
         set_up_torch(config.train, None, say, device)
-        learner, _, flux_norm = build_learner(config, splits, located.weights, device)
+        learner, _, flux_norm, _ = build_learner(config, splits, located.weights, device)
         with contextlib.closing(train_data(config, splits, flux_norm, device)) as data:
             network, measures = network_checks(config, learner, data.batch(0))
         measures += table_checks(config, len(splits.train))

@@ -162,10 +162,10 @@ def _at_rest(flux_BP: np.ndarray, wave_P: np.ndarray, redshift_B: np.ndarray) ->
 
 
 def _information(training: Training, labels: Labels, fits: Sequence[Tensor]) -> np.ndarray:
-    """Return the information (L, L, R, P) of each pixel about the labels, at stars of the training set.
+    """Return each pixel's information (L, L, R, P) about the labels, at stars of the training set.
 
     Of two fits, to two halves of observed spectra, it is the symmetrised product of their slopes: the square of one
-    fit's slopes would add the variance that the spectra's own noise gives them, to every pixel.
+    fit's slopes would add the variance that the spectra's own noise gives them, to every pixel. R is 1 then.
     """
     spectra = training.spectra
     chosen = np.unique(np.linspace(0, len(labels.rows_n) - 1, STARS).astype(np.int64))
@@ -183,7 +183,8 @@ def _information(training: Training, labels: Labels, fits: Sequence[Tensor]) -> 
     if training.max_redshift:
         information_LLRP = _smeared(information_LLRP, spectra.wave_P, training.max_redshift)
     information_LLRP *= weight_RP / 2
-    return information_LLRP
+    # A product of two fits may be negative at a star; the mean over stars seldom is.
+    return information_LLRP.mean(axis=2, keepdims=True) if spectra.observed else information_LLRP
 
 
 def _slopes(training: Training, labels: Labels, value_RL: Tensor, fit_QP: Tensor) -> np.ndarray:
@@ -226,10 +227,12 @@ def _greedy(
     for _ in range(count):
         left_n = np.setdiff1d(np.arange(len(patches)), chosen)
         variance_n = _variance(known_LLR[..., None] + token_LLRN[..., left_n]).mean(axis=0)
-        best = int(left_n[np.argmin(variance_n)])
-        gains.append((variance - float(variance_n.min())) / prior)
-        variance = float(variance_n.min())
+        best, least = int(left_n[np.argmin(variance_n)]), float(variance_n.min())
         chosen.append(best)
+        gains.append((variance - least) / prior if np.isfinite(least) else 0.0)
+        if not np.isfinite(least):  # what is left tells less than its noise
+            continue
+        variance = least
         known_LLR += token_LLRN[..., best]
         patch = patches[best]
         information_LLRP[..., patch.start : patch.stop] = 0.0
