@@ -123,6 +123,19 @@ def test_flops_by_stage_are_those_counted(changes: dict[str, Any]) -> None:
     assert any(line.startswith("model.reduction: 2 of 5 tokens (40.0%) and ") for line in cost.lines())
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("proj_fn", ["C1D", "stem"])
+def test_a_reduced_network_is_compiled_as_one_graph(proj_fn: str) -> None:
+    _, some, _ = pair(some_of, proj_fn=proj_fn, patch_size=32, stride_size=16)
+    flux_BP, found = torch.randn(3, 103), []
+    for forward in (some, torch.compile(some, backend="aot_eager", fullgraph=True)):
+        some.zero_grad()
+        output_BK = forward(flux_BP)
+        output_BK.sum().backward()
+        found.append([output_BK, *(parameter.grad for parameter in some.parameters())])
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-6)
+
+
 def test_the_forecast_counts_the_kept_tokens() -> None:
     model = ViTConfig(reduction=ReductionConfig(kind="static", target_merge_tokens=96))
     real = build_model(model, num_pixels=4096, num_outputs=1, seed=0, kept=range(96)).cost()
