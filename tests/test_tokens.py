@@ -328,7 +328,7 @@ def test_what_is_refused(words: list[str], message: str) -> None:
 
 
 def test_other_kinds_of_model_refuse_its_keys() -> None:
-    with pytest.raises(ConfigError, match=r"model.reduction.kind: belongs to model=vit, not to model=cnn"):
+    with pytest.raises(ConfigError, match=r"model.reduction.kind: belongs to model=vit, not to the model that was"):
         configured("model=cnn", "model.reduction.kind=static")
 
 

@@ -168,7 +168,7 @@ def _explain(error: Exception, overrides: Sequence[str]) -> ConfigError:
     if "Could not append" in text:
         culprit = next((o for o in overrides if o.startswith("+")), text)
         return ConfigError("already exists", where=culprit, remedy="type it without the plus sign")
-    if key := re.search(r"Could not override '(model\.\w+)'", text):
+    if key := re.search(r"Could not override '(model\.[\w.]+)'", text):
         refuse_foreign(key[1], None)
     if "tracking.tags" in text:
         return ConfigError("is a new name", where="tracking.tags", remedy="write +tracking.tags.NAME=VALUE")

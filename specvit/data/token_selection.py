@@ -92,14 +92,10 @@ def known_labels(training: Training, label: str) -> Labels:
 
     Raises `DataError` if too few rows have all of them for the fit.
     """
-    import pandas as pd
-
     spectra, params = training.spectra, training.params
     table = spectra.labels().iloc[:STATISTICS_ROWS]
     also = [name for name in LABELS if name in table and name not in (*params, *NOT_OF_THE_SPECTRUM)]
-    also = [
-        name for name in also if np.isfinite(pd.to_numeric(table[name], errors="coerce").to_numpy(np.float64)).all()
-    ]
+    also = [name for name in also if not table[name].isna().any()]
     names = [*(name for name in (*params, *also) if name != label), label]
     value_NL = spectra.label_values(names)[:STATISTICS_ROWS]
     rows_n = np.flatnonzero(np.isfinite(value_NL).all(axis=1))
