@@ -54,7 +54,7 @@ def test_the_step_is_the_run_s_own_and_the_loss_that_of_its_batch(precision: str
     found = compared(capsys, words, "train.gradient_clip=1e-3")
     config = build_config(compose(words))
     splits = open_splits(config, silent)
-    learner, state, flux_norm, _ = build_learner(config, splits, None, CPU)
+    learner, state, flux_norm = build_learner(config, splits, None, CPU)
     batch = train_data(config, splits, flux_norm, CPU).batch(0)
     flux_BP = batch.flux_BP.clone().requires_grad_()
     loss = learner.task.loss(learner.module.eval()(flux_BP), batch.target)

@@ -198,7 +198,7 @@ NETWORK: dict[str, list[Callable[[Learner], None]]] = {
 def test_faults_of_the_network_are_named(rule: str, plant: Callable[[Learner], None], tiny: list[str]) -> None:
     config = build_config(compose(tiny))
     splits = open_splits(config, silent)
-    learner, _, flux_norm, _ = build_learner(config, splits, None, CPU)
+    learner, _, flux_norm = build_learner(config, splits, None, CPU)
     before = [parameter.clone() for parameter in learner.module.parameters()]
     batch = train_data(config, splits, flux_norm, CPU).batch(0)
     sound = network_checks(config, learner, batch)[1]

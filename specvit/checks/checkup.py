@@ -12,7 +12,7 @@ from specvit.config.schema import Config, NetworkConfig
 from specvit.data.noise import fit_flux_norm
 from specvit.data.splits import SPLITS, open_splits
 from specvit.run.context import locate
-from specvit.run.train_network import build_learner, check_durations, check_evaluation_rows, train_data
+from specvit.run.train_network import build_learner, check_durations, check_evaluation_rows, statistics, train_data
 from specvit.training.device import resolve_device, set_up_torch
 
 
@@ -43,12 +43,13 @@ def check_up(
     if isinstance(config.model, NetworkConfig):
         check_durations(config, splits)
         set_up_torch(config.train, None, say, device)
-        learner, _, flux_norm, _ = build_learner(config, splits, located.weights, device)
+        flux_norm, kept = statistics(config, splits)
+        learner, _, _ = build_learner(config, splits, located.weights, device, flux_norm=flux_norm, kept=kept)
         with contextlib.closing(train_data(config, splits, flux_norm, device)) as data:
             network, measures = network_checks(config, learner, data.batch(0))
         measures += table_checks(config, len(splits.train))
         if trains:
-            training, more = training_checks(config, Subject(splits, located.weights, device, flux_norm))
+            training, more = training_checks(config, Subject(splits, located.weights, device, flux_norm, kept))
             measures += more
     else:
         flux_norm = fit_flux_norm(splits.train, config.data.flux_norm, config.noise, fills=splits.masked)

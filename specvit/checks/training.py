@@ -13,6 +13,7 @@ from specvit.checks.rules import Measure
 from specvit.config.schema import CNNConfig, Config, ViTConfig
 from specvit.data.noise import FluxNorm, fit_flux_norm
 from specvit.data.splits import Splits
+from specvit.run.kept_tokens import KeptTokens
 from specvit.run.train_network import build_learner, train_data
 from specvit.training.loop import evaluate
 from specvit.training.state import TrainState
@@ -56,16 +57,18 @@ class TrainingFacts:
 
 @dataclass(frozen=True)
 class Subject:
-    """A run's data, the weights to start from, the device and the normaliser of its flux."""
+    """A run's data, the weights to start from, the device, the normaliser of its flux and the tokens that it keeps."""
 
     splits: Splits
     weights: Any
     device: torch.device
     flux_norm: FluxNorm
+    kept: KeptTokens | None = None
 
     def learner(self, config: Config) -> tuple[Learner, TrainState]:
         """Return a new copy of the network with its optimizer, for a configuration of the same noise."""
-        return build_learner(config, self.splits, self.weights, self.device, flux_norm=self.flux_norm)[:2]
+        taken = (config, self.splits, self.weights, self.device)
+        return build_learner(*taken, flux_norm=self.flux_norm, kept=self.kept)[:2]
 
     def batches(self, config: Config) -> Any:
         """Return the training rows by step; to be closed."""

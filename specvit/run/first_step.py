@@ -83,7 +83,7 @@ def _first_step(config: Config, splits: Splits, weights: Any, say: Callable[[str
     """
     device = resolve_device(config.train.device)
     set_up_torch(config.train, None, say, device)
-    learner, state, flux_norm, _ = build_learner(config, splits, weights, device)
+    learner, state, flux_norm = build_learner(config, splits, weights, device)
     with contextlib.closing(train_data(config, splits, flux_norm, device)) as data:
         batch = data.batch(0)
     with activations(learner.module) as stages:
