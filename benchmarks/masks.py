@@ -1,6 +1,6 @@
 """What masked pixels cost: python benchmarks/masks.py [--folder DIR --json FILE].
 
-Trains the demonstration's ViT and ridge on its rows (`experiment=demo`: built-in spectra at noise level 0.2), for each
+Trains the ViT of `experiment=demo_c1d` and ridge on its rows (built-in spectra at noise level 0.2), for each
 seed once as they are and once with a tenth of each spectrum's pixels masked, single pixels in one half of the spectra
 and blocks of 64 neighbours in the other. Validation rows, which calibrate error bars, have no masked pixels. Then each
 run predicts the same noisy test spectra with 0, 5 and 20 % of their pixels masked, and once with flux 0 in these pixels
@@ -63,7 +63,7 @@ def main() -> None:
             for seed in options.seeds:
                 more = [f"data.num_samples={options.rows}", f"model={model}", f"train.seed={seed}", *options.words]
                 more += ["tracking.live=false", f"tracking.folder={options.folder / 'runs'}"]
-                run = specvit.run_training(["experiment=demo", *of_set, *more])
+                run = specvit.run_training(["experiment=demo_c1d", *of_set, *more])
                 assert run.exit_code == 0, (run.state, run.cause)
                 about = {"model": model, "trained": trained, "seed": seed}
                 scores += [{**about, **row} for row in scores_of(specvit.load(run.folder), sets, label_N)]

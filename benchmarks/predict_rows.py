@@ -1,6 +1,6 @@
 """How fast `specvit predict` is, and what memory it takes: python benchmarks/predict_rows.py [--rows 200000].
 
-Trains the demonstration's ViT (or takes `--run`) and writes ROWS noisy spectra of 4096 pixels into a temporary folder:
+Trains the ViT of `experiment=demo_c1d` (or takes `--run`) and writes ROWS noisy spectra of 4096 pixels into a temporary folder:
 as shards of 20,000, whose errors are links to one array, and then as NPZ files of 20,000 without errors; either form
 takes 3.3 GB at 200,000 rows. The spectra are the training rows, again and again, with other noise in each file.
 `specvit predict` runs on each form in a process of its own. Printed are rows a second and the seconds of the clock and
@@ -40,7 +40,7 @@ def main() -> None:
     """Train, write and predict each form of source, print the table and perhaps save it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=200_000)
-    parser.add_argument("--run", default=None, help="predict by this run (default: train the demonstration)")
+    parser.add_argument("--run", default=None, help="predict by this run (default: train experiment=demo_c1d)")
     parser.add_argument("--sources", nargs="+", default=list(WRITERS), choices=list(WRITERS))
     parser.add_argument("--folder", type=Path, default=None, help="where to write (default: a temporary folder)")
     parser.add_argument("--json", type=Path, default=None, metavar="FILE", help="save the result there, too")
@@ -48,7 +48,7 @@ def main() -> None:
     result: dict[str, Any] = {**machine.facts(torch.device("cpu"), ("torch", "numpy", "h5py")), "rows": options.rows}
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         run = options.run or str(
-            specvit.run_training(["experiment=demo", "tracking.live=false", f"tracking.folder={name}/runs"]).folder
+            specvit.run_training(["experiment=demo_c1d", "tracking.live=false", f"tracking.folder={name}/runs"]).folder
         )
         spectra = open_spectra(builtin_files(MADE_ROWS, seed=0, split="train", report=lambda *_: None), MADE_ROWS)
         result["sources"] = {}

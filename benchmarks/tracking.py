@@ -25,7 +25,7 @@ from specvit.run_folder.folder import RunFolder
 from specvit.tracking.mlflow import Server
 from specvit.utils.files import read_json_lines, write_json
 
-SETTINGS = ["experiment=demo", "data.num_samples=2000", "train.epochs=5", "tracking.progress=none"]
+SETTINGS = ["experiment=demo_c1d", "data.num_samples=2000", "train.epochs=5", "tracking.progress=none"]
 ARMS = ("without", "with", "fresh database", "locked database", "server down")
 
 

@@ -280,7 +280,7 @@ def own_conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_users_own_conf_lies_over_the_bundled_one(own_conf: Path) -> None:
     config = build("experiment=mine")
     assert (config.loss.name, config.loss.huber_delta, config.opt.lr) == ("huber", 0.3, 2e-3)
-    assert config.model == build("experiment=demo").model  # the bundled files are still there
+    assert config.model == build("experiment=demo_c1d").model  # the bundled files are still there
 
 
 @pytest.mark.parametrize(

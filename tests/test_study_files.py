@@ -22,8 +22,15 @@ from specvit.study.yaml_schema import Settings, matches
 FILES = {path.stem: path for path in sorted((conf_dir().parent / "sweeps").glob("*.yaml"))}
 compose = Composer()
 ON_OBSERVED_STARS = {"miles_models"}
-OF_THE_DEMONSTRATION = {"recipe_causes_small", "recipe_parts_small", "error_bars_small"}
-"""Studies that ask about the small run itself, so have no full form."""
+ABOUT_SMALL_NETWORKS = {
+    "recipe_causes_small",
+    "recipe_parts_small",
+    "recipe_patch_small",
+    "recipe_search_small",
+    "recipe_small",
+    "error_bars_small",
+}
+"""Studies that ask about a small network itself, so have no full form."""
 
 
 @cache
@@ -71,7 +78,7 @@ def test_a_study_opens_with_its_question_cost_expectation_and_source() -> None:
 
 def test_a_study_has_a_full_form_on_the_reference_set_and_a_small_one_on_built_in_spectra() -> None:
     wrong = []
-    for name in FILES.keys() - ON_OBSERVED_STARS - OF_THE_DEMONSTRATION:
+    for name in FILES.keys() - ON_OBSERVED_STARS - ABOUT_SMALL_NETWORKS:
         full = name.removesuffix("_small")
         config = build(points_of(study(name))[0].settings if name in GRIDS else study(name).overrides)
         right = ("hdf5" if name == full else "builtin", ("log_g",), True)
@@ -131,8 +138,9 @@ def test_a_small_study_can_be_rehearsed(
     monkeypatch.chdir(tmp_path)
     assert main([f"sweeps={name}", "data/size=1k", "train.epochs=2", "sweep.dry_run=true"]) == 0, capsys.readouterr()
     shown, shortened = capsys.readouterr().out, "train.epochs=2 shortens opt.warmup_epochs=2 of 15 epochs to 0.2667\n"
-    of_demo = {"tokenization_small", "loss_labelnorm_small", "position_small", "architecture_small"}
-    assert shown.count(shortened) == (name in of_demo | OF_THE_DEMONSTRATION - {"error_bars_small"})  # has 16 epochs
+    of_15_epochs = {f"{study}_small" for study in ("tokenization", "loss_labelnorm", "position", "architecture")}
+    of_15_epochs |= {f"recipe_{part}_small" for part in ("causes", "parts", "patch")}
+    assert shown.count(shortened) == (name in of_15_epochs)
     assert (" runs: " in shown) == (name in GRIDS)
     if name == "scaling_small":  # all sizes become one, with 3 models and 3 seeds
         assert "data/size=1k replaces data/size=2k,5k,10k,20k of the study\n" in shown

@@ -39,7 +39,7 @@ OVERRIDES: check what `specvit train OVERRIDES` would run: network, gradients, l
 --cluster: can jobs be submitted, see a GPU, write, lock and save in time
 --against: gradients, loss and activation scales of the first steps of two runs, on the same rows and noise; overrides
            after --against are added to the others, such as
-           specvit doctor experiment=demo --against "model/tokenizer=sw model.init=legacy\""""
+           specvit doctor experiment=demo_c1d --against "model/tokenizer=sw model.init=legacy\""""
 Finding = tuple[str, str]
 """`ok`, `note` or `FAIL`, and a sentence."""
 
