@@ -8,7 +8,6 @@ from specvit.checks.rules import FAULT, RULES, Measure, findings
 from specvit.commands.answer import Answer, add_json
 from specvit.commands.entry import Parser
 from specvit.tracking.console import Console
-from specvit.tracking.figures import attempt, draw_rates
 from specvit.utils.errors import ConfigError
 from specvit.utils.text import counted, text_table
 
@@ -104,6 +103,8 @@ def _draw(path: Path, training: "TrainingFacts | None", console: Console) -> Non
     if training is None or not training.curves:
         console.say("note: no figure is drawn, for there was no learning-rate test")
         return
+    from specvit.tracking.figures import attempt, draw_rates  # numpy, which help does without
+
     attempt(path, lambda place: draw_rates(place, training.curves), console.say)
 
 
