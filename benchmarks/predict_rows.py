@@ -1,8 +1,8 @@
 """How fast `specvit predict` is, and what memory it takes: python benchmarks/predict_rows.py [--rows 200000].
 
-Trains the ViT of `experiment=demo_c1d` (or takes `--run`) and writes ROWS noisy spectra of 4096 pixels into a temporary folder:
-as shards of 20,000, whose errors are links to one array, and then as NPZ files of 20,000 without errors; either form
-takes 3.3 GB at 200,000 rows. The spectra are the training rows, again and again, with other noise in each file.
+Trains the ViT of `experiment=demo_c1d` (or takes `--run`) and writes ROWS noisy spectra of 4096 pixels into a temporary
+folder: as shards of 20,000, whose errors are links to one array, and then as NPZ files of 20,000 without errors; either
+form takes 3.3 GB at 200,000 rows. The spectra are the training rows, again and again, with other noise in each file.
 `specvit predict` runs on each form in a process of its own. Printed are rows a second and the seconds of the clock and
 of the processor, start and Parquet included, and the peak of anonymous memory (RssAnon, read every 50 ms; mapped pages
 are the page cache's). Files are in the page cache as far as that holds them.
