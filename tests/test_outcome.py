@@ -292,7 +292,7 @@ def test_no_validation_is_finite(promised: Any, trained: Any, tiny: list[str], t
 SETTINGS: dict[str, list[str]] = {
     "rate far too high": ["opt.lr=1e20", "opt.type=SGD", "train.gradient_clip=null", "opt.lr_sch=constant"],
     "rate far too high in fp16": ["opt.lr=1e4", "opt.type=SGD", "train.gradient_clip=null", *FP16],
-    "rate too high, but finite": ["opt.lr=10"],
+    "rate too high, but finite": ["opt.lr=10", "opt.lr_sch=constant"],
     "rate far too low": ["opt.lr=1e-9", "opt.eta_min=0"],
 }
 
