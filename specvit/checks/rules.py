@@ -15,7 +15,7 @@ CHECKLIST, BY_DEFINITION, PRACTICE = "tuning checklist", "by definition", "commo
 
 @dataclass(frozen=True)
 class Rule:
-    """One rule: a value from `low` to `high` is sound; None is no bound. A value that is not finite never is."""
+    """One rule: a value from `low` to `high` is sound; None: unbounded. A value that is not finite never is sound."""
 
     id: str
     severity: str
