@@ -163,7 +163,10 @@ def test_a_database_that_is_deleted_while_eight_runs_train_is_created_again_and_
     start, database, promised, tmp_path
 ) -> None:
     processes = [start(*LONG, "train.epochs=250", f"train.seed={seed}") for seed in range(8)]
-    until(lambda: states(tmp_path) == ["running"] * 8 and all(map(has_rows, runs(tmp_path))), "all eight have written their first points")
+    until(
+        lambda: states(tmp_path) == ["running"] * 8 and all(map(has_rows, runs(tmp_path))),
+        "all eight have written their first points",
+    )
     for process in processes:  # the niced sync processes get no core on a small machine before such runs end
         process.send_signal(signal.SIGSTOP)
     until(lambda: points_in(database) > 0, "first points")
